@@ -1,0 +1,22 @@
+"""The pure, jitted decode: state, proposal, policies' commits, one while loop."""
+
+from __future__ import annotations
+
+from leapjax.decoding.loop import decode, refill_jit, run, run_jit
+from leapjax.decoding.program import Program, program_for
+from leapjax.decoding.state import DecodeState, initial_state, row_arrays, stack_rows
+from leapjax.decoding.step import step
+
+__all__ = [
+    "DecodeState",
+    "Program",
+    "decode",
+    "initial_state",
+    "program_for",
+    "refill_jit",
+    "row_arrays",
+    "run",
+    "run_jit",
+    "stack_rows",
+    "step",
+]

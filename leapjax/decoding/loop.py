@@ -1,0 +1,61 @@
+"""The decode loop: one `lax.while_loop` over `step`, and the jitted programs around it.
+
+         +------------------------------- while rows live and passes left ----------+
+    state |-> step: model -> proposal -> policy -> commit -> next block / done -> state' |
+         +--------------------------------------------------------------------------+
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from leapjax.decoding.program import Program
+from leapjax.decoding.state import DecodeState, refill
+from leapjax.decoding.step import step
+
+
+def run(params, state: DecodeState, max_passes, free_rows, program: Program) -> DecodeState:
+    """Repeat `step` until enough rows are done, or the passes are used up.
+
+    Args:
+      params: the model's pytree.
+      state: B rows.
+      max_passes: () int32; passes after which to return anyway.
+      free_rows: () int32; return as soon as this many rows are done. B runs all of them
+        to their end; fewer lets the caller refill free slots.
+      program: static structure.
+
+    Returns:
+      The state at return.
+    """
+    limit = state.iteration + max_passes
+
+    def unfinished(state):
+        free = jnp.sum(state.done, dtype=jnp.int32)
+        return (free < free_rows) & ~jnp.all(state.done) & (state.iteration < limit)
+
+    return lax.while_loop(unfinished, lambda s: step(params, s, program), state)
+
+
+# The compiled programs. State is donated: the caches and tokens live once.
+run_jit = functools.partial(jax.jit, static_argnames="program", donate_argnames="state")(run)
+refill_jit = functools.partial(jax.jit, donate_argnames="state")(refill)
+
+
+def decode(params, state: DecodeState, program: Program) -> DecodeState:
+    """Decode every row to its end, in one call; pure and traceable.
+
+    Args:
+      params: the model's pytree.
+      state: see `leapjax.decoding.state.initial_state`.
+      program: static structure.
+
+    Returns:
+      The final state: all rows done.
+    """
+    rows = jnp.int32(state.done.shape[0])
+    return run(params, state, jnp.int32(2**30), rows, program)

@@ -1,0 +1,103 @@
+"""What is fixed when a decode is compiled, as one hashable value."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from leapjax.config import DecodeConfig
+from leapjax.models.config import ModelConfig
+from leapjax.policies import POLICIES, Policy
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """Structure of a decode; everything else is traced (docs/contract.md, Options).
+
+    Attributes:
+      model: the model's shape and special ids.
+      policy_name: name in `leapjax.policies.POLICIES`.
+      schedule: `even` or `dream`; read by fixed schedules.
+      cache: none, prefix or dual.
+      gen_length: canvas C, tokens.
+      block_length: block W, tokens.
+      length: columns T of the padded batch: prompt bucket + canvas.
+      guidance: classifier-free guidance is compiled in.
+      sampling: noise is compiled in.
+      filtering: top-p and top-k are compiled in.
+      eot_token_id: end-of-turn id, or None.
+      dtype: compute dtype's name.
+      refresh_group: rows G that may refresh their cache in one iteration; 0 = all.
+    """
+
+    model: ModelConfig
+    policy_name: str
+    schedule: str
+    cache: str
+    gen_length: int
+    block_length: int
+    length: int
+    guidance: bool
+    sampling: bool
+    filtering: bool
+    eot_token_id: int | None
+    dtype: str
+    refresh_group: int = 0
+
+    @property
+    def policy(self) -> Policy:
+        """The policy's registry entry."""
+        return POLICIES[self.policy_name]
+
+    @property
+    def holds_masks(self) -> bool:
+        """Dream's schedule: a position whose best token is the mask may stay open."""
+        return self.policy.scheduled and self.schedule == "dream"
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks in the canvas."""
+        return self.gen_length // self.block_length
+
+    @property
+    def compute_dtype(self):
+        """The compute dtype as a NumPy dtype."""
+        return jnp.dtype(self.dtype)
+
+
+def program_for(
+    config: DecodeConfig,
+    model: ModelConfig,
+    *,
+    length: int,
+    dtype: str,
+    eot_token_id: int | None,
+    refresh_group: int = 0,
+) -> Program:
+    """The program that a request with these options needs.
+
+    Args:
+      config: the request's options.
+      model: the model's shape.
+      length: columns T of the batch.
+      dtype: compute dtype's name.
+      eot_token_id: end-of-turn id, or None.
+      refresh_group: see `Program`.
+    """
+    sampling = config.temperature > 0
+    return Program(
+        model=model,
+        policy_name=config.policy,
+        schedule=config.value("schedule") or "even",
+        cache=config.cache,
+        gen_length=config.gen_length,
+        block_length=config.block_length,
+        length=length,
+        guidance=config.cfg_scale > 0,
+        sampling=sampling,
+        filtering=sampling and (config.top_p < 1 or config.top_k is not None),
+        eot_token_id=eot_token_id,
+        dtype=dtype,
+        refresh_group=refresh_group,
+    )

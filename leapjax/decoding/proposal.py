@@ -1,0 +1,146 @@
+"""From logits to a proposal: a token and its confidence for each position of the window.
+
+Confidence is the float32 softmax probability of the chosen token before temperature,
+top-p and top-k (LLaDA's convention, for every family); it comes from a max and a
+log-sum-exp, never from a materialised softmax. The mask token is never chosen (a loop
+that commits it would stall) but keeps its share of the softmax. Dream's schedule alone,
+whose passes are counted beforehand, does as its original: there a position whose best
+token is the mask competes with the mask's probability and, if chosen, is `held` open;
+its last pass holds nothing.
+
+Shapes: B rows, W window, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from leapjax.decoding.program import Program
+from leapjax.types import Proposal, RowOptions
+
+_NEVER = np.float32(-np.inf)
+
+
+def guided(conditional, unconditional, scale):
+    """Classifier-free guidance: `un + (scale + 1) (cond - un)`; scale 0 changes nothing.
+
+    Args:
+      conditional: (B, W, V) float32 logits.
+      unconditional: (B, W, V) float32 logits with the prompt masked.
+      scale: (B,) float32.
+    """
+    s = scale[:, None, None]
+    mixed = unconditional + (s + 1) * (conditional - unconditional)
+    return jnp.where(s == 0, conditional, mixed)  # exactly what the row gives unguided
+
+
+def propose(logits, options: RowOptions, noise_keys, last_pass, program: Program) -> Proposal:
+    """Choose a token for each position and say how sure the model is of it.
+
+    Args:
+      logits: (B, W, V) float32, guidance already applied.
+      options: the rows' numbers.
+      noise_keys: (B, W) PRNG keys, one per (row, step, position); None unless the program
+        samples or its policy asks for uniform noise.
+      last_pass: (B,) bool; the schedule's last pass over the row. Read by Dream's schedule.
+      program: static structure.
+
+    Returns:
+      A Proposal; `margin`, `entropy`, `uniform` only if the policy needs them.
+    """
+    model, needs = program.model, program.policy.needs
+    with jax.named_scope("proposal"):
+        vocabulary = jnp.arange(logits.shape[-1], dtype=jnp.int32)[None, None, :]
+        is_eos = vocabulary == model.eos_token_id
+        logits = jnp.where(is_eos & options.logits_eos_inf[:, None, None], _NEVER, logits)
+        candidates = jnp.where(vocabulary == model.mask_token_id, _NEVER, logits)
+        token = _first_argmax(_scores(candidates, options, noise_keys, program), vocabulary)
+        held, weighed_ids = None, token
+        if program.holds_masks:
+            held = _first_argmax(_scores(logits, options, noise_keys, program), vocabulary)
+            held = (held == model.mask_token_id) & ~last_pass[:, None]
+            weighed_ids = jnp.where(held, jnp.int32(model.mask_token_id), token)
+        # Muted end tokens: chosen like any other, then without weight in the softmax.
+        is_end = is_eos
+        if program.eot_token_id is not None:
+            is_end = is_end | (vocabulary == program.eot_token_id)
+        muted = is_end & options.confidence_eos_eot_inf[:, None, None]
+        weighed = jnp.where(muted, _NEVER, logits)
+        top = jnp.max(weighed, axis=-1)
+        total = top + jnp.log(jnp.sum(jnp.exp(weighed - top[..., None]), axis=-1))  # (B, W)
+        # A masked sum instead of a gather, so that a vocabulary split over devices stays split.
+        is_chosen = vocabulary == weighed_ids[..., None]
+        chosen = jnp.max(jnp.where(is_chosen, weighed, _NEVER), axis=-1)
+        confidence = jnp.exp(chosen - total)
+        margin = entropy = uniform = None
+        if "margin" in needs:
+            is_mask = vocabulary == model.mask_token_id
+            barred = is_mask if held is None else is_mask & last_pass[:, None, None]
+            open_logits = jnp.where(barred, _NEVER, weighed)
+            best = jnp.max(open_logits, axis=-1)
+            first = vocabulary == _first_argmax(open_logits, vocabulary)[..., None]
+            second = jnp.max(jnp.where(first, _NEVER, open_logits), axis=-1)
+            margin = jnp.exp(best - total) - jnp.exp(second - total)
+        if "entropy" in needs:
+            log_p = weighed - total[..., None]
+            terms = jnp.where(jnp.isneginf(log_p), 0.0, jnp.exp(log_p) * log_p)
+            entropy = -jnp.sum(terms, axis=-1)
+        if "uniform" in needs:
+            draw = jax.vmap(jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, 1))))
+            uniform = draw(noise_keys)
+    return Proposal(token, confidence, margin, entropy, uniform, held)
+
+
+def _first_argmax(score, vocabulary):
+    """Index of the largest score along V, the lowest of equals, as (B, W) int32.
+
+    Two plain reductions: they vectorise where a variadic argmax does not, and across
+    vocabulary shards they need one maximum and one minimum.
+    """
+    best = jnp.max(score, axis=-1, keepdims=True)
+    limit = jnp.int32(score.shape[-1] - 1)
+    return jnp.min(jnp.where(score == best, vocabulary, limit), axis=-1)
+
+
+def _scores(candidates, options: RowOptions, keys, program: Program):
+    """What the chosen token maximises: the logits, with noise where rows sample."""
+    return _noisy(candidates, options, keys, program) if program.sampling else candidates
+
+
+def _noisy(candidates, options: RowOptions, keys, program: Program):
+    """Gumbel-max scores: their argmax is a draw from the tempered, filtered softmax.
+
+    High-precision noise: plain float32 uniforms can't reach the tail of a large
+    vocabulary (arXiv 2409.02908).
+    """
+    v = candidates.shape[-1]
+
+    def gumbel(key):
+        return jax.random.gumbel(jax.random.fold_in(key, 0), (v,), jnp.float32, mode="high")
+
+    noise = jax.vmap(jax.vmap(gumbel))(keys)
+    temperature = options.temperature[:, None, None]
+    kept = candidates
+    if program.filtering:
+        kept = _filtered(candidates, temperature, options)
+    return jnp.where(temperature > 0, kept + temperature * noise, candidates)
+
+
+def _filtered(candidates, temperature, options: RowOptions):
+    """Drop what top-p and then top-k leave out; equals of the last kept token stay.
+
+    Source: Dream's sampler (arXiv 2508.15487): temperature, then top-p, then top-k.
+    """
+    scaled = candidates / jnp.where(temperature > 0, temperature, 1.0)
+    ordered = jnp.sort(scaled, axis=-1, descending=True)
+    mass = jax.nn.softmax(ordered, axis=-1)
+    before = jnp.cumsum(mass, axis=-1) - mass  # probability of everything more likely
+    in_p = before < options.top_p[:, None, None]
+    in_p = in_p | (options.top_p[:, None, None] >= 1.0)
+    rank = jnp.arange(candidates.shape[-1], dtype=jnp.int32)[None, None, :]
+    k = options.top_k[:, None, None]
+    in_k = (k == 0) | (rank < k)
+    cutoff = jnp.min(jnp.where(in_p & in_k, ordered, jnp.inf), axis=-1, keepdims=True)
+    return jnp.where(scaled >= cutoff, candidates, _NEVER)

@@ -1,0 +1,50 @@
+"""How many positions a fixed schedule commits in a pass.
+
+Sources: LLaDA's `generate` (even), Dream's `diffusion_generate` (dream); rules only.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+DREAM_EPS = 1e-3  # the last of Dream's times
+
+
+def even(block_masks, block_step, passes):
+    """As evenly as whole tokens allow: the first passes take the remainder.
+
+    Args:
+      block_masks: (B,) int32, open positions the block had at its start.
+      block_step: (B,) int32, passes already spent in the block.
+      passes: (B,) int32, passes per block.
+
+    Returns:
+      (B,) int32.
+    """
+    return block_masks // passes + (block_step < block_masks % passes).astype(jnp.int32)
+
+
+def dream(masks, block_step, passes):
+    """`int(masks (1 - s / t))` over times from 1 down to 1e-3; the last pass takes all.
+
+    Some passes may take nothing; they still count as steps.
+
+    Args:
+      masks: (B,) int32, open positions now.
+      block_step: (B,) int32, passes already spent.
+      passes: (B,) int32, passes in all.
+
+    Returns:
+      (B,) int32.
+    """
+    total = passes.astype(jnp.float32)
+
+    def time(i):
+        # Both ends are hit exactly, as in a linspace that counts from the nearer end.
+        gap = jnp.float32(DREAM_EPS - 1.0) / total
+        i = i.astype(jnp.float32)
+        return jnp.where(i < (total + 1) / 2, 1 + gap * i, DREAM_EPS - gap * (total - i))
+
+    share = 1 - time(block_step + 1) / time(block_step)
+    some = jnp.floor(masks.astype(jnp.float32) * share).astype(jnp.int32)
+    return jnp.where(block_step >= passes - 1, masks, some)

@@ -1,0 +1,233 @@
+"""`DecodeState`: everything that the loop carries, one slot per row.
+
+A row lies at the right end of its T columns: pads, then prompt, then canvas (or, for
+infilling, the whole sequence). Rows share nothing, so a slot can be refilled at any
+time without touching its neighbours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from leapjax.decoding.program import Program
+from leapjax.types import Request, RowOptions
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DecodeState:
+    """State of B rows (B slots, T columns).
+
+    Attributes:
+      tokens: (B, T) int32; the mask id where open, the pad id before the row.
+      open: (B, T) bool; positions still to be decided. Carried, never inferred from ids.
+      given: (B, T) bool; real tokens that were there from the start.
+      first: (B,) int32; column of the row's first real token.
+      origin: (B,) int32; column that counts as canvas position 0 for the noise.
+      block: (B,) int32; column where the active block starts.
+      block_masks: (B,) int32; open positions the active block had at its start.
+      block_step: (B,) int32; passes spent in the active block.
+      steps: (B,) int32; passes offered to this row's policy.
+      full_passes: (B,) int32; those over the whole sequence.
+      done: (B,) bool; finished, or an idle slot.
+      commit_step: (B, T) int32; -2 given, -1 not committed by a policy.
+      commit_kind: (B, T) int8; codes of `COMMIT_KINDS`.
+      commit_confidence: (B, T) float32 in [0, 1].
+      key: (B, 2) uint32; the row's PRNG key data.
+      due: (B,) int32; the iteration since which the row waits for a full pass, -1 if it
+        does not (KV caches only).
+      iteration: () int32; iterations of the loop so far.
+      options: the rows' numbers.
+      cache: keys and values of the KV cache, or None.
+    """
+
+    tokens: Any
+    open: Any
+    given: Any
+    first: Any
+    origin: Any
+    block: Any
+    block_masks: Any
+    block_step: Any
+    steps: Any
+    full_passes: Any
+    done: Any
+    commit_step: Any
+    commit_kind: Any
+    commit_confidence: Any
+    key: Any
+    due: Any
+    iteration: Any
+    options: RowOptions
+    cache: Any = None
+
+
+# Fields that are not one-per-row, so that refilling a slot leaves them alone.
+SHARED = ("iteration", "cache")
+
+
+def row_key(request: Request) -> np.ndarray:
+    """The PRNG key of a request: from its own seed, else from the job's seed and its id.
+
+    Args:
+      request: the request; `sample` > 0 folds the sample's number in.
+
+    Returns:
+      (2,) uint32 key data.
+    """
+    if request.seed is not None:
+        key = jax.random.key(np.uint32(request.seed), impl="threefry2x32")
+    else:
+        key = jax.random.key(np.uint32(request.config.seed), impl="threefry2x32")
+        key = jax.random.fold_in(key, np.uint32(zlib.crc32(str(request.id).encode())))
+    if request.sample:
+        key = jax.random.fold_in(key, np.uint32(request.sample))
+    return np.asarray(jax.random.key_data(key))
+
+
+def row_arrays(request: Request, program: Program) -> dict[str, Any]:
+    """One request as a row's initial arrays, in NumPy.
+
+    Args:
+      request: tokenised; its prompt fits the program's columns.
+      program: the compiled structure.
+
+    Returns:
+      Field name -> array without the B axis; `options` is a dict of scalars.
+    """
+    t, w = program.length, program.block_length
+    model = program.model
+    ids = np.asarray(request.ids, np.int32)
+    tokens = np.full(t, model.pad_token_id, np.int32)
+    is_open = np.zeros(t, bool)
+    if request.infill:
+        first = t - len(ids)
+        tokens[first:] = ids
+        is_open[first:] = ids == model.mask_token_id
+        origin = first
+    else:
+        origin = t - program.gen_length
+        first = origin - len(ids)
+        tokens[first:origin] = ids
+        tokens[origin:] = model.mask_token_id
+        is_open[origin:] = True
+    given = np.zeros(t, bool)
+    given[first:] = ~is_open[first:]
+    block = int(np.argmax(is_open))
+    c = request.config
+    return {
+        "tokens": tokens,
+        "open": is_open,
+        "given": given,
+        "first": np.int32(first),
+        "origin": np.int32(origin),
+        "block": np.int32(block),
+        "block_masks": np.int32(is_open[block : block + w].sum()),
+        "block_step": np.int32(0),
+        "steps": np.int32(0),
+        "full_passes": np.int32(0),
+        "done": np.bool_(not is_open.any()),
+        "commit_step": np.where(given, -2, -1).astype(np.int32),
+        "commit_kind": np.zeros(t, np.int8),
+        "commit_confidence": np.zeros(t, np.float32),
+        "key": row_key(request),
+        "due": np.int32(-1 if program.cache == "none" else 0),
+        "options": {
+            "threshold": np.float32(c.value("threshold") or 0.0),
+            "relaxed_threshold": np.float32(c.value("relaxed_threshold") or 0.0),
+            "radius": np.int32(c.value("radius") or 0),
+            "steps": np.int32(c.value("steps") or 1),
+            "temperature": np.float32(c.temperature),
+            "top_p": np.float32(c.top_p),
+            "top_k": np.int32(c.top_k or 0),
+            "cfg_scale": np.float32(c.cfg_scale),
+            "early_stop": np.bool_(c.early_stop and not request.infill),
+            "logits_eos_inf": np.bool_(c.logits_eos_inf),
+            "confidence_eos_eot_inf": np.bool_(c.confidence_eos_eot_inf),
+        },
+    }
+
+
+def idle_row(program: Program) -> dict[str, Any]:
+    """A row that is done from the start: what an empty slot holds."""
+    config = _IdleConfig()
+    row = row_arrays(Request(id="", ids=(), config=config, seed=0), program)
+    row["tokens"][:] = program.model.pad_token_id
+    row["open"][:] = False
+    row["first"] = np.int32(program.length)
+    row["done"] = np.bool_(True)
+    row["due"] = np.int32(-1)
+    return row
+
+
+class _IdleConfig:
+    """Numbers for a slot nobody uses."""
+
+    temperature = cfg_scale = 0.0
+    top_p = 1.0
+    top_k = None
+    seed = 0
+    early_stop = logits_eos_inf = confidence_eos_eot_inf = False
+
+    def value(self, name):
+        """No option is set."""
+        return None
+
+
+def stack_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rows as one batch: every leaf gains a leading B axis; `options` becomes RowOptions."""
+    options = RowOptions(
+        **{k: np.stack([r["options"][k] for r in rows]) for k in rows[0]["options"]}
+    )
+    stacked = {k: np.stack([r[k] for r in rows]) for k in rows[0] if k != "options"}
+    return stacked | {"options": options}
+
+
+def initial_state(requests: list[Request], program: Program, slots: int | None = None):
+    """The state of a batch before its first pass, without a cache.
+
+    Args:
+      requests: at most `slots` of them.
+      program: the compiled structure.
+      slots: B; default one per request. The rest are idle.
+
+    Returns:
+      A DecodeState of NumPy arrays, to be put on the device by whoever runs it.
+    """
+    rows = [row_arrays(r, program) for r in requests]
+    rows += [idle_row(program)] * ((slots or len(rows)) - len(rows))
+    return DecodeState(**stack_rows(rows), iteration=np.int32(0))
+
+
+def refill(state: DecodeState, rows: dict[str, Any], chosen) -> DecodeState:
+    """Put new rows into some slots; the other rows stay bit for bit.
+
+    Args:
+      state: the running state.
+      rows: `stack_rows` output, B rows; those not chosen are ignored.
+      chosen: (B,) bool, the slots to replace.
+
+    Returns:
+      The new state. With a KV cache the new rows wait for their first full pass
+      behind those that already wait.
+    """
+
+    def pick(new, old):
+        return jnp.where(chosen.reshape(chosen.shape + (1,) * (old.ndim - 1)), new, old)
+
+    fields = {}
+    for field in dataclasses.fields(DecodeState):
+        old = getattr(state, field.name)
+        if field.name in SHARED:
+            fields[field.name] = old
+        else:
+            fields[field.name] = jax.tree.map(pick, rows[field.name], old)
+    waiting = chosen & (fields["due"] >= 0)
+    fields["due"] = jnp.where(waiting, state.iteration, fields["due"])
+    return DecodeState(**fields)

@@ -1,0 +1,143 @@
+"""One pass of the decode: propose, decide, commit, move on. Pure; the loop only repeats it.
+
+    state -> model on the rows -> logits of each row's window -> Proposal
+          -> policy: Decision -> tokens, records, next block, done -> state'
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from leapjax.decoding import forward, schedule
+from leapjax.decoding.program import Program
+from leapjax.decoding.proposal import propose
+from leapjax.decoding.state import DecodeState
+from leapjax.decoding.window import block_columns, take
+from leapjax.policies import Pass
+
+
+def noise_keys(state: DecodeState, columns, program: Program):
+    """Keys of this pass, a function of row key, the row's step and the canvas position.
+
+    Returns:
+      (B, W) typed PRNG keys, or None if nobody draws.
+    """
+    if not (program.sampling or "uniform" in program.policy.needs):
+        return None
+    fold = jax.random.fold_in
+    keys = jax.random.wrap_key_data(state.key, impl="threefry2x32")
+    at_step = jax.vmap(fold)(keys, state.steps)
+    place = columns - state.origin[:, None]
+    return jax.vmap(jax.vmap(fold, in_axes=(None, 0)))(at_step, place)
+
+
+def quota(state: DecodeState, masked, program: Program):
+    """(B,) int32: how many positions the schedule wants; zeros for threshold policies."""
+    if not program.policy.scheduled:
+        return jnp.zeros_like(state.block_step)
+    passes = state.options.steps // program.blocks
+    if program.schedule == "dream":
+        return schedule.dream(jnp.sum(masked, axis=1, dtype=jnp.int32), state.block_step, passes)
+    return schedule.even(state.block_masks, state.block_step, passes)
+
+
+def step(params, state: DecodeState, program: Program) -> DecodeState:
+    """Advance every unfinished row by one pass; finished rows don't change.
+
+    Args:
+      params: the model's pytree.
+      state: B rows.
+      program: static structure.
+
+    Returns:
+      The state after the pass.
+    """
+    columns, in_block = block_columns(state.block, program)
+    if program.cache == "none":
+        result = forward.uncached(params, state, columns, program)
+    else:
+        from leapjax.decoding import cached
+
+        result = cached.forward(params, state, columns, program)
+    live = result.served
+    last_pass = state.block_step >= state.options.steps // program.blocks - 1
+    keys = noise_keys(state, columns, program)
+    proposal = propose(result.logits, state.options, keys, last_pass, program)
+    masked = take(state.open, columns) & in_block & live[:, None]
+    info = Pass(quota=quota(state, masked, program), options=state.options)
+    decision = program.policy.commit(proposal, masked, info)
+    commit = masked & decision.commit
+    if proposal.held is not None:
+        commit = commit & ~proposal.held
+    with jax.named_scope("commit"):
+        one = live.astype(jnp.int32)
+        state = _commit(state, columns, commit, proposal, decision)
+        state = dataclasses.replace(
+            state,
+            steps=state.steps + one,
+            block_step=state.block_step + one,
+            full_passes=state.full_passes + (result.full & live).astype(jnp.int32),
+            iteration=state.iteration + 1,
+            cache=result.cache,
+            due=jnp.where(result.full & live, -1, state.due),
+        )
+        return _advance(state, live, program)
+
+
+def _commit(state: DecodeState, columns, commit, proposal, decision) -> DecodeState:
+    """Write the committed positions of the window back into the rows."""
+
+    def write(old, new):
+        merged = jnp.where(commit, new.astype(old.dtype), take(old, columns))
+        # (B, W) into (B, T): windows are contiguous, so this is a slice update per row.
+        put = jax.vmap(lambda row, piece, at: jax.lax.dynamic_update_slice(row, piece, (at,)))
+        return put(old, merged, columns[:, 0])
+
+    steps = jnp.broadcast_to(state.steps[:, None], commit.shape)
+    return dataclasses.replace(
+        state,
+        tokens=write(state.tokens, proposal.token),
+        open=write(state.open, jnp.zeros_like(commit)),
+        commit_step=write(state.commit_step, steps),
+        commit_kind=write(state.commit_kind, decision.kind),
+        commit_confidence=write(state.commit_confidence, proposal.confidence),
+    )
+
+
+def _advance(state: DecodeState, live, program: Program) -> DecodeState:
+    """Move rows whose block is finished to their next block, or end them."""
+    w = program.block_length
+    column = jnp.arange(program.length, dtype=jnp.int32)[None, :]
+    block = state.block[:, None]
+    in_block = (column >= block) & (column < block + w)
+    finished = live & ~jnp.any(state.open & in_block, axis=1)
+    # Early stop: a finished block holds an eos that was generated, so the rest is eos.
+    eos = jnp.int32(program.model.eos_token_id)
+    ended = jnp.any(in_block & ~state.given & (state.tokens == eos), axis=1)
+    stop = finished & ended & state.options.early_stop
+    tokens = jnp.where(stop[:, None] & state.open, eos, state.tokens)
+    still_open = state.open & ~stop[:, None]
+    done = state.done | (finished & ~jnp.any(still_open, axis=1))
+    # The next block is the first on the grid of blocks that has an open position.
+    next_open = jnp.argmax(still_open, axis=1).astype(jnp.int32)
+    ahead = state.block + (next_open - state.block) // w * w
+    moved = finished & ~done
+    block = jnp.where(moved, ahead, state.block)
+    in_next = (column >= block[:, None]) & (column < block[:, None] + w)
+    masks = jnp.sum(still_open & in_next, axis=1, dtype=jnp.int32)
+    due = state.due
+    if program.cache != "none":
+        due = jnp.where(moved, state.iteration, due)
+    return dataclasses.replace(
+        state,
+        tokens=tokens,
+        open=still_open,
+        done=done,
+        block=block,
+        block_masks=jnp.where(moved, masks, state.block_masks),
+        block_step=jnp.where(moved, 0, state.block_step),
+        due=due,
+    )

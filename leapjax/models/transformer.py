@@ -1,0 +1,210 @@
+"""The bidirectional transformer that LLaDA and Dream share, as pure functions.
+
+    ids (B, T) -> embed -> L x [norm, attention, norm, gated MLP]  (one lax.scan)
+               -> hidden (B, T, D) -> head on chosen positions -> logits (B, W, V)
+
+Shapes: B rows, T sequence, S positions computed now, W window, V vocabulary, L layers,
+H query heads, K key/value heads, G = H / K, D width, E head width.
+Source: LLaDA (arXiv 2502.09992) and Dream (arXiv 2508.15487), both Llama-shaped.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from leapjax.models.config import ModelConfig
+
+Params = dict[str, Any]
+
+
+def precision_for(dtype) -> lax.Precision:
+    """Matmul precision of a compute dtype: float32 means float32, on every device."""
+    return lax.Precision.HIGHEST if dtype == jnp.float32 else lax.Precision.DEFAULT
+
+
+def _along_last(vector, like):
+    """A (D,) vector in the dtype of `like`, shaped to meet its last axis explicitly."""
+    return vector.astype(like.dtype).reshape((1,) * (like.ndim - 1) + (-1,))
+
+
+def rms_norm(x, weight, bias, eps: float):
+    """Root-mean-square norm in float32, returned in x's dtype.
+
+    Args:
+      x: (..., D).
+      weight: (D,) scale.
+      bias: (D,) or None.
+      eps: added to the mean square.
+    """
+    wide = x.astype(jnp.float32)
+    wide = wide * lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    out = wide.astype(x.dtype) * _along_last(weight, x)
+    return out if bias is None else out + _along_last(bias, x)
+
+
+def rope_tables(positions, head_dim: int, theta: float):
+    """Cosines and sines of the rotary embedding.
+
+    Args:
+      positions: (B, S) int32, each token's place in its own row.
+      head_dim: E.
+      theta: base.
+
+    Returns:
+      Two (B, S, 1, E / 2) float32 arrays; the 1 broadcasts over heads.
+    """
+    inverse = 1.0 / theta ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    angles = positions.astype(jnp.float32)[:, :, None, None] * inverse[None, None, None, :]
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x, cos, sin):
+    """Apply the rotary embedding to (B, S, heads, E), halves layout, in float32."""
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)
+
+
+def attend(q, k, v, valid, dtype):
+    """Bidirectional attention; grouped heads share keys without repeating them.
+
+    Args:
+      q: (B, S, H, E).
+      k: (B, T, K, E), already rotated.
+      v: (B, T, K, E).
+      valid: (B, T) bool; False keys (pads) are never attended.
+      dtype: compute dtype.
+
+    Returns:
+      (B, S, H * E).
+    """
+    b, s, h, e = q.shape
+    groups = k.shape[2]
+    precision = precision_for(dtype)
+    grouped = q.reshape(b, s, groups, h // groups, e)
+    scores = jnp.einsum(
+        "bskge,btke->bkgst", grouped, k, precision=precision, preferred_element_type=jnp.float32
+    )
+    scores = scores * jnp.float32(e**-0.5)
+    # A finite floor: a slot without any key (an idle row) must not make NaNs.
+    scores = jnp.where(valid[:, None, None, None, :], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(dtype)
+    mixed = jnp.einsum("bkgst,btke->bskge", weights, v, precision=precision)
+    return mixed.reshape(b, s, h * e)
+
+
+def _linear(x, layer, name: str, dtype):
+    """x @ layer[name] (+ bias if the layer has one), in the compute dtype."""
+    out = jnp.matmul(x, layer[name].astype(dtype), precision=precision_for(dtype))
+    bias = layer.get(f"{name}_bias")
+    return out if bias is None else out + _along_last(bias, out)
+
+
+def _block(x, layer, config: ModelConfig, cos, sin, valid, dtype, store=None):
+    """One transformer block; `store` maps fresh (k, v) to the (k, v) to attend to."""
+    b, s, _ = x.shape
+    with jax.named_scope("attention"):
+        y = rms_norm(x, layer["attn_norm"], layer.get("attn_norm_bias"), config.norm_eps)
+        q = _linear(y, layer, "q", dtype).reshape(b, s, config.n_heads, config.head_dim)
+        k = _linear(y, layer, "k", dtype).reshape(b, s, config.n_kv_heads, config.head_dim)
+        v = _linear(y, layer, "v", dtype).reshape(b, s, config.n_kv_heads, config.head_dim)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if store is not None:
+            k, v = store(k, v)
+        x = x + _linear(attend(q, k, v, valid, dtype), layer, "o", dtype)
+    with jax.named_scope("mlp"):
+        y = rms_norm(x, layer["mlp_norm"], layer.get("mlp_norm_bias"), config.norm_eps)
+        y = jax.nn.silu(_linear(y, layer, "gate", dtype)) * _linear(y, layer, "up", dtype)
+        x = x + _linear(y, layer, "down", dtype)
+    return x, (k, v)
+
+
+def embed(params: Params, config: ModelConfig, ids, dtype):
+    """Token embeddings, (B, S) int32 -> (B, S, D) in `dtype`."""
+    x = jnp.take(params["embed"], ids, axis=0).astype(dtype)
+    return x * jnp.asarray(config.embed_scale, dtype) if config.embed_scale != 1.0 else x
+
+
+def hidden_states(params: Params, config: ModelConfig, ids, positions, valid, dtype=jnp.float32):
+    """Whole-sequence forward up to (not including) the final norm and head.
+
+    Args:
+      params: pytree of `param_shapes(config)`, any float dtype.
+      config: static shape.
+      ids: (B, T) int32.
+      positions: (B, T) int32; the rotary position of each column in its own row.
+      valid: (B, T) bool; False marks pads, which nobody attends to.
+      dtype: compute dtype; float32 computes at full precision on every device.
+
+    Returns:
+      (B, T, D) in `dtype`.
+    """
+    cos, sin = rope_tables(positions, config.head_dim, config.rope_theta)
+
+    def body(x, layer):
+        return _block(x, layer, config, cos, sin, valid, dtype)[0], None
+
+    return lax.scan(body, embed(params, config, ids, dtype), params["layers"])[0]
+
+
+def head(params: Params, config: ModelConfig, hidden, dtype=jnp.float32):
+    """Final norm and vocabulary head on a chosen window.
+
+    Args:
+      params: the model's pytree.
+      config: static shape.
+      hidden: (B, W, D), the positions whose logits somebody reads.
+      dtype: compute dtype.
+
+    Returns:
+      (B, W, V) float32 logits.
+    """
+    with jax.named_scope("head"):
+        y = rms_norm(hidden, params["final_norm"], params.get("final_norm_bias"), config.norm_eps)
+        table = params["embed"] if config.tie_embeddings else params["head"]
+        logits = jnp.einsum(
+            "bwd,vd->bwv",
+            y,
+            table.astype(dtype),
+            precision=precision_for(dtype),
+            preferred_element_type=jnp.float32,
+        )
+        if config.head_bias:
+            logits = logits + _along_last(params["head_bias"], logits)
+        if config.logit_scale != 1.0:
+            logits = logits * jnp.float32(config.logit_scale)
+        return logits
+
+
+def init_params(config: ModelConfig, key, dtype=jnp.float32) -> Params:
+    """Random parameters for training from scratch.
+
+    Normal(0, 0.02) matrices, with the two projections that write to the residual
+    stream scaled down by sqrt(2 L); norms one, biases zero.
+
+    Args:
+      config: the model's shape.
+      key: PRNG key.
+      dtype: dtype of every leaf.
+    """
+    from leapjax.models.config import param_shapes
+
+    leaves, tree = jax.tree_util.tree_flatten_with_path(
+        param_shapes(config), is_leaf=lambda x: isinstance(x, tuple)
+    )
+    out = []
+    for i, (path, shape) in enumerate(leaves):
+        name = path[-1].key
+        if name.endswith("norm"):
+            leaf = jnp.ones(shape, dtype)
+        elif name.endswith("bias"):
+            leaf = jnp.zeros(shape, dtype)
+        else:
+            scale = 0.02 / (2 * config.n_layers) ** 0.5 if name in ("o", "down") else 0.02
+            leaf = (scale * jax.random.normal(jax.random.fold_in(key, i), shape)).astype(dtype)
+        out.append(leaf)
+    return jax.tree_util.tree_unflatten(tree, out)

@@ -1,0 +1,79 @@
+"""What a policy is: a pure function and the options that it reads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from leapjax.types import Decision, Proposal, RowOptions
+
+
+class Pass(NamedTuple):
+    """What is known about a pass besides the proposal.
+
+    Attributes:
+      quota: (B,) int32, positions that the schedule wants this pass (fixed schedules).
+      options: the rows' numbers.
+    """
+
+    quota: Any
+    options: RowOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """A way to choose which masked positions commit.
+
+    Attributes:
+      name: how users call it.
+      source: where the rule comes from.
+      defaults: the options it reads, with their defaults; None = derived from the canvas.
+      commit: `(proposal, masked, info) -> Decision`, with masked (B, W) bool; pure and
+        traceable. In each row that has a mask, at least one position commits, unless a
+        schedule says otherwise.
+      needs: extra fields of `Proposal` to compute: margin, entropy, uniform.
+      scheduled: the schedule fixes how many positions commit.
+    """
+
+    name: str
+    source: str
+    defaults: Mapping[str, Any]
+    commit: Callable[[Proposal, Any, Pass], Decision]
+    needs: frozenset[str] = frozenset()
+    scheduled: bool = False
+
+
+def surest(confidence, masked):
+    """The most confident masked position of each row; a tie goes to the left.
+
+    Args:
+      confidence: (B, W) float32, at least 0.
+      masked: (B, W) bool.
+
+    Returns:
+      (B, W) bool with one True in each row that has a mask.
+    """
+    score = jnp.where(masked, confidence, np.float32(-1.0))  # below any probability
+    slots = jnp.arange(score.shape[1], dtype=jnp.int32)[None, :]
+    best = jnp.argmax(score, axis=1).astype(jnp.int32)[:, None]
+    return masked & (slots == best)
+
+
+def best_of(score, masked, quota):
+    """The `quota` best masked positions of each row; ties go to the left.
+
+    Args:
+      score: (B, W) float32, higher is better.
+      masked: (B, W) bool.
+      quota: (B,) int32.
+
+    Returns:
+      (B, W) bool.
+    """
+    lowered = jnp.where(masked, -score, jnp.inf)
+    rank = jnp.argsort(jnp.argsort(lowered, axis=1, stable=True), axis=1)  # (B, W)
+    return masked & (rank < quota[:, None])

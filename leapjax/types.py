@@ -1,0 +1,138 @@
+"""The values that travel between the parts: what a pass proposes and what a policy decides.
+
+Shapes: B rows, W window (the active block's columns), T sequence, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+
+# Why a position was committed; the codes stored in `commit_kind`, in this order.
+COMMIT_KINDS = ("none", "top1", "anchor", "propagated", "schedule")
+NONE, TOP1, ANCHOR, PROPAGATED, SCHEDULE = range(len(COMMIT_KINDS))
+
+
+class Proposal(NamedTuple):
+    """What the model offers for each position of the window.
+
+    Attributes:
+      token: (B, W) int32, the chosen token.
+      confidence: (B, W) float32 in [0, 1], its probability before temperature and filters.
+      margin: (B, W) float32 in [0, 1], best minus second-best probability; None unless asked for.
+      entropy: (B, W) float32 in nats; None unless asked for.
+      uniform: (B, W) float32 in [0, 1), noise of the row's own key; None unless asked for.
+      held: (B, W) bool, positions that stay open even if chosen, because the model's best
+        token is the mask; None but for Dream's schedule.
+    """
+
+    token: Any
+    confidence: Any
+    margin: Any = None
+    entropy: Any = None
+    uniform: Any = None
+    held: Any = None
+
+
+class Decision(NamedTuple):
+    """What a policy decides in one pass.
+
+    Attributes:
+      commit: (B, W) bool, within the masked positions it was given.
+      kind: (B, W) int8, codes of `COMMIT_KINDS`; meaningful where `commit`.
+    """
+
+    commit: Any
+    kind: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RowOptions:
+    """The numbers of a decode, one per row: traced, so changing one never recompiles.
+
+    Attributes:
+      threshold: (B,) float32 probability; an anchor has at least this confidence.
+      relaxed_threshold: (B,) float32 probability; what an anchor's neighbour needs.
+      radius: (B,) int32 positions; how far an anchor reaches.
+      steps: (B,) int32; passes over the whole canvas (fixed schedules).
+      temperature: (B,) float32; 0 takes the most probable token.
+      top_p: (B,) float32 in (0, 1]; 1 keeps everything.
+      top_k: (B,) int32; 0 keeps everything.
+      cfg_scale: (B,) float32; 0 is no guidance.
+      early_stop: (B,) bool; a finished block that holds eos ends the row.
+      logits_eos_inf: (B,) bool; eos is never proposed.
+      confidence_eos_eot_inf: (B,) bool; eos and eot proposals have confidence 0.
+    """
+
+    threshold: Any
+    relaxed_threshold: Any
+    radius: Any
+    steps: Any
+    temperature: Any
+    top_p: Any
+    top_k: Any
+    cfg_scale: Any
+    early_stop: Any
+    logits_eos_inf: Any
+    confidence_eos_eot_inf: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One thing to decode, tokenised, with its options resolved.
+
+    Attributes:
+      id: the record's id, a string or an integer.
+      ids: the prompt's token ids; for infilling the whole sequence with mask ids where open.
+      config: this request's `DecodeConfig`.
+      infill: mask ids in `ids` are open, and no canvas is appended.
+      seed: the record's own seed, or None to derive the key from the job's seed and the id.
+      sample: which of several samples of the same prompt this is.
+      metadata: other keys of the record, carried to the completion.
+      stop: strings that cut the text.
+    """
+
+    id: Any
+    ids: tuple[int, ...]
+    config: Any
+    infill: bool = False
+    seed: int | None = None
+    sample: int | None = None
+    metadata: dict | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """What came out for one request (docs/contract.md, Records).
+
+    Attributes:
+      id: the request's id.
+      text: the answer before the first eos, end-of-turn token or stop string.
+      output_ids: token ids of the canvas (infilling: of the whole sequence).
+      finish_reason: `stop` or `length`.
+      steps: passes whose proposals were offered to this row's policy.
+      full_passes: passes over the whole sequence.
+      nfe: model evaluations; guidance makes two a pass.
+      commit_step: the step that committed each position; -1 filled by early stop, -2 given.
+      commit_kind: why, names of `COMMIT_KINDS`.
+      commit_confidence: the proposal's confidence when committed, in [0, 1].
+      sample: which of several samples this is, or None.
+      metadata: other keys of the record.
+    """
+
+    id: Any
+    text: str
+    output_ids: list[int]
+    finish_reason: str
+    steps: int
+    full_passes: int
+    nfe: int
+    commit_step: list[int]
+    commit_kind: list[str]
+    commit_confidence: list[float]
+    sample: int | None = None
+    metadata: dict | None = None
