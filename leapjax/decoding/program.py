@@ -28,6 +28,7 @@ class Program:
       filtering: top-p and top-k are compiled in.
       eot_token_id: end-of-turn id, or None.
       dtype: compute dtype's name.
+      infill: open positions may be anywhere; no canvas is appended.
       refresh_group: rows G that may refresh their cache in one iteration; 0 = all.
     """
 
@@ -43,6 +44,7 @@ class Program:
     filtering: bool
     eot_token_id: int | None
     dtype: str
+    infill: bool = False
     refresh_group: int = 0
 
     @property
@@ -73,6 +75,7 @@ def program_for(
     length: int,
     dtype: str,
     eot_token_id: int | None,
+    infill: bool = False,
     refresh_group: int = 0,
 ) -> Program:
     """The program that a request with these options needs.
@@ -83,6 +86,7 @@ def program_for(
       length: columns T of the batch.
       dtype: compute dtype's name.
       eot_token_id: end-of-turn id, or None.
+      infill: see `Program`.
       refresh_group: see `Program`.
     """
     sampling = config.temperature > 0
@@ -99,5 +103,6 @@ def program_for(
         filtering=sampling and (config.top_p < 1 or config.top_k is not None),
         eot_token_id=eot_token_id,
         dtype=dtype,
+        infill=infill,
         refresh_group=refresh_group,
     )

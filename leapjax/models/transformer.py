@@ -143,12 +143,90 @@ def hidden_states(params: Params, config: ModelConfig, ids, positions, valid, dt
     Returns:
       (B, T, D) in `dtype`.
     """
+    return _whole(params, config, ids, positions, valid, dtype, keep=False)[0]
+
+
+def hidden_states_and_cache(
+    params: Params, config: ModelConfig, ids, positions, valid, dtype=jnp.float32
+):
+    """Like `hidden_states`, and the keys (rotated) and values of every layer.
+
+    Returns:
+      (B, T, D), and a (keys, values) pair, each (L, B, T, K, E), all in `dtype`.
+    """
+    return _whole(params, config, ids, positions, valid, dtype, keep=True)
+
+
+def _whole(params, config, ids, positions, valid, dtype, keep: bool):
     cos, sin = rope_tables(positions, config.head_dim, config.rope_theta)
 
     def body(x, layer):
-        return _block(x, layer, config, cos, sin, valid, dtype)[0], None
+        x, fresh = _block(x, layer, config, cos, sin, valid, dtype)
+        return x, fresh if keep else None
 
-    return lax.scan(body, embed(params, config, ids, dtype), params["layers"])[0]
+    return lax.scan(body, embed(params, config, ids, dtype), params["layers"])
+
+
+def window_states(
+    params: Params,
+    config: ModelConfig,
+    ids,
+    positions,
+    valid,
+    cache,
+    start,
+    replace,
+    dtype=jnp.float32,
+):
+    """Forward of a window of each row against cached keys and values.
+
+    Fresh keys and values replace the cached ones in place, at their own columns, before
+    the window attends; the cache is a loop carry, so that it is updated, not copied.
+
+    Args:
+      params: pytree of `param_shapes(config)`.
+      config: static shape.
+      ids: (B, S) int32, the window's tokens.
+      positions: (B, S) int32, their rotary positions.
+      valid: (B, T) bool; which cached columns may be attended.
+      cache: (keys, values), each (L, B, T, K, E).
+      start: (B,) int32, the window's first column.
+      replace: (B, S) bool; False keeps what is cached at that column.
+      dtype: compute dtype.
+
+    Returns:
+      (B, S, D) hidden states, and the updated cache.
+    """
+    cos, sin = rope_tables(positions, config.head_dim, config.rope_theta)
+    s = ids.shape[1]
+    kept = ~replace[:, :, None, None]
+
+    def write(store, index, fresh):
+        def row(stored, new, keep, at):  # stored (L, T, K, E), new (S, K, E)
+            zero = jnp.int32(0)
+            place = (index, at, zero, zero)
+            old = lax.dynamic_slice(stored, place, (1, s, *new.shape[1:]))
+            return lax.dynamic_update_slice(stored, jnp.where(keep, old[0], new)[None], place)
+
+        return jax.vmap(row, in_axes=(1, 0, 0, 0), out_axes=1)(store, fresh, kept, start)
+
+    def body(index, carry):
+        x, keys, values = carry
+        layer = jax.tree.map(
+            lambda leaf: lax.dynamic_index_in_dim(leaf, index, keepdims=False), params["layers"]
+        )
+        stores = []
+
+        def store(k, v):
+            stores[:] = [write(keys, index, k), write(values, index, v)]
+            return tuple(lax.dynamic_index_in_dim(c, index, keepdims=False) for c in stores)
+
+        x, _ = _block(x, layer, config, cos, sin, valid, dtype, store)
+        return (x, *stores)
+
+    x = embed(params, config, ids, dtype)
+    x, keys, values = lax.fori_loop(0, config.n_layers, body, (x, *cache))
+    return x, (keys, values)
 
 
 def head(params: Params, config: ModelConfig, hidden, dtype=jnp.float32):

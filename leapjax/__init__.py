@@ -1,0 +1,56 @@
+"""leapjax: decode masked diffusion language models with LocalLeap, in JAX.
+
+    import leapjax
+    lm = leapjax.load("path/to/checkpoint")
+    print(lm.generate(["..."], leapjax.DecodeConfig(gen_length=128))[0].text)
+
+Importing this package starts no backend and loads nothing heavy; names below are
+imported when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from leapjax.config import DecodeConfig
+    from leapjax.errors import UserError
+    from leapjax.lm import LM, embedded_path, load
+    from leapjax.models.config import ModelConfig
+    from leapjax.types import Completion, Request
+
+_HOME = {
+    "Completion": "leapjax.types",
+    "DecodeConfig": "leapjax.config",
+    "LM": "leapjax.lm",
+    "ModelConfig": "leapjax.models.config",
+    "Request": "leapjax.types",
+    "UserError": "leapjax.errors",
+    "embedded_path": "leapjax.lm",
+    "load": "leapjax.lm",
+}
+
+__all__ = [
+    "LM",
+    "Completion",
+    "DecodeConfig",
+    "ModelConfig",
+    "Request",
+    "UserError",
+    "__version__",
+    "embedded_path",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'leapjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

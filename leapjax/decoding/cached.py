@@ -1,0 +1,162 @@
+"""KV caches: the model's part of a pass when a block reuses keys and values.
+
+A row's block begins with a full pass that refreshes its cache and commits; the block's
+later passes recompute only the suffix from the block on (`prefix`) or the block itself
+(`dual`) against the cached rest, which is stale until the next block begins. That is the
+approximation. Source: Fast-dLLM, arXiv 2505.22618.
+
+Rows refresh on their own: at most `refresh_group` rows in an iteration, the longest
+waiting first; a row that waits does nothing. So one row's refresh does not make the batch
+pay for a full pass, and a row's steps and tokens don't depend on its mates.
+
+Dream's output at i - 1 predicts position i, so its window starts one column early.
+
+Shapes: B rows, R = B or 2 B with guidance, G refreshed, T columns, S window computed,
+W block, L layers, K KV heads, E head width, D width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from leapjax.decoding.forward import Pass, branches, doubled, window_logits
+from leapjax.decoding.program import Program
+from leapjax.decoding.state import DecodeState
+from leapjax.decoding.window import predictors, take
+from leapjax.models import transformer
+
+
+def cache_shape(program: Program, slots: int) -> tuple[int, ...]:
+    """Shape (L, R, T, K, E) of the keys, and of the values."""
+    model = program.model
+    rows = slots * 2 if program.guidance else slots
+    return (model.n_layers, rows, program.length, model.n_kv_heads, model.head_dim)
+
+
+def with_cache(state: DecodeState, program: Program) -> DecodeState:
+    """The state with an empty cache; rows wait for their first full pass.
+
+    Args:
+      state: from `initial_state`.
+      program: with `cache` prefix or dual.
+    """
+    shape = cache_shape(program, state.done.shape[0])
+    empty = (jnp.zeros(shape, program.compute_dtype), jnp.zeros(shape, program.compute_dtype))
+    return dataclasses.replace(state, cache=empty)
+
+
+def forward(params, state: DecodeState, columns, program: Program) -> Pass:
+    """Full pass for some waiting rows, window pass for the others.
+
+    Args:
+      params: the model's pytree.
+      state: B rows with a cache.
+      columns: (B, W) int32, each row's window.
+      program: static structure.
+    """
+    waiting = ~state.done & (state.due >= 0)
+    moving = ~state.done & (state.due < 0)
+    b, w = columns.shape
+    rows = 2 * b if program.guidance else b
+    blank = jnp.zeros((rows, w, program.model.d_model), program.compute_dtype)
+
+    def window(cache):
+        return _window_pass(params, state, columns, cache, program)
+
+    hidden, cache = lax.cond(
+        jnp.any(moving), window, lambda cache: (blank, cache), state.cache
+    )
+    group = min(program.refresh_group or b, b)
+    # Longest waiting first; slots break ties; rows that don't wait come last.
+    order = jnp.argsort(jnp.where(waiting, state.due, jnp.int32(2**31 - 1)), stable=True)
+    chosen = order[:group].astype(jnp.int32)
+    # An index beyond the batch is dropped when written, so idle picks change nothing.
+    chosen = jnp.where(waiting[chosen], chosen, jnp.int32(2 * b))
+
+    def refresh(carry):
+        hidden, cache = carry
+        return _refresh(params, state, columns, chosen, hidden, cache, program)
+
+    hidden, cache = lax.cond(jnp.any(waiting), refresh, lambda carry: carry, (hidden, cache))
+    full = jnp.zeros((b,), bool).at[chosen].set(True, mode="drop")
+    logits = window_logits(params, hidden, state, program)
+    return Pass(logits, moving | full, full, cache)
+
+
+def _places(columns, state: DecodeState):
+    """Rotary positions of some columns: (B, S) int32, counted from the row's first token."""
+    return jnp.maximum(columns - state.first[:, None], 0)
+
+
+def _valid(state: DecodeState, program: Program):
+    """(B, T) bool: real columns."""
+    return jnp.arange(program.length, dtype=jnp.int32)[None, :] >= state.first[:, None]
+
+
+def _refresh(params, state, columns, chosen, hidden, cache, program: Program):
+    """Full pass of the chosen rows: their cache and their window's hidden states.
+
+    Args:
+      chosen: (G,) int32 row indices; out of range = nobody.
+      hidden: (R, W, D), replaced where chosen.
+      cache: (keys, values), each (L, R, T, K, E).
+    """
+    b = state.done.shape[0]
+    rows = jnp.minimum(chosen, b - 1)
+    target, source = chosen, rows
+    if program.guidance:
+        # The unconditional branch of row i is row b + i.
+        target = jnp.concatenate([chosen, jnp.where(chosen < b, chosen + b, 2 * b)])
+        source = jnp.concatenate([rows, rows + b])
+    everything = jnp.broadcast_to(
+        jnp.arange(program.length, dtype=jnp.int32)[None, :], state.tokens.shape
+    )
+    places = doubled(_places(everything, state), program)[source]
+    valid = doubled(_valid(state, program), program)[source]
+    ids = branches(state, program)[source]
+    fresh, (keys, values) = transformer.hidden_states_and_cache(
+        params, program.model, ids, places, valid, program.compute_dtype
+    )
+    outputs = doubled(predictors(columns, state.first, program), program)[source]
+    hidden = hidden.at[target].set(take(fresh, outputs), mode="drop")
+    cache = (
+        cache[0].at[:, target].set(keys, mode="drop"),
+        cache[1].at[:, target].set(values, mode="drop"),
+    )
+    return hidden, cache
+
+
+def _window_pass(params, state: DecodeState, columns, cache, program: Program):
+    """Recompute each row's block (dual) or everything from it on (prefix).
+
+    Rows that wait or are done are computed too and their cache overwritten; nobody reads
+    it before their next full pass.
+    """
+    t, w = program.length, program.block_length
+    lead = 1 if program.model.shift_logits else 0
+    # Prefix: the canvas is the longest suffix; infilled sequences may be open anywhere.
+    longest = min(t, (program.gen_length if program.cache == "prefix" else w) + lead)
+    if program.cache == "prefix" and program.infill:
+        longest = t
+    low = state.block - lead
+    start = jnp.clip(low, 0, t - longest)
+    window = start[:, None] + jnp.arange(longest, dtype=jnp.int32)[None, :]
+    high = jnp.int32(t) if program.cache == "prefix" else (state.block + np.int32(w))[:, None]
+    replace = (window >= low[:, None]) & (window < high)
+    hidden, cache = transformer.window_states(
+        params,
+        program.model,
+        take(branches(state, program), doubled(window, program)),
+        doubled(_places(window, state), program),
+        doubled(_valid(state, program), program),
+        cache,
+        doubled(start, program),
+        doubled(replace, program),
+        program.compute_dtype,
+    )
+    outputs = predictors(columns, state.first, program) - start[:, None]
+    return take(hidden, doubled(outputs, program)), cache

@@ -1,0 +1,214 @@
+"""The engine: a stream of requests through a few compiled lanes, answers in input order.
+
+    requests -> (look-ahead window) -> queue per program -> lane's slots -> completions
+                                            ^ refilled as rows finish, no recompilation
+
+Requests that need the same compiled structure share a lane; prompt lengths are rounded up
+to buckets, so lanes are few. A request's bucket depends on the request and the options
+only, never on its neighbours.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from leapjax.decoding import Program, program_for
+from leapjax.lane import Lane
+from leapjax.models.config import ModelConfig
+from leapjax.types import COMMIT_KINDS, Completion, Request
+
+CHUNK = 64  # passes between two looks of the host
+_BUCKETS = (32, 64, 96)  # then 128, 192, 256, 384, 512, … two per octave
+
+
+def bucket(length: int) -> int:
+    """Columns reserved for a prompt of this many tokens.
+
+    Args:
+      length: tokens, at least 0.
+
+    Returns:
+      The smallest bucket that holds it.
+    """
+    for size in _BUCKETS:
+        if length <= size:
+            return size
+    size = 128
+    while length > size:
+        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
+    return size
+
+
+@dataclasses.dataclass
+class Progress:
+    """Counts of a running stream, for progress bars and summaries.
+
+    Attributes:
+      finished: requests that are done.
+      running: slots in use.
+      slots: slots of the lane that runs.
+      passes: iterations of the loop, over all lanes.
+      row_steps: steps of finished rows, summed.
+    """
+
+    finished: int = 0
+    running: int = 0
+    slots: int = 0
+    passes: int = 0
+    row_steps: int = 0
+
+
+class Engine:
+    """Decodes requests with one set of parameters.
+
+    Args:
+      params: the model's pytree, on the device.
+      model: its shape and special ids.
+      dtype: compute dtype's name.
+      eot_token_id: end-of-turn id, or None.
+      finish: `(request, canvas ids) -> (text, finish_reason)`.
+      slots: rows decoded at once.
+      look_ahead: requests read beyond the oldest unanswered one; at least `slots`.
+    """
+
+    def __init__(
+        self,
+        params,
+        model: ModelConfig,
+        *,
+        dtype: str,
+        eot_token_id: int | None,
+        finish: Callable[[Request, list[int]], tuple[str, str]],
+        slots: int,
+        look_ahead: int | None = None,
+    ):
+        self.params = params
+        self.model = model
+        self.dtype = dtype
+        self.eot_token_id = eot_token_id
+        self.slots = slots
+        self.look_ahead = max(look_ahead or 8 * slots, slots)
+        self.progress = Progress(slots=slots)
+        self._finish = finish
+        self._lanes: dict[Program, Lane] = {}
+
+    def program(self, request: Request) -> Program:
+        """The compiled structure that a request needs."""
+        w = request.config.block_length
+        if request.infill:
+            length = max(bucket(len(request.ids)), w)
+        else:
+            length = bucket(len(request.ids)) + request.config.gen_length
+        return program_for(
+            request.config,
+            self.model,
+            length=length,
+            dtype=self.dtype,
+            eot_token_id=self.eot_token_id,
+            infill=request.infill,
+        )
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Decode requests; lazily read, answered in input order.
+
+        Args:
+          requests: consumed at most `look_ahead` beyond the oldest unanswered one.
+
+        Yields:
+          One Completion per request.
+        """
+        source = enumerate(requests)
+        queues: dict[Program, collections.deque] = collections.defaultdict(collections.deque)
+        waiting: dict[int, Program] = {}  # every ticket not yet answered
+        ready: dict[int, Completion] = {}
+        emitted = 0
+        exhausted = False
+        while True:
+            while not exhausted and len(waiting) + len(ready) < self.look_ahead:
+                item = next(source, None)
+                if item is None:
+                    exhausted = True
+                    break
+                ticket, request = item
+                program = self.program(request)
+                queues[program].append((ticket, request))
+                waiting[ticket] = program
+            if not waiting:
+                yield from self._in_order(ready, emitted)
+                return
+            # The lane of the oldest request runs until it has to make room for others.
+            program = waiting[min(waiting)]
+            lane = self._lane(program)
+            queue = queues[program]
+            lane.put([queue.popleft() for _ in range(min(len(queue), len(lane.free)))])
+            idle = len(lane.free)
+            # With a queue, come back for a refill as soon as a share of the slots is free.
+            share = max(1, self.slots // 8) if queue or not exhausted else lane.slots
+            lane.start(CHUNK, idle + share)
+            # While the device works, the caller handles what is ready.
+            for completion in self._in_order(ready, emitted):
+                emitted += 1
+                yield completion
+            self.progress.running = lane.slots - idle
+            passes = lane.passes
+            for (ticket, request), arrays in lane.collect():
+                ready[ticket] = self._completion(request, arrays, program)
+                del waiting[ticket]
+                self.progress.finished += 1
+                self.progress.row_steps += ready[ticket].steps
+            self.progress.passes += lane.passes - passes
+
+    def _in_order(self, ready: dict[int, Completion], emitted: int) -> Iterator[Completion]:
+        while emitted in ready:
+            yield ready.pop(emitted)
+            emitted += 1
+
+    def _lane(self, program: Program) -> Lane:
+        if program not in self._lanes:
+            self._lanes[program] = Lane(self.params, program, self.slots)
+        return self._lanes[program]
+
+    def _completion(self, request: Request, row: dict[str, np.ndarray], program: Program):
+        start = int(row["first"]) if request.infill else program.length - program.gen_length
+        ids = row["tokens"][start:].tolist()
+        text, reason = self._finish(request, ids)
+        steps = int(row["steps"])
+        return Completion(
+            id=request.id,
+            text=text,
+            output_ids=ids,
+            finish_reason=reason,
+            steps=steps,
+            full_passes=int(row["full_passes"]),
+            nfe=steps * (2 if program.guidance else 1),
+            commit_step=row["commit_step"][start:].tolist(),
+            commit_kind=[COMMIT_KINDS[k] for k in row["commit_kind"][start:].tolist()],
+            commit_confidence=row["commit_confidence"][start:].tolist(),
+            sample=request.sample,
+            metadata=request.metadata,
+        )
+
+
+def slots_for(count: int | None, wanted: int | None, default: int) -> int:
+    """Slots to use: what was asked for, else as many as there is work, up to the default.
+
+    Args:
+      count: number of requests, None if unknown.
+      wanted: the caller's choice, or None.
+      default: the most by default.
+
+    Returns:
+      A power of two when derived, so that few programs are compiled.
+    """
+    if wanted is not None:
+        return wanted
+    if count is None:
+        return default
+    return min(default, 1 << max(count - 1, 0).bit_length())
+
+

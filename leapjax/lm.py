@@ -1,0 +1,269 @@
+"""`LM`: a loaded model with its tokenizer, and the ways to use it from Python."""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from leapjax import checkpoint, models
+from leapjax.config import DecodeConfig
+from leapjax.engine import Engine, slots_for
+from leapjax.errors import UserError
+from leapjax.models import transformer
+from leapjax.models.config import ModelConfig
+from leapjax.records import to_request
+from leapjax.text import TextCodec, finish, load_codec
+from leapjax.types import Completion, Request
+
+DEFAULT_SLOTS = 8
+DTYPES = ("float32", "bfloat16")
+
+
+def embedded_path() -> Path:
+    """Folder of the small model that is shipped inside the package."""
+    return Path(str(importlib.resources.files("leapjax") / "data" / "wordproblems"))
+
+
+def load(path: str | Path | None = None, dtype: str | None = None, revision: str | None = None):
+    """Load a model: a converted checkpoint, a hub folder, or a hub id.
+
+    Args:
+      path: folder or `org/name`; None loads the embedded model.
+      dtype: compute type, `float32` or `bfloat16`; None is float32 on CPU and bfloat16 on
+        accelerators. Weights stay as stored.
+      revision: for a hub id, the branch, tag or commit.
+
+    Returns:
+      An `LM`.
+
+    Raises:
+      UserError: no such checkpoint, or it is broken (docs/contract.md, Errors).
+    """
+    if dtype is not None and str(dtype) not in DTYPES:
+        raise UserError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}")
+    if dtype is None:
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    folder = Path(path) if path is not None else embedded_path()
+    if checkpoint.is_checkpoint(folder):
+        config = models.parse_config(checkpoint.read_config(folder))
+        params = checkpoint.load_params(folder, config)
+        model_hash = checkpoint.model_hash(folder)
+    else:
+        # The only place that reaches for the converters, and only when a hub folder comes.
+        from leapjax import converters
+
+        folder = converters.resolve(str(folder), revision=revision)
+        config = models.parse_config(checkpoint.read_config(folder))
+        params = converters.load_hub(folder, config)
+        model_hash = None
+    return LM(params, config, load_codec(folder, config), str(dtype), folder, model_hash)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "dtype"))
+def _logits(params, ids, positions, valid, config: ModelConfig, dtype):
+    hidden = transformer.hidden_states(params, config, ids, positions, valid, jnp.dtype(dtype))
+    return transformer.head(params, config, hidden, jnp.dtype(dtype))
+
+
+class LM:
+    """A masked diffusion language model, ready to decode.
+
+    Attributes:
+      params: the weights as a pytree of JAX arrays, in their stored dtype.
+      config: the model's shape and special ids.
+      codec: its tokenizer and chat template; None if the checkpoint has none.
+      dtype: compute dtype's name.
+      path: where it was loaded from.
+      model_hash: hash of the weights, None for a hub folder that was not converted.
+    """
+
+    def __init__(
+        self,
+        params,
+        config: ModelConfig,
+        codec: TextCodec | None,
+        dtype: str = "float32",
+        path: Path | None = None,
+        model_hash: str | None = None,
+    ):
+        self.params = params
+        self.config = config
+        self.codec = codec
+        self.dtype = dtype
+        self.path = path
+        self.model_hash = model_hash
+        self._engines: dict[int, Engine] = {}
+
+    def logits(self, ids, attention_mask=None) -> jax.Array:
+        """The model's raw output; for Dream not shifted.
+
+        Args:
+          ids: (B, T) or (T,) integers.
+          attention_mask: (B, T), 0 or False where a column is a pad; pads are attended by
+            nobody and don't count as positions.
+
+        Returns:
+          (B, T, V) float32.
+
+        Raises:
+          UserError: an id is outside the vocabulary, or the shapes don't agree.
+        """
+        array = np.atleast_2d(np.asarray(ids))
+        if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
+            raise UserError(f"ids: expected whole numbers of shape (B, T), got {array.shape}")
+        if array.size and not (0 <= array.min() and array.max() < self.config.vocab_size):
+            raise UserError(
+                f"ids: {array.min()} to {array.max()} leave the vocabulary of "
+                f"{self.config.vocab_size}"
+            )
+        if attention_mask is None:
+            valid = np.ones(array.shape, bool)
+        else:
+            valid = np.atleast_2d(np.asarray(attention_mask)).astype(bool)
+            if valid.shape != array.shape:
+                raise UserError(
+                    f"attention_mask: shape {valid.shape} is not that of ids {array.shape}"
+                )
+        positions = np.maximum(np.cumsum(valid, axis=1) - 1, 0).astype(np.int32)
+        return _logits(
+            self.params, array.astype(np.int32), positions, valid, self.config, self.dtype
+        )
+
+    def generate(
+        self,
+        prompts: str | Sequence[Any],
+        config: DecodeConfig | None = None,
+        *,
+        raw: bool = False,
+        stop: Sequence[str] = (),
+        batch_size: int | None = None,
+    ) -> list[Completion]:
+        """Complete prompts.
+
+        Args:
+          prompts: each a str, a list of chat messages (`{"role", "content"}`), token ids,
+            or a record as in a JSONL file (docs/contract.md, Records).
+          config: decode options; default: the paper's LocalLeap.
+          raw: don't apply the chat template, and parse control tokens in the text.
+          stop: strings that cut the text.
+          batch_size: rows decoded at once; default up to 8.
+
+        Returns:
+          One Completion per prompt, in order.
+
+        Raises:
+          UserError: a prompt or option is unusable.
+        """
+        job = config or DecodeConfig()
+        requests = [
+            self.request(p, job, line=i, raw=raw, stop=stop)
+            for i, p in enumerate(_listed(prompts), 1)
+        ]
+        return list(self.stream(requests, batch_size=batch_size))
+
+    def infill(
+        self,
+        sequences: Sequence[Any],
+        config: DecodeConfig | None = None,
+        *,
+        batch_size: int | None = None,
+    ) -> list[Completion]:
+        """Fill the positions that hold the mask id; everything else stays.
+
+        Args:
+          sequences: token id sequences with at least one mask id each.
+          config: decode options; blocks are cut from the first open position on.
+          batch_size: rows decoded at once.
+
+        Returns:
+          One Completion per sequence; `output_ids` is the whole sequence.
+        """
+        if len(sequences) and isinstance(sequences[0], int | np.integer):
+            sequences = [sequences]
+        records = [{"infill_ids": [int(i) for i in s]} for s in sequences]
+        return self.generate(records, config, batch_size=batch_size)
+
+    def request(
+        self,
+        prompt: Any,
+        config: DecodeConfig | None = None,
+        *,
+        line: int = 1,
+        raw: bool = False,
+        stop: Sequence[str] = (),
+    ) -> Request:
+        """Tokenise and check one prompt, so that `stream` can take it.
+
+        Args:
+          prompt: as in `generate`.
+          config: the job's options; a record's own go over them.
+          line: its number, the id if it has none.
+          raw: as in `generate`.
+          stop: as in `generate`.
+        """
+        if isinstance(prompt, Request):
+            return prompt
+        return to_request(
+            prompt,
+            line=line,
+            job=config or DecodeConfig(),
+            model=self.config,
+            codec=self.codec,
+            raw=raw,
+            stop=tuple(stop),
+        )
+
+    def stream(
+        self, requests: Iterable[Any], config: DecodeConfig | None = None, *,
+        batch_size: int | None = None,
+    ) -> Iterator[Completion]:
+        """Decode a stream of requests, in input order and bounded memory.
+
+        Args:
+          requests: anything `request` takes; consumed lazily within a look-ahead window.
+          config: options for those that are not Requests yet.
+          batch_size: rows decoded at once.
+
+        Yields:
+          Completions.
+        """
+        count = len(requests) if isinstance(requests, Sequence) else None
+        engine = self.engine(slots_for(count, batch_size, DEFAULT_SLOTS))
+        return engine.stream(self.request(r, config, line=i) for i, r in enumerate(requests, 1))
+
+    def engine(self, slots: int) -> Engine:
+        """The engine with so many slots; engines and their compiled lanes are kept."""
+        if slots < 1:
+            raise UserError(f"batch_size is {slots}; expected at least 1")
+        if slots not in self._engines:
+            self._engines[slots] = Engine(
+                self.params,
+                self.config,
+                dtype=self.dtype,
+                eot_token_id=self.codec.eot_id if self.codec else None,
+                finish=self._finish,
+                slots=slots,
+            )
+        return self._engines[slots]
+
+    def _finish(self, request: Request, ids: list[int]) -> tuple[str, str]:
+        return finish(ids, self.codec, self.config, request.stop)
+
+
+def _listed(prompts: Any) -> list[Any]:
+    """One prompt given bare becomes a list of one."""
+    if isinstance(prompts, str | dict | Request):
+        return [prompts]
+    prompts = list(prompts)
+    if prompts and isinstance(prompts[0], int | np.integer):
+        return [prompts]
+    if prompts and isinstance(prompts[0], dict) and {"role", "content"} <= prompts[0].keys():
+        return [prompts]
+    return prompts
