@@ -62,7 +62,7 @@ def load(path: str | Path | None = None, dtype: str | None = None, revision: str
         folder = converters.resolve(str(folder), revision=revision)
         config = models.parse_config(checkpoint.read_config(folder))
         params = converters.load_hub(folder, config)
-        model_hash = None
+        model_hash = converters.source_hash(folder)
     return LM(params, config, load_codec(folder, config), str(dtype), folder, model_hash)
 
 
@@ -81,7 +81,7 @@ class LM:
       codec: its tokenizer and chat template; None if the checkpoint has none.
       dtype: compute dtype's name.
       path: where it was loaded from.
-      model_hash: hash of the weights, None for a hub folder that was not converted.
+      model_hash: hash of the weights' files, None if the parameters were given directly.
     """
 
     def __init__(
@@ -208,8 +208,6 @@ class LM:
           raw: as in `generate`.
           stop: as in `generate`.
         """
-        if isinstance(prompt, Request):
-            return prompt
         return to_request(
             prompt,
             line=line,

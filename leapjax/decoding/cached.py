@@ -67,8 +67,8 @@ def forward(params, state: DecodeState, columns, program: Program) -> Pass:
     def window(cache):
         return _window_pass(params, state, columns, cache, program)
 
-    hidden, cache = lax.cond(
-        jnp.any(moving), window, lambda cache: (blank, cache), state.cache
+    hidden, cache = _if_any(
+        moving, lambda carry: window(carry[1]), (blank, state.cache)
     )
     group = min(program.refresh_group or b, b)
     # Longest waiting first; slots break ties; rows that don't wait come last.
@@ -81,10 +81,19 @@ def forward(params, state: DecodeState, columns, program: Program) -> Pass:
         hidden, cache = carry
         return _refresh(params, state, columns, chosen, hidden, cache, program)
 
-    hidden, cache = lax.cond(jnp.any(waiting), refresh, lambda carry: carry, (hidden, cache))
+    hidden, cache = _if_any(waiting, refresh, (hidden, cache))
     full = jnp.zeros((b,), bool).at[chosen].set(True, mode="drop")
     logits = window_logits(params, hidden, state, program)
     return Pass(logits, moving | full, full, cache)
+
+
+def _if_any(flags, function, carry):
+    """`function(carry)` if any flag is set, else `carry`.
+
+    A loop of one or no turns: a loop updates its carry in place where a conditional
+    would copy the cache.
+    """
+    return lax.fori_loop(0, jnp.any(flags).astype(jnp.int32), lambda _, c: function(c), carry)
 
 
 def _places(columns, state: DecodeState):
@@ -146,7 +155,9 @@ def _window_pass(params, state: DecodeState, columns, cache, program: Program):
     start = jnp.clip(low, 0, t - longest)
     window = start[:, None] + jnp.arange(longest, dtype=jnp.int32)[None, :]
     high = jnp.int32(t) if program.cache == "prefix" else (state.block + np.int32(w))[:, None]
-    replace = (window >= low[:, None]) & (window < high)
+    # A generated block's window is the block; otherwise it may reach over what must stay.
+    exact = program.cache == "dual" and not program.infill
+    replace = None if exact else (window >= low[:, None]) & (window < high)
     hidden, cache = transformer.window_states(
         params,
         program.model,
@@ -155,7 +166,7 @@ def _window_pass(params, state: DecodeState, columns, cache, program: Program):
         doubled(_valid(state, program), program),
         cache,
         doubled(start, program),
-        doubled(replace, program),
+        None if replace is None else doubled(replace, program),
         program.compute_dtype,
     )
     outputs = predictors(columns, state.first, program) - start[:, None]

@@ -191,24 +191,36 @@ def window_states(
       valid: (B, T) bool; which cached columns may be attended.
       cache: (keys, values), each (L, B, T, K, E).
       start: (B,) int32, the window's first column.
-      replace: (B, S) bool; False keeps what is cached at that column.
+      replace: (B, S) bool, False keeps what is cached at that column; None replaces all.
       dtype: compute dtype.
 
     Returns:
       (B, S, D) hidden states, and the updated cache.
     """
     cos, sin = rope_tables(positions, config.head_dim, config.rope_theta)
-    s = ids.shape[1]
-    kept = ~replace[:, :, None, None]
+    rows, s = ids.shape
+    slots = jnp.arange(rows, dtype=jnp.int32)
+    columns = start[:, None] + jnp.arange(s, dtype=jnp.int32)[None, :]
 
     def write(store, index, fresh):
-        def row(stored, new, keep, at):  # stored (L, T, K, E), new (S, K, E)
-            zero = jnp.int32(0)
-            place = (index, at, zero, zero)
-            old = lax.dynamic_slice(stored, place, (1, s, *new.shape[1:]))
-            return lax.dynamic_update_slice(stored, jnp.where(keep, old[0], new)[None], place)
-
-        return jax.vmap(row, in_axes=(1, 0, 0, 0), out_axes=1)(store, fresh, kept, start)
+        # One contiguous (S, K, E) piece per row; in place, since the store is a carry.
+        if replace is not None:
+            old = store[index, slots[:, None], columns]
+            fresh = jnp.where(replace[:, :, None, None], fresh, old)
+        place = jnp.stack([jnp.full((rows,), index), slots, start], axis=1)
+        return lax.scatter(
+            store,
+            place,
+            fresh,
+            lax.ScatterDimensionNumbers(
+                update_window_dims=(1, 2, 3),
+                inserted_window_dims=(0, 1),
+                scatter_dims_to_operand_dims=(0, 1, 2),
+            ),
+            indices_are_sorted=True,
+            unique_indices=True,
+            mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS,
+        )
 
     def body(index, carry):
         x, keys, values = carry
