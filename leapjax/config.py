@@ -65,9 +65,7 @@ class DecodeConfig:
     steps: int | None = _field(
         None, int, "passes over the whole canvas (fixed schedules; gen_length)"
     )
-    schedule: str | None = _field(
-        None, str, "commits per pass (fixed schedules; even)", SCHEDULES
-    )
+    schedule: str | None = _field(None, str, "commits per pass (fixed schedules; even)", SCHEDULES)
     gen_length: int = _field(256, int, "canvas: tokens to generate")
     block_length: int = _field(32, int, "block, decoded left to right; divides gen_length")
     temperature: float = _field(0.0, float, "0 takes the most probable token")
@@ -211,9 +209,7 @@ def _check_ranges(c: DecodeConfig) -> None:
         if choices and value is not None and value not in choices:
             near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise UserError(
-                f"{field.name} is {value!r}; {hint}choose one of {', '.join(choices)}"
-            )
+            raise UserError(f"{field.name} is {value!r}; {hint}choose one of {', '.join(choices)}")
     for name in ("threshold", "relaxed_threshold"):
         value = getattr(c, name)
         if value is not None and not 0.0 <= value <= 1.0:

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from leapjax.decoding import Program, program_for
-from leapjax.lane import Lane
+from leapjax.lane import Lane, compile_run, needed_bytes
 from leapjax.models.config import ModelConfig
 from leapjax.types import COMMIT_KINDS, Completion, Request
 
@@ -72,7 +74,10 @@ class Engine:
       dtype: compute dtype's name.
       eot_token_id: end-of-turn id, or None.
       finish: `(request, canvas ids) -> (text, finish_reason)`.
-      slots: rows decoded at once.
+      slots: rows decoded at once, at most.
+      fixed: use exactly `slots`; otherwise halve them until the program fits in memory.
+      refresh_group: rows that may refresh their KV cache in one iteration; None = the
+        backend's default.
       look_ahead: requests read beyond the oldest unanswered one; at least `slots`.
     """
 
@@ -85,6 +90,8 @@ class Engine:
         eot_token_id: int | None,
         finish: Callable[[Request, list[int]], tuple[str, str]],
         slots: int,
+        fixed: bool = False,
+        refresh_group: int | None = None,
         look_ahead: int | None = None,
     ):
         self.params = params
@@ -92,10 +99,12 @@ class Engine:
         self.dtype = dtype
         self.eot_token_id = eot_token_id
         self.slots = slots
+        self.fixed = fixed
+        self.refresh_group = default_refresh_group() if refresh_group is None else refresh_group
         self.look_ahead = max(look_ahead or 8 * slots, slots)
         self.progress = Progress(slots=slots)
         self._finish = finish
-        self._lanes: dict[Program, Lane] = {}
+        self._compiled: dict[Program, tuple[int, Any]] = {}
 
     def program(self, request: Request) -> Program:
         """The compiled structure that a request needs."""
@@ -111,6 +120,7 @@ class Engine:
             dtype=self.dtype,
             eot_token_id=self.eot_token_id,
             infill=request.infill,
+            refresh_group=0 if request.config.cache == "none" else self.refresh_group,
         )
 
     def stream(self, requests: Iterable[Request]) -> Iterator[Completion]:
@@ -124,6 +134,7 @@ class Engine:
         """
         source = enumerate(requests)
         queues: dict[Program, collections.deque] = collections.defaultdict(collections.deque)
+        lanes: dict[Program, Lane] = {}  # of this stream alone, so streams don't meet
         waiting: dict[int, Program] = {}  # every ticket not yet answered
         ready: dict[int, Completion] = {}
         emitted = 0
@@ -143,18 +154,19 @@ class Engine:
                 return
             # The lane of the oldest request runs until it has to make room for others.
             program = waiting[min(waiting)]
-            lane = self._lane(program)
+            lane = lanes.get(program) or lanes.setdefault(program, self._lane(program))
             queue = queues[program]
-            lane.put([queue.popleft() for _ in range(min(len(queue), len(lane.free)))])
+            seated = [queue.popleft() for _ in range(min(len(queue), len(lane.free)))]
+            lane.put([(entry, entry[1]) for entry in seated])
             idle = len(lane.free)
             # With a queue, come back for a refill as soon as a share of the slots is free.
-            share = max(1, self.slots // 8) if queue or not exhausted else lane.slots
+            share = max(1, lane.slots // 8) if queue or not exhausted else lane.slots
             lane.start(CHUNK, idle + share)
             # While the device works, the caller handles what is ready.
             for completion in self._in_order(ready, emitted):
                 emitted += 1
                 yield completion
-            self.progress.running = lane.slots - idle
+            self.progress.running, self.progress.slots = lane.slots - idle, lane.slots
             passes = lane.passes
             for (ticket, request), arrays in lane.collect():
                 ready[ticket] = self._completion(request, arrays, program)
@@ -169,9 +181,15 @@ class Engine:
             emitted += 1
 
     def _lane(self, program: Program) -> Lane:
-        if program not in self._lanes:
-            self._lanes[program] = Lane(self.params, program, self.slots)
-        return self._lanes[program]
+        """New slots for a program; compiled at its first use."""
+        if program not in self._compiled:
+            slots = self.slots
+            executable = compile_run(self.params, program, slots)
+            while not self.fixed and slots > 1 and needed_bytes(executable) > memory_limit():
+                slots //= 2
+                executable = compile_run(self.params, program, slots)
+            self._compiled[program] = slots, executable
+        return Lane(self.params, program, *self._compiled[program])
 
     def _completion(self, request: Request, row: dict[str, np.ndarray], program: Program):
         start = int(row["first"]) if request.infill else program.length - program.gen_length
@@ -194,6 +212,28 @@ class Engine:
         )
 
 
+def default_refresh_group() -> int:
+    """Rows that refresh together by default.
+
+    On CPU one: a full pass costs as much per row alone as in company, and a group that is
+    not full wastes the rest (docs/performance.md). Elsewhere four, so that small models
+    fill the device; a choice, not a measurement.
+    """
+    return 1 if jax.default_backend() == "cpu" else 4
+
+
+def memory_limit() -> int:
+    """Bytes that a program may use on one device.
+
+    Returns:
+      The allocator's limit where the backend tells it; else nine tenths of the memory
+      that the host has in all.
+    """
+    stats = jax.devices()[0].memory_stats() or {}
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(stats.get("bytes_limit", 0) or host * 0.9)
+
+
 def slots_for(count: int | None, wanted: int | None, default: int) -> int:
     """Slots to use: what was asked for, else as many as there is work, up to the default.
 
@@ -210,5 +250,3 @@ def slots_for(count: int | None, wanted: int | None, default: int) -> int:
     if count is None:
         return default
     return min(default, 1 << max(count - 1, 0).bit_length())
-
-

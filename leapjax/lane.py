@@ -13,11 +13,49 @@ import jax.numpy as jnp
 import numpy as np
 
 from leapjax.decoding import DecodeState, Program, initial_state, refill_jit, run_jit
+from leapjax.decoding.cached import with_cache
 from leapjax.decoding.state import idle_row, row_arrays, stack_rows
 from leapjax.types import Request
 
 # What is read back of a finished row.
 _RESULT = ("tokens", "commit_step", "commit_kind", "commit_confidence")
+
+
+def empty_state(program: Program, slots: int) -> DecodeState:
+    """The state of idle slots, its cache included."""
+    state = jax.tree.map(jnp.asarray, initial_state([], program, slots))
+    if program.cache != "none":
+        state = with_cache(state, program)
+    return state
+
+
+def compile_run(params, program: Program, slots: int):
+    """Compile a lane's chunk without allocating its state.
+
+    Args:
+      params: the model's pytree (arrays or their shapes).
+      program: static structure.
+      slots: B.
+
+    Returns:
+      The executable; its `memory_analysis()` says what it needs.
+    """
+    state = jax.eval_shape(lambda: empty_state(program, slots))
+    count = jax.ShapeDtypeStruct((), jnp.int32)
+    return run_jit.lower(params, state, count, count, program=program).compile()
+
+
+def needed_bytes(executable) -> int:
+    """Device memory of a compiled chunk: weights, state, cache and temporaries."""
+    stats = executable.memory_analysis()
+    if stats is None:  # a backend that can't tell
+        return 0
+    return int(
+        stats.argument_size_in_bytes
+        + stats.output_size_in_bytes
+        - stats.alias_size_in_bytes
+        + stats.temp_size_in_bytes
+    )
 
 
 class Lane:
@@ -27,23 +65,18 @@ class Lane:
       params: the model's pytree, on the device.
       program: static structure.
       slots: B.
+      executable: from `compile_run` with the same arguments; None compiles it.
     """
 
-    def __init__(self, params, program: Program, slots: int):
+    def __init__(self, params, program: Program, slots: int, executable=None):
         self.program = program
         self.slots = slots
         self.params = params
         self.passes = 0  # iterations of the loop so far
-        self.row_passes = 0  # of those, slots that had an unfinished row, summed
         self.tickets: list[Any] = [None] * slots  # who sits in each slot
+        self._run = executable or compile_run(params, program, slots)
         self._idle = idle_row(program)
-        self._state: DecodeState = jax.tree.map(
-            jnp.asarray, initial_state([], program, slots)
-        )
-        if program.cache != "none":
-            from leapjax.decoding.cached import with_cache
-
-            self._state = with_cache(self._state, program)
+        self._state = empty_state(program, slots)
 
     @property
     def free(self) -> list[int]:
@@ -73,14 +106,11 @@ class Lane:
           max_passes: return after so many passes at the latest.
           until_free: return once so many slots are free or done.
         """
-        before = self._state.iteration
-        self._before = int(before)
-        self._state = run_jit(
+        self._state = self._run(
             self.params,
             self._state,
             jnp.int32(max_passes),
             jnp.int32(min(until_free, self.slots)),
-            program=self.program,
         )
 
     def collect(self) -> list[tuple[Any, dict[str, np.ndarray]]]:
@@ -90,7 +120,7 @@ class Lane:
           (ticket, arrays of that row) pairs; the slots are free again.
         """
         done = np.asarray(self._state.done)
-        self.passes += int(self._state.iteration) - self._before
+        self.passes = int(self._state.iteration)
         finished = [i for i, t in enumerate(self.tickets) if t is not None and done[i]]
         if not finished:
             return []

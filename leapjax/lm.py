@@ -22,7 +22,9 @@ from leapjax.records import to_request
 from leapjax.text import TextCodec, finish, load_codec
 from leapjax.types import Completion, Request
 
-DEFAULT_SLOTS = 8
+# Rows decoded at once by default, if memory allows (docs/performance.md).
+DEFAULT_SLOTS = {"cpu": 16}
+DEFAULT_SLOTS_ELSEWHERE = 64
 DTYPES = ("float32", "bfloat16")
 
 
@@ -99,7 +101,7 @@ class LM:
         self.dtype = dtype
         self.path = path
         self.model_hash = model_hash
-        self._engines: dict[int, Engine] = {}
+        self._engines: dict[tuple, Engine] = {}
 
     def logits(self, ids, attention_mask=None) -> jax.Array:
         """The model's raw output; for Dream not shifted.
@@ -153,7 +155,7 @@ class LM:
           config: decode options; default: the paper's LocalLeap.
           raw: don't apply the chat template, and parse control tokens in the text.
           stop: strings that cut the text.
-          batch_size: rows decoded at once; default up to 8.
+          batch_size: rows decoded at once; see `stream`.
 
         Returns:
           One Completion per prompt, in order.
@@ -219,37 +221,56 @@ class LM:
         )
 
     def stream(
-        self, requests: Iterable[Any], config: DecodeConfig | None = None, *,
+        self,
+        requests: Iterable[Any],
+        config: DecodeConfig | None = None,
+        *,
         batch_size: int | None = None,
+        refresh_group: int | None = None,
     ) -> Iterator[Completion]:
         """Decode a stream of requests, in input order and bounded memory.
 
         Args:
           requests: anything `request` takes; consumed lazily within a look-ahead window.
           config: options for those that are not Requests yet.
-          batch_size: rows decoded at once.
+          batch_size: rows decoded at once; default: as many as there are and as fit in
+            memory, up to a limit of the backend.
+          refresh_group: with a KV cache, rows that may refresh in one iteration; changes
+            speed, not answers.
 
         Yields:
           Completions.
         """
         count = len(requests) if isinstance(requests, Sequence) else None
-        engine = self.engine(slots_for(count, batch_size, DEFAULT_SLOTS))
+        default = DEFAULT_SLOTS.get(jax.default_backend(), DEFAULT_SLOTS_ELSEWHERE)
+        engine = self.engine(
+            slots_for(count, batch_size, default), batch_size is not None, refresh_group
+        )
         return engine.stream(self.request(r, config, line=i) for i, r in enumerate(requests, 1))
 
-    def engine(self, slots: int) -> Engine:
-        """The engine with so many slots; engines and their compiled lanes are kept."""
+    def engine(self, slots: int, fixed: bool = True, refresh_group: int | None = None) -> Engine:
+        """An engine with so many slots; engines and their compiled lanes are kept.
+
+        Args:
+          slots: rows decoded at once.
+          fixed: exactly so many, even if they might not fit in memory.
+          refresh_group: see `stream`.
+        """
         if slots < 1:
             raise UserError(f"batch_size is {slots}; expected at least 1")
-        if slots not in self._engines:
-            self._engines[slots] = Engine(
+        key = (slots, fixed, refresh_group)
+        if key not in self._engines:
+            self._engines[key] = Engine(
                 self.params,
                 self.config,
                 dtype=self.dtype,
                 eot_token_id=self.codec.eot_id if self.codec else None,
                 finish=self._finish,
                 slots=slots,
+                fixed=fixed,
+                refresh_group=refresh_group,
             )
-        return self._engines[slots]
+        return self._engines[key]
 
     def _finish(self, request: Request, ids: list[int]) -> tuple[str, str]:
         return finish(ids, self.codec, self.config, request.stop)

@@ -67,9 +67,7 @@ def forward(params, state: DecodeState, columns, program: Program) -> Pass:
     def window(cache):
         return _window_pass(params, state, columns, cache, program)
 
-    hidden, cache = _if_any(
-        moving, lambda carry: window(carry[1]), (blank, state.cache)
-    )
+    hidden, cache = _if_any(moving, lambda carry: window(carry[1]), (blank, state.cache))
     group = min(program.refresh_group or b, b)
     # Longest waiting first; slots break ties; rows that don't wait come last.
     order = jnp.argsort(jnp.where(waiting, state.due, jnp.int32(2**31 - 1)), stable=True)
@@ -109,10 +107,8 @@ def _valid(state: DecodeState, program: Program):
 def _refresh(params, state, columns, chosen, hidden, cache, program: Program):
     """Full pass of the chosen rows: their cache and their window's hidden states.
 
-    Args:
-      chosen: (G,) int32 row indices; out of range = nobody.
-      hidden: (R, W, D), replaced where chosen.
-      cache: (keys, values), each (L, R, T, K, E).
+    `chosen` (G,) int32 holds row indices, out of range = nobody; `hidden` (R, W, D) is
+    replaced where chosen, as are the rows of the cache (L, R, T, K, E).
     """
     b = state.done.shape[0]
     rows = jnp.minimum(chosen, b - 1)

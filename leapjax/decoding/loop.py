@@ -1,8 +1,8 @@
 """The decode loop: one `lax.while_loop` over `step`, and the jitted programs around it.
 
-         +------------------------------- while rows live and passes left ----------+
-    state |-> step: model -> proposal -> policy -> commit -> next block / done -> state' |
-         +--------------------------------------------------------------------------+
+     +------------------------------- while rows live and passes left ----------+
+state |-> step: model -> proposal -> policy -> commit -> next block / done -> state' |
+     +--------------------------------------------------------------------------+
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class DecodeState:
       commit_step: (B, T) int32; -2 given, -1 not committed by a policy.
       commit_kind: (B, T) int8; codes of `COMMIT_KINDS`.
       commit_confidence: (B, T) float32 in [0, 1].
-      key: (B, 2) uint32; the row's PRNG key data.
+      key: (B, 4) uint32; what the row's PRNG key is made of (`row_keys`).
       due: (B,) int32; the iteration since which the row waits for a full pass, -1 if it
         does not (KV caches only).
       iteration: () int32; iterations of the loop so far.
@@ -72,23 +72,45 @@ class DecodeState:
 SHARED = ("iteration", "cache")
 
 
-def row_key(request: Request) -> np.ndarray:
-    """The PRNG key of a request: from its own seed, else from the job's seed and its id.
+def key_material(request: Request) -> np.ndarray:
+    """What a request's PRNG key is made of; see `row_keys`.
+
+    Kept as plain numbers, so that seating a row asks nothing of a busy device.
 
     Args:
-      request: the request; `sample` > 0 folds the sample's number in.
+      request: with its own `seed`, or its job's.
 
     Returns:
-      (2,) uint32 key data.
+      (4,) uint32: seed, hash of the id, whether to fold that hash in, sample number.
     """
-    if request.seed is not None:
-        key = jax.random.key(np.uint32(request.seed), impl="threefry2x32")
-    else:
-        key = jax.random.key(np.uint32(request.config.seed), impl="threefry2x32")
-        key = jax.random.fold_in(key, np.uint32(zlib.crc32(str(request.id).encode())))
-    if request.sample:
-        key = jax.random.fold_in(key, np.uint32(request.sample))
-    return np.asarray(jax.random.key_data(key))
+    own = request.seed is not None
+    seed = request.seed if own else request.config.seed
+    return np.array(
+        [seed, zlib.crc32(str(request.id).encode()), not own, request.sample or 0], np.uint32
+    )
+
+
+def row_keys(material):
+    """The rows' PRNG keys: from a record's own seed, else from the job's seed and its id.
+
+    Args:
+      material: (B, 4) uint32 from `key_material`.
+
+    Returns:
+      (B,) typed threefry keys.
+    """
+
+    def one(seed, digest, by_id, sample):
+        key = jax.random.key(seed, impl="threefry2x32")
+        data = jax.random.key_data(key)
+        folded = jax.random.key_data(jax.random.fold_in(key, digest))
+        key = jax.random.wrap_key_data(jnp.where(by_id > 0, folded, data), impl="threefry2x32")
+        # The first sample is what a decode without samples gives.
+        again = jax.random.key_data(jax.random.fold_in(key, sample))
+        data = jnp.where(sample > 0, again, jax.random.key_data(key))
+        return jax.random.wrap_key_data(data, impl="threefry2x32")
+
+    return jax.vmap(one)(*material.T)
 
 
 def row_arrays(request: Request, program: Program) -> dict[str, Any]:
@@ -136,7 +158,7 @@ def row_arrays(request: Request, program: Program) -> dict[str, Any]:
         "commit_step": np.where(given, -2, -1).astype(np.int32),
         "commit_kind": np.zeros(t, np.int8),
         "commit_confidence": np.zeros(t, np.float32),
-        "key": row_key(request),
+        "key": key_material(request),
         "due": np.int32(-1 if program.cache == "none" else 0),
         "options": {
             "threshold": np.float32(c.value("threshold") or 0.0),

@@ -1,7 +1,7 @@
 """One pass of the decode: propose, decide, commit, move on. Pure; the loop only repeats it.
 
-    state -> model on the rows -> logits of each row's window -> Proposal
-          -> policy: Decision -> tokens, records, next block, done -> state'
+state -> model on the rows -> logits of each row's window -> Proposal
+      -> policy: Decision -> tokens, records, next block, done -> state'
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from leapjax.decoding import forward, schedule
 from leapjax.decoding.program import Program
 from leapjax.decoding.proposal import propose
-from leapjax.decoding.state import DecodeState
+from leapjax.decoding.state import DecodeState, row_keys
 from leapjax.decoding.window import block_columns, take
 from leapjax.policies import Pass
 
@@ -28,8 +28,7 @@ def noise_keys(state: DecodeState, columns, program: Program):
     if not (program.sampling or "uniform" in program.policy.needs):
         return None
     fold = jax.random.fold_in
-    keys = jax.random.wrap_key_data(state.key, impl="threefry2x32")
-    at_step = jax.vmap(fold)(keys, state.steps)
+    at_step = jax.vmap(fold)(row_keys(state.key), state.steps)
     place = columns - state.origin[:, None]
     return jax.vmap(jax.vmap(fold, in_axes=(None, 0)))(at_step, place)
 

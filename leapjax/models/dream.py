@@ -52,7 +52,9 @@ def parse(raw: dict) -> ModelConfig:
         max_length=raw.get("max_position_embeddings", 32768),
         mask_token_id=raw["mask_token_id"],
         eos_token_id=raw["eos_token_id"],
-        pad_token_id=raw["pad_token_id"] if raw.get("pad_token_id") is not None else raw["eos_token_id"],
+        pad_token_id=raw["pad_token_id"]
+        if raw.get("pad_token_id") is not None
+        else raw["eos_token_id"],
         tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
         qkv_bias=True,
         shift_logits=True,

@@ -66,7 +66,9 @@ def parse(raw: dict) -> ModelConfig:
         max_length=raw.get("max_sequence_length", 1024),
         mask_token_id=raw["mask_token_id"],
         eos_token_id=raw["eos_token_id"],
-        pad_token_id=raw["pad_token_id"] if raw.get("pad_token_id") is not None else raw["eos_token_id"],
+        pad_token_id=raw["pad_token_id"]
+        if raw.get("pad_token_id") is not None
+        else raw["eos_token_id"],
         tie_embeddings=tied,
         qkv_bias=bias or bool(raw.get("include_qkv_bias", False)),
         linear_bias=bias,

@@ -98,7 +98,7 @@ def attend(q, k, v, valid, dtype):
 
 
 def _linear(x, layer, name: str, dtype):
-    """x @ layer[name] (+ bias if the layer has one), in the compute dtype."""
+    """Product x @ layer[name] (+ bias if the layer has one), in the compute dtype."""
     out = jnp.matmul(x, layer[name].astype(dtype), precision=precision_for(dtype))
     bias = layer.get(f"{name}_bias")
     return out if bias is None else out + _along_last(bias, out)

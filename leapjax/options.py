@@ -1,0 +1,203 @@
+"""Decode options from a YAML file and the command line, merged into a `DecodeConfig`.
+
+    flag  >  YAML  >  default
+
+Flags and keys are made from `DecodeConfig`'s fields, so they can't drift apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from leapjax.config import FIELDS, POLICY_OPTIONS, DecodeConfig, check_keys
+from leapjax.errors import UserError
+from leapjax.policies import POLICIES
+
+# How `--help` groups the flags; a field in no group lands in the last.
+_GROUPS = {
+    "policy (which positions commit)": (
+        "policy",
+        "threshold",
+        "relaxed_threshold",
+        "radius",
+        "steps",
+        "schedule",
+    ),
+    "sampling": ("temperature", "top_p", "top_k", "seed", "cfg_scale"),
+    "canvas and loop": (),
+}
+
+
+class _Yaml(yaml.SafeLoader):
+    """Safe YAML that reads `1e-3` as a number and refuses a key given twice."""
+
+    def construct_mapping(self, node, deep=False):
+        """Build a mapping, each key once."""
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is not a word", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} occurs twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    # YAML 1.1 wants a dot before an exponent; people write without.
+    re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConfigFile:
+    """What a `--config` file says.
+
+    Attributes:
+      path: where it is, for messages.
+      options: option names and values, only those that are written there.
+      model: the model it names, or None.
+    """
+
+    path: str
+    options: Mapping[str, Any]
+    model: str | None = None
+
+
+def read_config(path: str | Path) -> ConfigFile:
+    """Read a YAML file of decode options.
+
+    Args:
+      path: the file; beside options, it may hold `model`.
+
+    Raises:
+      UserError: unreadable, not a mapping, or with an unknown key.
+    """
+    path = str(path)
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        reason = getattr(e, "strerror", None) or " ".join(str(e).split())
+        raise UserError(f"{path}: can't be read ({reason})") from e
+    try:
+        value = yaml.load(text, _Yaml)  # noqa: S506  (a SafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as e:
+        mark = getattr(e, "problem_mark", None) or getattr(e, "context_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        reason = getattr(e, "problem", None) or " ".join(str(e).split())
+        raise UserError(f"{path}{line}: not valid YAML ({reason})") from e
+    if value is None:
+        value = {}  # a file of comments only
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected option names and values, such as `threshold: 0.9`")
+    check_keys(value, path, (*FIELDS, "model"), "key")
+    model = value.pop("model", None)
+    if model is not None and not isinstance(model, str):
+        raise UserError(f"{path}: model is {model!r}; expected a path or a hub id")
+    return ConfigFile(path, value, model)
+
+
+def decode_config(
+    flags: Mapping[str, Any],
+    file: ConfigFile | None = None,
+    warn: Callable[[str], None] = lambda line: None,
+) -> DecodeConfig:
+    """Merge flags, file and defaults.
+
+    Args:
+      flags: options set on the command line, only those that were set.
+      file: a config file, or None.
+      warn: takes a line for each of the file's options that a `--policy` flag drops.
+
+    Raises:
+      UserError: a value is unusable, or the policy does not read an option that is set.
+    """
+    written = dict(file.options) if file else {}
+    own_policy = written.get("policy", FIELDS["policy"].default)
+    policy = flags.get("policy", own_policy)
+    if file and policy != own_policy and policy in POLICIES:
+        for name in POLICY_OPTIONS:
+            if name in written and name not in flags and name not in POLICIES[policy].defaults:
+                warn(
+                    f"{file.path}: {name} is left out, --policy {policy} does not read it "
+                    f"(the file is for {own_policy})"
+                )
+                del written[name]
+    try:
+        return DecodeConfig(**{**written, **flags})
+    except UserError as e:
+        # A message begins with the option's name: say so if its value is from the file.
+        name = str(e).split()[0]
+        if file and name in written and name not in flags:
+            raise UserError(f"{file.path}: {e}") from e
+        raise
+
+
+def add_option_flags(parser: argparse.ArgumentParser) -> None:
+    """Give a parser one flag per option; a flag that is not set is absent from `set_flags`.
+
+    Args:
+      parser: the parser of a command.
+    """
+    grouped = {name for names in _GROUPS.values() for name in names}
+    for title, names in _GROUPS.items():
+        group = parser.add_argument_group(title)
+        for name in names or [n for n in FIELDS if n not in grouped]:
+            _add_flag(group, FIELDS[name])
+
+
+def set_flags(args: argparse.Namespace) -> dict[str, Any]:
+    """The options that the command line sets."""
+    given = {n: getattr(args, n, None) for n in FIELDS}
+    return {n: v for n, v in given.items() if v is not None}
+
+
+def _add_flag(group, field: dataclasses.Field) -> None:
+    flag, kind, choices = f"--{field.name.replace('_', '-')}", *_meta(field)
+    text = field.metadata["help"].replace("%", "%%")
+    if field.default is not None and kind is not bool:
+        text = f"{text} (default: {field.default})"
+    if kind is bool:
+        text = f"{text} (default: {'on' if field.default else 'off'})"
+        group.add_argument(flag, default=None, action=argparse.BooleanOptionalAction, help=text)
+        return
+    metavar = "{" + ",".join(choices) + "}" if choices else {int: "N", float: "X"}.get(kind, "WORD")
+    convert = _top_k if field.name == "top_k" else {int: _whole, float: _number}.get(kind, str)
+    # `choices` are left to DecodeConfig, which offers the nearest.
+    group.add_argument(flag, default=None, type=convert, metavar=metavar, help=text)
+
+
+def _meta(field: dataclasses.Field):
+    return field.metadata["kind"], field.metadata["choices"]
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
+def _top_k(text: str) -> int:
+    return 0 if text == "off" else _whole(text)

@@ -1,0 +1,425 @@
+"""Records: what comes in becomes a `Request`, what comes out a JSON object.
+
+    JSONL line, str, messages, ids ─▶ record (dict) ─▶ Request ─▶ … ─▶ Completion ─▶ dict
+
+Every entry point, from Python or the command line, goes through `to_request`, so that
+what a record may hold is decided here only (docs/contract.md, Records).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from leapjax.config import DecodeConfig, row_config
+from leapjax.errors import UserError
+from leapjax.models.config import ModelConfig
+from leapjax.text import TextCodec
+from leapjax.types import Completion, Request
+
+PROMPT_KINDS = ("prompt", "messages", "prompt_ids", "infill_ids")
+KEYS = ("id", *PROMPT_KINDS, "options", "stop")
+_LONGEST_LINE = 1 << 26  # bytes; a longer one is no record
+
+
+def to_request(
+    record: Any,
+    *,
+    line: int = 1,
+    job: DecodeConfig,
+    model: ModelConfig,
+    codec: TextCodec | None,
+    raw: bool = False,
+    stop: Sequence[str] = (),
+    sample: int | None = None,
+    where: str | None = None,
+) -> Request:
+    """Check and tokenise one record.
+
+    Args:
+      record: a record, or a prompt alone: a str, messages, token ids. A `Request` is
+        checked and returned.
+      line: its line number, from 1: the id of a record without one.
+      job: the job's options; the record's own go over them.
+      model: the model's config.
+      codec: the model's codec, None if the checkpoint has no tokenizer.
+      raw: a prompt's control tokens are parsed, and no template is applied.
+      stop: strings that end the answer, unless the record has its own.
+      sample: which of several samples this is, or None.
+      where: what error messages begin with; default `record {line}`.
+
+    Raises:
+      UserError: the record is unusable; the message begins with `where`.
+    """
+    where = where or f"record {line}"
+    try:
+        if isinstance(record, Request):
+            _check_ids(record.ids, "ids", model)
+            _check_fit(len(record.ids), record.config, record.infill, model)
+            return record
+        return _request(_as_record(record), line, job, model, codec, raw, stop, sample)
+    except UserError as e:
+        raise UserError(f"{where}: {e}") from e
+
+
+class Intake:
+    """Turns the records of one job into requests; no id may come twice.
+
+    Keeps eight bytes of every id, not the records.
+
+    Args:
+      job: the job's options.
+      model: the model's config.
+      codec: the model's codec, or None.
+      raw: see `to_request`.
+      stop: see `to_request`.
+      samples: requests per record, numbered by `sample`; None is one, not numbered.
+
+    Raises:
+      UserError: `samples` or `stop` is unusable.
+    """
+
+    def __init__(
+        self,
+        job: DecodeConfig,
+        model: ModelConfig,
+        codec: TextCodec | None,
+        *,
+        raw: bool = False,
+        stop: Sequence[str] = (),
+        samples: int | None = None,
+    ):
+        if samples is not None and samples < 1:
+            raise UserError(f"num_samples is {samples}; expected at least 1")
+        self.job, self.model, self.codec = job, model, codec
+        self.raw, self.stop, self.samples = raw, _stops(stop), samples
+        self._seen: set[int] = set()
+
+    def requests(self, record: Any, line: int, where: str | None = None) -> list[Request]:
+        """The requests of one record.
+
+        Args:
+          record: see `to_request`.
+          line: its line number, from 1.
+          where: what error messages begin with; default `record {line}`.
+
+        Raises:
+          UserError: the record is unusable, or its id has come before.
+        """
+        where = where or f"record {line}"
+        first = to_request(
+            record,
+            line=line,
+            job=self.job,
+            model=self.model,
+            codec=self.codec,
+            raw=self.raw,
+            stop=self.stop,
+            where=where,
+        )
+        # As strings, because the noise of a row comes from its id as a string.
+        digest = hashlib.blake2b(str(first.id).encode(), digest_size=8).digest()
+        key = int.from_bytes(digest, "little")
+        if key in self._seen:
+            raise UserError(
+                f"{where}: id {first.id!r} occurs twice (a record without an id has its line "
+                f"number as id); give every record an id of its own"
+            )
+        self._seen.add(key)
+        if self.samples is None:
+            return [first]
+        return [dataclasses.replace(first, sample=n) for n in range(self.samples)]
+
+
+def to_record(completion: Completion, details: bool = False) -> dict[str, Any]:
+    """The output record of a completion, keys in the contract's order.
+
+    Args:
+      completion: what came out.
+      details: add why and how surely each position was committed.
+    """
+    record = {
+        "id": completion.id,
+        "text": completion.text,
+        "output_ids": completion.output_ids,
+        "finish_reason": completion.finish_reason,
+        "steps": completion.steps,
+        "full_passes": completion.full_passes,
+        "nfe": completion.nfe,
+        "commit_step": completion.commit_step,
+    }
+    if details:
+        record["commit_kind"] = completion.commit_kind
+        record["commit_confidence"] = completion.commit_confidence
+    if completion.sample is not None:
+        record["sample"] = completion.sample
+    if completion.metadata:
+        record["metadata"] = completion.metadata
+    return record
+
+
+def to_line(record: Mapping[str, Any]) -> str:
+    """A record as a line of JSONL, line end included."""
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    try:
+        line.encode()
+    except UnicodeEncodeError:  # a lone surrogate in the metadata goes back as it came
+        line = json.dumps(record, allow_nan=False)
+    return line + "\n"
+
+
+def read_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
+    """Lines that hold something, with their numbers, in constant memory.
+
+    Args:
+      stream: a JSONL file, in bytes.
+      name: how messages call it.
+
+    Yields:
+      (line number from 1, the line).
+
+    Raises:
+      UserError: a line is longer than any record could be, or reading fails.
+    """
+    number = 0
+    while True:
+        try:
+            line = stream.readline(_LONGEST_LINE + 1)
+        except OSError as e:
+            raise UserError(f"{name}: can't be read ({e.strerror or e})") from e
+        if not line:
+            return
+        number += 1
+        if len(line) > _LONGEST_LINE:
+            raise UserError(f"{name} line {number}: longer than {_LONGEST_LINE} bytes")
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if line.strip():
+            yield number, line
+
+
+def parse_line(line: bytes, where: str) -> dict[str, Any]:
+    """The record on a line of JSONL.
+
+    Args:
+      line: the line's bytes.
+      where: what messages begin with.
+
+    Raises:
+      UserError: not UTF-8, not strict JSON, or not an object.
+    """
+    try:
+        value = json.loads(
+            line.decode(),
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            object_pairs_hook=_object,
+        )
+    except UnicodeDecodeError as e:
+        raise UserError(f"{where}: not UTF-8 (byte {e.start + 1}); save the file as UTF-8") from e
+    except json.JSONDecodeError as e:
+        raise UserError(f"{where}: not valid JSON ({e.msg} at column {e.colno})") from e
+    except (ValueError, RecursionError) as e:
+        raise UserError(f"{where}: not valid JSON ({e})") from e
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: expected a JSON object, got {_kind(value)}")
+    return value
+
+
+def _no_constant(name: str):
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits} is too large a number")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [k for k, _ in pairs]
+        twice = next(n for n in names if names.count(n) > 1)
+        raise ValueError(f"key {twice!r} occurs twice in an object")
+    return value
+
+
+def _kind(value: Any) -> str:
+    names = {
+        "dict": "an object",
+        "list": "a list",
+        "str": "a text",
+        "NoneType": "null",
+        "bool": "true or false",
+        "int": "a number",
+        "float": "a number",
+    }
+    return names.get(type(value).__name__, type(value).__name__)
+
+
+def _as_record(given: Any) -> Mapping[str, Any]:
+    """A prompt alone becomes a record."""
+    if isinstance(given, Mapping):
+        return given
+    if isinstance(given, str):
+        return {"prompt": given}
+    if isinstance(given, np.ndarray) or (isinstance(given, Sequence) and len(given) == 0):
+        return {"prompt_ids": given}
+    if isinstance(given, Sequence):
+        return {"messages" if isinstance(given[0], Mapping) else "prompt_ids": given}
+    raise UserError(f"expected a text, messages, token ids or a record, got {_kind(given)}")
+
+
+def _request(
+    record: Mapping[str, Any],
+    line: int,
+    job: DecodeConfig,
+    model: ModelConfig,
+    codec: TextCodec | None,
+    raw: bool,
+    stop: Sequence[str],
+    sample: int | None,
+) -> Request:
+    kind = _prompt_kind(record)
+    own = record.get("options")
+    # An options object that is null says nothing.
+    config = job if own is None else _own_options(job, own)
+    seed = config.seed if own and own.get("seed") is not None else None
+    ids = _ids(record[kind], kind, model, codec, raw)
+    infill = kind == "infill_ids"
+    if infill and model.mask_token_id not in ids:
+        raise UserError(
+            f"infill_ids holds no mask id ({model.mask_token_id}), so nothing is open; "
+            f"put it where tokens are wanted"
+        )
+    _check_fit(len(ids), config, infill, model)
+    given_stop = record.get("stop")
+    return Request(
+        id=_id(record.get("id"), line),
+        ids=tuple(ids),
+        config=config,
+        infill=infill,
+        seed=seed,
+        sample=sample,
+        metadata={k: v for k, v in record.items() if k not in KEYS} or None,
+        stop=_stops(stop if given_stop is None else given_stop),
+    )
+
+
+def _own_options(job: DecodeConfig, own: Any) -> DecodeConfig:
+    where = "options"
+    try:
+        return row_config(job, own, where)
+    except UserError as e:
+        raise UserError(str(e).replace(f"{where}: options", "options", 1)) from e
+
+
+def _prompt_kind(record: Mapping[str, Any]) -> str:
+    kinds = [k for k in PROMPT_KINDS if record.get(k) is not None]
+    if len(kinds) > 1:
+        raise UserError(f"has both {kinds[0]} and {kinds[1]}; give one of them")
+    if kinds:
+        return kinds[0]
+    for name in record:
+        near = difflib.get_close_matches(str(name), PROMPT_KINDS, n=1, cutoff=0.7)
+        if near and name not in KEYS:
+            raise UserError(f"has no prompt; did you mean {near[0]!r} instead of {name!r}?")
+    raise UserError(f"has no prompt; give one of {', '.join(PROMPT_KINDS)}")
+
+
+def _id(given: Any, line: int) -> str | int:
+    if given is None:
+        return line
+    if isinstance(given, np.integer):
+        given = int(given)
+    if isinstance(given, bool) or not isinstance(given, str | int):
+        raise UserError(f"id should be a text or a whole number, got {_kind(given)}")
+    if isinstance(given, str):
+        _check_unicode(given, "id")
+    return given
+
+
+def _ids(
+    given: Any, kind: str, model: ModelConfig, codec: TextCodec | None, raw: bool
+) -> list[int]:
+    """Token ids of a prompt of whatever kind."""
+    if kind in ("prompt_ids", "infill_ids"):
+        ids = _whole_numbers(given, kind)
+        if not ids:
+            raise UserError(f"{kind} is empty; give at least one id")
+        _check_ids(ids, kind, model)
+        return ids
+    if codec is None:
+        raise UserError(f"{kind} needs a tokenizer and the checkpoint has none; give prompt_ids")
+    if kind == "prompt":
+        if not isinstance(given, str):
+            raise UserError(f"prompt should be a text, got {_kind(given)}")
+        if not given:
+            raise UserError("prompt is empty; give some text")
+        ids = codec.encode_prompt(given, raw)
+    else:
+        ids = codec.encode_chat(given)
+    _check_ids(ids, kind, model)
+    return ids
+
+
+def _whole_numbers(given: Any, kind: str) -> list[int]:
+    if isinstance(given, np.ndarray):
+        if given.ndim != 1 or not np.issubdtype(given.dtype, np.integer):
+            raise UserError(f"{kind} should be a list of whole numbers, got shape {given.shape}")
+        return given.tolist()
+    if isinstance(given, str | Mapping) or not isinstance(given, Sequence):
+        raise UserError(f"{kind} should be a list of whole numbers, got {_kind(given)}")
+    for n, i in enumerate(given):
+        if isinstance(i, bool) or not isinstance(i, int | np.integer):
+            raise UserError(f"{kind}[{n}] is {i!r}; expected a whole number")
+    return [int(i) for i in given]
+
+
+def _check_ids(ids: Sequence[int], kind: str, model: ModelConfig) -> None:
+    for n, i in enumerate(ids):
+        if not 0 <= i < model.vocab_size:
+            made = "" if kind.endswith("ids") else " (the tokenizer does not fit the model)"
+            raise UserError(
+                f"{kind}[{n}] is {i}, outside the vocabulary of {model.vocab_size}{made}"
+            )
+
+
+def _check_fit(length: int, config: DecodeConfig, infill: bool, model: ModelConfig) -> None:
+    limit = model.max_length
+    if infill:
+        if length > limit:
+            raise UserError(f"infill_ids has {length} ids; the model takes at most {limit}")
+        return
+    if length + config.gen_length > limit:
+        room = limit - length
+        lower = f" or lower gen_length to at most {room}" if room > 0 else ""
+        raise UserError(
+            f"the prompt has {length} tokens, with gen_length {config.gen_length} that is "
+            f"{length + config.gen_length}; the model takes {limit}: shorten the prompt{lower}"
+        )
+
+
+def _stops(given: Any) -> tuple[str, ...]:
+    stops = (given,) if isinstance(given, str) else given
+    if not isinstance(stops, Sequence) or not all(isinstance(s, str) for s in stops):
+        raise UserError(f"stop should be a text or a list of texts, got {_kind(given)}")
+    if not all(stops):
+        raise UserError("stop holds an empty text, which would cut every answer")
+    return tuple(stops)
+
+
+def _check_unicode(text: str, name: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        raise UserError(f"{name} has a lone surrogate, which is not valid Unicode") from e
