@@ -1,0 +1,94 @@
+"""What every command shares: one-line errors, exit status, readable numbers."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from leapjax.errors import UserError
+
+OK, INTERRUPTED, BAD = 0, 130, 2
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, and whose help keeps its layout."""
+
+    def __init__(self, *args, **kwargs):
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("allow_abbrev", False)  # a new flag must not change an old command
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Print `PROG: error: MESSAGE` and exit with status 2, without the usage block."""
+        complain(self.prog, f"{message} (see {self.prog} --help)")
+        raise SystemExit(BAD)
+
+
+def complain(prog: str, message: object) -> None:
+    """One line on stderr, whatever the message contains."""
+    text = " ".join(str(message).split()) or "failed"
+    print(f"{prog}: error: {text}", file=sys.stderr)
+
+
+def run_main(
+    func: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None, prog: str
+) -> int:
+    """Run a command so that a user's mistake ends as one line and a status, no traceback.
+
+    Args:
+      func: takes the arguments, returns the exit status.
+      argv: arguments without the program's name; None takes those of the process.
+      prog: as the user calls it, for the message.
+
+    Returns:
+      The exit status: func's; 2 after a `UserError`; 130 after Ctrl-C; argparse's own.
+    """
+    # A polite kill cleans up like Ctrl-C; only the main thread may say so.
+    try:
+        previous = signal.signal(signal.SIGTERM, _interrupt)
+    except ValueError:
+        previous = None
+    try:
+        status = func(argv)
+        sys.stdout.flush()
+        return status
+    except UserError as e:
+        complain(prog, e)
+        return BAD
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) has gone; keep Python from complaining at exit too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except SystemExit as e:
+        return e.code if isinstance(e.code, int) else (BAD if e.code else OK)
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def peak_memory_gb() -> float:
+    """Peak resident memory of this process so far, in GB (10^9 bytes)."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def human_bytes(count: float) -> str:
+    """A number of bytes as `16.0 GB`; powers of 1000."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 999.95 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError

@@ -1,0 +1,67 @@
+"""`leapjax COMMAND …`: finds the command's module and hands over."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from leapjax.cli.common import BAD, OK, complain
+
+# command -> what it does; its module is `leapjax.cli.COMMAND`, imported when it is called
+COMMANDS = {
+    "decode": "complete prompts, from the command line or a file",
+    "convert": "convert a hub checkpoint to a leapjax checkpoint, and back",
+    "train": "train a model, or fine-tune a checkpoint",
+    "evaluate": "accuracy and steps of every policy on a task",
+    "benchmark": "time decoding on this machine",
+}
+
+
+def usage() -> str:
+    """The text of `leapjax --help`."""
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    return (
+        "usage: leapjax COMMAND [options]\n\n"
+        "Decode masked diffusion language models (LLaDA, Dream) with LocalLeap, in JAX.\n\n"
+        f"commands:\n{commands}\n\n"
+        "options:\n"
+        "  -h, --help  show this text; `leapjax COMMAND --help` explains a command\n"
+        "  --version   show the version\n\n"
+        "example:\n"
+        '  leapjax decode --prompt "A box holds 12 eggs. How many eggs are in 3 boxes?"\n'
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+      argv: arguments without the program's name; None takes those of the process.
+
+    Returns:
+      The exit status.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(usage(), end="")
+        return OK if args else BAD
+    name, rest = args[0], args[1:]
+    if name == "--version":
+        from leapjax import __version__
+
+        print(f"leapjax {__version__}")
+        return OK
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(COMMANDS)}"
+        what = "option" if name.startswith("-") else "command"
+        complain("leapjax", f"unknown {what} {name!r}; {hint} (see leapjax --help)")
+        return BAD
+    return importlib.import_module(f"leapjax.cli.{name}").main(rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Jobs: many records through one model, to one place."""

@@ -1,0 +1,74 @@
+"""What a job cost, in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+from leapjax.types import Completion
+
+
+@dataclasses.dataclass
+class Summary:
+    """Counts over the completions of a job.
+
+    Attributes:
+      eos_id: the model's eos token, or None to count whole canvases.
+      answers: completions.
+      tokens: output ids before the first eos.
+      steps: steps, summed over the rows.
+      committed: positions that a step decided; what early stop filled is not among them.
+      seconds: since `started`, up to the last completion.
+      started: the clock's reading when the job began.
+    """
+
+    eos_id: int | None = None
+    answers: int = 0
+    tokens: int = 0
+    steps: int = 0
+    committed: int = 0
+    seconds: float = 0.0
+    started: float = dataclasses.field(default_factory=time.perf_counter)
+
+    def add(self, completion: Completion) -> None:
+        """Count one completion."""
+        counts = counts_of(completion, self.eos_id)
+        self.answers += 1
+        self.tokens += counts["tokens"]
+        self.steps += counts["steps"]
+        self.committed += counts["committed"]
+        self.seconds = time.perf_counter() - self.started
+
+    def line(self) -> str:
+        """The summary, for people."""
+        answers = f"{self.answers} answer{'s' * (self.answers != 1)}"
+        if not self.steps:
+            return f"{answers}, nothing decoded"
+        return (
+            f"{answers}, {self.tokens} tokens in {self.seconds:.1f} s "
+            f"({self.tokens / max(self.seconds, 1e-9):.1f} tokens/s, compiling included), "
+            f"{self.tokens / self.steps:.2f} tokens per step, "
+            f"{100 * self.steps / max(self.committed, 1):.1f} % of the passes of "
+            f"one token a step"
+        )
+
+
+def counts_of(completion: Completion, eos_id: int | None) -> dict[str, int]:
+    """What a completion adds to the counts of a job.
+
+    Args:
+      completion: what came out.
+      eos_id: the model's eos token, or None to count whole canvases.
+    """
+    ids, commits = completion.output_ids, completion.commit_step
+    decided = [n for n, step in enumerate(commits) if step != -2]  # -2: given, not decoded
+    end = next((n for n in decided if ids[n] == eos_id), len(ids))
+    return {
+        "rows": 1,
+        "tokens": sum(n < end for n in decided),
+        "steps": completion.steps,
+        "committed": sum(step >= 0 for step in commits),
+        "full_passes": completion.full_passes,
+        "nfe": completion.nfe,
+        "stopped": int(completion.finish_reason == "stop"),
+    }

@@ -1,0 +1,32 @@
+"""From output ids to the answer: where it ends, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from leapjax.models.config import ModelConfig
+from leapjax.text.codec import TextCodec
+
+
+def finish(
+    ids: Sequence[int], codec: TextCodec | None, model: ModelConfig, stop: Sequence[str] = ()
+) -> tuple[str, str]:
+    """The answer's text and its finish reason.
+
+    Args:
+      ids: output ids.
+      codec: the model's codec; without one the text is empty.
+      model: the model's config, for its eos id.
+      stop: strings that end the answer; it is cut before the earliest.
+
+    Returns:
+      The text before the first eos, end-of-turn token or stop string, and `stop` if there
+      is one of these, else `length`.
+    """
+    ends = {model.eos_token_id, codec.eot_id if codec else None}
+    end = next((n for n, i in enumerate(ids) if int(i) in ends), None)
+    text = "" if codec is None else codec.decode(ids[:end])
+    cuts = [at for at in (text.find(s) for s in stop) if at >= 0]
+    if cuts:
+        text = text[: min(cuts)]
+    return text, "length" if end is None and not cuts else "stop"

@@ -1,0 +1,162 @@
+"""Flags, YAML and defaults: names, precedence, messages."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from leapjax.cli.common import Parser
+from leapjax.config import DecodeConfig
+from leapjax.errors import UserError
+from leapjax.options import add_option_flags, decode_config, read_config, set_flags
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def flags(*argv):
+    parser = Parser(prog="p")
+    add_option_flags(parser)
+    return set_flags(parser.parse_args(argv))
+
+
+def yaml_file(tmp_path, text):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    return read_config(path)
+
+
+def test_every_field_is_a_flag():
+    assert flags() == {}
+    parser = argparse.ArgumentParser()
+    add_option_flags(parser)
+    names = {a.dest for a in parser._actions} - {"help"}
+    assert names == {f.name for f in dataclasses.fields(DecodeConfig)}
+
+
+def test_flags_set_what_they_say():
+    got = flags(
+        *"--threshold 0.95 --radius 2 --no-early-stop --logits-eos-inf --top-k off".split(),
+        *"--seed 4 --gen-length 64 --temperature 1e-1".split(),
+    )
+    assert got == {
+        "threshold": 0.95,
+        "radius": 2,
+        "early_stop": False,
+        "logits_eos_inf": True,
+        "top_k": 0,
+        "seed": 4,
+        "gen_length": 64,
+        "temperature": 0.1,
+    }
+    config = decode_config(got)
+    assert (config.top_k, config.early_stop, config.threshold) == (None, False, 0.95)
+    assert decode_config(flags("--top-k", "5")).top_k == 5
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--threshold", "high"], "argument --threshold: 'high' is not a number"),
+        (["--radius", "1.5"], "argument --radius: '1.5' is not a whole number"),
+        (["--thresh", "0.5"], "unrecognized arguments: --thresh"),
+    ],
+)
+def test_flags_that_are_not_understood(argv, message, capsys):
+    with pytest.raises(SystemExit) as e:
+        flags(*argv)
+    assert e.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"threshold": float("nan")}, "threshold is nan"),
+        ({"threshold": 1.5}, "between 0 and 1"),
+        ({"threshold": 0.5}, "relaxed_threshold 0.75 is above threshold 0.5"),
+        ({"policy": "localeap"}, "did you mean 'localleap'"),
+        ({"steps": 8}, "policy localleap does not read it"),
+        ({"gen_length": 100}, "block_length 32 does not divide"),
+    ],
+)
+def test_values_that_are_refused(given, message):
+    with pytest.raises(UserError, match=message):
+        decode_config(given)
+
+
+def test_a_flag_wins_over_the_file_and_the_file_over_the_default(tmp_path):
+    file = yaml_file(tmp_path, "threshold: 0.8\nradius: 2\ntop_k: off\nearly_stop: off\n")
+    config = decode_config({"threshold": 0.95}, file)
+    assert (config.threshold, config.radius, config.block_length) == (0.95, 2, 32)
+    assert (config.top_k, config.early_stop) == (None, False)
+    assert decode_config({"early_stop": True}, file).early_stop
+
+
+def test_numbers_as_people_write_them(tmp_path):
+    file = yaml_file(tmp_path, "threshold: 9e-1\nrelaxed_threshold: 5E-1\nseed: 3\n")
+    assert file.options == {"threshold": 0.9, "relaxed_threshold": 0.5, "seed": 3}
+
+
+def test_another_policy_drops_the_files_own_fields(tmp_path):
+    file = yaml_file(tmp_path, "threshold: 0.8\nrelaxed_threshold: 0.5\nseed: 3\n")
+    notes = []
+    config = decode_config({"policy": "confidence_threshold"}, file, notes.append)
+    assert (config.threshold, config.relaxed_threshold, config.seed) == (0.8, None, 3)
+    assert len(notes) == 1 and "relaxed_threshold is left out" in notes[0]
+    # The file's own contradiction is not a change of policy: it is refused.
+    bad = yaml_file(tmp_path, "policy: low_confidence\nradius: 2\n")
+    for given in ({}, {"policy": "low_confidence"}):
+        with pytest.raises(UserError, match=r"c.yaml: radius is set, but policy low_confidence"):
+            decode_config(given, bad)
+    # And so is a flag that the chosen policy does not read.
+    with pytest.raises(UserError, match="^radius is set"):
+        decode_config({"policy": "margin", "radius": 1}, file)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("treshold: 0.9", "unknown key 'treshold'; did you mean 'threshold'"),
+        ("- 1", "expected option names and values"),
+        ("a: [", "c.yaml line 1: not valid YAML"),
+        ("seed: 1\nradius: 2\nseed: 3", "c.yaml line 3: .*key 'seed' occurs twice"),
+        ("1: 2", "key 1 is not a word"),
+        ("model: [a]", "model is"),
+        ("x: !!python/object/apply:os.system [ls]", "not valid YAML"),
+        ("seed: 2020-99-99", "not valid YAML"),
+    ],
+)
+def test_bad_files(tmp_path, text, message):
+    with pytest.raises(UserError, match=message) as e:
+        yaml_file(tmp_path, text)
+    assert "\n" not in str(e.value)
+    assert str(tmp_path) in str(e.value)
+
+
+def test_bad_values_name_the_file(tmp_path):
+    for text in ("threshold: [1]", "gen_length:", "steps: 8", "threshold: high"):
+        with pytest.raises(UserError, match="c.yaml: "):
+            decode_config({}, yaml_file(tmp_path, text))
+
+
+def test_unreadable(tmp_path):
+    with pytest.raises(UserError, match="No such file"):
+        read_config(tmp_path / "none.yaml")
+    (tmp_path / "b.yaml").write_bytes(b"\xff")
+    with pytest.raises(UserError, match="can't be read"):
+        read_config(tmp_path / "b.yaml")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_shipped_files(path):
+    text = path.read_text()
+    if "policy" not in text and "model" not in text:
+        pytest.skip("not a file of decode options")
+    file = read_config(path)
+    config = decode_config({}, file)
+    for name, value in file.options.items():
+        default = getattr(DecodeConfig(), name)
+        assert value != default, f"{name} is the default; leave it out"
+    assert config.policy == file.options.get("policy", "localleap")
