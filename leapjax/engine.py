@@ -56,6 +56,8 @@ class Progress:
       slots: slots of the lane that runs.
       passes: iterations of the loop, over all lanes.
       row_steps: steps of finished rows, summed.
+      device_s: seconds in which a chunk was under way on the device.
+      begun: finished part of the rows in the slots, in rows; for the time left.
     """
 
     finished: int = 0
@@ -63,6 +65,8 @@ class Progress:
     slots: int = 0
     passes: int = 0
     row_steps: int = 0
+    device_s: float = 0.0
+    begun: float = 0.0
 
 
 class Engine:
@@ -123,11 +127,17 @@ class Engine:
             refresh_group=0 if request.config.cache == "none" else self.refresh_group,
         )
 
-    def stream(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    def stream(
+        self,
+        requests: Iterable[Request],
+        each_chunk: Callable[[Progress], None] | None = None,
+    ) -> Iterator[Completion]:
         """Decode requests; lazily read, answered in input order.
 
         Args:
           requests: consumed at most `look_ahead` beyond the oldest unanswered one.
+          each_chunk: called once a chunk, while the device works; may raise to end the
+            stream there.
 
         Yields:
           One Completion per request.
@@ -167,13 +177,17 @@ class Engine:
                 emitted += 1
                 yield completion
             self.progress.running, self.progress.slots = lane.slots - idle, lane.slots
-            passes = lane.passes
+            if each_chunk is not None:
+                each_chunk(self.progress)
+            passes, device_s = lane.passes, lane.device_s
             for (ticket, request), arrays in lane.collect():
                 ready[ticket] = self._completion(request, arrays, program)
                 del waiting[ticket]
                 self.progress.finished += 1
                 self.progress.row_steps += ready[ticket].steps
             self.progress.passes += lane.passes - passes
+            self.progress.begun = lane.begun
+            self.progress.device_s += lane.device_s - device_s
 
     def _in_order(self, ready: dict[int, Completion], emitted: int) -> Iterator[Completion]:
         while emitted in ready:

@@ -6,6 +6,7 @@ knows arrays, not queues.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import jax
@@ -73,6 +74,8 @@ class Lane:
         self.slots = slots
         self.params = params
         self.passes = 0  # iterations of the loop so far
+        self.begun = 0.0  # finished blocks of unfinished rows, in canvases
+        self.device_s = 0.0  # seconds in which a chunk was under way
         self.tickets: list[Any] = [None] * slots  # who sits in each slot
         self._run = executable or compile_run(params, program, slots)
         self._idle = idle_row(program)
@@ -106,6 +109,7 @@ class Lane:
           max_passes: return after so many passes at the latest.
           until_free: return once so many slots are free or done.
         """
+        self._started = time.perf_counter()
         self._state = self._run(
             self.params,
             self._state,
@@ -120,7 +124,10 @@ class Lane:
           (ticket, arrays of that row) pairs; the slots are free again.
         """
         done = np.asarray(self._state.done)
+        self.device_s += time.perf_counter() - self._started
         self.passes = int(self._state.iteration)
+        blocks = np.asarray(self._state.block) - np.asarray(self._state.origin)
+        self.begun = float(blocks[~done].sum()) / self.program.gen_length
         finished = [i for i, t in enumerate(self.tickets) if t is not None and done[i]]
         if not finished:
             return []

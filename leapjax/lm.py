@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from leapjax import checkpoint, models
 from leapjax.config import DecodeConfig
-from leapjax.engine import Engine, slots_for
+from leapjax.engine import Engine, Progress, slots_for
 from leapjax.errors import UserError
 from leapjax.models import transformer
 from leapjax.models.config import ModelConfig
@@ -227,6 +227,7 @@ class LM:
         *,
         batch_size: int | None = None,
         refresh_group: int | None = None,
+        each_chunk: Callable[[Progress], None] | None = None,
     ) -> Iterator[Completion]:
         """Decode a stream of requests, in input order and bounded memory.
 
@@ -237,6 +238,7 @@ class LM:
             memory, up to a limit of the backend.
           refresh_group: with a KV cache, rows that may refresh in one iteration; changes
             speed, not answers.
+          each_chunk: see `Engine.stream`.
 
         Yields:
           Completions.
@@ -246,7 +248,8 @@ class LM:
         engine = self.engine(
             slots_for(count, batch_size, default), batch_size is not None, refresh_group
         )
-        return engine.stream(self.request(r, config, line=i) for i, r in enumerate(requests, 1))
+        made = (self.request(r, config, line=i) for i, r in enumerate(requests, 1))
+        return engine.stream(made, each_chunk)
 
     def engine(self, slots: int, fixed: bool = True, refresh_group: int | None = None) -> Engine:
         """An engine with so many slots; engines and their compiled lanes are kept.

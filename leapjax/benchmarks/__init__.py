@@ -1,0 +1,1 @@
+"""Timings: what `scripts/benchmark.py` measures. Never imported by the rest."""
