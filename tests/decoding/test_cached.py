@@ -1,0 +1,159 @@
+"""KV caches against a direct transcription, and what a row may not notice of its mates."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import leapjax
+from leapjax import DecodeConfig
+from tests.decoding.cached_oracle import NumpyModel, decode
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+MODELS = ("llada-a", "llada-b-gqa-bias-bf16", "dream-a", "dream-b-tied-bf16")
+POLICIES = {
+    "localleap": {"threshold": 0.8, "relaxed_threshold": 0.4, "radius": 2},
+    "confidence_threshold": {"threshold": 0.6},
+    "low_confidence": {"steps": 12},
+}
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {name: leapjax.load(GOLDEN / name) for name in MODELS}
+
+
+def prompts(name, count):
+    """Real prompts of the goldens, cut to mixed lengths."""
+    lines = (GOLDEN / "decode.jsonl").read_text().splitlines()
+    full = [c["prompt_ids"] for c in map(json.loads, lines) if c["model"] == name]
+    lengths = [None, 1, 2, 33, 7, 20, 12]
+    return [full[i % len(full)][-n:] if n else full[0] for i, n in enumerate(lengths[:count])]
+
+
+def facts(completion):
+    c = completion
+    return c.output_ids, c.steps, c.full_passes, c.commit_step
+
+
+QUICK = {
+    ("llada-b-gqa-bias-bf16", "dual", "localleap"),
+    ("llada-a", "prefix", "confidence_threshold"),
+    ("dream-a", "prefix", "low_confidence"),
+    ("dream-b-tied-bf16", "dual", "localleap"),
+    ("dream-a", "none", "localleap"),
+}
+CASES = [
+    pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
+    for case in itertools.product(MODELS, ("none", "prefix", "dual"), POLICIES)
+]
+
+
+@pytest.mark.parametrize(("name", "cache", "policy"), CASES)
+def test_cached_decode_is_the_transcription(models, name, cache, policy):
+    lm = models[name]
+    config = DecodeConfig(
+        policy=policy, cache=cache, gen_length=24, block_length=8, **POLICIES[policy]
+    )
+    options = config.to_dict() | {
+        "mask_id": lm.config.mask_token_id,
+        "eos_id": lm.config.eos_token_id,
+    }
+    asked = prompts(name, 7)
+    oracle = NumpyModel(lm.params, lm.config)
+    compared = 0
+    for prompt, got in zip(asked, lm.generate(asked, config, batch_size=4), strict=True):
+        want = decode(oracle, prompt, options)
+        if want["margin"] < 2e-5:
+            continue  # float32 may decide otherwise
+        compared += 1
+        assert facts(got) == tuple(
+            want[k] for k in ("output_ids", "steps", "full_passes", "commit_step")
+        )
+    assert compared >= 5
+
+
+@pytest.mark.parametrize(
+    ("name", "cache"),
+    [
+        ("dream-a", "dual"),
+        pytest.param("dream-a", "prefix", marks=pytest.mark.slow),
+        pytest.param("llada-a", "prefix", marks=pytest.mark.slow),
+        pytest.param("llada-a", "dual", marks=pytest.mark.slow),
+    ],
+)
+def test_refresh_group_and_slots_change_nothing(models, name, cache):
+    lm = models[name]
+    config = DecodeConfig(gen_length=24, block_length=8, cache=cache, cfg_scale=0.5)
+    requests = [lm.request(p, config, line=i) for i, p in enumerate(prompts(name, 7))]
+    want = [facts(c) for c in lm.stream(requests, batch_size=1)]
+    for slots, group in ((3, 1), (4, 0), (7, 3)):
+        got = lm.stream(requests, batch_size=slots, refresh_group=group)
+        assert [facts(c) for c in got] == want, (slots, group)
+
+
+def test_a_waiting_row_takes_no_step(models):
+    """With one refresh an iteration, rows queue; their steps count only what they did."""
+    lm = models["llada-a"]
+    config = DecodeConfig(
+        gen_length=8, block_length=8, cache="dual", threshold=0.0, relaxed_threshold=0.0
+    )
+    out = list(
+        lm.stream(
+            [lm.request(p, config, line=i) for i, p in enumerate(prompts("llada-a", 5))],
+            batch_size=5,
+            refresh_group=1,
+        )
+    )
+    assert [(c.steps, c.full_passes) for c in out] == [(1, 1)] * 5
+    engine = lm.engine(5, True, 1)
+    assert engine.progress.passes == 5
+
+
+def test_the_loop_does_not_copy_the_cache(models):
+    from leapjax.decoding.cached import cache_shape
+    from leapjax.lane import compile_run
+
+    lm = models["llada-a"]
+    request = lm.request([1, 2, 3], DecodeConfig(gen_length=32, block_length=8, cache="dual"))
+    program = lm.engine(4, True, 1).program(request)
+    text = compile_run(lm.params, program, 4).as_text()
+    shape = "f32[" + ",".join(map(str, cache_shape(program, 4))) + "]"
+    copies = [
+        line for line in text.splitlines() if shape in line.split("(")[0] and " copy(" in line
+    ]
+    assert shape in text
+    assert not copies, copies[0]
+
+
+def test_dual_window_cost_does_not_grow_with_the_canvas(models):
+    """Outside attention: the same matrix products whatever the canvas."""
+    lm = models["llada-a"]
+    flops = []
+    for canvas in (64, 256):
+        config = DecodeConfig(gen_length=canvas, block_length=8, cache="dual")
+        request = lm.request([1, 2, 3], config)
+        program = lm.engine(1, True, 1).program(request)
+        from leapjax.lane import compile_run
+
+        text = compile_run(lm.params, program, 1).as_text()
+        # Operands of the window's MLP: 8 columns, whatever the canvas.
+        hidden = lm.config.mlp_hidden_size
+        flops.append(text.count(f"f32[8,{hidden}]") + text.count(f"f32[1,8,{hidden}]"))
+    assert flops[0] == flops[1] > 0
+
+
+def test_oracle_windows_are_as_small_as_they_should_be(models):
+    """The transcription itself computes what the rule says, so the comparison means something."""
+    lm = models["dream-a"]
+    oracle = NumpyModel(lm.params, lm.config)
+    options = DecodeConfig(
+        policy="low_confidence", steps=6, cache="dual", gen_length=16, block_length=8
+    ).to_dict() | {"mask_id": lm.config.mask_token_id, "eos_id": -1}
+    prompt = prompts("dream-a", 1)[0]
+    decode(oracle, prompt, options)
+    whole = len(prompt) + 16
+    assert oracle.passes == [whole, 9, 9, whole, 9, 9]
+    assert np.isfinite(oracle.logits(np.array(prompt), np.arange(len(prompt)), {})).all()

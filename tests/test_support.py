@@ -1,0 +1,100 @@
+"""Policy x cache x family: every row equals the row alone, at batch 1, 2 and 7.
+
+This also makes `docs/support.md`: `pytest tests/test_support.py -m "" --write-support`.
+"""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+import leapjax
+from leapjax import DecodeConfig
+from leapjax.config import CACHES
+from leapjax.models import FAMILIES
+from leapjax.policies import POLICIES
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+MODEL = {"llada": "llada-a", "dream": "dream-a"}
+QUICK = {
+    ("localleap", "none", "llada"),
+    ("localleap", "dual", "dream"),
+    ("random", "prefix", "llada"),
+}
+ALL = list(itertools.product(POLICIES, CACHES, FAMILIES))
+CASES = [pytest.param(*c, marks=() if c in QUICK else pytest.mark.slow) for c in ALL]
+OUTCOME: dict[tuple[str, str, str], str] = {}
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {family: leapjax.load(GOLDEN / name) for family, name in MODEL.items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def support_page(request):
+    """Write the page when asked to, from what the tests of this run found."""
+    yield
+    if request.config.getoption("--write-support"):
+        (ROOT / "docs" / "support.md").write_text(page(OUTCOME))
+
+
+def page(outcome) -> str:
+    """The table, one row a policy; what did not run is `not tested`."""
+    head = [f"{cache} {family}" for cache in CACHES for family in FAMILIES]
+    lines = [
+        "# What is tested together",
+        "",
+        "Each cell: seven prompts of mixed lengths, decoded at batch 1, 2 and 7, give every row the tokens,",
+        "steps, passes and commit order that it has alone (float32, CPU). Made by",
+        '`pytest tests/test_support.py -m "" --write-support`.',
+        "",
+        "| policy | " + " | ".join(head) + " |",
+        "|---" * (len(head) + 1) + "|",
+    ]
+    for policy in POLICIES:
+        cells = [outcome.get((policy, c, f), "not tested") for c in CACHES for f in FAMILIES]
+        lines.append(f"| `{policy}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def requests(lm, config, name):
+    lines = (GOLDEN / "decode.jsonl").read_text().splitlines()
+    full = [c["prompt_ids"] for c in map(json.loads, lines) if c["model"] == name]
+    lengths = (45, 3, 20, 1, 33, 12, 27)
+    return [
+        lm.request({"id": f"r{i}", "prompt_ids": full[i % len(full)][-n:]}, config)
+        for i, n in enumerate(lengths)
+    ]
+
+
+def facts(c):
+    return c.output_ids, c.steps, c.full_passes, c.nfe, c.commit_step, c.commit_kind
+
+
+@pytest.mark.parametrize(("policy", "cache", "family"), CASES)
+def test_each_row_is_the_row_alone(models, policy, cache, family):
+    lm = models[family]
+    config = DecodeConfig(policy=policy, cache=cache, gen_length=16, block_length=8)
+    asked = requests(lm, config, MODEL[family])
+    OUTCOME[policy, cache, family] = "FAILED"
+    alone = [facts(next(lm.stream([r], batch_size=1))) for r in asked]
+    for slots in (2, 7):
+        together = [facts(c) for c in lm.stream(asked, batch_size=slots)]
+        assert together == alone, f"batch {slots}"
+    assert len({tuple(a[0]) for a in alone}) > 1  # the prompts do matter
+    OUTCOME[policy, cache, family] = "passed"
+
+
+def test_the_page_is_about_these_policies():
+    """A policy, cache or family without its row or column makes the page stale."""
+    text = (ROOT / "docs" / "support.md").read_text()
+    assert "FAILED" not in text
+    empty = page({}).splitlines()
+    shown = text.splitlines()
+    assert [line.split("|")[1] for line in empty if line.startswith("|")] == [
+        line.split("|")[1] for line in shown if line.startswith("|")
+    ]
+    assert next(x for x in empty if "policy" in x) == next(x for x in shown if "policy" in x)
