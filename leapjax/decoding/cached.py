@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from leapjax.decoding.forward import Pass, branches, doubled, window_logits
+from leapjax.decoding.forward import Outcome, branches, doubled, window_logits
 from leapjax.decoding.program import Program
 from leapjax.decoding.state import DecodeState
 from leapjax.decoding.window import predictors, take
@@ -49,7 +49,7 @@ def with_cache(state: DecodeState, program: Program) -> DecodeState:
     return dataclasses.replace(state, cache=empty)
 
 
-def forward(params, state: DecodeState, columns, program: Program) -> Pass:
+def forward(params, state: DecodeState, columns, program: Program) -> Outcome:
     """Full pass for some waiting rows, window pass for the others.
 
     Args:
@@ -82,7 +82,7 @@ def forward(params, state: DecodeState, columns, program: Program) -> Pass:
     hidden, cache = _if_any(waiting, refresh, (hidden, cache))
     full = jnp.zeros((b,), bool).at[chosen].set(True, mode="drop")
     logits = window_logits(params, hidden, state, program)
-    return Pass(logits, moving | full, full, cache)
+    return Outcome(logits, moving | full, full, cache)
 
 
 def _if_any(flags, function, carry):
@@ -104,7 +104,7 @@ def _valid(state: DecodeState, program: Program):
     return jnp.arange(program.length, dtype=jnp.int32)[None, :] >= state.first[:, None]
 
 
-def _refresh(params, state, columns, chosen, hidden, cache, program: Program):
+def _refresh(params, state: DecodeState, columns, chosen, hidden, cache, program: Program):
     """Full pass of the chosen rows: their cache and their window's hidden states.
 
     `chosen` (G,) int32 holds row indices, out of range = nobody; `hidden` (R, W, D) is

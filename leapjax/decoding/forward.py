@@ -7,7 +7,7 @@ given replaced by the mask token.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -18,7 +18,7 @@ from leapjax.decoding.window import predictors, take
 from leapjax.models import transformer
 
 
-class Pass(NamedTuple):
+class Outcome(NamedTuple):
     """What one pass of the model gives.
 
     Attributes:
@@ -28,10 +28,10 @@ class Pass(NamedTuple):
       cache: the KV cache after the pass, or None.
     """
 
-    logits: object
-    served: object
-    full: object
-    cache: object
+    logits: Any
+    served: Any
+    full: Any
+    cache: Any
 
 
 def branches(state: DecodeState, program: Program):
@@ -60,7 +60,7 @@ def window_logits(params, hidden, state: DecodeState, program: Program):
     return guided(conditional, unconditional, state.options.cfg_scale)
 
 
-def uncached(params, state: DecodeState, columns, program: Program) -> Pass:
+def uncached(params, state: DecodeState, columns, program: Program) -> Outcome:
     """Compute every column of every row.
 
     Args:
@@ -81,4 +81,4 @@ def uncached(params, state: DecodeState, columns, program: Program) -> Pass:
     source = predictors(columns, state.first, program)
     window = take(hidden, doubled(source, program))
     logits = window_logits(params, window, state, program)
-    return Pass(logits, ~state.done, ~state.done, None)
+    return Outcome(logits, ~state.done, ~state.done, None)

@@ -157,7 +157,7 @@ def hidden_states_and_cache(
     return _whole(params, config, ids, positions, valid, dtype, keep=True)
 
 
-def _whole(params, config, ids, positions, valid, dtype, keep: bool):
+def _whole(params, config, ids, positions, valid, dtype, keep: bool) -> tuple[Any, Any]:
     cos, sin = rope_tables(positions, config.head_dim, config.rope_theta)
 
     def body(x, layer):

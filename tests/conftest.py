@@ -1,0 +1,103 @@
+"""What every test runs under: 8 virtual CPU devices, strict shapes and dtypes, no surprises.
+
+`JAX_COMPILATION_CACHE_DIR` speeds up reruns and doesn't hide compilations from the counter.
+"""
+
+import contextlib
+import os
+
+import hypothesis
+import pytest
+
+# Before anything starts the backend; a test session that inherits a device count keeps it.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# Tests compile hundreds of tiny programs: compile them quickly rather than well. Commands that
+# tests start as processes get the same flags; speed itself is `scripts/benchmark.py`'s.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+
+import jax  # noqa: E402
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# Deterministic, so that a red run is red again; `--hypothesis-profile=search` looks further.
+_QUIET = {
+    "deadline": None,  # a first example compiles
+    "suppress_health_check": [hypothesis.HealthCheck.too_slow],
+}
+hypothesis.settings.register_profile("steady", derandomize=True, **_QUIET)
+hypothesis.settings.register_profile("search", max_examples=1000, **_QUIET)
+hypothesis.settings.load_profile("steady")
+
+
+def pytest_addoption(parser):
+    """Options of this suite."""
+    parser.addoption(
+        "--write-support", action="store_true", help="write docs/support.md from what passed"
+    )
+
+
+class Compilations:
+    """Names of the programs that XLA compiled, in order, since the session began."""
+
+    def __init__(self):
+        self.names = []
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event, duration, **details):
+        if event == "/jax/core/compile/backend_compile_duration":
+            name = str(details.get("fun_name", "?"))
+            self.names.append(name.removeprefix("jit(").removesuffix(")"))
+
+    @contextlib.contextmanager
+    def seen(self):
+        """Yields a list that holds, after the block, what was compiled inside."""
+        inside, start = [], len(self.names)
+        try:
+            yield inside
+        finally:
+            inside += self.names[start:]
+
+    @contextlib.contextmanager
+    def none(self):
+        """Fails if the block compiles anything, and says what."""
+        with self.seen() as inside:
+            yield
+        if inside:
+            pytest.fail(f"unexpected compilations: {', '.join(inside)}")
+
+
+_compilations = Compilations()
+
+
+@pytest.fixture
+def compilations():
+    """`with compilations.none(): ...` fails on a compilation; `.seen()` lists them."""
+    return _compilations
+
+
+@pytest.fixture
+def no_compilation(compilations):
+    """Shorthand: `with no_compilation(): ...`."""
+    return compilations.none
+
+
+def pytest_report_header(config):
+    """Which jax, and what it sees."""
+    return f"jax {jax.__version__}, {jax.device_count()} {jax.default_backend()} devices"
+
+
+def pytest_terminal_summary(terminalreporter, exitstatus, config):
+    """Say every skip and its reason again, under a heading that is hard to miss."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if not skipped:
+        return
+    reasons = {}
+    for report in skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reasons.setdefault(reason.removeprefix("Skipped: "), []).append(report.nodeid)
+    terminalreporter.section("NOT TESTED HERE, and why", sep="=", yellow=True)
+    for reason, tests in reasons.items():
+        terminalreporter.line(f"{len(tests)} skipped: {reason} ({tests[0]}, ...)")
