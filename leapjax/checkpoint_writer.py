@@ -59,19 +59,26 @@ class Layout:
       chunk_bytes: bytes of one file.
     """
 
-    def __init__(self, name: str, shape: tuple[int, ...], dtype: np.dtype):
-        """Choose the cut; even where a number of files near the least one allows it."""
+    def __init__(
+        self, name: str, shape: tuple[int, ...], dtype: np.dtype, chunk_rows: int | None = None
+    ):
+        """Take the cut given, or choose one: even, where a few more files allow it."""
         self.name, self.shape, self.dtype = name, shape, dtype
         self.stacked = name.startswith("layers.")
         inner = shape[1:] if self.stacked else shape
         self.slices = shape[0] if self.stacked else 1
         self.rows = inner[0]
         self.row_bytes = math.prod(inner[1:]) * dtype.itemsize
+        if chunk_rows is None:
+            chunk_rows = self._cut()
+        self.chunk_rows = chunk_rows
+        self.chunk = (1,) * self.stacked + (chunk_rows, *inner[1:])
+        self.chunk_bytes = chunk_rows * self.row_bytes
+
+    def _cut(self) -> int:
         least = max(1, math.ceil(self.rows * self.row_bytes / CHUNK_BYTES))
         even = [n for n in range(least, 2 * least + 1) if self.rows % n == 0]
-        self.chunk_rows = math.ceil(self.rows / (even[0] if even else least))
-        self.chunk = (1,) * self.stacked + (self.chunk_rows, *inner[1:])
-        self.chunk_bytes = self.chunk_rows * self.row_bytes
+        return math.ceil(self.rows / (even[0] if even else least))
 
     def file(self, layer: int, part: int) -> str:
         """Name of a chunk's file within the leaf's folder."""

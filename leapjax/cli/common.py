@@ -45,7 +45,8 @@ def run_main(
       prog: as the user calls it, for the message.
 
     Returns:
-      The exit status: func's; 2 after a `UserError`; 130 after Ctrl-C; argparse's own.
+      The exit status: func's; 2 after a `UserError`; 130 after Ctrl-C, 143 after SIGTERM;
+      argparse's own.
     """
     # A polite kill cleans up like Ctrl-C; only the main thread may say so.
     try:
@@ -59,9 +60,9 @@ def run_main(
     except UserError as e:
         complain(prog, e)
         return BAD
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as e:
         print(f"{prog}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return 128 + e.args[0] if e.args else INTERRUPTED
     except BrokenPipeError:
         # The reader (`| head`) has gone; keep Python from complaining at exit too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -74,7 +75,7 @@ def run_main(
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(number)
 
 
 def peak_memory_gb() -> float:

@@ -1,0 +1,27 @@
+"""Hub checkpoints in, leapjax checkpoints out, and back.
+
+    hub folder --source--> Tensor (name, file, place) --mapping--> leaf and layer --> Orbax
+
+    resolve     a folder or hub id -> a folder on disk
+    check       everything that the headers tell, without reading a weight
+    convert     hub folder -> leapjax checkpoint, streamed
+    load_hub    hub folder -> jax arrays, without a converted copy
+    to_hub      leapjax checkpoint -> hub folder, bit for bit
+    source_hash which weights a hub folder holds
+
+Each family is a table of names, one file (`llada.py`, `dream.py`), and one line in
+`registry.py`. The folder is installed as `leapjax.converters` and goes by no other name.
+"""
+
+if __name__ != "leapjax.converters":
+    raise ImportError(
+        f"imported as {__name__!r}: this folder is the package leapjax.converters; "
+        "install leapjax (pip install -e .) and import that"
+    )
+
+from .conversion import check, convert
+from .export import to_hub
+from .hub import resolve
+from .loading import load_hub, source_hash
+
+__all__ = ["check", "convert", "load_hub", "resolve", "source_hash", "to_hub"]

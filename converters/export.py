@@ -1,0 +1,159 @@
+"""leapjax checkpoint -> hub folder: the names, dtypes and bits that the original code loads."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from leapjax.checkpoint import Reader, flatten, is_checkpoint, new_folder, read_config
+from leapjax.errors import UserError
+from leapjax.models import param_shapes, parse_config
+
+from .conversion import Progress, Report, require_space
+from .mapping import expected
+from .registry import TABLES
+from .safetensors_file import write_file
+from .source import SIDE_FILES, inside
+from .tensor import spans, transpose_into
+
+SHARD_BYTES = 5 * 10**9
+"""Size of a shard, as the hub's own libraries choose it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Out:
+    """A tensor to write."""
+
+    name: str
+    leaf: str
+    layer: int | None
+    transpose: bool
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def to_hub(
+    src: str | os.PathLike,
+    dst: str | os.PathLike,
+    shard_size: int = SHARD_BYTES,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Write a checkpoint as a hub folder of safetensors, streamed.
+
+    Converting there and back gives every tensor bit for bit. Code files
+    (`modeling_*.py`) are not part of a checkpoint: the original code's come from the hub.
+
+    Args:
+      src: leapjax checkpoint.
+      dst: folder to create.
+      shard_size: most bytes of tensors per file; one tensor may exceed it.
+      overwrite: replace a model's folder at `dst`.
+      progress: called now and then with (bytes done, bytes in all).
+
+    Raises:
+      UserError: damaged checkpoint, or `dst` can't be written. Then `dst` is as it was.
+    """
+    folder = Path(src)
+    if not is_checkpoint(folder):
+        raise UserError(f"{src}: is no leapjax checkpoint (no manifest.json)")
+    reader = Reader(folder)
+    raw = read_config(folder)
+    config = parse_config(raw)
+    shapes = flatten(param_shapes(config))
+    if {name: shape for name, (shape, _) in reader.leaves.items()} != shapes:
+        raise UserError(f"{src}: config.json and params belong to different models; convert again")
+    source = reader.manifest.get("source") or {}
+    outs = [
+        _Out(row.name(layer), row.target, layer, row.transpose, shape, reader.leaves[row.target][1])
+        for row, layer, shape in expected(config)
+    ]
+    if source.get("tied_head") and config.tie_embeddings:
+        head = next(row for row in TABLES[config.family] if row.target == "head")
+        outs.append(dataclasses.replace(outs[0], name=head.name(None), leaf="embed"))
+    total, done = sum(o.nbytes for o in outs), 0
+    require_space(dst, total)
+    shards = _cut(outs, shard_size)
+    names = [
+        f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))
+    ] if len(shards) > 1 else ["model.safetensors"]  # fmt: skip
+    with new_folder(dst, overwrite) as target:
+        for name, shard in zip(names, shards, strict=True):
+            entries = {o.name: (o.dtype, o.shape) for o in shard}
+            by_name = {o.name: o for o in shard}
+            for step in write_file(
+                target / name, entries, lambda n, outs=by_name: _values(outs[n], reader)
+            ):
+                done += step
+                if progress:
+                    progress(done, total)
+        if len(shards) > 1:
+            index = {
+                "metadata": {"total_size": total},
+                "weight_map": {
+                    o.name: name for name, shard in zip(names, shards, strict=True) for o in shard
+                },
+            }
+            _write_json(target / "model.safetensors.index.json", index)
+        for name in SIDE_FILES:
+            if (folder / name).exists():
+                (target / name).write_bytes(inside(folder, name).read_bytes())
+        stored = reader.manifest.get("dtype")
+        if "torch_dtype" in raw and source.get("dtype", stored) != stored:
+            # Converted to another dtype: the config has to say so, or the original code
+            # would widen or narrow the weights again.
+            _write_json(target / "config.json", {**raw, "torch_dtype": stored})
+    return Report(
+        family=config.family,
+        config=config,
+        files=tuple(names),
+        tensors=len(outs),
+        source_bytes=total,
+        param_count=sum(math.prod(s) for s in shapes.values()),
+        dtype=str(stored),
+        target_bytes=total,
+        weights_sha256=reader.manifest["weights_sha256"],
+    )
+
+
+def _cut(outs: list[_Out], shard_size: int) -> list[list[_Out]]:
+    """Tensors, in order, into shards of at most `shard_size` bytes."""
+    shards: list[list[_Out]] = []
+    room = -1
+    for out in outs:
+        if not shards or out.nbytes > room:
+            shards.append([])
+            room = shard_size
+        shards[-1].append(out)
+        room -= out.nbytes
+    return shards
+
+
+def _values(out: _Out, reader: Reader) -> Iterator[np.ndarray]:
+    """A tensor's values in the hub's orientation, in pieces along its first axis."""
+    if out.transpose:
+        turned = np.empty(out.shape, out.dtype)
+        before = () if out.layer is None else (out.layer,)
+        for start, stop in spans(out.shape[::-1], out.dtype):
+            rows = reader.read(out.leaf, (*before, slice(start, stop)))
+            transpose_into(turned[:, start:stop], rows)
+        yield turned
+    elif out.layer is not None:
+        yield reader.read(out.leaf, out.layer)
+    else:
+        for start, stop in spans(out.shape, out.dtype):
+            yield reader.read(out.leaf, slice(start, stop))
+
+
+def _write_json(file: Path, value: dict) -> None:
+    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,76 @@
+"""A hub folder's weights straight to jax arrays, without a converted copy on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leapjax.checkpoint import aligned_empty, assemble
+from leapjax.models import ModelConfig
+
+from .conversion import hash_file, require_tied
+from .mapping import make_plan
+from .source import open_source
+from .tensor import fetch
+
+
+def load_hub(
+    path: str | os.PathLike, config: ModelConfig, dtype: object = None, shardings=None
+) -> dict[str, Any]:
+    """Read a hub folder's weights.
+
+    Args:
+      path: hub folder.
+      config: `ModelConfig` that the weights must fit.
+      dtype: of the result; None keeps what is stored.
+      shardings: None (default device), one sharding for all leaves, or a pytree of them
+        like `param_shapes(config)`. Each device's part is read by itself: no host holds
+        more than its devices do, and one leaf's parts on their way.
+
+    Returns:
+      The nested dict of `param_shapes(config)` with jax arrays.
+
+    Raises:
+      UserError: damaged folder, or weights that don't fit `config`.
+    """
+    plan = make_plan(open_source(Path(path)), config, dtype)
+    if plan.tied_head is not None:
+        require_tied(plan.pieces["embed"][0].tensor, plan.tied_head)
+
+    def read(name: str, index: tuple[slice, ...]) -> np.ndarray:
+        shape, kind = plan.leaves[name]
+        pieces = plan.pieces[name]
+        if pieces[0].layer is None:
+            return fetch(pieces[0].tensor, kind, pieces[0].transpose, *_two(index))
+        chosen = pieces[index[0]]
+        inner = [len(range(*s.indices(n))) for s, n in zip(index[1:], shape[1:], strict=True)]
+        out = aligned_empty((len(chosen), *inner), kind)
+        for place, piece in zip(out, chosen, strict=True):
+            fetch(piece.tensor, kind, piece.transpose, *_two(index[1:]), out=place)
+        return out
+
+    return assemble(plan.leaves, read, shardings)
+
+
+def _two(index: tuple[slice, ...]) -> tuple[slice, slice]:
+    """Rows and columns; a vector has all of its one column."""
+    return index[0], index[1] if len(index) > 1 else slice(None)
+
+
+def source_hash(path: str | os.PathLike) -> str:
+    """A hash of a hub folder's weight files; 64 hex digits. Reads them all.
+
+    It identifies the files, not the values: a converted copy has another hash.
+
+    Raises:
+      UserError: no weights there, or damaged ones.
+    """
+    source = open_source(Path(path))
+    digest = hashlib.sha256()
+    for file in source.files:
+        digest.update(f"{file.name}\0{hash_file(file)}\0".encode())
+    return digest.hexdigest()

@@ -1,0 +1,180 @@
+"""A hub folder's tensors, whatever format it keeps them in, from headers alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import stat
+from pathlib import Path
+
+from leapjax.errors import UserError
+
+from .safetensors_file import read_header
+from .tensor import Tensor, shown
+from .torch_file import read_torch
+
+_MAX_INDEX = 256 << 20
+SIDE_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""What a converted checkpoint keeps besides the weights: data only, never code."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A hub folder as its headers describe it.
+
+    Attributes:
+      folder: where it is.
+      files: weight files, in name order.
+      tensors: name -> `Tensor`; file by file, each in the order of its data.
+      index: name of the index file, or None for a single file.
+      notes: oddities that break nothing.
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+    tensors: dict[str, Tensor]
+    index: str | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def described(self) -> str:
+        """The file that says what should be there, for messages."""
+        return self.index or self.files[0].name
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(t.nbytes for t in self.tensors.values())
+
+
+def open_source(folder: Path) -> Source:
+    """Read the headers of a hub folder's weights.
+
+    Args:
+      folder: a folder with `model.safetensors` or `pytorch_model.bin`, or shards and index.
+
+    Raises:
+      UserError: no weights, a missing or damaged file, an index that doesn't fit them.
+    """
+    for stem, suffix, read in (
+        ("model", ".safetensors", read_header),
+        ("pytorch_model", ".bin", read_torch),
+    ):
+        single, index = f"{stem}{suffix}", f"{stem}{suffix}.index.json"
+        if os.path.lexists(folder / single):
+            file = inside(folder, single)
+            return Source(folder, (file,), read(file), None)
+        if os.path.lexists(folder / index):
+            return _sharded(folder, index, suffix, read)
+        if shards := sorted(p.name for p in folder.glob(f"{stem}-*{suffix}")):
+            raise UserError(f"{folder}: has {shards[0]} but no {index}; fetch the index file")
+    raise UserError(
+        f"{folder}: no weights here (expected model.safetensors, pytorch_model.bin, or shards "
+        "with an index)"
+    )
+
+
+def _sharded(folder: Path, index: str, suffix: str, read) -> Source:
+    weight_map, metadata = _read_index(folder, index)
+    names = sorted(set(weight_map.values()))
+    for name in names:
+        # A bare file name: nothing that could lead out of the folder.
+        if os.path.basename(name) != name or "\\" in name or not name.endswith(suffix):
+            raise UserError(
+                f"{index}: shard {shown(name)} is not the name of a {suffix} file in this folder; "
+                "an index may not point anywhere else"
+            )
+        if not os.path.lexists(folder / name):
+            tensor = next(t for t, file in weight_map.items() if file == name)
+            raise UserError(
+                f"{index}: shard {shown(name)} is missing (it holds tensor {shown(tensor)}); "
+                "fetch it"
+            )
+    files = tuple(inside(folder, name) for name in names)
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        for name, tensor in read(file).items():
+            if weight_map.get(name) != file.name:
+                place = weight_map.get(name)
+                says = f"in {shown(place)}" if place else "nowhere"
+                raise UserError(f"{tensor.where}: {index} has it {says}; fetch both again")
+            tensors[name] = tensor
+    for name, file in weight_map.items():
+        if name not in tensors:
+            raise UserError(
+                f"{file}: tensor {shown(name)} is missing, though {index} has it there; fetch both "
+                "again"
+            )
+    notes = []
+    total, found = metadata.get("total_size"), sum(t.nbytes for t in tensors.values())
+    if isinstance(total, (int, float)) and total != found:
+        notes.append(f"{index} gives a total_size of {total} bytes, the shards hold {found}")
+    return Source(folder, files, tensors, index, tuple(notes))
+
+
+def _read_index(folder: Path, index: str) -> tuple[dict[str, str], dict]:
+    file = inside(folder, index)
+    try:
+        if file.stat().st_size > _MAX_INDEX:
+            raise UserError(f"{index}: too large for an index; fetch it again")
+        content = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        raise UserError(f"{index}: is not valid JSON; fetch it again") from e
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if (
+        not isinstance(weight_map, dict)
+        or not weight_map
+        or not all(isinstance(v, str) for v in weight_map.values())
+    ):
+        raise UserError(f"{index}: has no weight_map of tensor to file names; fetch it again")
+    metadata = content.get("metadata")
+    return weight_map, metadata if isinstance(metadata, dict) else {}
+
+
+def inside(folder: Path, name: str) -> Path:
+    """`folder / name`, made sure to be a regular file that lies inside the folder.
+
+    A link may only lead where the hub's own cache keeps its files
+    (`snapshots/REVISION/NAME -> ../../blobs/HASH`).
+
+    Args:
+      folder: the checkpoint.
+      name: a bare file name.
+
+    Raises:
+      UserError: missing, not a regular file, or a link that leads elsewhere.
+    """
+    path = folder / name
+    home = folder.resolve()
+    try:
+        real = path.resolve(strict=True)
+        regular = stat.S_ISREG(real.stat().st_mode)
+    except (OSError, RuntimeError) as e:
+        raise UserError(f"{folder}: {name} is missing or a broken link; fetch it") from e
+    allowed = [home]
+    if home.parent.name == "snapshots":
+        allowed.append(home.parent.parent / "blobs")
+    if real.parent not in allowed:
+        raise UserError(
+            f"{folder}: {name} is a link that leads outside the folder; put the file itself there"
+        )
+    if not regular:
+        raise UserError(f"{folder}: {name} is not a regular file")
+    return path
+
+
+def side_files(folder: Path) -> dict[str, Path]:
+    """The config and tokenizer files of a hub folder, by name."""
+    return {n: inside(folder, n) for n in SIDE_FILES if os.path.lexists(folder / n)}

@@ -1,0 +1,163 @@
+"""`leapjax convert`: hub checkpoints to leapjax checkpoints, and back."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from leapjax.cli.common import OK, Parser, human_bytes, peak_memory_gb, run_main
+from leapjax.errors import UserError
+
+HELP = "convert a hub checkpoint to a leapjax checkpoint, and back"
+
+DESCRIPTION = """\
+Convert a hub checkpoint (LLaDA, Dream) to a leapjax checkpoint, and back.
+
+SRC is a folder as the hub has it (config.json with *.safetensors or
+pytorch_model*.bin) or a hub id. Nothing in it is executed and torch is not needed;
+weights are streamed, so memory stays small whatever the model's size. DST appears
+whole or not at all.
+"""
+
+EPILOG = """\
+examples:
+  # Fetch a model and convert it (16 GB down, 16 GB written)
+  leapjax convert GSAI-ML/LLaDA-8B-Instruct checkpoints/llada-8b
+
+  # Look before converting: names, shapes, index, disk space; reads no weights
+  leapjax convert --check /models/Dream-v0-Instruct-7B
+
+  # Halve a float32 checkpoint
+  leapjax convert --dtype bfloat16 /models/llada-f32 checkpoints/llada-bf16
+
+  # Back to safetensors that the original PyTorch code loads, bit for bit
+  leapjax convert --to-hub checkpoints/llada-8b /models/llada-8b-hub
+
+A hub folder also works directly as --model of the other commands; converting saves
+the transposing at every start and lets each device read only its part.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments.
+
+    Args:
+      parser: of this command.
+    """
+    parser.add_argument("src", metavar="SRC", help="hub folder or id; with --to-hub a checkpoint")
+    parser.add_argument(
+        "dst", metavar="DST", nargs="?", help="folder to create (optional with --check)"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("bfloat16", "float32"),
+        help="store the weights in this type (default: as in SRC)",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="only check what headers tell; writes nothing"
+    )
+    parser.add_argument(
+        "--to-hub", action="store_true", help="SRC is a leapjax checkpoint: write a hub folder"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the model folder at DST")
+    parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry the command out.
+
+    Args:
+      args: as `add_arguments` declares them.
+
+    Returns:
+      The exit status.
+
+    Raises:
+      UserError: bad input or arguments that don't go together.
+    """
+    from leapjax import converters
+
+    start = time.perf_counter()
+    if args.dst is None and not args.check:
+        raise UserError("DST is missing: which folder should be created?")
+    if args.to_hub:
+        if args.check or args.dtype or args.revision:
+            raise UserError("--to-hub goes with neither --check, --dtype nor --revision")
+        with _progress() as progress:
+            report = converters.to_hub(
+                args.src, args.dst, overwrite=args.overwrite, progress=progress
+            )
+    elif args.check:
+        src = converters.resolve(args.src, args.revision)
+        report = converters.check(src, args.dst, args.dtype)
+        print(_described(src, report))
+        return OK
+    else:
+        if args.dst:  # before a download of many gigabytes, not after
+            from leapjax.checkpoint import refuse_existing
+
+            refuse_existing(args.dst, args.overwrite)
+        src = converters.resolve(args.src, args.revision)
+        with _progress() as progress:
+            report = converters.convert(src, args.dst, args.dtype, args.overwrite, progress)
+    for note in report.notes:
+        print(f"note: {note}", file=sys.stderr)
+    seconds = time.perf_counter() - start
+    print(
+        f"{args.dst}: {report.family}, {report.param_count:,} parameters in {report.dtype}, "
+        f"{human_bytes(report.target_bytes)} in {seconds:.1f} s, "
+        f"peak memory {peak_memory_gb():.2f} GB"
+    )
+    return OK
+
+
+def _described(src: Path, report) -> str:
+    c = report.config
+    lines = [
+        f"{src}: {report.family}, {report.param_count:,} parameters, complete",
+        f"  shape   {c.n_layers} layers, width {c.d_model}, {c.n_heads} heads on "
+        f"{c.n_kv_heads}, MLP {c.mlp_hidden_size}, vocabulary {c.vocab_size}",
+        f"  source  {report.tensors} tensors, {human_bytes(report.source_bytes)} in "
+        f"{len(report.files)} file{'s' * (len(report.files) != 1)}",
+        f"  result  {report.dtype}, {human_bytes(report.target_bytes)} on disk",
+        *(f"  note    {note}" for note in report.notes),
+    ]
+    return "\n".join(lines)
+
+
+@contextmanager
+def _progress() -> Iterator:
+    """A byte counter on stderr, where that is a terminal."""
+    from tqdm import tqdm
+
+    hidden = not sys.stderr.isatty()
+    with tqdm(unit="B", unit_scale=True, leave=False, disable=hidden, file=sys.stderr) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield None if hidden else show
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "leapjax convert") -> int:
+    """Run `leapjax convert`; also the script `scripts/convert.py`.
+
+    Args:
+      argv: arguments; None takes those of the process.
+      prog: as the user calls it.
+
+    Returns:
+      The exit status.
+    """
+
+    def command(argv: Sequence[str] | None) -> int:
+        parser = Parser(prog=prog, description=DESCRIPTION, epilog=EPILOG)
+        add_arguments(parser)
+        return run(parser.parse_args(argv))
+
+    return run_main(command, argv, prog)

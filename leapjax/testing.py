@@ -1,0 +1,102 @@
+"""Tiny random models, for tests of code that decodes.
+
+    config = tiny_config("dream")
+    lm = leapjax.LM(tiny_params(config), config, codec=None)
+
+The weights are random but scaled so that confidences spread over (0, 1), as a trained
+model's do: thresholds then decide something.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from leapjax.errors import UserError
+from leapjax.models import FAMILIES, ModelConfig, param_shapes
+
+
+def tiny_config(family: str = "llada", **changes: Any) -> ModelConfig:
+    """A model small enough to compile in about a second.
+
+    Its last ids are special: `vocab_size - 1` is the mask, `vocab_size - 2` eos and pad,
+    as in real checkpoints one id.
+
+    Args:
+      family: name in `leapjax.models.FAMILIES`; `dream` has query/key/value biases,
+        grouped heads and shifted logits, as the real one.
+      **changes: fields of `ModelConfig` to set otherwise.
+
+    Returns:
+      A ModelConfig.
+
+    Raises:
+      UserError: unknown family.
+    """
+    if family not in FAMILIES:
+        raise UserError(f"family is {family!r}; choose one of {', '.join(FAMILIES)}")
+    dream = family == "dream"
+    vocab_size = changes.get("vocab_size", 40)
+    fields: dict[str, Any] = {
+        "family": family,
+        "vocab_size": vocab_size,
+        "d_model": 16,
+        "n_layers": 2,
+        "n_heads": 4,
+        "n_kv_heads": 2 if dream else 4,
+        "head_dim": 4,
+        "mlp_hidden_size": 24,
+        "rope_theta": 100.0,
+        "norm_eps": 1e-5,
+        "max_length": 512,
+        "mask_token_id": vocab_size - 1,
+        "eos_token_id": vocab_size - 2,
+        "pad_token_id": vocab_size - 2,
+        "qkv_bias": dream,
+        "shift_logits": dream,
+    }
+    return ModelConfig(**(fields | changes))
+
+
+def tiny_params(
+    config: ModelConfig, seed: int = 0, *, logit_std: float = 4.0, dtype: Any = jnp.float32
+) -> dict[str, Any]:
+    """Random weights whose top-1 probabilities spread over (0, 1).
+
+    Args:
+      config: the model's shape, from `tiny_config` or any other.
+      seed: of the weights.
+      logit_std: standard deviation of the logits; more makes the model surer.
+      dtype: of every leaf.
+
+    Returns:
+      The pytree of `param_shapes(config)`.
+    """
+    rng = np.random.default_rng(seed)
+    shapes = param_shapes(config)
+
+    def leaf(name: str, shape: tuple[int, ...]):
+        if name.endswith("norm"):
+            out = 1 + 0.1 * rng.standard_normal(shape)
+        elif name.endswith("bias"):
+            out = 0.1 * rng.standard_normal(shape)
+        elif name == "embed":
+            out = rng.standard_normal(shape) / config.embed_scale
+        elif name in ("q", "k"):
+            # Peaked attention: the masks of a canvas differ by what they attend to only.
+            out = 1.5 * rng.standard_normal(shape) / shape[-2] ** 0.5
+        elif name == "head":
+            out = rng.standard_normal(shape) / shape[-1] ** 0.5
+        else:
+            out = 1.2 * rng.standard_normal(shape) / shape[-2] ** 0.5
+        if name == "final_norm":
+            # The final norm makes the head's input of size sqrt(D) whatever came before.
+            size = config.d_model**0.5 if config.tie_embeddings else 1.0
+            tied = config.embed_scale if config.tie_embeddings else 1.0
+            out = out * logit_std * tied / (size * config.logit_scale)
+        return jnp.asarray(out, dtype)
+
+    layers = {name: leaf(name, shape) for name, shape in shapes["layers"].items()}
+    return {k: leaf(k, s) for k, s in shapes.items() if k != "layers"} | {"layers": layers}
