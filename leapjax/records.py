@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 
 from leapjax.config import DecodeConfig, row_config
 from leapjax.errors import UserError
+from leapjax.idset import IdSet
 from leapjax.models.config import ModelConfig
 from leapjax.text import TextCodec
 from leapjax.types import Completion, Request
@@ -72,7 +72,7 @@ def to_request(
 class Intake:
     """Turns the records of one job into requests; no id may come twice.
 
-    Keeps eight bytes of every id, not the records.
+    Keeps a hash of every id, not the records.
 
     Args:
       job: the job's options.
@@ -100,7 +100,7 @@ class Intake:
             raise UserError(f"num_samples is {samples}; expected at least 1")
         self.job, self.model, self.codec = job, model, codec
         self.raw, self.stop, self.samples = raw, _stops(stop), samples
-        self._seen: set[int] = set()
+        self._seen = IdSet()
 
     def requests(self, record: Any, line: int, where: str | None = None) -> list[Request]:
         """The requests of one record.
@@ -124,18 +124,23 @@ class Intake:
             stop=self.stop,
             where=where,
         )
-        # As strings, because the noise of a row comes from its id as a string.
-        digest = hashlib.blake2b(str(first.id).encode(), digest_size=8).digest()
-        key = int.from_bytes(digest, "little")
-        if key in self._seen:
+        if not self._seen.add(first.id):
             raise UserError(
                 f"{where}: id {first.id!r} occurs twice (a record without an id has its line "
                 f"number as id); give every record an id of its own"
             )
-        self._seen.add(key)
         if self.samples is None:
             return [first]
         return [dataclasses.replace(first, sample=n) for n in range(self.samples)]
+
+    def remember(self, record: Mapping[str, Any], line: int) -> None:
+        """Note the id of a good record that was answered before, without looking further.
+
+        Args:
+          record: see `to_request`.
+          line: its line number, from 1.
+        """
+        self._seen.add(_id(record.get("id"), line))
 
 
 def to_record(completion: Completion, details: bool = False) -> dict[str, Any]:

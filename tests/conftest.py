@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import gc
 import os
 
 import hypothesis
@@ -70,6 +71,14 @@ class Compilations:
 
 
 _compilations = Compilations()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Drop each module's compiled programs: a process has room for only so many."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

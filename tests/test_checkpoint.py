@@ -236,3 +236,14 @@ def test_whole_or_not_at_all(tmp_path):
     refused(lambda: checkpoint.new_folder(tmp_path / "file" / "it").__enter__(), "can't be written")
     (tmp_path / "link").symlink_to(tmp_path / "a" / "it")
     refused(lambda: checkpoint.new_folder(tmp_path / "link", True).__enter__(), "won't remove")
+
+
+@pytest.mark.parametrize("shape", [(1,), (3, 5), (7, 100, 33), (0, 4)])
+def test_jax_takes_read_memory_as_it_is(shape):
+    """A copy beside the original would cost an 8B model gigabytes."""
+    values = checkpoint.aligned_empty(shape, np.dtype(ml_dtypes.bfloat16))
+    assert values.shape == shape and values.flags.c_contiguous
+    values.fill(1)
+    placed = jax.device_put(values, jax.devices("cpu")[0])
+    if values.size:
+        assert placed.unsafe_buffer_pointer() == values.ctypes.data

@@ -3,10 +3,12 @@
 This also makes `docs/support.md`: `pytest tests/test_support.py -m "" --write-support`.
 """
 
+import gc
 import itertools
 import json
 from pathlib import Path
 
+import jax
 import pytest
 
 import leapjax
@@ -31,6 +33,14 @@ OUTCOME: dict[tuple[str, str, str], str] = {}
 @pytest.fixture(scope="module")
 def models():
     return {family: leapjax.load(GOLDEN / name) for family, name in MODEL.items()}
+
+
+@pytest.fixture(autouse=True)
+def room_for_programs():
+    """Every case compiles a dozen programs, and a process has room for only so many."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,7 +86,9 @@ def facts(c):
 
 @pytest.mark.parametrize(("policy", "cache", "family"), CASES)
 def test_each_row_is_the_row_alone(models, policy, cache, family):
-    lm = models[family]
+    # A model of this test's own, so that its compiled programs go with it.
+    shared = models[family]
+    lm = leapjax.LM(shared.params, shared.config, shared.codec, shared.dtype)
     config = DecodeConfig(policy=policy, cache=cache, gen_length=16, block_length=8)
     asked = requests(lm, config, MODEL[family])
     OUTCOME[policy, cache, family] = "FAILED"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import os
+import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO
 
 from leapjax.cli.common import OK, Parser, run_main
 from leapjax.errors import UserError
@@ -35,6 +37,10 @@ examples:
   leapjax decode --model checkpoints/llada-8b --config configs/llada-8b-instruct.yaml \\
       --threshold 0.95 --input prompts.jsonl --output answers.jsonl
 
+  # Millions of records: a folder of shards; after a kill the same command goes on
+  leapjax decode --model checkpoints/llada-8b --input gs://bucket/prompts.jsonl \\
+      --output gs://bucket/answers --max-errors 100 --resume
+
   # In a pipe: records in, records out
   cat prompts.jsonl | leapjax decode --input - | jq .text
 
@@ -52,7 +58,7 @@ the summary on stderr:
                         taken for the same positions (those filled in by early stop, which
                         no pass decided, are not counted)
 
-exit status: 0 done, 2 bad input or options, 130 interrupted.
+exit status: 0 done, 2 bad input or options, 130 interrupted, 143 ended by SIGTERM.
 """
 
 
@@ -75,7 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add = parser.add_argument_group("prompts").add_argument
     add("--prompt", action="append", metavar="TEXT", help="a prompt; may be given several times")
-    add("--input", metavar="FILE", help="JSONL records; - is stdin")
+    add("--chat", action="store_true", help="hold a conversation; /quit or end of input ends it")
+    add("--input", metavar="PATH", help="JSONL records, maybe .gz or a URL; - is stdin")
     add(
         "--raw",
         action="store_true",
@@ -103,8 +110,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     add = parser.add_argument_group("output").add_argument
-    add("--output", metavar="FILE", help="write records to this .jsonl file, when all are done")
+    add(
+        "--output",
+        metavar="PATH",
+        help="write records: to a file if it ends in .jsonl, when all are done; else to a folder "
+        "of shards, which can be resumed",
+    )
+    add("--resume", action="store_true", help="go on with the interrupted job in that folder")
     add("--overwrite", action="store_true", help="replace the output if it is there")
+    add(
+        "--shard-size",
+        type=_positive,
+        metavar="N",
+        help="records per shard of a folder (default: 1000)",
+    )
+    add(
+        "--save-every",
+        type=_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="work that a kill may cost, with a folder (default: 30)",
+    )
     add(
         "--json",
         action="store_true",
@@ -119,7 +145,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--progress",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="progress bar on stderr (default: on a terminal)",
+        help="progress bar on stderr (default: on a terminal; into a file or folder, elsewhere, "
+        "a line every minute)",
     )
 
     parser.add_argument_group("options file").add_argument(
@@ -140,10 +167,18 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       UserError: bad input or options.
     """
+    from leapjax.compilation import enable_cache
+    from leapjax.evaluation.defaults import model_options
     from leapjax.options import decode_config, read_config, set_flags
+    from leapjax.terminal import show
 
     file = read_config(args.config) if args.config else None
-    config = decode_config(set_flags(args), file, _note)
+    model = args.model or (file.model if file else None)
+    own = {k: v for k, v in model_options(model).items() if not file or k not in file.options}
+    config = decode_config({**own, **set_flags(args)}, file, _note)
+    enable_cache()
+    if args.chat or not (args.prompt or args.input or args.output or args.json or model):
+        return show.run(args, config, model)
     if args.prompt and args.input:
         raise UserError("--prompt and --input are both given; choose one")
     if not args.prompt and not args.input:
@@ -152,25 +187,84 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--prompt is empty; give some text")
     if (args.num_samples or 1) > 1 and config.temperature == 0:
         _note("temperature is 0, so samples of a prompt are alike unless its record sets one")
-    with contextlib.ExitStack() as stack:
-        stream = stack.enter_context(_opened(args.input)) if args.input else None
-        return _decode(args, config, file.model if file else None, stream, stack)
+    if args.output and not args.output.endswith(".jsonl"):
+        return _decode_folder(args, config, file.model if file else None)
+    if args.resume:
+        raise UserError("--resume goes with an --output folder; a file is written in one go")
+    return _decode(args, config, file.model if file else None)
 
 
-def _decode(args, config, model_of_file: str | None, stream: BinaryIO | None, stack) -> int:
+def _decode_folder(args, config, model_of_file: str | None) -> int:
+    """Decode into a folder of shards, from the start or from where it was interrupted."""
+    import leapjax
+    from leapjax.jobs import display, job
+    from leapjax.jobs.loop import Stopped
+    from leapjax.jobs.signals import Signals
+
+    if args.prompt:
+        raise UserError("an --output folder goes with --input; name a file that ends in .jsonl")
+    spec = job.JobSpec(
+        input=args.input,
+        output=args.output,
+        options=config,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        max_errors=args.max_errors,
+        num_samples=args.num_samples,
+        details=args.details,
+        raw=args.raw,
+        stop=tuple(args.stop or ()),
+        limit=args.limit,
+        batch_size=args.batch_size,
+        shard_size=args.shard_size,
+        save_seconds=args.save_every,
+    )
+    job.check(spec)  # before a large model is loaded
+    lm = leapjax.load(args.model or model_of_file, dtype=args.dtype)
+    with Signals(lambda number: _stopped(args, number)) as signals:
+        try:
+            result = job.run(
+                lm,
+                spec,
+                show=lambda total: display.shown(total, args.progress),
+                stop=signals.requested,
+            )
+        except Stopped as e:
+            _stopped(args, e.number)
+            return 128 + e.number
+    errors = result.content["errors"]
+    if errors:
+        _note(f"{errors} bad record{'s' * (errors != 1)} set aside in {args.output}/errors.jsonl")
+    if not result.ran:
+        _note(f"{args.output} was complete already")
+        return OK
+    print(result.summary.line(), file=sys.stderr)
+    return OK
+
+
+def _stopped(args: argparse.Namespace, number: int) -> None:
+    """The last words of a job that a signal ends, one line written at once."""
+    name = signal.Signals(number).name
+    line = f"leapjax decode: stopped by {name}; run the same command with --resume to go on\n"
+    os.write(2, line.encode())
+
+
+def _decode(args, config, model_of_file: str | None) -> int:
+    """Decode to stdout or into one file."""
     import itertools
 
     import leapjax
-    from leapjax.jobs import single
+    from leapjax.jobs import display, sinks
+    from leapjax.jobs.loop import Loop
+    from leapjax.jobs.source import Input, from_prompts
     from leapjax.records import Intake
 
-    keep = _report_bad
+    source = Input(args.input) if args.input else None
     if args.output:
         _not_the_input(args)
-        sink = single.OutputFile(args.output, details=args.details, overwrite=args.overwrite)
-        keep = sink.keep_bad
+        sink = sinks.OutputFile(args.output, details=args.details, overwrite=args.overwrite)
     elif args.json or args.input:
-        sink = single.LineSink(_utf8(sys.stdout), args.details)
+        sink = sinks.LineSink(_utf8(sys.stdout), args.details, _report_bad)
     elif args.details:
         raise UserError("--details is for records; add --json or --output FILE")
     else:
@@ -186,20 +280,26 @@ def _decode(args, config, model_of_file: str | None, stream: BinaryIO | None, st
         stop=args.stop or (),
         samples=args.num_samples,
     )
-    bad = single.BadRecords(args.max_errors, keep)
-    if stream is not None:
-        source = single.from_file(stream, "stdin" if args.input == "-" else args.input)
-    else:
-        source = single.from_prompts(args.prompt)
-    source = itertools.islice(source, args.limit)
-    if isinstance(sink, single.OutputFile):
-        stack.enter_context(sink)  # published when the stack closes without an error
-    bar = stack.enter_context(_bar(args, stream))
-    summary = single.run(lm, source, intake, sink, bad, batch_size=args.batch_size, seen=bar)
-    stack.close()
-    if bad.count:
-        place = f" in {sink.errors_path}" if isinstance(sink, single.OutputFile) else ""
-        _note(f"{bad.count} bad record{'s' * (bad.count != 1)} set aside{place}")
+    wanted = args.progress
+    if wanted is None and (args.prompt or not args.output):
+        wanted = sys.stderr.isatty() and not args.prompt
+    with contextlib.ExitStack() as stack:
+        if isinstance(sink, sinks.OutputFile):
+            stack.enter_context(sink)  # published when the stack closes without an error
+        total = len(args.prompt or ())
+        if source is not None:
+            total = source.scan().lines if wanted is not False else None
+        if total is not None:
+            total = min(total, args.limit or total)
+        seen = stack.enter_context(display.shown(total, wanted))
+        loop = Loop(
+            lm, intake, sink, max_errors=args.max_errors, batch_size=args.batch_size, seen=seen
+        )
+        items = source.items() if source is not None else from_prompts(args.prompt)
+        summary = loop.run(itertools.islice(items, args.limit))
+    if errors := loop.progress.errors:
+        place = f" in {sink.errors_path}" if isinstance(sink, sinks.OutputFile) else ""
+        _note(f"{errors} bad record{'s' * (errors != 1)} set aside{place}")
     print(summary.line(), file=sys.stderr)
     return OK
 
@@ -232,63 +332,18 @@ class TextSink:
             flush=True,
         )
 
+    def keep_bad(self, record) -> None:
+        """Name a bad record."""
+        _report_bad(record)
 
-@contextlib.contextmanager
-def _opened(name: str) -> Iterator[BinaryIO]:
-    """The input, opened before any slow work, or a line saying why not."""
-    if name == "-":
-        yield sys.stdin.buffer
-        return
-    try:
-        stream = open(name, "rb")
-    except OSError as e:
-        reason = "no such file" if isinstance(e, FileNotFoundError) else e.strerror or e
-        raise UserError(f"input {name}: {reason}") from e
-    with stream:
-        yield stream
+    def settle(self, item) -> None:
+        """Nothing to do: what is written is out."""
 
 
 def _not_the_input(args: argparse.Namespace) -> None:
     if args.input and args.input != "-" and Path(args.output).exists():
         if Path(args.output).samefile(args.input):
             raise UserError(f"output {args.output}: is the input; choose another name")
-
-
-@contextlib.contextmanager
-def _bar(args: argparse.Namespace, stream: BinaryIO | None) -> Iterator:
-    """A progress bar on stderr, as a function that takes the counts so far."""
-    wanted = args.progress
-    if wanted is None:
-        wanted = sys.stderr.isatty() and not args.prompt
-    if not wanted:
-        yield lambda summary: None
-        return
-    from tqdm import tqdm
-
-    total = len(args.prompt) if args.prompt else _count(stream)
-    if total is not None:
-        total = min(total, args.limit or total) * (args.num_samples or 1)
-    with tqdm(total=total, unit="answer", file=sys.stderr, dynamic_ncols=True) as bar:
-
-        def show(summary) -> None:
-            rate = summary.tokens / max(summary.seconds, 1e-9)
-            bar.set_postfix_str(
-                f"{rate:.0f} tokens/s, {summary.tokens / max(summary.steps, 1):.1f} tokens/step",
-                refresh=False,
-            )
-            bar.update()
-
-        yield show
-
-
-def _count(stream: BinaryIO | None) -> int | None:
-    """Records in a file, for the time left; None where it can be read only once."""
-    if stream is None or not stream.seekable():
-        return None
-    start = stream.tell()
-    count = sum(bool(line.strip()) for line in stream)
-    stream.seek(start)
-    return count
 
 
 def _utf8(stream: IO[str]) -> IO[str]:
@@ -312,6 +367,13 @@ def _positive(text: str) -> int:
 
 def _natural(text: str) -> int:
     return _at_least(text, 0)
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) < float("inf"):
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
 
 
 def _at_least(text: str, least: int) -> int:

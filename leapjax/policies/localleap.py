@@ -46,7 +46,9 @@ def commit(proposal, masked, info):
     options = info.options
     confidence = proposal.confidence
     anchor = masked & (confidence >= options.threshold[:, None])
-    near = anchor_distance(anchor) <= options.radius[:, None]
+    # Clipped to the window: without an anchor the distance is large, not infinite.
+    reach = jnp.minimum(options.radius, jnp.int32(anchor.shape[1]))
+    near = anchor_distance(anchor) <= reach[:, None]
     propagated = masked & near & (confidence >= options.relaxed_threshold[:, None])
     kind = jnp.where(anchor, ANCHOR, jnp.where(propagated, PROPAGATED, TOP1)).astype(jnp.int8)
     return Decision(anchor | propagated | surest(confidence, masked), kind)

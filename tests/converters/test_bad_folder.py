@@ -53,6 +53,22 @@ def test_index_that_points_elsewhere(place, hub, tmp_path, refused):
     refused_everywhere(refused, folder, tmp_path, INDEX)
 
 
+@pytest.mark.parametrize("place", ["../{}", "inner/{}", "{folder}/{}"])
+def test_index_that_points_elsewhere_at_good_weights(place, hub, tmp_path, refused):
+    folder = hub("llada-a")
+    (folder / "inner").mkdir()
+    for target in (tmp_path, folder / "inner"):
+        shutil.copy(folder / SECOND, target)
+    place = place.format(SECOND, folder=folder)
+    edit_index(
+        folder,
+        lambda c: c.update(
+            weight_map={k: place if v == SECOND else v for k, v in c["weight_map"].items()}
+        ),
+    )
+    refused_everywhere(refused, folder, tmp_path, INDEX, "may not point anywhere else")
+
+
 def test_links_may_not_leave_the_folder(hub, tmp_path, refused):
     folder = hub("llada-a")
     (folder / SECOND).rename(tmp_path / "elsewhere")

@@ -1,0 +1,161 @@
+"""`leapjax train`: train or fine-tune a masked diffusion model, and export it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+
+from leapjax.cli.common import INTERRUPTED, OK, Parser, run_main
+from leapjax.errors import UserError
+from leapjax.training.config import FIELDS, STRUCTURED, TrainConfig, make, read
+
+HELP = "train or fine-tune a masked diffusion model"
+
+DESCRIPTION = """\
+Train a masked diffusion model with LLaDA's objective, or fine-tune a checkpoint.
+
+A run writes checkpoints and metrics.jsonl to its output folder. Stopped (Ctrl-C,
+SIGTERM) or killed, the same command goes on from the newest checkpoint, bit for bit
+as if nothing had happened.
+"""
+
+EPILOG = """\
+examples:
+  # The model that ships with leapjax (hours on 2 CPU cores; any piece of them at a time)
+  leapjax train --config configs/train-wordproblems.yaml --output runs/wordproblems
+
+  # Its weights, averaged, as a model folder for --model
+  leapjax train --export models/wordproblems --output runs/wordproblems
+
+  # Fine-tune a checkpoint on prompt/response, messages or text records
+  leapjax train --init-from checkpoints/dream --data mine.jsonl --output runs/mine \\
+      --steps 500 --learning-rate 1e-5 --prompt-length 256 --gen-length 256
+
+The keys of the YAML file are the options below, and three with a structure of their own:
+model (LLaDA config.json keys), phases (which problems, and when) and decode (options
+that suit the model, exported with it). Flags win.
+"""
+
+_HELP = {
+    "output": "folder for checkpoints and metrics",
+    "seed": "of weights, data and masks",
+    "steps": "optimiser steps of the whole run",
+    "init_from": "checkpoint, hub folder or hub id to fine-tune",
+    "tokenizer": "folder of tokenizer files for a model from scratch",
+    "task": "built-in data: wordproblems",
+    "data": "JSONL file of prompt/response, messages or text records",
+    "batch_size": "rows of a batch (data)",
+    "prompt_length": "columns for prompts, in tokens (data)",
+    "gen_length": "columns for answers and their eos padding, in tokens (data)",
+    "sequence_length": "columns of a text row, in tokens; longer texts are cut up",
+    "too_long": "what to do with a record that does not fit: error or skip",
+    "optimizer": "adamw or muon",
+    "learning_rate": "peak",
+    "adam_learning_rate": "peak for what Muon does not handle (0: learning-rate)",
+    "warmup_steps": "steps of linear warm-up",
+    "final_learning_rate": "where the cosine ends, as a share of the peak",
+    "weight_decay": "decoupled, on the layers' matrices only",
+    "adam_b2": "Adam's second decay rate",
+    "clip_norm": "largest global norm of a gradient",
+    "ema_decay": "decay per step of the averaged weights (0: no average)",
+    "checkpoint_every": "steps between checkpoints",
+    "keep": "newest checkpoints to keep",
+    "log_every": "steps between lines of metrics",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments.
+
+    Args:
+      parser: of this command.
+    """
+    parser.add_argument("--config", metavar="FILE", help="YAML file of the options below")
+    parser.add_argument(
+        "--export",
+        metavar="DIR",
+        help="don't train: write the run's newest weights as a model folder",
+    )
+    parser.add_argument(
+        "--dtype", default="bfloat16", help="with --export: bfloat16 (default) or float32"
+    )
+    parser.add_argument("--card", metavar="FILE", help="with --export: model card to put in")
+    parser.add_argument("--overwrite", action="store_true", help="with --export: replace DIR")
+    parser.add_argument(
+        "--until",
+        type=int,
+        metavar="STEP",
+        help="stop (and save) after this step: a piece of the run",
+    )
+    group = parser.add_argument_group("the run")
+    defaults = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
+    for name, kind in FIELDS.items():
+        if name in STRUCTURED:
+            continue
+        shown = f" ({defaults[name]})" if defaults[name] not in ("", 0.0) else ""
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=kind,
+            default=None,
+            metavar={int: "N", float: "X", str: "S"}[kind],
+            help=_HELP[name] + shown,
+        )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry the command out.
+
+    Args:
+      args: as `add_arguments` declares them.
+
+    Returns:
+      The exit status: 130 after Ctrl-C or SIGTERM (saved, resumable).
+
+    Raises:
+      UserError: bad input.
+    """
+    values = read(args.config) if args.config else {}
+    flags = {n: getattr(args, n) for n in FIELDS if n not in STRUCTURED}
+    values |= {n: v for n, v in flags.items() if v is not None}
+    if args.export:
+        from leapjax.training.export import export
+
+        output = values.get("output")
+        if not isinstance(output, str) or not output:
+            raise UserError("--export needs --output, the run's folder")
+        step, digest = export(output, args.export, args.dtype, args.card, args.overwrite)
+        print(f"{args.export}: weights of step {step} in {args.dtype}, hash {digest[:12]}")
+        return OK
+    for name, value in (("--card", args.card), ("--overwrite", args.overwrite)):
+        if value:
+            raise UserError(f"{name} goes with --export")
+    config = make(values, args.config or "options")
+    if args.until is not None and args.until < 1:
+        raise UserError(f"--until is {args.until}, expected >= 1")
+    from leapjax.training.trainer import train
+
+    result = train(config, lambda line: print(line, flush=True), args.until)
+    if result.finished:
+        print(f"done: {result.step} steps; --export DIR --output {config.output} makes a model")
+        return OK
+    return OK if args.until is not None and result.step >= args.until else INTERRUPTED
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "leapjax train") -> int:
+    """Run `leapjax train`; also the script `scripts/train.py`.
+
+    Args:
+      argv: arguments; None takes those of the process.
+      prog: as the user calls it.
+
+    Returns:
+      The exit status.
+    """
+
+    def command(argv: Sequence[str] | None) -> int:
+        parser = Parser(prog=prog, description=DESCRIPTION, epilog=EPILOG)
+        add_arguments(parser)
+        return run(parser.parse_args(argv))
+
+    return run_main(command, argv, prog)

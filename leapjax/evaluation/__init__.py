@@ -1,0 +1,1 @@
+"""Accuracy and steps of decoding policies on a task (docs/evaluation.md)."""

@@ -1,0 +1,111 @@
+"""Decode a task's problems, row by row, and keep what came out.
+
+problems ─▶ requests, short prompts first ─▶ engine ─▶ answers by problem id
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from leapjax.engine import bucket
+from leapjax.evaluation.measures import counts
+from leapjax.evaluation.results import Results
+from leapjax.evaluation.settings import Row
+from leapjax.lm import LM
+from leapjax.tasks import Task
+from leapjax.tasks.base import Problem
+
+# Rows decoded at once by default; measured with the embedded model (docs/evaluation.md).
+BATCH_SIZE = {"cpu": 32}
+BATCH_SIZE_ELSEWHERE = 256
+
+
+def default_batch_size() -> int:
+    """Rows decoded at once on this backend."""
+    import jax
+
+    return BATCH_SIZE.get(jax.default_backend(), BATCH_SIZE_ELSEWHERE)
+
+
+def versions() -> dict[str, str]:
+    """What computed the numbers."""
+    import jax
+    import jaxlib
+    import numpy as np
+
+    import leapjax
+
+    return {
+        "leapjax": leapjax.__version__,
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def row_settings(lm: LM, row: Row, batch_size: int) -> dict[str, Any]:
+    """Everything that an answer and its time depend on, but for the problem."""
+    import jax
+
+    return {
+        "model_hash": lm.model_hash,
+        "dtype": lm.dtype,
+        "options": row.config.to_dict(),
+        "batch_size": batch_size,
+        "device": jax.devices()[0].device_kind,
+        "backend": jax.default_backend(),
+        "versions": versions(),
+    }
+
+
+def run_row(
+    lm: LM,
+    task: Task,
+    problems: Sequence[Problem],
+    row: Row,
+    results: Results,
+    *,
+    batch_size: int,
+    show: Callable[[int], None] = lambda done: None,
+) -> list[dict[str, Any]]:
+    """Answer every problem that `results` does not hold yet.
+
+    Args:
+      lm: the model.
+      task: scores the answers, those of an earlier run too.
+      problems: in the order of the answers returned.
+      row: policy and options.
+      results: where answers are kept.
+      batch_size: rows decoded at once.
+      show: takes the number of answers there are, as they come.
+
+    Returns:
+      One answer per problem: `id`, `text`, `finish_reason`, `correct`, the fields of
+      `Counts`, and `seconds`, the wall time since the answer before it; the seconds of all
+      are what decoding took, compiling left out.
+    """
+    todo = [p for p in problems if p.id not in results.answers]
+    requests = [lm.request(task.record(p), row.config) for p in todo]
+    # Requests of one bucket share compiled slots; together, they keep them full.
+    order = sorted(requests, key=lambda r: bucket(len(r.ids)))
+    engine = lm.engine(batch_size)
+    for first in {engine.program(r): r for r in reversed(order)}.values():
+        list(engine.stream([dataclasses.replace(first, id="warm-up")]))
+    show(len(problems) - len(todo))
+    last = time.perf_counter()
+    for done, c in enumerate(engine.stream(order), len(problems) - len(todo) + 1):
+        now = time.perf_counter()
+        answer = {"id": c.id, "text": c.text, "finish_reason": c.finish_reason}
+        answer |= counts(c, lm.config.eos_token_id).to_dict()
+        results.add(answer | {"seconds": round(now - last, 6)})
+        last = now
+        show(done)
+    return [
+        results.answers[p.id] | {"correct": task.score(results.answers[p.id]["text"], p)}
+        for p in problems
+    ]

@@ -1,0 +1,226 @@
+"""The way of every job: records in, answers out in input order.
+
+    items ─▶ Intake ─▶ requests ─▶ lm.stream ─▶ sink.write
+                └─▶ bad records ──────────────▶ sink.keep_bad, or the job ends
+                                                sink.settle after each record
+
+The sink hears of each record when everything before it is through, so it can count on
+the input's order for answers and errors alike.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+from leapjax.errors import UserError
+from leapjax.jobs.source import Item
+from leapjax.jobs.summary import Summary
+from leapjax.records import Intake, parse_line
+from leapjax.types import Completion, Request
+
+_FEW = 8  # so many requests are handed over as a list: the engine sees that it needs few slots
+
+
+class Sink(Protocol):
+    """Where answers go."""
+
+    def write(self, completion: Completion) -> None:
+        """Take the next completion, in input order."""
+        ...
+
+    def keep_bad(self, record: dict[str, Any]) -> None:
+        """Take a bad record's `{line, id, error}`, in input order."""
+        ...
+
+    def settle(self, item: Item) -> None:
+        """All of this record has come, and of those before it."""
+        ...
+
+
+class Stopped(Exception):
+    """The job was asked to stop and did, in good order.
+
+    Attributes:
+      number: the signal that asked.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a job is.
+
+    Attributes:
+      summary: counts of this run.
+      records: records that are through, those of earlier runs included.
+      first: of these, those of earlier runs.
+      errors: bad records, those of earlier runs included.
+      samples: answers per record.
+      seconds: since this run's first chunk began; loading and compiling are before that.
+      running: slots in use.
+      slots: slots there are.
+      ahead: answers that wait for an earlier one.
+      begun: finished part of the rows in the slots, in rows.
+    """
+
+    summary: Summary
+    records: int = 0
+    first: int = 0
+    errors: int = 0
+    samples: int = 1
+    seconds: float = 0.0
+    running: int = 0
+    slots: int = 0
+    ahead: int = 0
+    begun: float = 0.0
+
+
+@dataclasses.dataclass
+class _Pending:
+    """A record on its way; `left` of its answers are to come."""
+
+    item: Item
+    left: int
+    bad: dict[str, Any] | None = None
+
+
+class Loop:
+    """One run over a source's records.
+
+    Args:
+      lm: the model, a `leapjax.LM`.
+      intake: checks and tokenises records.
+      sink: takes what comes out.
+      max_errors: bad records that are forgiven.
+      errors: bad records of earlier runs.
+      records: records of earlier runs.
+      batch_size: rows decoded at once; None lets the engine choose.
+      steady: choose slots without looking at how much work there is, so that a resumed
+        job has the same.
+      seen: called with the progress after each answer and chunk.
+      stop: a signal's number once the job shall stop, else None.
+    """
+
+    def __init__(
+        self,
+        lm,
+        intake: Intake,
+        sink: Sink,
+        *,
+        max_errors: int = 0,
+        errors: int = 0,
+        records: int = 0,
+        batch_size: int | None = None,
+        steady: bool = False,
+        seen: Callable[[Progress], None] = lambda progress: None,
+        stop: Callable[[], int | None] = lambda: None,
+    ):
+        self._lm, self._intake, self._sink = lm, intake, sink
+        self._max_errors, self._batch_size, self._steady = max_errors, batch_size, steady
+        self._bad = errors  # those found; the progress counts those settled
+        self._seen, self._stop = seen, stop
+        self._pending: collections.deque[_Pending] = collections.deque()
+        self._began: float | None = None
+        self._finished_before = 0  # by the engine, in other streams
+        self.progress = Progress(
+            Summary(eos_id=lm.config.eos_token_id),
+            records=records,
+            first=records,
+            errors=errors,
+            samples=intake.samples or 1,
+        )
+
+    def run(self, items: Iterable[Item]) -> Summary:
+        """Decode a source's records into the sink.
+
+        Args:
+          items: read within the engine's look-ahead only.
+
+        Returns:
+          The counts of this run.
+
+        Raises:
+          UserError: a bad record too many, or the source or sink fails.
+          Stopped: it was asked to stop.
+        """
+        work: Iterable[Request] = self._requests(items)
+        if not self._steady:
+            head = list(itertools.islice(work, _FEW + 1))
+            work = head if len(head) <= _FEW else itertools.chain(head, work)
+        stream = self._lm.stream(work, batch_size=self._batch_size, each_chunk=self._each_chunk)
+        for completion in stream:
+            self.progress.summary.add(completion)
+            self._sink.write(completion)
+            self._pending[0].left -= 1
+            self._settle()
+            self._seen(self.progress)
+            self._check_stop()
+        return self.progress.summary
+
+    def _requests(self, items: Iterable[Item]) -> Iterator[Request]:
+        for item in items:
+            self._check_stop()
+            record = item.given
+            try:
+                if isinstance(record, bytes):
+                    record = parse_line(record, item.where)
+                made = self._intake.requests(record, item.line, item.where)
+            except UserError as e:
+                self._pending.append(_Pending(item, 0, self._forgive(e, item, record)))
+                self._settle()
+                continue
+            self._pending.append(_Pending(item, len(made)))
+            yield from made
+
+    def _forgive(self, error: UserError, item: Item, record: Any) -> dict[str, Any]:
+        """The error record of a bad record.
+
+        Raises:
+          UserError: it is one too many.
+        """
+        self._bad += 1
+        if self._bad > self._max_errors:
+            if not self._max_errors:
+                raise error
+            raise UserError(
+                f"{error} (bad record {self._bad}; --max-errors is {self._max_errors})"
+            ) from error
+        own = record.get("id") if isinstance(record, dict) else None
+        if isinstance(record, dict) and own is None:
+            own = item.line
+        reason = str(error).removeprefix(f"{item.where}: ")
+        return {"line": item.line, "id": own, "error": reason}
+
+    def _settle(self) -> None:
+        """Tell the sink of the records at the head that are through."""
+        while self._pending and not self._pending[0].left:
+            record = self._pending.popleft()
+            if record.bad is not None:
+                self._sink.keep_bad(record.bad)
+                self.progress.errors += 1
+            self._sink.settle(record.item)
+            self.progress.records += 1
+
+    def _each_chunk(self, engine) -> None:
+        now, progress = time.perf_counter(), self.progress
+        if self._began is None:
+            self._began, self._finished_before = now, engine.finished
+        progress.seconds = now - self._began
+        progress.running, progress.slots = engine.running, engine.slots
+        progress.ahead = engine.finished - self._finished_before - progress.summary.answers
+        progress.begun = engine.begun
+        self._seen(self.progress)
+        self._check_stop()
+
+    def _check_stop(self) -> None:
+        number = self._stop()
+        if number is not None:
+            raise Stopped(number)

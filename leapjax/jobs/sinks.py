@@ -1,0 +1,145 @@
+"""Where answers go when not into shards: an open stream, or one file.
+
+A sink is what `leapjax.jobs.loop` writes into; an `OutputFile` appears whole or not at
+all. (A folder of shards is `leapjax.jobs.job`.)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from leapjax.errors import UserError
+from leapjax.jobs import storage
+from leapjax.jobs.source import Item
+from leapjax.records import to_line, to_record
+from leapjax.types import Completion
+
+
+class LineSink:
+    """Records as JSON lines on an open text stream, such as stdout.
+
+    Args:
+      stream: where to.
+      details: see `to_record`.
+      keep_bad: takes the error record of each bad record.
+    """
+
+    def __init__(
+        self, stream: IO[str], details: bool = False, keep_bad: Callable[[dict], None] = print
+    ):
+        self._stream, self._details, self._keep_bad = stream, details, keep_bad
+
+    def write(self, completion: Completion) -> None:
+        """Write one line, at once visible to the reader."""
+        self._stream.write(to_line(to_record(completion, self._details)))
+        self._stream.flush()
+
+    def keep_bad(self, record: dict[str, Any]) -> None:
+        """Hand a bad record on."""
+        self._keep_bad(record)
+
+    def settle(self, item: Item) -> None:
+        """Nothing to do: what is written is out."""
+
+
+class OutputFile:
+    """A JSONL file, and one of errors beside it, that appear when the job has succeeded.
+
+    Use as a context: leaving it without an exception puts the files in place.
+
+    Args:
+      path: ends in `.jsonl`; a path or a URL.
+      details: see `to_record`.
+      overwrite: an existing file may be replaced.
+
+    Raises:
+      UserError: the path can't be written.
+    """
+
+    def __init__(self, path: str, *, details: bool = False, overwrite: bool = False):
+        check_output(path, overwrite)
+        self.path = path
+        self.errors_path = f"{path.removesuffix('.jsonl')}.errors.jsonl"
+        self._details = details
+        self._rows: storage.Whole | None = None
+        self._errors: storage.Whole | None = None
+
+    def __enter__(self) -> OutputFile:
+        try:
+            self._rows = storage.whole(self.path)
+        except OSError as e:
+            raise _unwritable(self.path, e) from e
+        return self
+
+    def write(self, completion: Completion) -> None:
+        """Add a completion."""
+        assert self._rows is not None
+        self._add(self._rows, to_record(completion, self._details))
+
+    def keep_bad(self, record: dict[str, Any]) -> None:
+        """Add a bad record to the file of errors."""
+        if self._errors is None:
+            self._errors = storage.whole(self.errors_path)
+        self._add(self._errors, record)
+
+    def settle(self, item: Item) -> None:
+        """Nothing to do: the file counts as a whole."""
+
+    def __exit__(self, kind, error, trace) -> None:
+        files = [f for f in (self._errors, self._rows) if f is not None]
+        try:
+            if kind is None:
+                if self._errors is None:
+                    storage.remove(self.errors_path)  # of the run whose output is replaced
+                for file in files:
+                    file.publish()
+        except OSError as e:
+            raise _unwritable(self.path, e) from e
+        finally:
+            for file in files:
+                file.discard()
+
+    def _add(self, file: storage.Whole, record: dict[str, Any]) -> None:
+        try:
+            file.write(to_line(record).encode())
+        except OSError as e:
+            raise _unwritable(self.path, e) from e
+
+
+def check_output(path: str, overwrite: bool) -> None:
+    """Refuse an output path that can't become a file, before any work is done.
+
+    Args:
+      path: where the output shall be.
+      overwrite: an existing file may be replaced.
+
+    Raises:
+      UserError: not a `.jsonl` name, no such folder, not writable, or in the way.
+    """
+    taken = f"output {path}: is there already; choose another name or add --overwrite"
+    if not path.endswith(".jsonl"):
+        raise UserError(f"output {path}: not a file name that ends in .jsonl")
+    if storage.is_remote(path):
+        try:
+            if storage.exists(path) and not overwrite:
+                raise UserError(taken)
+        except OSError as e:
+            raise _unwritable(path, e) from e
+        return
+    file = Path(storage.local_path(path))
+    if file.exists() and not file.is_file():
+        raise UserError(f"output {path}: is there already and is not an ordinary file")
+    if file.exists() and not overwrite:
+        raise UserError(taken)
+    folder = file.parent
+    if not folder.is_dir():
+        raise UserError(f"output {path}: there is no folder {folder}; create it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"output {path}: the folder {folder} is not writable")
+
+
+def _unwritable(path: str, error: OSError) -> UserError:
+    return UserError(f"output {path}: can't be written ({error.strerror or error})")

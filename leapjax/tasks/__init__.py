@@ -1,0 +1,142 @@
+"""Tasks by name: where problems come from, what the model is asked, who is right.
+
+task = tasks.get("wordproblems")            # or "gsm8k:test.jsonl"
+for problem in task.problems("heldout", strata=(), limit=100, seed=0): ...
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from leapjax.errors import UserError
+from leapjax.tasks.base import Problem, extract_final, score
+
+NAMES = ("wordproblems", "gsm8k:PATH")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Problems, prompt and scorer.
+
+    Attributes:
+      name: as `get` takes it.
+      splits: splits there are, the default first.
+      strata: groups of problems that are drawn by default.
+      gen_length: canvas, at most 1.5 times the 99th percentile of the answers' tokens.
+      block_length: block, in tokens.
+      draw: `(split, strata, limit, seed) -> problems`; `problems` checks its arguments.
+      score: whether a text answers a problem.
+    """
+
+    name: str
+    splits: tuple[str, ...]
+    strata: tuple[str, ...]
+    gen_length: int
+    block_length: int
+    draw: Callable[[str, tuple[str, ...], int | None, int], list[Problem]]
+    score: Callable[[str, Problem], bool] = score
+
+    def problems(
+        self,
+        split: str | None = None,
+        strata: Sequence[str] = (),
+        limit: int | None = None,
+        seed: int = 0,
+    ) -> list[Problem]:
+        """The problems to solve; the same arguments give the same ones.
+
+        Args:
+          split: one of `splits`; None is the first.
+          strata: groups to draw from, in equal parts; none is all of `strata`.
+          limit: how many in all; None is the task's own number.
+          seed: of a generator.
+
+        Raises:
+          UserError: no such split or stratum, or too few problems.
+        """
+        split = split or self.splits[0]
+        if split not in self.splits:
+            raise UserError(
+                f"split {split!r} is unknown to task {self.name} (known: {', '.join(self.splits)})"
+            )
+        if limit is not None and limit < 1:
+            raise UserError(f"limit is {limit}; expected at least 1")
+        return self.draw(split, tuple(strata) or self.strata, limit, seed)
+
+    def record(self, problem: Problem) -> dict[str, Any]:
+        """What the model is asked: a record as in a JSONL file."""
+        return {"id": problem.id, "prompt": problem.question}
+
+
+def get(name: str) -> Task:
+    """The task of a name.
+
+    Args:
+      name: `wordproblems`, or `gsm8k:PATH` for a JSONL file of `question` and `answer`.
+
+    Raises:
+      UserError: no such task.
+    """
+    kind, _, path = name.partition(":")
+    if kind == "wordproblems" and not path:
+        # The 99th percentile of held-out answers is 63 tokens over the strata, 48 in "main".
+        return Task(
+            name=name,
+            splits=("heldout", "unseen"),
+            strata=("easy", "main", "long", "distractor", "large"),
+            gen_length=64,
+            block_length=32,
+            draw=_word_problems,
+        )
+    if kind == "gsm8k" and path:
+        return Task(
+            name=name,
+            splits=("test",),
+            strata=("all",),
+            gen_length=256,
+            block_length=32,
+            draw=lambda split, strata, limit, seed: _gsm8k(path, limit),
+        )
+    raise UserError(f"task {name!r} is unknown; choose one of {', '.join(NAMES)}")
+
+
+def _word_problems(
+    split: str, strata: tuple[str, ...], limit: int | None, seed: int
+) -> list[Problem]:
+    from leapjax.tasks import wordproblems
+
+    limit = 500 if limit is None else limit
+    whole, rest = divmod(limit, len(strata))
+    counts = {s: whole + (i < rest) for i, s in enumerate(dict.fromkeys(strata))}
+    return [p for s, n in counts.items() for p in wordproblems.generate(seed, split, s, n)]
+
+
+def _gsm8k(path: str, limit: int | None) -> list[Problem]:
+    """Problems of a JSONL file in GSM8K's form, in the file's order."""
+    import hashlib
+    import itertools
+
+    from leapjax.records import parse_line, read_lines
+
+    out = []
+    try:
+        with open(path, "rb") as stream:
+            for number, line in itertools.islice(read_lines(stream, path), limit):
+                where = f"{path} line {number}"
+                value = parse_line(line, where)
+                texts = [value.get("question"), value.get("answer")]
+                if not all(isinstance(t, str) and t for t in texts):
+                    raise UserError(f"{where}: expected texts under question and answer")
+                question, answer = map(str, texts)
+                final = extract_final(answer)
+                if final is None:
+                    raise UserError(f"{where}: the answer has no final `#### number`")
+                digest = hashlib.blake2b(question.encode(), digest_size=6).hexdigest()
+                out.append(Problem(f"{number}-{digest}", question, answer, final))
+    except OSError as e:
+        raise UserError(f"{path}: can't be read ({e.strerror or e})") from e
+    if not out:
+        raise UserError(f"{path}: holds no problems")
+    return out

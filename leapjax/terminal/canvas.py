@@ -1,0 +1,119 @@
+"""The canvas as it fills in: which token was committed when, and why.
+
+Colour and a mark after the token both tell the kind, so neither is needed to read it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from leapjax.types import Completion
+
+# kind -> mark behind the token, style, what it means
+KINDS = {
+    "top1": ("'", "bold yellow", "top-1: the block's most probable"),
+    "anchor": ("*", "bold green", "anchor: above the threshold"),
+    "propagated": ("~", "bold cyan", "propagated: near an anchor, above the relaxed threshold"),
+    "schedule": ("+", "bold blue", "schedule: its turn"),
+}
+OPEN, END, FILLED = "_", "$", "."  # open position, an eos, an eos that early stop filled in
+FRAME_S = 0.15  # a pass lasts so long on the screen, slow enough to follow
+
+
+@dataclasses.dataclass(frozen=True)
+class Canvas:
+    """A decoded canvas, by position, as it can be shown after any of its steps.
+
+    Attributes:
+      pieces: each token's text; None for eos.
+      steps: which step committed it, -1 early stop.
+      kinds: why, names of `leapjax.types.COMMIT_KINDS`.
+      last: steps in all.
+    """
+
+    pieces: Sequence[str | None]
+    steps: Sequence[int]
+    kinds: Sequence[str]
+    last: int
+
+    @classmethod
+    def of(cls, lm, completion: Completion) -> Canvas:
+        """The canvas of a completion.
+
+        Args:
+          lm: the model that made it, for the texts of its tokens.
+          completion: what came out.
+        """
+        ids, eos = completion.output_ids, lm.config.eos_token_id
+        pieces = lm.codec.tokens_of(ids)
+        shown = [None if i == eos else p for i, p in zip(ids, pieces, strict=True)]
+        return cls(shown, completion.commit_step, completion.commit_kind, completion.steps)
+
+    def after(self, done: int) -> Text:
+        """What the canvas holds after so many steps.
+
+        Args:
+          done: 0 to `last`.
+        """
+        text = Text()
+        for piece, step, kind in zip(self.pieces, self.steps, self.kinds, strict=True):
+            if step >= done or (step < 0 and done < self.last):
+                text.append(OPEN, "dim")
+            elif step < 0:
+                text.append(FILLED, "dim")
+            else:
+                mark, style, _ = KINDS.get(kind, ("", "", ""))
+                before, newline = _split(END if piece is None else piece)
+                text.append(before + mark + newline, style)
+        return text
+
+
+def _split(piece: str) -> tuple[str, str]:
+    """A token and the line ends behind it: the mark goes between."""
+    visible = "".join(c if c.isprintable() or c == "\n" else "?" for c in piece)
+    kept = visible.rstrip("\n")
+    return kept, visible[len(kept) :]
+
+
+def legend(kinds: Sequence[str]) -> Text:
+    """What the marks and colours of these kinds mean, a line each."""
+    text = Text()
+    for kind, (mark, style, meaning) in KINDS.items():
+        if kind in kinds:
+            text.append(f"token{mark}", style)
+            text.append(f"  {meaning}\n")
+    text.append(f"{OPEN} open   {END} end of text   {FILLED} filled in after the end\n", "dim")
+    return text
+
+
+def console(stream) -> Console:
+    """A terminal; without colour where `NO_COLOR` is set or the terminal has none."""
+    no_color = bool(os.environ.get("NO_COLOR"))
+    return Console(file=stream, no_color=no_color, highlight=False, markup=False, soft_wrap=False)
+
+
+def play(screen: Console, canvas: Canvas, frame_s: float = FRAME_S) -> None:
+    """Show the canvas filling in, step by step, and leave it there complete.
+
+    The steps are those of the decode, shown at a pace that can be followed.
+
+    Args:
+      screen: a terminal.
+      canvas: what was decoded.
+      frame_s: seconds a step.
+    """
+    with Live(canvas.after(0), console=screen, auto_refresh=False) as live:
+        for done in range(canvas.last + 1):
+            frame = canvas.after(done)
+            frame.append(f"\nstep {done} of {canvas.last}", "dim")
+            live.update(frame, refresh=True)
+            if done < canvas.last:
+                time.sleep(frame_s)
+        live.update(canvas.after(canvas.last), refresh=True)

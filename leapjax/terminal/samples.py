@@ -1,0 +1,92 @@
+"""`leapjax decode` without a prompt: sample problems, and what they cost against greedy."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import IO
+
+from leapjax import tasks
+from leapjax.config import DecodeConfig
+from leapjax.evaluation.measures import counts
+from leapjax.lm import LM
+from leapjax.tasks.base import Problem
+from leapjax.terminal import canvas
+from leapjax.types import Completion
+
+COUNT = 4
+STRATA = ("easy", "main", "long")
+
+
+def problems(seed: int, count: int = COUNT) -> list[Problem]:
+    """Held-out problems, easy ones and longer ones in turn.
+
+    Args:
+      seed: other problems for another one.
+      count: how many.
+    """
+    drawn = tasks.get("wordproblems").problems("heldout", STRATA, count, seed)
+    by_stratum = [[p for p in drawn if p.stratum == s] for s in STRATA]
+    mixed = itertools.chain.from_iterable(itertools.zip_longest(*by_stratum))
+    return [p for p in mixed if p is not None]
+
+
+def greedy(config: DecodeConfig) -> DecodeConfig:
+    """One token a step, everything else alike."""
+    return config.replace(
+        policy="low_confidence",
+        threshold=None,
+        relaxed_threshold=None,
+        radius=None,
+        schedule=None,
+        steps=config.gen_length,
+    )
+
+
+def share(steps: int, of: int) -> str:
+    """Steps against greedy's, in words."""
+    return f"steps {steps} of greedy's {of} ({100 * steps / of:.0f} %)"
+
+
+def run(lm: LM, config: DecodeConfig, stream: IO[str]) -> None:
+    """Decode the samples and show them.
+
+    Args:
+      lm: the embedded model.
+      config: decode options; its seed chooses the problems.
+      stream: where to; on a terminal, the canvases fill in.
+    """
+    task = tasks.get("wordproblems")
+    chosen = problems(config.seed)
+    records = [task.record(p) for p in chosen]
+    # Everything in one bucket of prompt lengths and one program: compiled once a policy.
+    baseline = lm.generate(records, greedy(config), batch_size=COUNT)
+    lm.generate(records[:1], config, batch_size=COUNT)
+    start = time.perf_counter()
+    completions = lm.generate(records, config, batch_size=COUNT)
+    seconds = time.perf_counter() - start
+    screen = canvas.console(stream) if stream.isatty() else None
+    if screen is not None:
+        screen.print(canvas.legend([k for c in completions for k in c.commit_kind]))
+    for problem, completion, base in zip(chosen, completions, baseline, strict=True):
+        _show(lm, problem, completion, base, stream, screen)
+    tokens = sum(counts(c, lm.config.eos_token_id).tokens for c in completions)
+    steps, of = sum(c.steps for c in completions), sum(c.steps for c in baseline)
+    right = sum(task.score(c.text, p) for c, p in zip(completions, chosen, strict=True))
+    print(
+        f"{right} of {len(chosen)} right, {share(steps, of)}, {tokens} tokens in {seconds:.2f} s: "
+        f"{tokens / max(seconds, 1e-9):.0f} tokens/s, compiling not counted",
+        file=stream,
+        flush=True,
+    )
+
+
+def _show(lm: LM, problem: Problem, completion: Completion, base: Completion, stream, screen):
+    print(f"> {problem.question}", file=stream, flush=True)
+    if screen is None:
+        print(completion.text, file=stream)
+    else:
+        canvas.play(screen, canvas.Canvas.of(lm, completion))
+    right = tasks.score(completion.text, problem)
+    verdict = "right" if right else f"wrong, it is {problem.final}"
+    print(f"[{share(completion.steps, base.steps)}, {verdict}]\n", file=stream, flush=True)

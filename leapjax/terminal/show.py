@@ -1,0 +1,44 @@
+"""`leapjax decode` without a prompt, or with `--chat`."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+
+from leapjax.config import DecodeConfig
+from leapjax.errors import UserError
+
+# What belongs to records, not to what is shown here.
+_RECORDS = ("prompt", "input", "output", "json", "details", "num_samples", "resume", "raw", "stop")
+
+
+def run(args: argparse.Namespace, config: DecodeConfig, model: str | None) -> int:
+    """Show sample problems, or hold a conversation.
+
+    Args:
+      args: of `leapjax decode`.
+      config: decode options.
+      model: path or hub id; None is the embedded model.
+
+    Returns:
+      The exit status.
+
+    Raises:
+      UserError: no such model, or an option that is for records.
+    """
+    for name in _RECORDS:
+        if getattr(args, name):
+            flag = "--" + name.replace("_", "-")
+            with_ = "go together with --chat" if args.chat else "go without --prompt or --input"
+            raise UserError(f"{flag} does not {with_}; leave one of them out")
+    from leapjax.terminal import chat, embedded, samples
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="replace")
+    lm = embedded.load(model, args.dtype)
+    if args.chat:
+        chat.run(lm, config, sys.stdin, sys.stdout)
+    else:
+        samples.run(lm, config, sys.stdout)
+    return 0

@@ -1,0 +1,1 @@
+"""Training: LLaDA's objective, the loop with exact resume, and export."""

@@ -1,0 +1,104 @@
+"""The masked diffusion objective of LLaDA (arXiv 2502.09992, equations 3 and 5).
+
+    t ~ U(0, 1),  p = (1 - eps) t + eps,  each trainable token masked with probability p
+    loss of a row = sum over masked positions of cross-entropy / p, divided by the length
+
+The length is the number of trainable tokens: the whole row for plain text, the answer and
+its eos padding for prompt and response, whose prompt is never masked.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from leapjax.models import transformer
+from leapjax.models.config import ModelConfig
+from leapjax.training import forward
+
+EPS = 1e-3  # the least masking probability; bounds the weight 1 / p by 1000
+
+
+def mask_probabilities(key, rows: int):
+    """One masking probability a row, spread evenly over (0, 1) within the batch.
+
+    A single uniform offset and one row in each of B equal strata: every row's t is
+    uniform, and the batch covers all ratios (low discrepancy, as in arXiv 2107.00630).
+
+    Args:
+      key: PRNG key.
+      rows: B.
+
+    Returns:
+      (B,) float32 in [eps, 1].
+    """
+    t = (jax.random.uniform(key, ()) + jnp.arange(rows, dtype=jnp.float32) / rows) % 1.0
+    return (1.0 - EPS) * t + EPS
+
+
+def corrupt(key, ids, trainable, mask_token_id: int):
+    """Mask each trainable token with its row's probability.
+
+    Args:
+      key: PRNG key.
+      ids: (B, T) int32.
+      trainable: (B, T) bool; prompts and pads are False and stay as they are.
+      mask_token_id: what a masked token becomes.
+
+    Returns:
+      The noisy ids (B, T), masked (B, T) bool and p (B,) float32.
+    """
+    ratio_key, token_key = jax.random.split(key)
+    p = mask_probabilities(ratio_key, ids.shape[0])
+    masked = (jax.random.uniform(token_key, ids.shape) < p[:, None]) & trainable
+    return jnp.where(masked, mask_token_id, ids), masked, p
+
+
+def weighted_loss(logits, targets, masked, trainable, p):
+    """The objective, from logits.
+
+    Args:
+      logits: (B, W, V) float32; logits[:, i] predicts targets[:, i].
+      targets: (B, W) int32.
+      masked: (B, W) bool, within `trainable`.
+      trainable: (B, W) bool, the tokens that count for the length.
+      p: (B,) float32, the rows' masking probabilities.
+
+    Returns:
+      The loss (scalar, nats), and the plain mean cross-entropy of masked tokens (nats).
+    """
+    top = jax.nn.logsumexp(logits, axis=-1)
+    nats = top - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    nats = jnp.where(masked, nats, 0.0)
+    length = jnp.maximum(jnp.sum(trainable, axis=1, dtype=jnp.float32), 1.0)
+    rows = jnp.sum(nats, axis=1) / p / length
+    count = jnp.maximum(jnp.sum(masked, dtype=jnp.float32), 1.0)
+    return jnp.mean(rows), jnp.sum(nats) / count
+
+
+def loss(params, config: ModelConfig, batch, key, window: int):
+    """The objective of one batch.
+
+    Args:
+      params: the model's pytree, float32.
+      config: static shape; `shift_logits` moves each target to the output on its left.
+      batch: dict of `ids` (B, T) int32, `valid` (B, T) bool (False: pad) and `trainable`
+        (B, T) bool; nothing before the last `window` columns is trainable.
+      key: PRNG key of the corruption.
+      window: W, the static number of columns at the end whose logits are computed.
+
+    Returns:
+      The loss (scalar, nats), and the mean cross-entropy of masked tokens (nats).
+    """
+    ids, valid, trainable = batch["ids"], batch["valid"], batch["trainable"]
+    noisy, masked, p = corrupt(key, ids, trainable, config.mask_token_id)
+    positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0).astype(jnp.int32)
+    hidden = forward.hidden_states(params, config, noisy, positions, valid)
+    start = ids.shape[1] - window
+    if config.shift_logits:
+        # Position i is read at output i - 1; the first column has none and can't be learnt.
+        hidden = jnp.concatenate([hidden[:, :1], hidden[:, :-1]], axis=1)
+        masked = masked & (jnp.arange(ids.shape[1]) > 0)[None, :]
+    rows = hidden[:, start:].reshape(1, -1, config.d_model)
+    logits = transformer.head(params, config, rows).reshape(ids.shape[0], window, -1)
+    return weighted_loss(logits, ids[:, start:], masked[:, start:], trainable[:, start:], p)

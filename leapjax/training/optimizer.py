@@ -1,0 +1,78 @@
+"""The optimiser: AdamW or Muon, warm-up and cosine, clipping, decay on matrices only."""
+
+from __future__ import annotations
+
+import jax
+import optax
+from optax import contrib
+
+from leapjax.errors import UserError
+
+_MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+def _is_matrix(params):
+    """True at the layers' weight matrices: not norms, biases, embeddings or the head."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: path[0].key == "layers" and path[-1].key in _MATRICES, params
+    )
+
+
+def schedule(peak: float, warmup: int, steps: int, final: float = 0.0):
+    """Linear warm-up from 0 to `peak`, then a cosine down to `final * peak`."""
+    return optax.warmup_cosine_decay_schedule(
+        0.0, peak, warmup, max(steps, warmup + 1), final * peak
+    )
+
+
+def make(
+    name: str,
+    learning_rate: float,
+    warmup_steps: int,
+    steps: int,
+    weight_decay: float,
+    clip_norm: float,
+    b2: float = 0.99,
+    adam_learning_rate: float | None = None,
+    final: float = 0.0,
+) -> optax.GradientTransformation:
+    """Build the gradient transformation.
+
+    Args:
+      name: "adamw", or "muon" (arXiv 2502.16982): Muon on the layers' matrices, AdamW on
+        the rest.
+      learning_rate: peak, of the matrices.
+      warmup_steps: length of the warm-up, in steps.
+      steps: length of the whole schedule, in steps.
+      weight_decay: decoupled decay, on the layers' matrices only.
+      clip_norm: largest global norm of the gradient.
+      b2: Adam's second decay rate.
+      adam_learning_rate: peak for what Muon does not handle; None: `learning_rate`.
+      final: the schedule ends at this share of the peak.
+
+    Raises:
+      UserError: no such optimiser.
+    """
+    lr = schedule(learning_rate, warmup_steps, steps, final)
+    if name == "adamw":
+        rule = optax.adamw(lr, b1=0.9, b2=b2, weight_decay=weight_decay, mask=_is_matrix)
+    elif name == "muon":
+        other = schedule(adam_learning_rate or learning_rate, warmup_steps, steps, final)
+
+        def numbers(params):
+            spec = contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+            return jax.tree.map(lambda m: spec if m else None, _is_matrix(params))
+
+        rule = contrib.muon(
+            lr,
+            weight_decay=weight_decay,
+            weight_decay_mask=_is_matrix,
+            adam_b2=b2,
+            adam_learning_rate=other,
+            adam_weight_decay=0.0,
+            muon_weight_dimension_numbers=numbers,
+            consistent_rms=0.2,
+        )
+    else:
+        raise UserError(f"optimizer {name!r} is unknown (known: adamw, muon)")
+    return optax.chain(optax.clip_by_global_norm(clip_norm), rule)

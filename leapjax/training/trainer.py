@@ -1,0 +1,276 @@
+"""The training loop: batches in, checkpoints and metrics out; a pure step in between.
+
+    data.batch(step) ─▶ train_step(state, batch, step) ─▶ state ─▶ store (every so often)
+                                    └─▶ loss, norm ─▶ metrics.jsonl, terminal
+
+A step depends on the state, the seed and its own number only, so a run that was stopped (or
+killed) and resumed goes through the same states as one that was not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from leapjax.errors import UserError
+from leapjax.models import ModelConfig
+from leapjax.training import objective, optimizer, setup
+from leapjax.training.config import TrainConfig
+from leapjax.training.store import Store
+
+
+def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """The run's optimiser; see `leapjax.training.optimizer.make`."""
+    return optimizer.make(
+        config.optimizer,
+        config.learning_rate,
+        config.warmup_steps,
+        config.steps,
+        config.weight_decay,
+        config.clip_norm,
+        config.adam_b2,
+        config.adam_learning_rate or None,
+        config.final_learning_rate,
+    )
+
+
+def init_state(config: TrainConfig, params):
+    """The state before the first step.
+
+    Args:
+      config: the run.
+      params: float32 weights; the state takes them over.
+
+    Returns:
+      Dict of `params`, `optimizer` and, with `ema_decay`, `ema`.
+    """
+    state = {"params": params, "optimizer": make_optimizer(config).init(params)}
+    if config.ema_decay:
+        state["ema"] = jax.tree.map(jnp.array, params)
+    return state
+
+
+def make_step(config: TrainConfig, model: ModelConfig) -> Callable:
+    """Compile-on-call training step.
+
+    Args:
+      config: the run.
+      model: the model's shape.
+
+    Returns:
+      `step(state, batch, number, window)` → (state, metrics); the old state is given up.
+      `number` is traced, `window` static: one program per batch shape.
+    """
+    rule = make_optimizer(config)
+    # Weights were drawn from key(seed); masks have a key of their own.
+    key = jax.random.key(config.seed + 1)
+
+    @functools.partial(jax.jit, static_argnums=(3,), donate_argnums=(0,))
+    def step(state, batch, number, window):
+        params = state["params"]
+        (loss, nats), gradient = jax.value_and_grad(objective.loss, has_aux=True)(
+            params, model, batch, jax.random.fold_in(key, number), window
+        )
+        updates, moments = rule.update(gradient, state["optimizer"], params)
+        params = optax.apply_updates(params, updates)
+        out = {"params": params, "optimizer": moments}
+        if "ema" in state:
+            # Early on the average follows quickly; the start is nothing to remember.
+            taken = number.astype(jnp.float32)
+            decay = jnp.minimum(config.ema_decay, (1.0 + taken) / (10.0 + taken))
+            out["ema"] = jax.tree.map(
+                lambda a, b: decay * a + (1.0 - decay) * b, state["ema"], params
+            )
+        return out, {"loss": loss, "nats": nats, "grad_norm": optax.tree.norm(gradient)}
+
+    return step
+
+
+@dataclasses.dataclass
+class Result:
+    """How a run ended.
+
+    Attributes:
+      step: steps taken in all.
+      finished: the run is complete; False: it was stopped and can be resumed.
+      loss: mean loss over the last stretch of metrics, or None.
+    """
+
+    step: int
+    finished: bool
+    loss: float | None
+
+
+def _cut_metrics(path: Path, step: int) -> None:
+    """Drop the lines after a checkpoint: the resumed run writes them again."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text("utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue  # the line that a kill cut short
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text("".join(kept), "utf-8")
+    temporary.replace(path)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+class _Stop:
+    """Turns Ctrl-C and SIGTERM into a flag that is read between steps."""
+
+    def __init__(self):
+        self.asked = False
+        self._before = {}
+
+    def __enter__(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._before[number] = signal.signal(number, self._ask)
+            except ValueError:
+                break  # not the main thread: the caller keeps its handlers
+        return self
+
+    def _ask(self, number, frame):
+        if self.asked:
+            raise KeyboardInterrupt  # asked twice: at once, without saving
+        self.asked = True
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def train(
+    config: TrainConfig,
+    log: Callable[[str], None] = print,
+    until: int | None = None,
+    start: setup.Start | None = None,
+) -> Result:
+    """Train, resuming where the output folder's newest checkpoint left off.
+
+    Args:
+      config: the run.
+      log: takes a line of progress.
+      until: stop after this step, as if interrupted (a piece of a run).
+      start: what `setup.prepare` returned, if the caller has it already.
+
+    Returns:
+      How the run ended.
+
+    Raises:
+      UserError: bad data or model, a folder of another run, or a loss that is not finite.
+    """
+    start = setup.prepare(config) if start is None else start
+    source = setup.batches(config, start)
+    store = Store(config.output, config.keep)
+    try:
+        for name in store.remember(config):
+            log(f"{name} changed since this run began; from here on the new value holds")
+        state = init_state(config, start.params(config.seed))
+        done = 0
+        if store.latest() is not None:
+            done, state = store.restore(state)
+            log(f"resuming {config.output} at step {done}")
+        else:
+            count = sum(x.size for x in jax.tree.leaves(state["params"]))
+            log(f"training {count / 1e6:.2f} M parameters for {config.steps} steps")
+        with _Stop() as stop:
+            return _loop(config, start, source, store, state, done, log, until, stop)
+    finally:
+        store.close()
+
+
+def _loop(config, start, source, store, state, done, log, until, stop) -> Result:
+    step = make_step(config, start.model)
+    rate = optimizer.schedule(
+        config.learning_rate, config.warmup_steps, config.steps, config.final_learning_rate
+    )
+    metrics = Path(config.output) / "metrics.jsonl"
+    _cut_metrics(metrics, done)
+    end = config.steps if until is None else min(until, config.steps)
+    if done >= end:
+        return Result(done, done >= config.steps, None)
+    from tqdm import tqdm
+
+    shown = sys.stderr.isatty()
+    sums: dict[str, float] = {}
+    tokens, began, first, last = 0, time.monotonic(), done, None
+    warm = began  # the first step compiles; it is left out of the forecast
+    with (
+        open(metrics, "a", encoding="utf-8") as file,
+        ThreadPoolExecutor(1) as pool,
+        tqdm(
+            total=config.steps,
+            initial=done,
+            unit="step",
+            disable=not shown,
+            file=sys.stderr,
+            leave=False,
+        ) as bar,
+    ):
+        coming = pool.submit(source.batch, done)
+        while done < end and not stop.asked:
+            batch = coming.result()
+            if done + 1 < end:
+                coming = pool.submit(source.batch, done + 1)
+            window = batch.pop("window")
+            state, got = step(state, batch, jnp.int32(done), window)
+            got = {k: float(v) for k, v in got.items()}
+            if not math.isfinite(got["loss"]):
+                raise UserError(
+                    f"the loss at step {done} is not finite; lower learning_rate and start "
+                    f"again from the last checkpoint in {config.output}"
+                )
+            done += 1
+            tokens += int(batch["valid"].sum())
+            if done == first + 1:
+                warm = time.monotonic()
+            for name, value in got.items():
+                sums[name] = sums.get(name, 0.0) + value
+            sums["count"] = sums.get("count", 0.0) + 1
+            bar.update(1)
+            if done % config.log_every == 0 or done == end or stop.asked:
+                now, count = time.monotonic(), sums.pop("count")
+                means = {name: value / count for name, value in sums.items()}
+                left = (now - warm) / max(done - first - 1, 1) * (config.steps - done)
+                record = {
+                    "step": done,
+                    **{name: round(value, 6) for name, value in means.items()},
+                    "learning_rate": float(jnp.asarray(rate(done))),
+                    "tokens_per_second": round(tokens / (now - began), 1),
+                    "seconds": round(now - began, 2),
+                }
+                file.write(json.dumps(record) + "\n")
+                file.flush()
+                line = (
+                    f"step {done}/{config.steps}  loss {means['loss']:.4f}  "
+                    f"masked token {means['nats']:.4f} nats  norm {means['grad_norm']:.2f}  "
+                    f"{record['tokens_per_second']:.0f} tokens/s  left {_clock(left)}"
+                )
+                tqdm.write(line, file=sys.stderr) if shown else log(line)
+                last, sums = means["loss"], {}
+            if done % config.checkpoint_every == 0 or done == end or stop.asked:
+                store.save(done, state)
+    if stop.asked:
+        log(f"stopped at step {done}, saved; the same command goes on from here")
+    return Result(done, done >= config.steps, last)

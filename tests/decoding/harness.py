@@ -1,0 +1,80 @@
+"""Short ways to run rows through the compiled decode, for the tests of this folder."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from leapjax import DecodeConfig, Request
+from leapjax.decoding import initial_state, program_for, run_jit
+from leapjax.lane import empty_state
+from leapjax.testing import tiny_config, tiny_params
+from leapjax.types import COMMIT_KINDS
+
+MODELS = {"llada": tiny_config("llada"), "dream": tiny_config("dream")}
+EOT = 5  # an ordinary token of the tiny models that plays end-of-turn
+BUCKET = 10  # columns for prompts
+
+
+def structure(policy="localleap", family="llada", gen=12, block=4, infill=None, **options):
+    """(DecodeConfig, Program); `infill` is the length of the sequence's columns."""
+    options = {"policy": policy, "gen_length": gen, "block_length": block} | options
+    config = DecodeConfig(**options)
+    program = program_for(
+        config,
+        MODELS[family],
+        length=infill or BUCKET + gen,
+        dtype="float32",
+        eot_token_id=EOT,
+        infill=infill is not None,
+    )
+    return config, program
+
+
+def request(ids, config, id=0, **more):
+    return Request(id=id, ids=tuple(int(i) for i in ids), config=config, **more)
+
+
+def start(requests, program, slots=None):
+    """The initial state on the device, with its cache if it has one."""
+    state = jax.tree.map(jnp.asarray, initial_state(requests, program, slots))
+    if program.cache != "none":
+        empty = empty_state(program, state.done.shape[0])
+        state = dataclasses.replace(state, cache=empty.cache)
+    return state
+
+
+def run(params, state, program, passes=10_000):
+    """Decode to the end (or so many passes); the state is donated."""
+    rows = jnp.int32(state.done.shape[0])
+    return run_jit(params, state, jnp.int32(passes), rows, program=program)
+
+
+def row(state, b, full=False):
+    """One row's results from its first token on; `full` keeps the pads too."""
+    at = 0 if full else int(state.first[b])
+    return {
+        "tokens": np.asarray(state.tokens[b])[at:].tolist(),
+        "steps": int(state.steps[b]),
+        "commit_step": np.asarray(state.commit_step[b])[at:].tolist(),
+        "commit_kind": [COMMIT_KINDS[k] for k in np.asarray(state.commit_kind[b])[at:]],
+        "commit_confidence": np.asarray(state.commit_confidence[b])[at:].tolist(),
+        "done": bool(state.done[b]),
+    }
+
+
+def decode(params, requests, program, slots=None):
+    """Requests -> their rows' results."""
+    state = jax.device_get(run(params, start(requests, program, slots), program))
+    return [row(state, b) for b in range(len(requests))]
+
+
+def prompts(rng, count, longest=BUCKET, vocab=38):
+    """Random prompts of mixed lengths, the empty one and the longest among them."""
+    lengths = [longest, 0, *rng.integers(1, longest, max(count - 2, 0))][:count]
+    return [rng.integers(0, vocab, n).tolist() for n in lengths]
+
+
+def params_of(family, seed=0, **how):
+    return tiny_params(MODELS[family], seed, **how)

@@ -1,0 +1,170 @@
+"""A model without arithmetic and a disk that crashes, for tests of jobs."""
+
+import dataclasses
+import json
+import random
+
+from leapjax.engine import Progress
+from leapjax.testing import tiny_config
+from leapjax.types import Completion
+
+
+class FakeLM:
+    """Answers depend on the request alone; requests are read ahead, as the engine does."""
+
+    def __init__(self, look_ahead=3):
+        self.config = tiny_config()
+        self.codec = None
+        self.path = None
+        self.dtype = "float32"
+        self.model_hash = "0" * 64
+        self.look_ahead = look_ahead
+        self.answered = []  # ids, over all streams
+        self.batch_sizes = []
+
+    def stream(self, requests, *, batch_size=None, each_chunk=None):
+        self.batch_sizes.append(batch_size)
+        requests = iter(requests)
+        waiting, progress = [], Progress(slots=2)
+        while True:
+            while len(waiting) < self.look_ahead:
+                if (request := next(requests, None)) is None:
+                    break
+                waiting.append(request)
+            if not waiting:
+                return
+            each_chunk(progress)
+            request = waiting.pop(0)
+            self.answered.append(request.id)
+            yield self.answer(request)
+
+    def answer(self, request):
+        ids = [(sum(request.ids) + n + (request.sample or 0)) % 38 for n in range(4)]
+        return Completion(
+            id=request.id,
+            text="",
+            output_ids=ids,
+            finish_reason="length",
+            steps=len(request.ids),
+            full_passes=1,
+            nfe=1,
+            commit_step=[0] * 4,
+            commit_kind=["top1"] * 4,
+            commit_confidence=[0.5] * 4,
+            sample=request.sample,
+            metadata=request.metadata,
+        )
+
+
+class Crash(BaseException):
+    """The machine lost power."""
+
+
+@dataclasses.dataclass
+class _File:
+    safe: bytes = b""  # survives a crash
+    rest: bytes = b""  # may not
+
+    @property
+    def content(self):
+        return self.safe + self.rest
+
+
+class Disk:
+    """A folder whose power fails at an operation of choice.
+
+    Args:
+      fail_at: number of the operation, from 0, that does not get through; None for never.
+      error: what it raises; for `Crash` everything later fails too.
+      seed: decides how much of what was not synced survives, and of the failing write.
+    """
+
+    path = "disk"
+
+    def __init__(self, files=None, fail_at=None, error=Crash, seed=0):
+        self.files = dict(files or {})
+        self.operations = 0
+        self.fail_at, self.error = fail_at, error
+        self.random = random.Random(seed)
+
+    def after_crash(self, **how):
+        """The disk as the next process finds it: of what was not synced, some part."""
+        kept = {}
+        for name, file in self.files.items():
+            kept[name] = _File(file.safe + file.rest[: self.random.randint(0, len(file.rest))])
+        return Disk(kept, **how)
+
+    def contents(self):
+        return {name: file.content for name, file in sorted(self.files.items())}
+
+    def create(self):
+        pass
+
+    def sizes(self):
+        return {name: len(file.content) for name, file in self.files.items()}
+
+    def size(self, name):
+        return len(self.files[name].content) if name in self.files else None
+
+    def read(self, name):
+        return self.files[name].content if name in self.files else None
+
+    def write(self, name, data):
+        self._operation()
+        self.files[name] = _File(data)
+
+    def grow(self, name, keep=0):
+        old = self.read(name) or b""
+        assert len(old) >= keep
+        self.files[name] = _File(old[:keep])
+        return _Growing(self, self.files[name])
+
+    def rename(self, old, new):
+        self._operation()
+        self.files[new] = self.files.pop(old)
+
+    def remove(self, name):
+        self._operation()
+        self.files.pop(name, None)
+
+    def _operation(self, undone=lambda: None):
+        number, self.operations = self.operations, self.operations + 1
+        if self.fail_at is None:
+            return
+        if number == self.fail_at or (number > self.fail_at and self.error is Crash):
+            undone()
+            raise self.error
+
+
+class _Growing:
+    def __init__(self, disk, file):
+        self.disk, self.file = disk, file
+
+    def write(self, data):
+        def part():
+            self.file.rest += data[: self.disk.random.randint(0, len(data))]
+
+        self.disk._operation(part)
+        self.file.rest += data
+
+    def sync(self):
+        def part():
+            cut = self.disk.random.randint(0, len(self.file.rest))
+            self.file.safe += self.file.rest[:cut]
+            self.file.rest = self.file.rest[cut:]
+
+        self.disk._operation(part)
+        self.file.safe, self.file.rest = self.file.content, b""
+
+    def close(self):
+        pass
+
+
+def write_input(path, count, bad=(), **extra):
+    """Records with ids, some of them bad; ids run backwards, so order tells nothing."""
+    lines = []
+    for n in range(1, count + 1):
+        record = {"id": f"r{count - n:04d}", "prompt_ids": [n % 30 + 1] * (n % 5 + 1), **extra}
+        lines.append("{broken" if n in bad else json.dumps(record))
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return str(path)

@@ -1,0 +1,52 @@
+"""`leapjax` on a disk that gets stuck: slow_disk.py MARKER OPERATION N ARGUMENTS...
+
+The N-th OPERATION (from 1) stops half-way for a minute, having made the file MARKER; the
+test kills the process there. Operations are `write FILE`, `sync FILE`, `rename FILE` (about
+to be renamed) and `renamed FILE`, by the name that the file has before.
+"""
+
+import itertools
+import sys
+import time
+from pathlib import Path
+
+from leapjax.cli.main import main
+from leapjax.jobs import storage
+
+marker, operation, number = sys.argv[1:4]
+numbers = itertools.count(1)
+
+
+def stuck(name):
+    if name == operation and next(numbers) == int(number):
+        Path(marker).touch()
+        time.sleep(60)
+
+
+def begin(self, path, keep, real=storage._LocalGrowing.__init__):
+    self.name = Path(path).name
+    real(self, path, keep)
+
+
+def write(self, data, real=storage._LocalGrowing.write):
+    real(self, data[: len(data) // 2])
+    stuck(f"write {self.name}")
+    real(self, data[len(data) // 2 :])
+
+
+def sync(self, real=storage._LocalGrowing.sync):
+    stuck(f"sync {self.name}")
+    real(self)
+
+
+def rename(self, old, new, real=storage.LocalFolder.rename):
+    stuck(f"rename {old}")
+    real(self, old, new)
+    stuck(f"renamed {old}")
+
+
+storage._LocalGrowing.__init__ = begin
+storage._LocalGrowing.write = write
+storage._LocalGrowing.sync = sync
+storage.LocalFolder.rename = rename
+sys.exit(main(sys.argv[4:]))

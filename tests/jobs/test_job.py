@@ -1,0 +1,528 @@
+"""Folder jobs: whatever interrupts them, the outputs are those of an uninterrupted run."""
+
+import contextlib
+import errno
+import gzip
+import io
+import json
+import random
+import sys
+import types
+
+import pytest
+
+from leapjax import DecodeConfig
+from leapjax.errors import UserError
+from leapjax.jobs import job, source, storage
+from leapjax.jobs.job import JobSpec
+from leapjax.jobs.loop import Stopped
+from tests.jobs.fakes import Crash, Disk, FakeLM, write_input
+
+OPTIONS = DecodeConfig(gen_length=4, block_length=4)
+BAD = {3, 4, 12, 17, 23}  # of 23 records, 5 a shard: first, last, middle of a shard; the end
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    return write_input(tmp_path / "in.jsonl", 23, BAD, note="ü")
+
+
+@pytest.fixture
+def spec(prompts, tmp_path):
+    def make(**changes):
+        fields = {
+            "input": prompts,
+            "output": str(tmp_path / "out"),
+            "options": OPTIONS,
+            "max_errors": 5,
+            "shard_size": 5,
+            "num_samples": 2,
+            "details": True,
+        }
+        return JobSpec(**(fields | changes))
+
+    return make
+
+
+@pytest.fixture
+def on_disk(monkeypatch):
+    """Puts a `Disk` in the place of the output folder."""
+
+    def put(disk):
+        monkeypatch.setattr(job.storage, "folder", lambda path: disk)
+        monkeypatch.setattr(job, "locked", lambda folder: contextlib.nullcontext())
+        return disk
+
+    return put
+
+
+def shards(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name.startswith("part-")}
+
+
+def outputs(contents):
+    """What must come out the same: not the journal, and not the timings."""
+    kept = {n: d for n, d in contents.items() if n.startswith("part-") or n == "errors.jsonl"}
+    summary = json.loads(contents["summary.json"])
+    del summary["last_run"]
+    return kept | {"summary.json": summary}
+
+
+def test_an_uninterrupted_run(spec, tmp_path):
+    result = job.run(FakeLM(), spec())
+    out = tmp_path / "out"
+    assert sorted(p.name for p in out.iterdir()) == [
+        "errors.jsonl",
+        "journal",
+        *(f"part-{n:05d}.jsonl" for n in range(5)),
+        "summary.json",
+    ]
+    rows = [json.loads(line) for data in shards(out).values() for line in data.splitlines()]
+    good = [n for n in range(1, 24) if n not in BAD]
+    assert [(r["id"], r["sample"]) for r in rows] == [
+        (f"r{23 - n:04d}", sample) for n in good for sample in (0, 1)
+    ]
+    assert rows[0]["metadata"] == {"note": "ü"} and rows[0]["commit_kind"] == ["top1"] * 4
+    # Five records of the input a shard; lines 3 and 4 are bad, and so is 12.
+    assert [len(d.splitlines()) for d in shards(out).values()] == [6, 10, 8, 8, 4]
+    errors = [json.loads(line) for line in (out / "errors.jsonl").read_text().splitlines()]
+    assert [e["line"] for e in errors] == sorted(BAD)
+    assert list(errors[0]) == ["line", "id", "error"] and errors[0]["id"] is None
+    assert "not valid JSON" in errors[0]["error"] and "in.jsonl" not in errors[0]["error"]
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary == json.loads(json.dumps(result.content))
+    assert (summary["records"], summary["answers"], summary["errors"]) == (23, 36, 5)
+    assert summary["tokens"] == sum(len(r["output_ids"]) for r in rows)
+    assert summary["steps"] == sum(r["steps"] for r in rows)
+    assert summary["options"] == OPTIONS.to_dict() and summary["weights"] == "0" * 64
+
+
+@pytest.mark.parametrize("save_seconds", [0, 1e9], ids=["saves often", "never saves"])
+def test_a_crash_at_every_operation(spec, on_disk, save_seconds):
+    """Each write, sync, rename and removal in turn is the one that does not get through."""
+    plain = spec(save_seconds=save_seconds)
+    disk = on_disk(Disk())
+    job.run(FakeLM(), plain)
+    expected, operations = outputs(disk.contents()), disk.operations
+    assert operations > 30
+    for number in range(operations):
+        disk = on_disk(Disk(fail_at=number, seed=number))
+        with pytest.raises(Crash):
+            job.run(FakeLM(), plain)
+        disk = on_disk(disk.after_crash())
+        lm = FakeLM()
+        job.run(lm, spec(save_seconds=save_seconds, resume=True))
+        assert outputs(disk.contents()) == expected, number
+        assert "shard.open" not in disk.contents()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_crash_after_crash(spec, on_disk, seed):
+    disk = on_disk(Disk())
+    job.run(FakeLM(), spec(save_seconds=0))
+    expected = outputs(disk.contents())
+    rng = random.Random(seed)
+    disk = Disk(fail_at=rng.randint(0, 12), seed=seed)
+    for _ in range(100):
+        on_disk(disk)
+        try:
+            job.run(FakeLM(rng.randint(1, 9)), spec(save_seconds=0, resume=True))
+            break
+        except Crash:
+            disk = disk.after_crash(fail_at=rng.randint(0, 12), seed=rng.random())
+    assert outputs(disk.contents()) == expected
+
+
+def test_a_full_disk_at_every_operation(spec, on_disk):
+    """One line, nothing lost; with room again, the same command goes on."""
+    disk = on_disk(Disk())
+    job.run(FakeLM(), spec())
+    expected, operations = outputs(disk.contents()), disk.operations
+    for number in range(operations):
+        full = OSError(errno.ENOSPC, "No space left on device")
+        disk = on_disk(Disk(fail_at=number, error=full, seed=number))
+        with pytest.raises(UserError, match=r"(?s)^output .*\(No space left.*--resume") as told:
+            job.run(FakeLM(), spec())
+        assert "\n" not in str(told.value)
+        on_disk(disk)
+        disk.fail_at = None
+        job.run(FakeLM(), spec(resume=True))
+        assert outputs(disk.contents()) == expected, number
+
+
+def test_stopped_anywhere_it_keeps_what_is_finished(spec, on_disk):
+    disk = on_disk(Disk())
+    job.run(FakeLM(), spec())
+    expected = outputs(disk.contents())
+    for looks in range(1, 60, 3):
+        disk, lm = on_disk(Disk()), FakeLM()
+        countdown = iter([None] * looks)
+        with pytest.raises(Stopped) as stopped:
+            job.run(lm, spec(), stop=lambda left=countdown: next(left, 15))
+        assert stopped.value.number == 15
+        again = FakeLM()
+        job.run(again, spec(resume=True))
+        assert outputs(disk.contents()) == expected
+        # A record with an answer missing is done anew, no other.
+        assert len(lm.answered) + len(again.answered) <= 36 + 1
+
+
+def test_a_bad_record_ends_the_run_and_the_folder_can_be_resumed(spec, tmp_path):
+    with pytest.raises(UserError, match=r"in.jsonl line 3: not valid JSON"):
+        job.run(FakeLM(), spec(max_errors=0))
+    with pytest.raises(UserError, match=r"line 12: .*\(bad record 3; --max-errors is 2\)"):
+        job.run(FakeLM(), spec(max_errors=2, resume=True))
+    with pytest.raises(UserError, match=r"line 17: .*\(bad record 4; --max-errors is 3\)"):
+        job.run(FakeLM(), spec(max_errors=3, resume=True))
+    # Records that were forgiven before count too.
+    with pytest.raises(UserError, match=r"so far: 3, but --max-errors is 0; resume with at least"):
+        job.run(FakeLM(), spec(resume=True, max_errors=0))
+    job.run(FakeLM(), spec(max_errors=5, resume=True))
+    lines = (tmp_path / "out" / "errors.jsonl").read_text().splitlines()
+    assert [json.loads(line)["line"] for line in lines] == sorted(BAD)
+    result = job.run(FakeLM(), spec(output=str(tmp_path / "straight")))
+    assert shards(tmp_path / "out") == shards(tmp_path / "straight")
+    assert result.content["errors"] == 5
+
+
+def test_an_id_of_before_the_interruption_counts_as_a_duplicate(spec, tmp_path):
+    lines = [json.dumps({"id": i, "prompt_ids": [1]}) for i in ["a", "b", "c", "d", "a", "e"]]
+    lines[1] = '{"id": "e"}'  # bad, so its id is free
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    looks = iter([None] * 8)
+    small = {"num_samples": None, "shard_size": 2}
+    with pytest.raises(Stopped):
+        job.run(FakeLM(1), spec(**small), stop=lambda: next(looks, 2))
+    assert (tmp_path / "out" / "part-00000.jsonl").exists()
+    assert not (tmp_path / "out" / "part-00001.jsonl").exists()
+    job.run(FakeLM(), spec(resume=True, **small))
+    errors = [json.loads(x) for x in (tmp_path / "out" / "errors.jsonl").read_text().splitlines()]
+    assert [(e["line"], e["id"]) for e in errors] == [(2, "e"), (5, "a")]
+
+
+def interrupted(spec, lm=None, looks=30, **changes):
+    countdown = iter([None] * looks)
+    with pytest.raises(Stopped):
+        job.run(lm or FakeLM(), spec(**changes), stop=lambda: next(countdown, 15))
+
+
+CHANGES = {
+    "threshold was 0.9, now 0.8": {"options": OPTIONS.replace(threshold=0.8)},
+    'cache was "none", now "dual"': {"options": OPTIONS.replace(cache="dual")},
+    "seed was 0, now 1": {"options": OPTIONS.replace(seed=1)},
+    "num_samples was 2, now 3": {"num_samples": 3},
+    "num_samples was 2, now off": {"num_samples": None},
+    "details was true, now false": {"details": False},
+    "raw was false, now true": {"raw": True},
+    r'stop was \[\], now \["x"\]': {"stop": ("x",)},
+    "limit was off, now 22": {"limit": 22},
+}
+
+
+@pytest.mark.parametrize("message", CHANGES)
+def test_resume_refuses_changed_options(spec, message):
+    interrupted(spec)
+    with pytest.raises(UserError, match=f"can't be resumed, because {message}; use what"):
+        job.run(FakeLM(), spec(resume=True, **CHANGES[message]))
+    job.run(FakeLM(), spec(resume=True))
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("model_hash", "1" * 64, "the model's weights changed"),
+        ("dtype", "bfloat16", 'dtype was "float32", now "bfloat16"'),
+        ("quantization", "int8", 'quantization was off, now "int8"'),
+    ],
+)
+def test_resume_refuses_another_model(spec, name, value, message):
+    interrupted(spec)
+    other = FakeLM()
+    setattr(other, name, value)
+    with pytest.raises(UserError, match=message):
+        job.run(other, spec(resume=True))
+
+
+def test_resume_refuses_another_tokenizer(spec, tmp_path):
+    lm = FakeLM()
+    lm.path = tmp_path / "model"
+    lm.path.mkdir()
+    (lm.path / "chat_template.jinja").write_text("a")
+    interrupted(spec, lm)
+    (lm.path / "chat_template.jinja").write_text("b")
+    with pytest.raises(UserError, match="the model's tokenizer or chat template changed"):
+        job.run(lm, spec(resume=True))
+
+
+@pytest.mark.parametrize("where", ["start", "end"])
+def test_resume_refuses_a_changed_input(spec, prompts, where):
+    interrupted(spec)
+    with open(prompts) as file:
+        lines = file.readlines()
+    if where == "start":
+        lines[0] = lines[0].replace("r0022", "r0099")
+    else:
+        lines.append('{"id": "new", "prompt_ids": [1]}\n')
+    with open(prompts, "w") as file:
+        file.writelines(lines)
+    with pytest.raises(UserError, match="the input changed"):
+        job.run(FakeLM(), spec(resume=True))
+
+
+def test_an_input_that_changes_while_it_is_read(spec, prompts):
+    class Meddler(FakeLM):
+        def answer(self, request):
+            with open(prompts, "a") as file:
+                file.write('{"id": "new", "prompt_ids": [1]}\n')
+            self.answer = super().answer
+            return super().answer(request)
+
+    with pytest.raises(UserError, match="changed while it was read"):
+        job.run(Meddler(), spec())
+
+
+def test_slots_and_look_ahead_may_change_and_slots_are_remembered(spec, tmp_path):
+    interrupted(spec, batch_size=4)
+    lm = FakeLM(look_ahead=9)
+    interrupted(spec, lm, looks=12, resume=True)
+    assert lm.batch_sizes == [4]  # floats of another batch shape might differ
+    lm = FakeLM(look_ahead=1)
+    job.run(lm, spec(resume=True, batch_size=2))
+    assert lm.batch_sizes == [2]
+    job.run(FakeLM(), spec(output=str(tmp_path / "straight")))
+    assert shards(tmp_path / "out") == shards(tmp_path / "straight")
+
+
+def test_another_shard_size_changes_files_not_records(spec, tmp_path):
+    interrupted(spec)
+    job.run(FakeLM(), spec(resume=True, shard_size=7))
+    job.run(FakeLM(), spec(output=str(tmp_path / "straight"), shard_size=100))
+    assert b"".join(shards(tmp_path / "out").values()) == b"".join(
+        shards(tmp_path / "straight").values()
+    )
+    assert len(shards(tmp_path / "straight")) == 1
+
+
+def test_existing_output_is_refused_and_kept(spec, tmp_path):
+    interrupted(spec)
+    before = shards(tmp_path / "out")
+    for check in (job.check, lambda s: job.run(FakeLM(), s)):
+        with pytest.raises(UserError, match="is there already; add --resume"):
+            check(spec())
+        with pytest.raises(UserError, match="choose one"):
+            check(spec(resume=True, overwrite=True))
+    assert shards(tmp_path / "out") == before
+
+
+def test_overwrite_leaves_nothing_of_the_old_job(spec, tmp_path):
+    out = tmp_path / "out"
+    interrupted(spec, looks=60)
+    assert (out / "shard.open").exists() and (out / "errors.jsonl").exists()
+    (tmp_path / "in.jsonl").write_text("")
+    job.run(FakeLM(), spec(overwrite=True))
+    assert sorted(p.name for p in out.iterdir()) == ["journal", "summary.json"]
+    # Nor does a job that is interrupted in turn keep a summary that is not its own.
+    (tmp_path / "in.jsonl").write_text('{"prompt_ids": [1]}\n')
+    interrupted(spec, looks=1, overwrite=True)
+    assert sorted(p.name for p in out.iterdir()) == ["journal"]
+    job.run(FakeLM(), spec(resume=True))
+    assert json.loads((out / "summary.json").read_text())["records"] == 1
+
+
+@pytest.mark.parametrize("save_seconds, redone", [(0, 0), (1e9, 4)])
+def test_a_crash_costs_what_was_not_saved(spec, on_disk, save_seconds, redone):
+    class Killed(FakeLM):
+        def answer(self, request):
+            if len(self.answered) == 15:  # fourteen are through, ten in shards
+                raise Crash
+            return super().answer(request)
+
+    same = {"max_errors": 5, "num_samples": None, "save_seconds": save_seconds, "details": False}
+    with open(spec().input, "w") as file:
+        file.writelines(f'{{"prompt_ids": [{n}]}}\n' for n in range(1, 21))
+    disk, lm = on_disk(Disk()), FakeLM()
+    with pytest.raises(Crash):
+        job.run(Killed(), spec(**same))
+    on_disk(disk.after_crash())
+    job.run(lm, spec(resume=True, **same))
+    assert len(lm.answered) == 20 - 14 + redone
+
+
+def test_rows_that_were_never_saved_do_not_pass_for_a_lost_shard(spec, tmp_path):
+    interrupted(spec, looks=60)
+    out = tmp_path / "out"
+    last = sorted(shards(out))[-1]
+    journal = (out / "journal").read_text().splitlines()
+    while json.loads(journal[-1])["kind"] == "saved":
+        journal.pop()
+    (out / "journal").write_text("\n".join(journal) + "\n")
+    # As long as the lost shard, so that only its content tells.
+    (out / "shard.open").write_bytes(b"x" * (out / last).stat().st_size)
+    (out / last).unlink()
+    with pytest.raises(UserError, match=f"{last}: is missing"):
+        job.run(FakeLM(), spec(resume=True))
+
+
+def test_what_is_saved_is_not_saved_again(spec, tmp_path):
+    interrupted(spec, save_seconds=0)
+    before = (tmp_path / "out" / "journal").read_bytes()
+    lines = before.splitlines()
+    assert len(set(lines)) == len(lines) > 5
+    interrupted(spec, looks=0, resume=True)
+    assert (tmp_path / "out" / "journal").read_bytes() == before
+
+
+def test_a_finished_job_is_left_as_it_is(spec, tmp_path):
+    job.run(FakeLM(), spec())
+    before = (tmp_path / "out" / "summary.json").read_bytes()
+    lm = FakeLM()
+    result = job.run(lm, spec(resume=True))
+    assert not lm.answered and result.content["records"] == 23
+    assert (tmp_path / "out" / "summary.json").read_bytes() == before
+    with pytest.raises(UserError, match="threshold was"):
+        job.run(lm, spec(resume=True, options=OPTIONS.replace(threshold=0.8)))
+
+
+def test_resume_without_a_job_begins_one(spec, tmp_path):
+    job.run(FakeLM(), spec(resume=True))
+    assert len(shards(tmp_path / "out")) == 5
+
+
+def test_folders_of_others_are_left_alone(spec, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    job.check(spec())  # an empty folder is welcome
+    (out / "thesis.tex").write_text("years of work")
+    for flags in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(UserError, match="holds other files .thesis.tex"):
+            job.run(FakeLM(), spec(**flags))
+    assert [p.name for p in out.iterdir()] == ["thesis.tex"]
+
+
+def test_an_output_that_is_a_file(spec, tmp_path):
+    (tmp_path / "out").write_text("")
+    for flags in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(UserError, match="is a file"):
+            job.check(spec(**flags))
+
+
+@pytest.mark.parametrize(
+    "harm, message",
+    [
+        (lambda out: (out / "part-00001.jsonl").unlink(), "part-00001.jsonl: is missing"),
+        (lambda out: (out / "part-00000.jsonl").write_text("x"), "part-00000.jsonl: has 1 bytes"),
+        (lambda out: (out / "errors.jsonl").unlink(), "errors.jsonl: has 0 bytes"),
+        (lambda out: (out / "shard.open").write_text("x"), "shard.open: is not what"),
+        (lambda out: (out / "journal").unlink(), "has shards but no journal"),
+        (lambda out: (out / "journal").write_text("x\n"), "journal line 1: is damaged"),
+    ],
+)
+def test_lost_files_are_told(spec, tmp_path, harm, message):
+    interrupted(spec, looks=60)
+    harm(tmp_path / "out")
+    with pytest.raises(UserError, match=message):
+        job.run(FakeLM(), spec(resume=True))
+    job.run(FakeLM(), spec(overwrite=True))
+
+
+def test_limit(spec, tmp_path):
+    interrupted(spec, limit=16)
+    result = job.run(FakeLM(), spec(resume=True, limit=16))
+    assert result.content["records"] == 16
+    lines = b"".join(shards(tmp_path / "out").values()).splitlines()
+    assert len(lines) == 2 * (16 - 3)
+
+
+def test_no_records(spec, tmp_path):
+    (tmp_path / "in.jsonl").write_text("\n\n")
+    result = job.run(FakeLM(), spec())
+    assert result.content["records"] == 0 and result.content["tokens_per_step"] is None
+    assert not shards(tmp_path / "out")
+
+
+def test_a_missing_input_is_told_first(spec):
+    with pytest.raises(UserError, match="^input nowhere.jsonl: no such file$"):
+        job.check(spec(input="nowhere.jsonl"))
+
+
+@pytest.mark.parametrize("change", [False, True], ids=["the same", "another"])
+def test_stdin_is_recognised_by_what_is_behind(spec, monkeypatch, prompts, tmp_path, change):
+    data = open(prompts, "rb").read()
+
+    def stdin(data):
+        monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(data)))
+
+    stdin(data)
+    interrupted(spec, input="-")
+    stdin(data.replace(b"r0022", b"r0099") if change else data)
+    if change:
+        with pytest.raises(UserError, match="input stdin: is not the one"):
+            job.run(FakeLM(), spec(input="-", resume=True))
+        return
+    job.run(FakeLM(), spec(input="-", resume=True))
+    job.run(FakeLM(), spec(output=str(tmp_path / "straight")))
+    assert shards(tmp_path / "out") == shards(tmp_path / "straight")
+
+
+def test_gz(spec, prompts, tmp_path):
+    packed = tmp_path / "in.jsonl.gz"
+    packed.write_bytes(gzip.compress(open(prompts, "rb").read()))
+    interrupted(spec, input=str(packed))
+    job.run(FakeLM(), spec(input=str(packed), resume=True))
+    job.run(FakeLM(), spec(output=str(tmp_path / "straight")))
+    assert shards(tmp_path / "out") == shards(tmp_path / "straight")
+    packed.write_bytes(packed.read_bytes()[:-30])
+    with pytest.raises(UserError, match="in.jsonl.gz: can't be read"):
+        job.run(FakeLM(), spec(input=str(packed), overwrite=True))
+
+
+def test_remote_paths(spec, prompts, tmp_path):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/jobs/in.jsonl", open(prompts, "rb").read())
+    there = {"input": "memory://jobs/in.jsonl", "output": "memory://jobs/out"}
+    interrupted(spec, save_seconds=0, **there)
+    assert memory.exists("/jobs/out/shard.open") and not memory.exists("/jobs/out/lock")
+    with pytest.raises(UserError, match="is there already"):
+        job.check(spec(**there))
+    job.run(FakeLM(), spec(resume=True, **there))
+    job.run(FakeLM(), spec(output=str(tmp_path / "straight")))
+    names = [n.rsplit("/", 1)[-1] for n in memory.ls("/jobs/out", detail=False)]
+    assert sorted(names) == sorted(p.name for p in (tmp_path / "straight").iterdir())
+    for name, data in shards(tmp_path / "straight").items():
+        assert memory.cat(f"/jobs/out/{name}") == data
+    memory.rm("/jobs", recursive=True)
+
+
+def test_a_filesystem_nobody_knows(spec):
+    for paths in ({"output": "nosuch://a/b"}, {"input": "nosuch://a/b"}):
+        with pytest.raises(UserError, match="nosuch://a/b: can't be reached"):
+            job.check(spec(**paths))
+
+
+def test_an_input_that_a_remote_store_stops_giving(spec, monkeypatch):
+    class Broken(io.RawIOBase):
+        def read(self, size=-1):
+            raise RuntimeError("token expired")
+
+        readline = read
+
+    monkeypatch.setattr("leapjax.jobs.source.open_read", lambda path: Broken())
+    with pytest.raises(UserError, match=r"input gs://a/in: can't be read \(token expired\)"):
+        job.run(FakeLM(), spec(input="gs://a/in"))
+    with pytest.raises(UserError, match=r"input gs://a/in: can't be read \(token expired\)"):
+        next(source.Input("gs://a/in").items())
+
+
+def test_errors_of_a_remote_store_are_one_line(tmp_path):
+    class Broken(storage.RemoteFolder):
+        def __init__(self):
+            self.path, self._root = "gs://bucket/x", "bucket/x"
+            self._system = types.SimpleNamespace(pipe_file=self.fail)
+
+        def fail(self, *args):
+            raise RuntimeError("token\nexpired")
+
+    with pytest.raises(OSError, match="gs://bucket/x: RuntimeError: token expired"):
+        Broken().write("a", b"")

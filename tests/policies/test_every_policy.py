@@ -1,0 +1,127 @@
+"""One battery for the whole registry: what any policy promises."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from leapjax.config import POLICY_OPTIONS
+from leapjax.policies import POLICIES
+from leapjax.types import COMMIT_KINDS, Proposal
+from tests.policies.batches import FIELDS, ROWS, batch, stack
+
+every = pytest.mark.parametrize("name", POLICIES)
+
+
+@every
+def test_the_registry_entry_is_complete(name):
+    policy = POLICIES[name]
+    assert policy.name == name and policy.source
+    assert set(policy.defaults) <= set(POLICY_OPTIONS)
+    assert policy.needs <= set(Proposal._fields)
+    assert policy.scheduled == ("steps" in policy.defaults)
+    hash(policy.needs)
+
+
+@every
+def test_commits_lie_within_the_masks_and_rows_progress(name):
+    policy = POLICIES[name]
+    commit = jax.jit(policy.commit)
+
+    @settings(max_examples=60)
+    @given(batch())
+    def check(rows):
+        proposal, masked, info = stack(rows)
+        decision = commit(proposal, masked, info)
+        got, kind = np.asarray(decision.commit), np.asarray(decision.kind)
+        assert got.shape == kind.shape == masked.shape and got.dtype == bool
+        assert kind.dtype == np.int8 and not (got & ~masked).any()
+        assert {COMMIT_KINDS[k] for k in kind[got]} <= set(COMMIT_KINDS[1:])
+        taken, live = got.sum(1), masked.sum(1)
+        if policy.scheduled:
+            np.testing.assert_array_equal(taken, np.minimum(info.quota, live))
+        else:
+            assert (taken[live > 0] > 0).all()
+
+    check()
+
+
+@every
+def test_slots_and_mates_change_nothing(name):
+    commit = jax.jit(POLICIES[name].commit)
+
+    @settings(max_examples=40)
+    @given(batch(), batch(), st.permutations(range(ROWS)))
+    def check(rows, mates, order):
+        want = jax.device_get(commit(*stack(rows)))
+        moved = jax.device_get(commit(*stack([rows[i] for i in order])))
+        for now, before in enumerate(order):
+            np.testing.assert_array_equal(moved.commit[now], want.commit[before])
+            np.testing.assert_array_equal(moved.kind[now], want.kind[before])
+        among = jax.device_get(commit(*stack([*mates[1:], rows[0]])))
+        np.testing.assert_array_equal(among.commit[-1], want.commit[0])
+
+    check()
+
+
+@every
+def test_only_what_it_names_is_read(name):
+    """A policy sees None where it did not ask, so `needs` can't be forgotten."""
+    policy = POLICIES[name]
+    rng = np.random.default_rng(0)
+    row = {f: rng.integers(0, 5, 9) / 4 for f in FIELDS}
+    row |= {"masked": [True] * 9, "threshold": 0.5, "relaxed_threshold": 0.25}
+    proposal, masked, info = stack([row | {"radius": 1, "quota": 3}])
+    unasked = {f: None for f in FIELDS[1:] if f not in policy.needs}
+    full = policy.commit(proposal, masked, info)
+    bare = policy.commit(proposal._replace(**unasked), masked, info)
+    np.testing.assert_array_equal(full.commit, bare.commit)
+    # Nor does an option count that the policy does not list.
+    other = {
+        k: np.asarray(getattr(info.options, k)) * 0
+        for k in ("threshold", "relaxed_threshold", "radius")
+        if k not in policy.defaults
+    }
+    info = info._replace(options=dataclasses.replace(info.options, **other))
+    np.testing.assert_array_equal(policy.commit(proposal, masked, info).commit, full.commit)
+
+
+@every
+def test_second_call_compiles_nothing(name, compilations):
+    commit = jax.jit(POLICIES[name].commit)
+    rng = np.random.default_rng(1)
+
+    def some(threshold, radius, quota):
+        row = {f: rng.random(9) for f in FIELDS}
+        row |= {"masked": rng.random(9) < 0.7, "threshold": threshold}
+        return stack([row | {"relaxed_threshold": threshold / 2, "radius": radius, "quota": quota}])
+
+    with compilations.seen() as first:
+        jax.block_until_ready(commit(*some(0.9, 4, 2)))
+    assert len(first) == 1
+    with compilations.none():
+        for threshold, radius, quota in ((0.0, 0, 0), (0.5, 1, 9), (1.0, 2**31 - 1, 3)):
+            jax.block_until_ready(commit(*some(threshold, radius, quota)))
+
+
+@every
+def test_options_vmap(name):
+    """A grid of settings over one proposal is the settings one by one."""
+    policy = POLICIES[name]
+    rng = np.random.default_rng(2)
+    row = {f: rng.integers(0, 5, 9) / 4 for f in FIELDS} | {"masked": rng.random(9) < 0.8}
+    grid = [
+        {"threshold": t, "relaxed_threshold": t / 2, "radius": r, "quota": q}
+        for t, r, q in ((0.0, 0, 0), (0.5, 1, 2), (0.75, 3, 4), (1.0, 9, 9))
+    ]
+    proposal, masked, _ = stack([row])
+    infos = [stack([row | point])[2] for point in grid]
+    many = jax.tree.map(lambda *leaves: jnp.stack(leaves), *infos)
+    got = jax.jit(jax.vmap(lambda i: policy.commit(proposal, masked, i)))(many)
+    one = jax.jit(policy.commit)
+    for point, info in enumerate(infos):
+        np.testing.assert_array_equal(got.commit[point], one(proposal, masked, info).commit)

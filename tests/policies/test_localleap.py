@@ -1,0 +1,69 @@
+"""LocalLeap alone: distances, the plain-threshold limit, and what it costs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from leapjax.policies import POLICIES, Pass
+from leapjax.policies.localleap import anchor_distance
+from leapjax.types import Proposal, RowOptions
+from tests.policies.batches import batch, stack
+
+WIDTH = 11
+
+
+@settings(max_examples=200)
+@given(st.lists(st.booleans(), min_size=WIDTH, max_size=WIDTH))
+def test_anchor_distance_is_the_nearest_anchors(anchor):
+    (got,) = np.asarray(distance(np.array([anchor])))
+    for i in range(WIDTH):
+        want = min((abs(i - a) for a in range(WIDTH) if anchor[a]), default=None)
+        assert got[i] >= 2**29 if want is None else got[i] == want
+
+
+distance = jax.jit(anchor_distance)
+
+
+@settings(max_examples=100)
+@given(batch())
+def test_relaxed_at_the_threshold_is_confidence_threshold(rows):
+    equal = stack([r | {"relaxed_threshold": r["threshold"]} for r in rows])
+    got, want = leap(*equal), plain(*equal)
+    np.testing.assert_array_equal(got.commit, want.commit)
+    chosen = np.asarray(got.commit)
+    np.testing.assert_array_equal(np.asarray(got.kind)[chosen], np.asarray(want.kind)[chosen])
+
+
+leap = jax.jit(POLICIES["localleap"].commit)
+plain = jax.jit(POLICIES["confidence_threshold"].commit)
+
+
+def test_without_anchor_only_the_surest_commits_whatever_the_radius():
+    row = {f: [0.5] * 9 for f in ("margin", "entropy", "uniform")}
+    row |= {"confidence": [0.5, 0.5, 0.75, *[0.5] * 6], "masked": [True] * 9, "quota": 0}
+    row |= {"threshold": 0.9, "relaxed_threshold": 0.25}
+    for radius in (0, 4, 2**29, 2**31 - 1):
+        got = np.asarray(leap(*stack([row | {"radius": radius}])).commit)
+        assert np.flatnonzero(got).tolist() == [2], radius
+
+
+def test_cost_is_linear_in_the_window():
+    """No (W, W) buffer, and twice the window is twice the work; the radius is data."""
+
+    def compiled(width):
+        shape = jax.ShapeDtypeStruct((1, width), jnp.float32)
+        one, many = (jax.ShapeDtypeStruct((1,), d) for d in (jnp.float32, jnp.int32))
+        flag = jax.ShapeDtypeStruct((1,), bool)
+        options = RowOptions(one, one, many, many, one, one, many, one, flag, flag, flag)
+        masked = jax.ShapeDtypeStruct((1, width), bool)
+        proposal = Proposal(jax.ShapeDtypeStruct((1, width), jnp.int32), shape)
+        return leap.lower(proposal, masked, Pass(many, options)).compile()
+
+    small, large = compiled(512), compiled(1024)
+    assert "1024,1024" not in large.as_text()
+    work = [p.cost_analysis()["bytes accessed"] for p in (small, large)]
+    assert work[1] < 2.5 * work[0], work
+    temporary = large.memory_analysis().temp_size_in_bytes
+    assert temporary < 64 * 1024, temporary  # a handful of rows, not a square

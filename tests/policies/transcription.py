@@ -1,0 +1,76 @@
+"""The policies' published rules in plain Python: one row, one position at a time.
+
+Each takes a row (dict of lists and numbers) and gives {position: kind}.
+"""
+
+
+def surest(row):
+    """The most confident masked position; the leftmost of equals."""
+    left = [i for i, m in enumerate(row["masked"]) if m]
+    return max(left, key=lambda i: row["confidence"][i], default=None)
+
+
+def confidence_threshold(row):
+    out = {}
+    for i, masked in enumerate(row["masked"]):
+        if masked and row["confidence"][i] >= row["threshold"]:
+            out[i] = "anchor"
+    best = surest(row)
+    if best is not None:
+        out.setdefault(best, "top1")
+    return out
+
+
+def localleap(row):
+    out = {}
+    width = len(row["masked"])
+    for i in range(width):
+        if row["masked"][i] and row["confidence"][i] >= row["threshold"]:
+            out[i] = "anchor"
+    for a in sorted(out):
+        for i in range(width):
+            if abs(i - a) > row["radius"] or not row["masked"][i]:
+                continue
+            if row["confidence"][i] >= row["relaxed_threshold"]:
+                out.setdefault(i, "propagated")
+    best = surest(row)
+    if best is not None:
+        out.setdefault(best, "top1")
+    return out
+
+
+def _scheduled(row, score):
+    """One by one: the best that is left, the leftmost of equals."""
+    left = [i for i, m in enumerate(row["masked"]) if m]
+    out = {}
+    while left and len(out) < row["quota"]:
+        best = max(left, key=lambda i: score[i])
+        left.remove(best)
+        out[best] = "schedule"
+    return out
+
+
+def low_confidence(row):
+    return _scheduled(row, row["confidence"])
+
+
+def margin(row):
+    return _scheduled(row, row["margin"])
+
+
+def entropy(row):
+    return _scheduled(row, [-x for x in row["entropy"]])
+
+
+def random(row):
+    return _scheduled(row, row["uniform"])
+
+
+RULES = {
+    "localleap": localleap,
+    "confidence_threshold": confidence_threshold,
+    "low_confidence": low_confidence,
+    "margin": margin,
+    "entropy": entropy,
+    "random": random,
+}

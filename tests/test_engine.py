@@ -1,0 +1,148 @@
+"""The engine: order, laziness, refill, mixed programs, and streams that don't meet."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import leapjax
+from leapjax import DecodeConfig
+from leapjax.engine import bucket, slots_for
+from leapjax.testing import tiny_config, tiny_params
+
+MODEL = tiny_config()
+CONFIG = DecodeConfig(gen_length=8, block_length=4, threshold=0.7, relaxed_threshold=0.3)
+
+
+@pytest.fixture
+def lm():
+    """A model of each test's own: its compiled programs go with it."""
+    return leapjax.LM(tiny_params(MODEL), MODEL, codec=None)
+
+
+def records(count, longest=30, seed=0):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, longest + 1, count)
+    return [
+        {"id": f"r{n}", "prompt_ids": rng.integers(0, 38, k).tolist()}
+        for n, k in enumerate(lengths)
+    ]
+
+
+def asked(lm, lines, config=CONFIG):
+    return [lm.request(line, config, line=n) for n, line in enumerate(lines, 1)]
+
+
+def test_refilled_rows_answer_as_alone_and_in_order(lm):
+    """Three slots, eleven requests whose lengths of work differ."""
+    requests = asked(lm, records(11))
+    alone = [next(lm.stream([r], batch_size=3)) for r in requests]
+    together = list(lm.stream(requests, batch_size=3))
+    assert together == alone
+    assert [c.id for c in together] == [r.id for r in requests]
+    assert len({c.steps for c in alone}) > 1  # rows do finish at different times
+    assert all(len(c.output_ids) == 8 for c in alone)
+
+
+def test_reading_is_lazy_and_bounded(lm):
+    read = 0
+
+    def source():
+        nonlocal read
+        for request in itertools.cycle(asked(lm, records(5))):
+            read += 1
+            yield request
+
+    engine = lm.engine(2)
+    stream = engine.stream(source())
+    assert read == 0
+    for answered in range(40):
+        completion = next(stream)
+        assert completion.id == f"r{answered % 5}"
+        assert read <= answered + 1 + engine.look_ahead
+    stream.close()
+
+
+def test_mixed_buckets_and_programs(lm, compilations):
+    """Lengths on both sides of a bucket's edge, infills, other policies: in input order."""
+    other = DecodeConfig(policy="low_confidence", gen_length=8, block_length=8)
+    mask = MODEL.mask_token_id
+    lines, configs = records(9, longest=40), [CONFIG, CONFIG, other]
+    for n in (1, 6):
+        lines[n]["prompt_ids"] = [7] * 33
+    requests = [lm.request(r, configs[n % 3], line=n) for n, r in enumerate(lines)]
+    requests[4] = lm.request({"id": "hole", "infill_ids": [1, mask, 2, mask, mask, 3]}, CONFIG)
+    engine = lm.engine(2)
+    programs = {engine.program(r) for r in requests}
+    assert len(programs) >= 4
+    with compilations.seen() as compiled:
+        together = list(lm.stream(requests, batch_size=2))
+    assert compiled.count("run") == len(programs)
+    assert [c.id for c in together] == [r.id for r in requests]
+    with compilations.none():
+        alone = [next(lm.stream([r], batch_size=2)) for r in requests]
+    assert together == alone
+    assert together[4].output_ids[0::5] == [1, 3] and len(together[4].output_ids) == 6
+
+
+def test_numbers_share_a_program(lm, compilations):
+    lines = records(6)
+    for n, line in enumerate(lines):
+        line["options"] = {"threshold": 0.4 + 0.1 * n, "radius": n}
+    requests = asked(lm, lines)
+    with compilations.seen() as compiled:
+        together = list(lm.stream(requests, batch_size=4))
+    assert compiled.count("run") == 1
+    assert together == [next(lm.stream([r], batch_size=4)) for r in requests]
+
+
+def test_a_stream_that_is_closed_leaves_the_next_one_right(lm):
+    requests = asked(lm, records(9))
+    want = list(lm.stream(requests, batch_size=2))
+    broken = lm.stream(requests[::-1], batch_size=2)
+    next(broken)
+    broken.close()
+    assert list(lm.stream(requests, batch_size=2)) == want
+    # Two at once don't meet either.
+    first, second = lm.stream(requests, batch_size=2), lm.stream(requests[::-1], batch_size=2)
+    pairs = list(zip(first, second, strict=True))
+    assert [a for a, _ in pairs] == want
+    assert [b for _, b in pairs] == want[::-1]
+
+
+def test_a_failing_source_passes_its_error_on(lm):
+    def source():
+        yield from asked(lm, records(2))
+        raise ValueError("broken line")
+
+    with pytest.raises(ValueError, match="broken line"):
+        list(lm.stream(source(), batch_size=2))
+
+
+def test_each_chunk_sees_progress_and_may_end_the_stream(lm):
+    requests, seen = asked(lm, records(4)), []
+    list(lm.stream(requests, batch_size=2, each_chunk=lambda p: seen.append(p.running)))
+    assert seen and all(0 < n <= 2 for n in seen)
+
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(lm.stream(requests, batch_size=2, each_chunk=stop))
+    assert len(list(lm.stream(requests, batch_size=2))) == 4
+
+
+def test_nothing_asked_nothing_answered(lm, compilations):
+    with compilations.none():
+        assert list(lm.stream([], batch_size=2)) == []
+
+
+def test_buckets_grow_by_halves_and_hold_the_prompt():
+    sizes = sorted({bucket(n) for n in range(3000)})
+    assert sizes[:8] == [32, 64, 96, 128, 192, 256, 384, 512]
+    assert all(bucket(s) == s and bucket(s + 1) > s for s in sizes[:-1])
+
+
+def test_slots():
+    assert slots_for(5, 3, 16) == 3
+    assert [slots_for(n, None, 16) for n in (None, 0, 1, 5, 16, 99)] == [16, 1, 1, 8, 16, 16]
