@@ -42,7 +42,7 @@ def enable_cache() -> Path | None:
     """
     import jax
 
-    if already := jax.config.jax_compilation_cache_dir:
+    if already := jax.config.values.get("jax_compilation_cache_dir"):
         return Path(already)
     folder = cache_folder()
     if folder is None:

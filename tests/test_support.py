@@ -57,8 +57,8 @@ def page(outcome) -> str:
     lines = [
         "# What is tested together",
         "",
-        "Each cell: seven prompts of mixed lengths, decoded at batch 1, 2 and 7, give every row the",
-        "tokens, steps, passes and commit order that it has alone (float32, CPU). Made by",
+        "Each cell: seven prompts of mixed lengths, decoded at batch 1, 2 and 7, give every row",
+        "the tokens, steps, passes and commit order that it has alone (float32, CPU). Made by",
         '`pytest tests/test_support.py -m "" --write-support`.',
         "",
         "| policy | " + " | ".join(head) + " |",

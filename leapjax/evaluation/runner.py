@@ -19,7 +19,7 @@ from leapjax.lm import LM
 from leapjax.tasks import Task
 from leapjax.tasks.base import Problem
 
-# Rows decoded at once by default; measured with the embedded model (docs/evaluation.md).
+# Rows decoded at once by default; a choice, not a measurement (--batch-size).
 BATCH_SIZE = {"cpu": 32}
 BATCH_SIZE_ELSEWHERE = 256
 
@@ -33,17 +33,13 @@ def default_batch_size() -> int:
 
 def versions() -> dict[str, str]:
     """What computed the numbers."""
-    import jax
-    import jaxlib
-    import numpy as np
+    from importlib.metadata import version
 
     import leapjax
 
     return {
         "leapjax": leapjax.__version__,
-        "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
-        "numpy": np.__version__,
+        **{name: version(name) for name in ("jax", "jaxlib", "numpy")},
         "python": platform.python_version(),
     }
 

@@ -360,13 +360,15 @@ class RemoteFolder:
 
 
 class _RemoteWhole:
-    """An object of a store is not there before it is closed."""
+    """Written beside its place and copied there: not every store hides unfinished files."""
 
     def __init__(self, path: str):
         self._path = path
-        system, inside = filesystem(path)
+        parent, name = path.rsplit("/", 1)
+        self._hidden = f"{parent}/.{name}.part"
+        self._system, inside = filesystem(self._hidden)
         with _as_oserror(path):
-            self._file: Any = system.open(inside, "wb")
+            self._file: Any = self._system.open(inside, "wb")
 
     def write(self, data: bytes) -> None:
         with _as_oserror(self._path):
@@ -375,13 +377,17 @@ class _RemoteWhole:
     def publish(self) -> None:
         with _as_oserror(self._path):
             self._file.close()
-        self._file = None
+            self._system.copy(filesystem(self._hidden)[1], filesystem(self._path)[1])
+        self.discard()
 
     def discard(self) -> None:
         if self._file is None:
             return
         with contextlib.suppress(Exception):
-            self._file.discard()
+            if not self._file.closed:
+                self._file.discard()
+        with contextlib.suppress(Exception):
+            self._system.rm_file(filesystem(self._hidden)[1])
         self._file = None
 
 

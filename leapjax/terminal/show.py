@@ -31,7 +31,8 @@ def run(args: argparse.Namespace, config: DecodeConfig, model: str | None) -> in
         if getattr(args, name):
             flag = "--" + name.replace("_", "-")
             with_ = "go together with --chat" if args.chat else "go without --prompt or --input"
-            raise UserError(f"{flag} does not {with_}; leave one of them out")
+            with_ = "together with --chat" if args.chat else "without --prompt or --input"
+            raise UserError(f"{flag} does not go {with_}; leave one of them out")
     from leapjax.terminal import chat, embedded, samples
 
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -191,13 +191,13 @@ def decode(logits_of, given_ids, is_open, o, ids, noise, origin=0):
 
     Returns:
       dict of tokens, steps, commit_step, commit_kind, commit_confidence, margin; and
-      `trace`: tokens after each step.
+      `kept_open`: how often Dream's schedule chose a position whose best token is the mask.
     """
     tokens, still = list(given_ids), list(is_open)
     n, w = len(tokens), o["block_length"]
     commit_step = [-1 if x else -2 for x in still]
     kinds, confidences = ["none"] * n, [0.0] * n
-    margin, steps, trace = Margin(), 0, []
+    margin, steps, kept_open = Margin(), 0, 0
     fixed = o["policy"] not in ("localleap", "confidence_threshold")
     passes = o["steps"] // (o["gen_length"] // w) if fixed else None
     grid = still.index(True)  # blocks are cut from the first open position on
@@ -241,11 +241,11 @@ def decode(logits_of, given_ids, is_open, o, ids, noise, origin=0):
                 chosen = dict.fromkeys(best, "schedule")
             for i, kind in chosen.items():
                 if held[i]:
+                    kept_open += 1
                     continue
                 tokens[i], still[i], commit_step[i] = token[i], False, steps
                 kinds[i], confidences[i] = kind, confidence[i]
             steps, taken = steps + 1, taken + 1
-            trace.append(list(tokens))
         ended = any(is_open[i] and tokens[i] == ids.eos for i in members)
         if o["early_stop"] and ended and total:
             for i in range(n):
@@ -259,5 +259,5 @@ def decode(logits_of, given_ids, is_open, o, ids, noise, origin=0):
         "commit_kind": kinds,
         "commit_confidence": confidences,
         "margin": margin.least,
-        "trace": trace,
+        "kept_open": kept_open,
     }

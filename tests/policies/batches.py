@@ -12,29 +12,29 @@ RADII = [0, 1, 2, 3, WIDTH - 1, WIDTH, 2**29, 2**31 - 1]
 FIELDS = ("confidence", "margin", "entropy", "uniform")
 
 
-@st.composite
-def rows(draw):
-    """One row as plain Python."""
-    levels = st.lists(st.sampled_from(LEVELS), min_size=WIDTH, max_size=WIDTH)
-    kind = draw(st.sampled_from(["some", "some", "all", "none", "one"]))
-    masked = {"all": [True] * WIDTH, "none": [False] * WIDTH}.get(kind)
-    if kind == "one":
-        at = draw(st.integers(0, WIDTH - 1))
-        masked = [i == at for i in range(WIDTH)]
-    if masked is None:
-        masked = draw(st.lists(st.booleans(), min_size=WIDTH, max_size=WIDTH))
-    threshold = draw(st.sampled_from(LEVELS))
-    return {name: draw(levels) for name in FIELDS} | {
-        "masked": masked,
-        "threshold": threshold,
-        "relaxed_threshold": draw(st.sampled_from([x for x in LEVELS if x <= threshold])),
-        "radius": draw(st.sampled_from(RADII)),
-        "quota": draw(st.integers(0, WIDTH + 2)),
+def row(noise: bytes):
+    """Bytes -> one row as plain Python; bytes, because Hypothesis draws them fast."""
+    levels = {
+        name: [LEVELS[x % 5] for x in noise[n * WIDTH : (n + 1) * WIDTH]]
+        for n, name in enumerate(FIELDS)
+    }
+    kind, at, sure, share, far, quota, low, high = noise[4 * WIDTH :]
+    bits = low + 256 * high
+    masked = {0: [True] * WIDTH, 1: [False] * WIDTH, 2: [i == at % WIDTH for i in range(WIDTH)]}
+    allowed = [x for x in LEVELS if x <= LEVELS[sure % 5]]
+    return levels | {
+        "masked": masked.get(kind % 6, [bool(bits >> i & 1) for i in range(WIDTH)]),
+        "threshold": LEVELS[sure % 5],
+        "relaxed_threshold": allowed[share % len(allowed)],
+        "radius": RADII[far % len(RADII)],
+        "quota": quota % (WIDTH + 3),
     }
 
 
-def batch(min_size=ROWS, max_size=ROWS):
-    return st.lists(rows(), min_size=min_size, max_size=max_size)
+def batch():
+    """ROWS rows."""
+    one = st.binary(min_size=4 * WIDTH + 8, max_size=4 * WIDTH + 8).map(row)
+    return st.lists(one, min_size=ROWS, max_size=ROWS)
 
 
 def stack(rows):

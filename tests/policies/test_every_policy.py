@@ -118,7 +118,7 @@ def test_options_vmap(name):
         {"threshold": t, "relaxed_threshold": t / 2, "radius": r, "quota": q}
         for t, r, q in ((0.0, 0, 0), (0.5, 1, 2), (0.75, 3, 4), (1.0, 9, 9))
     ]
-    proposal, masked, _ = stack([row])
+    proposal, masked, _ = stack([row | grid[0]])
     infos = [stack([row | point])[2] for point in grid]
     many = jax.tree.map(lambda *leaves: jnp.stack(leaves), *infos)
     got = jax.jit(jax.vmap(lambda i: policy.commit(proposal, masked, i)))(many)

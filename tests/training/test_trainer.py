@@ -34,7 +34,7 @@ output: {output}
 task: wordproblems
 steps: 12
 warmup_steps: 2
-optimizer: muon
+optimizer: adamw
 learning_rate: 5e-3
 ema_decay: 0.9
 checkpoint_every: 4
@@ -171,7 +171,9 @@ def test_a_kill_in_the_middle_of_a_save_loses_nothing(whole, tmp_path):
     assert numbers((tmp_path / "out" / "metrics.jsonl").read_text()) == numbers(whole[2])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_exits(tmp_path, number):
     path = write(tmp_path, steps=100000, checkpoint_every=100000, log_every=1)
     process = subprocess.Popen(
@@ -198,7 +200,9 @@ def test_a_signal_saves_and_exits(tmp_path, number):
 
 def test_loss_falls(tmp_path):
     config = load(
-        write(tmp_path, steps=80, checkpoint_every=80, log_every=10, warmup_steps=5),
+        write(
+            tmp_path, optimizer="muon", steps=80, checkpoint_every=80, log_every=10, warmup_steps=5
+        ),
         phases=[
             {
                 "until": 0,

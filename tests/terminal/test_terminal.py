@@ -1,0 +1,121 @@
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import leapjax
+from leapjax.cli.decode import main
+from leapjax.terminal import canvas, samples
+
+LLADA = str(Path(__file__).parents[1] / "golden" / "llada-a")
+
+
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch):
+    monkeypatch.setenv("LEAPJAX_CACHE_DIR", "off")
+
+
+CANVAS = canvas.Canvas(
+    pieces=["Tom", " has", "\n", " 9", None, None],
+    steps=[0, 1, 1, 2, 0, -1],
+    kinds=["top1", "anchor", "propagated", "schedule", "anchor", "none"],
+    last=3,
+)
+
+
+def test_marks_tell_the_kinds_apart():
+    assert CANVAS.after(0).plain == "______"
+    assert CANVAS.after(1).plain == "Tom'___$*_"
+    assert CANVAS.after(3).plain == "Tom' has*~\n 9+$*."
+    marks = {mark for mark, _, _ in canvas.KINDS.values()}
+    styles = {style for _, style, _ in canvas.KINDS.values()}
+    assert len(marks) == len(styles) == len(canvas.KINDS) == 4
+    used = canvas.legend(["top1", "anchor"]).plain
+    assert "token'" in used and "token*" in used and "token~" not in used
+
+
+def test_control_characters_stay_off_the_screen():
+    shown = canvas.Canvas(["\x1b[2J", "a\r"], [0, 0], ["anchor"] * 2, 1).after(1).plain
+    assert "\x1b" not in shown and "\r" not in shown
+
+
+def screen(monkeypatch, no_color):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if no_color:
+        monkeypatch.setenv("NO_COLOR", "1")
+    stream = io.StringIO()
+    made = canvas.console(stream)
+    return Console(
+        file=stream, force_terminal=True, no_color=made.no_color, color_system="256", width=80
+    ), stream
+
+
+def test_colour_and_no_colour(monkeypatch):
+    for no_color in (False, True):
+        console, stream = screen(monkeypatch, no_color)
+        canvas.play(console, CANVAS, frame_s=0)
+        text = stream.getvalue()
+        assert "has*" in text and "step 3 of 3" in text
+        assert ("\x1b[1;32m" in text) == (not no_color)
+
+
+def test_samples_piped_are_plain():
+    lm = leapjax.load(LLADA)
+    stream = io.StringIO()
+    config = leapjax.DecodeConfig(gen_length=16, block_length=8)
+    samples.run(lm, config, stream)
+    text = stream.getvalue()
+    assert "\x1b" not in text
+    assert text.count(" of greedy's ") == samples.COUNT + 1  # each, and in all
+    assert "tokens/s, compiling not counted" in text
+    for problem in samples.problems(0):
+        assert problem.question in text
+    assert [p.id for p in samples.problems(0)] != [p.id for p in samples.problems(1)]
+
+
+def test_without_an_embedded_model(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("leapjax.lm.embedded_path", lambda: tmp_path)
+    assert main([]) == 2
+    streams = capsys.readouterr()
+    assert "no embedded model" in streams.err and streams.err.count("\n") == 1
+
+
+CHAT = ["--model", LLADA, "--chat", "--gen-length", "16", "--block-length", "8"]
+
+
+def chat(monkeypatch, capsys, text, *flags):
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    assert main([*CHAT, *flags]) == 0
+    return capsys.readouterr()
+
+
+def test_chat_through_pipes(monkeypatch, capsys):
+    asked = []
+    generate = leapjax.LM.generate
+
+    def seen(self, prompts, *args, **kwargs):
+        asked.append([m["content"] for m in prompts[0]["messages"]])
+        return generate(self, prompts, *args, **kwargs)
+
+    monkeypatch.setattr(leapjax.LM, "generate", seen)
+    said = "Hello\n\nAgain\n/reset\nHello\n/help\n/quit\nnever\n"
+    streams = chat(monkeypatch, capsys, said)
+    assert [len(m) for m in asked] == [1, 3, 1]
+    assert asked[1][0] == "Hello" and asked[1][2] == "Again" and asked[2] == ["Hello"]
+    assert "starts again" in streams.err and "unknown command /help" in streams.err
+    assert streams.out.startswith(asked[1][1] + "\n")
+    assert streams.out.endswith(asked[1][1] + "\n")
+
+
+def test_chat_that_is_too_long_goes_on(monkeypatch, capsys):
+    streams = chat(monkeypatch, capsys, "a " * 600 + "\nHello\n")
+    assert "the model takes" in streams.err and "/reset" in streams.err
+    assert streams.out
+
+
+@pytest.mark.parametrize("flag", [["--prompt", "a"], ["--json"], ["--stop", "x"]])
+def test_chat_alone(capsys, flag):
+    assert main([*CHAT, *flag]) == 2
+    assert f"{flag[0]} does not go together with --chat" in capsys.readouterr().err
