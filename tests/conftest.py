@@ -6,6 +6,7 @@
 import contextlib
 import gc
 import os
+import tempfile
 
 import hypothesis
 import pytest
@@ -16,6 +17,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile hundreds of tiny programs: compile them quickly rather than well. Commands that
 # tests start as processes get the same flags; speed itself is `scripts/benchmark.py`'s.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+
+# Commands keep compiled programs between runs; those of tests leave nothing behind.
+_PROGRAMS = tempfile.TemporaryDirectory(prefix="leapjax-tests-")
+os.environ.setdefault("LEAPJAX_CACHE_DIR", _PROGRAMS.name)
 
 import jax  # noqa: E402
 
