@@ -174,8 +174,14 @@ def run(args: argparse.Namespace) -> int:
 
     file = read_config(args.config) if args.config else None
     model = args.model or (file.model if file else None)
-    own = {k: v for k, v in model_options(model).items() if not file or k not in file.options}
-    config = decode_config({**own, **set_flags(args)}, file, _note)
+    chosen = set_flags(args)
+    said = chosen.keys() | (file.options.keys() if file else set())
+    own = {k: v for k, v in model_options(model).items() if k not in said}
+    if said & {"gen_length", "block_length"}:
+        # Canvas and block go together: half of the checkpoint's pair may not fit the user's.
+        own.pop("gen_length", None)
+        own.pop("block_length", None)
+    config = decode_config({**own, **chosen}, file, _note)
     enable_cache()
     if args.chat or not (args.prompt or args.input or args.output or args.json or model):
         return show.run(args, config, model)
