@@ -229,9 +229,9 @@ class Engine:
 def default_refresh_group() -> int:
     """Rows that refresh together by default.
 
-    On CPU one: a full pass costs as much per row alone as in company, and a group that is
-    not full wastes the rest (docs/performance.md). Elsewhere four, so that small models
-    fill the device; a choice, not a measurement.
+    On CPU one: a full pass costs about as much per row alone as in company, and a group
+    that is not full wastes the rest. Elsewhere four, so that small models fill the device.
+    Choices, not measurements (docs/performance.md).
     """
     return 1 if jax.default_backend() == "cpu" else 4
 

@@ -4,8 +4,8 @@ Config keys, tensor names, shard count and index are LLaDA-8B-Instruct's or
 Dream-7B-Instruct's; there are no tokenizer files. For trying conversion and decoding at
 real size without the real weights:
 
-    python scripts/make_fake_checkpoint.py llada-8b-instruct /tmp/fake/llada-8b   # 16 GB
-    python scripts/make_fake_checkpoint.py dream-7b-instruct /tmp/fake/dream --layers 4
+    python scripts/make_fake_checkpoint.py llada-8b-instruct fake/llada-8b   # 16 GB
+    python scripts/make_fake_checkpoint.py dream-7b-instruct fake/dream --layers 4
 """
 
 import argparse

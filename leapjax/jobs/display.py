@@ -11,8 +11,8 @@ from typing import TextIO
 from leapjax.jobs.loop import Progress
 
 EVERY = 60.0  # seconds between two lines where there is no terminal
-_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {postfix}]"
-_COUNT = "{n_fmt} {unit}s [{elapsed}, {postfix}]"
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+_COUNT = "{n_fmt} {unit}s [{elapsed}{postfix}]"
 
 
 def describe(progress: Progress, total: int | None) -> str:
