@@ -190,7 +190,7 @@ def test_seed_id_and_sample_make_the_noise():
 def test_a_greedy_row_among_sampling_ones():
     params = params_of("llada")
     plain, greedy = structure("localleap")
-    hot, sampling = structure("localleap", temperature=1.0, top_k=3)
+    hot, sampling = structure("localleap", temperature=50.0, top_k=30)
     prompt = [1, 2, 3]
     (want,) = decode(params, [request(prompt, plain)], greedy)
     rows = [request(prompt, hot, id=1), request(prompt, hot.replace(temperature=0.0))]

@@ -259,7 +259,9 @@ def test_memory_is_constant(environment, tmp_path):
     source, out = tmp_path / "in.jsonl", tmp_path / "out"
     with open(source, "w") as file:
         for n in range(20_000):
-            file.write(json.dumps({"prompt": f"Tom has {n} pens and buys {n % 7} more."}) + "\n")
+            # Lengths vary, but not with n: a length that first comes late compiles late.
+            pens = f"{n * 7919 % 20_011:05d}"
+            file.write(json.dumps({"prompt": f"Tom has {pens} pens and {n % 7} more."}) + "\n")
     argv = [sys.executable, "-m", "leapjax.cli.main", "decode", "--model", str(MODEL)]
     argv += ["--input", str(source), "--output", str(out), "--gen-length", "8"]
     argv += ["--block-length", "8", "--batch-size", "32"]
