@@ -16,7 +16,7 @@ from leapjax import checkpoint, models
 from leapjax.config import DecodeConfig
 from leapjax.engine import Engine, Progress, slots_for
 from leapjax.errors import UserError
-from leapjax.models import transformer
+from leapjax.models import bits, transformer
 from leapjax.models.config import ModelConfig
 from leapjax.records import to_request
 from leapjax.text import TextCodec, finish, load_codec
@@ -103,6 +103,11 @@ class LM:
         self.model_hash = model_hash
         self._engines: dict[tuple, Engine] = {}
 
+    @functools.cached_property
+    def _weights(self):
+        """The parameters as the compiled programs take them."""
+        return bits.pack(self.params)
+
     def logits(self, ids, attention_mask=None) -> jax.Array:
         """The model's raw output; for Dream not shifted.
 
@@ -135,7 +140,7 @@ class LM:
                 )
         positions = np.maximum(np.cumsum(valid, axis=1) - 1, 0).astype(np.int32)
         return _logits(
-            self.params, array.astype(np.int32), positions, valid, self.config, self.dtype
+            self._weights, array.astype(np.int32), positions, valid, self.config, self.dtype
         )
 
     def generate(
@@ -264,7 +269,7 @@ class LM:
         key = (slots, fixed, refresh_group)
         if key not in self._engines:
             self._engines[key] = Engine(
-                self.params,
+                self._weights,
                 self.config,
                 dtype=self.dtype,
                 eot_token_id=self.codec.eot_id if self.codec else None,

@@ -130,9 +130,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--seed is {args.seed}; expected at least 0")
     task = tasks.get(args.task)
     own = model_options(args.model)
+    given = {n: getattr(args, n) for n in ("gen_length", "block_length")}
     base = DecodeConfig(
-        gen_length=args.gen_length or own.get("gen_length", task.gen_length),
-        block_length=args.block_length or own.get("block_length", task.block_length),
+        **{n: own.get(n, getattr(task, n)) if v is None else v for n, v in given.items()}
     )
     rows = settings.rows(args.policies, args.caches, base)
     problems = task.problems(args.split, args.strata, args.limit, args.seed)
@@ -190,7 +190,7 @@ def evaluate(args: argparse.Namespace, task, problems, rows) -> dict[str, Any]:
             "hash": lm.model_hash,
             "dtype": lm.dtype,
         },
-        "device": jax.devices()[0].device_kind,
+        "device": runner.device_name(),
         "backend": jax.default_backend(),
         "versions": runner.versions(),
         "definitions": report.DEFINITIONS,

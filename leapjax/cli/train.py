@@ -133,8 +133,10 @@ def run(args: argparse.Namespace) -> int:
     config = make(values, args.config or "options")
     if args.until is not None and args.until < 1:
         raise UserError(f"--until is {args.until}, expected >= 1")
+    from leapjax.compilation import enable_cache
     from leapjax.training.trainer import train
 
+    enable_cache()
     result = train(config, lambda line: print(line, flush=True), args.until)
     if result.finished:
         print(f"done: {result.step} steps; --export DIR --output {config.output} makes a model")

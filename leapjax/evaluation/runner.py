@@ -5,10 +5,13 @@ problems ─▶ requests, short prompts first ─▶ engine ─▶ answers by pr
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import platform
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from leapjax.engine import bucket
@@ -44,6 +47,20 @@ def versions() -> dict[str, str]:
     }
 
 
+def device_name() -> str:
+    """The accelerator's kind, or the processor's name and its cores."""
+    import jax
+
+    kind = jax.devices()[0].device_kind
+    if kind != "cpu":
+        return kind
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+        name = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), name)
+    return f"{name}, {os.cpu_count()} cores"
+
+
 def row_settings(lm: LM, row: Row, batch_size: int) -> dict[str, Any]:
     """Everything that an answer and its time depend on, but for the problem."""
     import jax
@@ -53,7 +70,7 @@ def row_settings(lm: LM, row: Row, batch_size: int) -> dict[str, Any]:
         "dtype": lm.dtype,
         "options": row.config.to_dict(),
         "batch_size": batch_size,
-        "device": jax.devices()[0].device_kind,
+        "device": device_name(),
         "backend": jax.default_backend(),
         "versions": versions(),
     }

@@ -22,9 +22,11 @@ def describe(progress: Progress, total: int | None) -> str:
       progress: of the job.
       total: records of the input, None if nobody knows.
     """
-    summary, seconds = progress.summary, max(progress.seconds, 1e-9)
-    parts = [
-        f"{summary.tokens / seconds:.0f} tokens/s",
+    summary = progress.summary
+    parts = []
+    if progress.seconds > 0:  # a job of one chunk is over when its clock starts
+        parts.append(f"{summary.tokens / progress.seconds:.0f} tokens/s")
+    parts += [
         f"{summary.tokens / max(summary.steps, 1):.2f} tokens per step",
         f"{progress.running}/{progress.slots} slots",
     ]

@@ -60,9 +60,16 @@ class ModelConfig:
     shift_logits: bool = False
 
     def __post_init__(self):
-        for name in (
+        sizes = (
             "vocab_size d_model n_layers n_heads n_kv_heads head_dim mlp_hidden_size max_length"
-        ).split():
+        ).split()
+        for name in (*sizes, "mask_token_id", "eos_token_id", "pad_token_id"):
+            if type(value := getattr(self, name)) is not int:
+                raise UserError(f"model config: {name} is {value!r}, expected a whole number")
+        for name in ("rope_theta", "norm_eps"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise UserError(f"model config: {name} is {getattr(self, name)}, expected > 0")
+        for name in sizes:
             if getattr(self, name) < 1:
                 raise UserError(f"model config: {name} is {getattr(self, name)}, expected >= 1")
         if self.n_heads % self.n_kv_heads:

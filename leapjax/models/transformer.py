@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from leapjax.models.bits import unpack
 from leapjax.models.config import ModelConfig
 
 Params = dict[str, Any]
@@ -107,6 +108,7 @@ def _linear(x, layer, name: str, dtype):
 def _block(x, layer, config: ModelConfig, cos, sin, valid, dtype, store=None):
     """One transformer block; `store` maps fresh (k, v) to the (k, v) to attend to."""
     b, s, _ = x.shape
+    layer = {name: unpack(leaf) for name, leaf in layer.items()}
     with jax.named_scope("attention"):
         y = rms_norm(x, layer["attn_norm"], layer.get("attn_norm_bias"), config.norm_eps)
         q = _linear(y, layer, "q", dtype).reshape(b, s, config.n_heads, config.head_dim)
@@ -125,7 +127,7 @@ def _block(x, layer, config: ModelConfig, cos, sin, valid, dtype, store=None):
 
 def embed(params: Params, config: ModelConfig, ids, dtype):
     """Token embeddings, (B, S) int32 -> (B, S, D) in `dtype`."""
-    x = jnp.take(params["embed"], ids, axis=0).astype(dtype)
+    x = unpack(jnp.take(params["embed"], ids, axis=0)).astype(dtype)
     return x * jnp.asarray(config.embed_scale, dtype) if config.embed_scale != 1.0 else x
 
 
@@ -254,6 +256,7 @@ def head(params: Params, config: ModelConfig, hidden, dtype=jnp.float32):
       (B, W, V) float32 logits.
     """
     with jax.named_scope("head"):
+        params = {k: unpack(v) for k, v in params.items() if k != "layers"}
         y = rms_norm(hidden, params["final_norm"], params.get("final_norm_bias"), config.norm_eps)
         table = params["embed"] if config.tie_embeddings else params["head"]
         logits = jnp.einsum(

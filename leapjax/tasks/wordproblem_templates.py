@@ -86,10 +86,10 @@ SETTINGS = (
         _objects("marbles shells stickers coins cards stamps buttons stones"),
         "{A} has {x} {o}.",
         (
-            Event("find", "+", "{A} finds {y} more.", "{A} finds {y} more, which makes {eq} {o}."),
-            Event("gift", "+", "{B} gives {A} {y} more.", "With the gift, {A} has {eq} {o}."),
-            Event("lose", "-", "{A} loses {y}.", "{A} loses {y}, which leaves {eq} {o}."),
-            Event("give", "-", "{A} gives {B} {y}.", "After giving {B} some, {A} has {eq} {o}."),
+            Event("find", "+", "{A} finds {y} more.", "With {y} more that makes {eq} {o}."),
+            Event("gift", "+", "{B} gives {A} {y} more.", "With the gift that makes {eq} {o}."),
+            Event("lose", "-", "{A} loses {y}.", "That leaves {eq} {o}."),
+            Event("give", "-", "{A} gives {B} {y}.", "After giving {y}, there are {eq} {o}."),
             Event(
                 "trade",
                 "*",
@@ -105,8 +105,8 @@ SETTINGS = (
         "{A} bakes {x} {o}.",
         (
             Event("bake", "+", "{A} bakes {y} more.", "Baking {y} more gives {eq} {o}."),
-            Event("bring", "+", "{B} brings {y}.", "{B} brings {y}, so there are {eq} {o}."),
-            Event("eat", "-", "{B} eats {y}.", "{B} eats {y}, so there are {eq} {o}."),
+            Event("bring", "+", "{B} brings {y}.", "With the {y} there are {eq} {o}."),
+            Event("eat", "-", "{B} eats {y}.", "After that there are {eq} {o}."),
             Event("burn", "-", "The oven burns {y}.", "Without the burnt ones there are {eq} {o}."),
             Event(
                 "recipe",
@@ -154,9 +154,9 @@ SETTINGS = (
         _objects("flowers roses tulips bushes trees beans"),
         "A garden has {x} {o}.",
         (
-            Event("plant", "+", "{A} plants {y}.", "{A} plants {y}, so it has {eq} {o}."),
+            Event("plant", "+", "{A} plants {y}.", "With {y} more the garden has {eq} {o}."),
             Event("grow", "+", "Then {y} new ones grow.", "The new ones make it {eq} {o}."),
-            Event("cut", "-", "{A} cuts {y}.", "{A} cuts {y}, so it has {eq} {o}."),
+            Event("cut", "-", "{A} cuts {y}.", "Without {y} the garden has {eq} {o}."),
             Event("storm", "-", "A storm takes {y}.", "The storm leaves {eq} {o}."),
             Event(
                 "year",
@@ -173,8 +173,8 @@ SETTINGS = (
         "A library has {x} {o}.",
         (
             Event("buy", "+", "It buys {y}.", "It buys {y}, so the library has {eq} {o}."),
-            Event("return", "+", "{A} returns {y}.", "Once {A} returns {y}, it has {eq} {o}."),
-            Event("lend", "-", "It lends {y} to {A}.", "It lends {A} some and keeps {eq} {o}."),
+            Event("return", "+", "{A} returns {y}.", "Once it has {y} more, there are {eq} {o}."),
+            Event("lend", "-", "It lends {y} to {A}.", "It lends {y} and keeps {eq} {o}."),
             Event("sell", "-", "It sells {y}.", "It sells {y}, so the library has {eq} {o}."),
         ),
         "How many {o} does the library have now?",
@@ -184,10 +184,10 @@ SETTINGS = (
         _objects("dollars euros pounds"),
         "{A} saved {x} {o}.",
         (
-            Event("earn", "+", "{A} earns {y}.", "Earning {y} brings {A} to {eq} {o}."),
+            Event("earn", "+", "{A} earns {y}.", "Earning {y} makes it {eq} {o}."),
             Event("aunt", "+", "An aunt sends {y}.", "The aunt's money makes it {eq} {o}."),
-            Event("spend", "-", "{A} spends {y} on a book.", "The book leaves {A} with {eq} {o}."),
-            Event("pay", "-", "{A} pays {B} {y}.", "Paying {B} leaves {A} with {eq} {o}."),
+            Event("spend", "-", "{A} spends {y} on a book.", "The book leaves {eq} {o}."),
+            Event("pay", "-", "{A} pays {B} {y}.", "Paying {y} leaves {eq} {o}."),
             Event(
                 "grow", "*", "A prize makes it {y} times as much.", "The prize makes it {eq} {o}."
             ),
@@ -199,7 +199,7 @@ SETTINGS = (
         _objects("eggs apples pears melons plums pumpkins"),
         "{A} picks {x} {o} on a farm.",
         (
-            Event("pick", "+", "{B} picks {y} more.", "{B} picks {y} more, so there are {eq} {o}."),
+            Event("pick", "+", "{B} picks {y} more.", "With {y} more there are {eq} {o}."),
             Event("shed", "+", "The shed holds {y} more.", "With the shed there are {eq} {o}."),
             Event("rot", "-", "Then {y} go bad.", "Without the bad ones there are {eq} {o}."),
             Event("sell", "-", "They sell {y}.", "They sell {y}, so there are {eq} {o}."),
@@ -211,7 +211,7 @@ SETTINGS = (
         _objects("boxes crates barrels bags parcels"),
         "A truck carries {x} {o}.",
         (
-            Event("load", "+", "{A} loads {y}.", "When {A} loads {y}, it carries {eq} {o}."),
+            Event("load", "+", "{A} loads {y}.", "With {y} more it carries {eq} {o}."),
             Event("dock", "+", "The dock adds {y}.", "The dock adds {y}, making {eq} {o}."),
             Event("drop", "-", "It drops {y} at a shop.", "After the shop it carries {eq} {o}."),
             Event("mill", "-", "It leaves {y} at a mill.", "After the mill it carries {eq} {o}."),
@@ -243,7 +243,7 @@ STORIES = (
         "{A} has {a} bags with {b} {o} each and {c} single {o}. How many {o} does {A} have?",
         (
             ("a", "*", "b", "The {a} bags hold {eq} {o}."),
-            ("r1", "+", "c", "With the single ones {A} has {eq} {o}."),
+            ("r1", "+", "c", "With the single ones there are {eq} {o}."),
         ),
         {"a": (2, 5), "b": (2, 9), "c": (2, 9)},
     ),
@@ -253,7 +253,7 @@ STORIES = (
         "{A} has {a} boxes with {b} {o} each. {B} takes {c} {o}. How many {o} are left?",
         (
             ("a", "*", "b", "The {a} boxes hold {eq} {o}."),
-            ("r1", "-", "c", "{B} takes {c}, which leaves {eq} {o}."),
+            ("r1", "-", "c", "That leaves {eq} {o}."),
         ),
         {"a": (2, 5), "b": (2, 9), "c": (2, 9)},
     ),
@@ -263,7 +263,7 @@ STORIES = (
         "{A} has {a} {o}. {B} has {b} more than {A}. How many {o} do they have together?",
         (
             ("a", "+", "b", "{B} has {eq} {o}."),
-            ("a", "+", "r1", "Together {A} and {B} have {eq} {o}."),
+            ("a", "+", "r1", "Together that makes {eq} {o}."),
         ),
         {"a": (2, 10), "b": (2, 9)},
     ),
@@ -273,7 +273,7 @@ STORIES = (
         "{A} has {a} {o}. {B} has {b} fewer than {A}. How many {o} do they have together?",
         (
             ("a", "-", "b", "{B} has {eq} {o}."),
-            ("a", "+", "r1", "Together {A} and {B} have {eq} {o}."),
+            ("a", "+", "r1", "Together that makes {eq} {o}."),
         ),
         {"a": (3, 16), "b": (2, 9)},
     ),
@@ -283,8 +283,8 @@ STORIES = (
         "{A} has {a} {o}. {B} has {b} times as many as {A} but then loses {c}. "
         "How many {o} does {B} have now?",
         (
-            ("a", "*", "b", "First {B} has {eq} {o}."),
-            ("r1", "-", "c", "{B} loses {c}, which leaves {eq} {o}."),
+            ("a", "*", "b", "First there are {eq} {o}."),
+            ("r1", "-", "c", "That leaves {eq} {o}."),
         ),
         {"a": (2, 9), "b": (2, 4), "c": (2, 9)},
     ),
@@ -294,7 +294,7 @@ STORIES = (
         "{A} has {a} dollars and buys {b} {o} for {c} dollars each. How many dollars are left?",
         (
             ("b", "*", "c", "The {o} cost {eq} dollars."),
-            ("a", "-", "r1", "That leaves {A} with {eq} dollars."),
+            ("a", "-", "r1", "That leaves {eq} dollars."),
         ),
         {"a": (8, 30), "b": (2, 5), "c": (2, 6)},
     ),
@@ -304,7 +304,7 @@ STORIES = (
         "{A} reads {a} {o} on Monday, {b} more on Tuesday than on Monday and {c} on Friday. "
         "How many {o} is that in all?",
         (
-            ("a", "+", "b", "On Tuesday {A} reads {eq} {o}."),
+            ("a", "+", "b", "On Tuesday that makes {eq} {o}."),
             ("a", "+", "r1", "With Monday that makes {eq} {o}."),
             ("r2", "+", "c", "With Friday that makes {eq} {o}."),
         ),
@@ -329,7 +329,7 @@ STORIES = (
         "rest. How many {o} does {A} have?",
         (
             ("a", "*", "b", "The shelves hold {eq} {o}."),
-            ("c", "-", "d", "Of the others {A} keeps {eq} {o}."),
+            ("c", "-", "d", "Of the others that leaves {eq} {o}."),
             ("r1", "+", "r2", "Together that makes {eq} {o}."),
         ),
         {"a": (2, 4), "b": (2, 6), "c": (4, 14), "d": (2, 9)},

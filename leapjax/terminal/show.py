@@ -10,7 +10,22 @@ from leapjax.config import DecodeConfig
 from leapjax.errors import UserError
 
 # What belongs to records, not to what is shown here.
-_RECORDS = ("prompt", "input", "output", "json", "details", "num_samples", "resume", "raw", "stop")
+_RECORDS = (
+    "prompt",
+    "input",
+    "output",
+    "json",
+    "details",
+    "num_samples",
+    "resume",
+    "raw",
+    "stop",
+    "limit",
+    "max_errors",
+    "overwrite",
+    "shard_size",
+    "batch_size",
+)
 
 
 def run(args: argparse.Namespace, config: DecodeConfig, model: str | None) -> int:
@@ -30,7 +45,6 @@ def run(args: argparse.Namespace, config: DecodeConfig, model: str | None) -> in
     for name in _RECORDS:
         if getattr(args, name):
             flag = "--" + name.replace("_", "-")
-            with_ = "go together with --chat" if args.chat else "go without --prompt or --input"
             with_ = "together with --chat" if args.chat else "without --prompt or --input"
             raise UserError(f"{flag} does not go {with_}; leave one of them out")
     from leapjax.terminal import chat, embedded, samples

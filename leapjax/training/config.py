@@ -32,6 +32,8 @@ class Shape:
       strata: stratum -> relative share of the rows.
       steps: longest solution to take, in equations (0: any).
       limit: largest number in a problem (0: the task's own limit).
+      block_share: share of the rows that are masked as a decoder of blocks meets them.
+      block_length: length of those blocks, in tokens.
     """
 
     share: float
@@ -41,6 +43,8 @@ class Shape:
     strata: dict[str, float]
     steps: int = 0
     limit: int = 0
+    block_share: float = 0.0
+    block_length: int = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,8 +226,11 @@ def _structure(kind, value, where: str):
         min(result.batch_size, result.prompt_length, result.gen_length) < 1
         or not result.share > 0
         or not sum(result.strata.values()) > 0
+        or result.block_length < 1
     ):
         raise UserError(f"{where}: sizes, shares and the sum of strata have to be positive")
+    if isinstance(result, Shape) and not 0 <= result.block_share <= 1:
+        raise UserError(f"{where}: block_share is {result.block_share}, expected 0 to 1")
     return result
 
 

@@ -56,6 +56,33 @@ def pack(pairs, prompt_length: int, gen_length: int, pad_id: int, eos_id: int) -
     return {"ids": ids, "valid": valid, "trainable": trainable}
 
 
+def into_blocks(batch: dict, rng: np.random.Generator, share: float, block_length: int) -> dict:
+    """Narrow some rows to one block of the canvas, as a decoder of blocks meets it.
+
+    Uniform masks hardly ever show a model what block-wise decoding asks of it: everything
+    behind the current block still masked, everything before it settled.
+
+    Args:
+      batch: what `pack` returns.
+      rng: chooses the rows and their blocks.
+      share: how many of the rows, 0 to 1.
+      block_length: tokens a block; the canvas's last block may be shorter.
+
+    Returns:
+      The batch with a narrower `trainable`, and with `unseen` (B, T) bool.
+    """
+    trainable = batch["trainable"]
+    rows, columns = trainable.shape
+    first = np.argmax(trainable, axis=1)
+    blocks = -(-trainable.sum(axis=1) // block_length)
+    start = first + block_length * rng.integers(0, blocks)
+    chosen = (rng.random(rows) < share)[:, None]
+    column = np.arange(columns)[None, :]
+    inside = (column >= start[:, None]) & (column < start[:, None] + block_length)
+    behind = trainable & (column >= start[:, None] + block_length)
+    return {**batch, "trainable": trainable & (inside | ~chosen), "unseen": behind & chosen}
+
+
 Pair = tuple[list[int], list[int]]
 
 
@@ -149,6 +176,8 @@ class WordProblems:
                 if len(q) <= shape.prompt_length and len(a) < shape.gen_length
             ]
         out = pack(pairs, shape.prompt_length, shape.gen_length, self.pad_id, self.eos_id)
+        if shape.block_share:
+            out = into_blocks(out, rng, shape.block_share, shape.block_length)
         return {**out, "window": shape.gen_length}
 
 

@@ -4,7 +4,9 @@
     loss of a row = sum over masked positions of cross-entropy / p, divided by the length
 
 The length is the number of trainable tokens: the whole row for plain text, the answer and
-its eos padding for prompt and response, whose prompt is never masked.
+its eos padding for prompt and response, whose prompt is never masked. Where the data says so
+(`unseen`), a row is instead what a decoder of blocks meets: what lies before the block is
+given, the block is masked and scored as above, all behind it is masked and not scored.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ def mask_probabilities(key, rows: int):
     return (1.0 - EPS) * t + EPS
 
 
-def corrupt(key, ids, trainable, mask_token_id: int):
+def corrupt(key, ids, trainable, mask_token_id: int, unseen=None):
     """Mask each trainable token with its row's probability.
 
     Args:
@@ -44,14 +46,16 @@ def corrupt(key, ids, trainable, mask_token_id: int):
       ids: (B, T) int32.
       trainable: (B, T) bool; prompts and pads are False and stay as they are.
       mask_token_id: what a masked token becomes.
+      unseen: (B, T) bool or None; tokens that are always masked and never scored.
 
     Returns:
-      The noisy ids (B, T), masked (B, T) bool and p (B,) float32.
+      The noisy ids (B, T), masked (B, T) bool (the scored ones) and p (B,) float32.
     """
     ratio_key, token_key = jax.random.split(key)
     p = mask_probabilities(ratio_key, ids.shape[0])
     masked = (jax.random.uniform(token_key, ids.shape) < p[:, None]) & trainable
-    return jnp.where(masked, mask_token_id, ids), masked, p
+    hidden = masked if unseen is None else masked | unseen
+    return jnp.where(hidden, mask_token_id, ids), masked, p
 
 
 def weighted_loss(logits, targets, masked, trainable, p):
@@ -82,8 +86,9 @@ def loss(params, config: ModelConfig, batch, key, window: int):
     Args:
       params: the model's pytree, float32.
       config: static shape; `shift_logits` moves each target to the output on its left.
-      batch: dict of `ids` (B, T) int32, `valid` (B, T) bool (False: pad) and `trainable`
-        (B, T) bool; nothing before the last `window` columns is trainable.
+      batch: dict of `ids` (B, T) int32, `valid` (B, T) bool (False: pad), `trainable`
+        (B, T) bool and optionally `unseen` (B, T) bool; nothing before the last `window`
+        columns is trainable.
       key: PRNG key of the corruption.
       window: W, the static number of columns at the end whose logits are computed.
 
@@ -91,7 +96,7 @@ def loss(params, config: ModelConfig, batch, key, window: int):
       The loss (scalar, nats), and the mean cross-entropy of masked tokens (nats).
     """
     ids, valid, trainable = batch["ids"], batch["valid"], batch["trainable"]
-    noisy, masked, p = corrupt(key, ids, trainable, config.mask_token_id)
+    noisy, masked, p = corrupt(key, ids, trainable, config.mask_token_id, batch.get("unseen"))
     positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0).astype(jnp.int32)
     hidden = forward.hidden_states(params, config, noisy, positions, valid)
     start = ids.shape[1] - window

@@ -1,0 +1,82 @@
+"""Weights as 16-bit words: the same numbers, no copy, and no widened copy of the layers."""
+
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import leapjax
+from leapjax.config import DecodeConfig
+from leapjax.decoding import program_for
+from leapjax.lane import compile_run, needed_bytes
+from leapjax.models import bits
+from leapjax.testing import tiny_config, tiny_params
+
+
+@pytest.fixture
+def at_any_size(monkeypatch):
+    monkeypatch.setattr(bits, "PACK_FROM_BYTES", 0)
+
+
+def test_small_models_are_left_alone():
+    params = tiny_params(tiny_config(), dtype=jnp.bfloat16)
+    assert bits.pack(params) is params
+
+
+def test_float32_stays_float32(at_any_size):
+    params = tiny_params(tiny_config())
+    packed = bits.pack(params)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(packed))
+
+
+def test_packing_copies_nothing(at_any_size):
+    params = {"a": jnp.ones((256, 64), jnp.bfloat16)}
+    packed = bits.pack(params)
+    assert packed["a"].dtype == jnp.uint16
+    assert packed["a"].unsafe_buffer_pointer() == params["a"].unsafe_buffer_pointer()
+
+
+def test_spread_weights_keep_their_sharding(at_any_size):
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    params = {"a": jax.device_put(jnp.ones((256, 64), jnp.bfloat16), place)}
+    assert bits.pack(params) is params
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", ["llada", "dream"])
+@pytest.mark.parametrize("cache", ["none", "dual"])
+def test_same_decode(monkeypatch, family, cache, dtype):
+    config = tiny_config(family, tie_embeddings=family == "dream")
+    params = tiny_params(config, dtype=jnp.bfloat16)
+    job = DecodeConfig(gen_length=8, block_length=4, cache=cache)
+    prompts = [[1, 2, 3], [4, 5, 6, 7, 8]]
+    ids = np.array([[1, 2, 3, 4]])
+    plain = leapjax.LM(params, config, codec=None, dtype=dtype)
+    wanted, logits = plain.generate(prompts, job, batch_size=2), plain.logits(ids)
+    monkeypatch.setattr(bits, "PACK_FROM_BYTES", 0)
+    packed = leapjax.LM(params, config, codec=None, dtype=dtype)
+    assert np.array_equal(packed.logits(ids), logits)
+    for a, b in zip(wanted, packed.generate(prompts, job, batch_size=2), strict=True):
+        assert a.output_ids == b.output_ids and a.steps == b.steps
+
+
+@pytest.mark.parametrize("cache", ["none", "dual"])
+def test_layers_are_widened_one_at_a_time(at_any_size, cache):
+    config = tiny_config(n_layers=16, d_model=128, mlp_hidden_size=256, head_dim=32)
+    params = tiny_params(config, dtype=jnp.bfloat16)
+    layers = sum(x.size for x in jax.tree.leaves(params["layers"]))
+    program = program_for(
+        DecodeConfig(gen_length=8, block_length=8, cache=cache),
+        config,
+        length=16,
+        dtype="float32",
+        eot_token_id=None,
+    )
+    wide = needed_bytes(compile_run(params, program, 1))
+    packed = needed_bytes(compile_run(bits.pack(params), program, 1))
+    weights = sum(x.nbytes for x in jax.tree.leaves(params))
+    # Plain: beside the weights, 4 bytes for each of the layers' matrix entries.
+    assert wide > weights + 3.9 * layers
+    assert packed < weights + 0.9 * layers
