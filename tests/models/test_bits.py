@@ -1,6 +1,5 @@
 """Weights as 16-bit words: the same numbers, no copy, and no widened copy of the layers."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
