@@ -16,6 +16,7 @@ from leapjax.errors import UserError
 from leapjax.policies import POLICIES
 
 CACHES = ("none", "prefix", "dual")
+QUANTIZATIONS = ("int8",)
 SCHEDULES = ("even", "dream")
 
 # Options that a record may set for its own row; the others shape the compiled program.

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from leapjax import checkpoint, models
-from leapjax.config import DecodeConfig
+from leapjax.config import QUANTIZATIONS, DecodeConfig
 from leapjax.engine import Engine, Progress, slots_for
 from leapjax.errors import UserError
 from leapjax.models import bits, transformer
 from leapjax.models.config import ModelConfig
+from leapjax.models.quantize import quantize as quantized
 from leapjax.records import to_request
 from leapjax.text import TextCodec, finish, load_codec
 from leapjax.types import Completion, Request
@@ -33,7 +34,12 @@ def embedded_path() -> Path:
     return Path(str(importlib.resources.files("leapjax") / "data" / "wordproblems"))
 
 
-def load(path: str | Path | None = None, dtype: str | None = None, revision: str | None = None):
+def load(
+    path: str | Path | None = None,
+    dtype: str | None = None,
+    revision: str | None = None,
+    quantize: str | None = None,
+):
     """Load a model: a converted checkpoint, a hub folder, or a hub id.
 
     Args:
@@ -41,6 +47,8 @@ def load(path: str | Path | None = None, dtype: str | None = None, revision: str
       dtype: compute type, `float32` or `bfloat16`; None is float32 on CPU and bfloat16 on
         accelerators. Weights stay as stored.
       revision: for a hub id, the branch, tag or commit.
+      quantize: `int8` rounds the matrices to 8 bits after loading; half of bfloat16's
+        memory, and other (slightly worse) logits.
 
     Returns:
       An `LM`.
@@ -50,6 +58,8 @@ def load(path: str | Path | None = None, dtype: str | None = None, revision: str
     """
     if dtype is not None and str(dtype) not in DTYPES:
         raise UserError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}")
+    if quantize is not None and quantize not in QUANTIZATIONS:
+        raise UserError(f"quantize is {quantize!r}; choose one of {', '.join(QUANTIZATIONS)}")
     if dtype is None:
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     folder = Path(path) if path is not None else embedded_path()
@@ -65,7 +75,10 @@ def load(path: str | Path | None = None, dtype: str | None = None, revision: str
         config = models.parse_config(checkpoint.read_config(folder))
         params = converters.load_hub(folder, config)
         model_hash = converters.source_hash(folder)
-    return LM(params, config, load_codec(folder, config), str(dtype), folder, model_hash)
+    if quantize is not None:
+        params = quantized(params, quantize)
+    codec = load_codec(folder, config)
+    return LM(params, config, codec, str(dtype), folder, model_hash, quantize)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "dtype"))
@@ -84,6 +97,7 @@ class LM:
       dtype: compute dtype's name.
       path: where it was loaded from.
       model_hash: hash of the weights' files, None if the parameters were given directly.
+      quantization: what was done to them after loading, or None.
     """
 
     def __init__(
@@ -94,6 +108,7 @@ class LM:
         dtype: str = "float32",
         path: Path | None = None,
         model_hash: str | None = None,
+        quantization: str | None = None,
     ):
         self.params = params
         self.config = config
@@ -101,6 +116,7 @@ class LM:
         self.dtype = dtype
         self.path = path
         self.model_hash = model_hash
+        self.quantization = quantization
         self._engines: dict[tuple, Engine] = {}
 
     @functools.cached_property

@@ -68,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
       parser: of this command.
     """
+    from leapjax.config import QUANTIZATIONS
     from leapjax.options import add_option_flags
 
     add = parser.add_argument_group("model").add_argument
@@ -77,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("float32", "bfloat16"),
         help="compute type (default: float32 on CPU, else bfloat16)",
     )
+    add("--quantize", choices=QUANTIZATIONS, help="round the matrices to 8 bits after loading")
     add("--batch-size", type=_positive, metavar="N", help="rows decoded at once")
 
     add = parser.add_argument_group("prompts").add_argument
@@ -88,7 +90,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="no chat template for prompts; control tokens in them are parsed",
     )
-    add("--limit", type=_positive, metavar="N", help="only the first N records")
+    add(
+        "--limit",
+        type=_positive,
+        metavar="N",
+        help="only the first N records; without prompts, N sample problems (default: 4)",
+    )
     add(
         "--num-samples",
         type=_positive,
@@ -226,7 +233,7 @@ def _decode_folder(args, config, model_of_file: str | None) -> int:
         save_seconds=args.save_every,
     )
     job.check(spec)  # before a large model is loaded
-    lm = leapjax.load(args.model or model_of_file, dtype=args.dtype)
+    lm = leapjax.load(args.model or model_of_file, dtype=args.dtype, quantize=args.quantize)
     with Signals(lambda number: _stopped(args, number)) as signals:
         try:
             result = job.run(
@@ -277,7 +284,7 @@ def _decode(args, config, model_of_file: str | None) -> int:
         several = len(args.prompt) > 1 and args.num_samples is None
         sink = TextSink(_utf8(sys.stdout), args.prompt if several else ())
 
-    lm = leapjax.load(args.model or model_of_file, dtype=args.dtype)
+    lm = leapjax.load(args.model or model_of_file, dtype=args.dtype, quantize=args.quantize)
     intake = Intake(
         config,
         lm.config,

@@ -53,11 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
       parser: of this command.
     """
+    from leapjax.config import QUANTIZATIONS
     from leapjax.evaluation.settings import POLICIES
 
     add = parser.add_argument
     add("--model", metavar="PATH_OR_ID", help="checkpoint (default: the one in the package)")
     add("--dtype", choices=("float32", "bfloat16"), help="compute type (default: as in decode)")
+    add("--quantize", choices=QUANTIZATIONS, help="round the matrices to 8 bits after loading")
     add(
         "--task",
         default="wordproblems",
@@ -154,7 +156,7 @@ def evaluate(args: argparse.Namespace, task, problems, rows) -> dict[str, Any]:
     from leapjax.evaluation.statistics import percentile
     from leapjax.terminal.embedded import load
 
-    lm = load(args.model, args.dtype)
+    lm = load(args.model, args.dtype, args.quantize)
     if lm.codec is None:
         raise UserError(f"{args.model}: has no tokenizer, so answers can't be read")
     batch_size = args.batch_size or runner.default_batch_size()
@@ -189,6 +191,7 @@ def evaluate(args: argparse.Namespace, task, problems, rows) -> dict[str, Any]:
             "name": "embedded" if args.model is None else Path(args.model).name,
             "hash": lm.model_hash,
             "dtype": lm.dtype,
+            "quantization": lm.quantization,
         },
         "device": runner.device_name(),
         "backend": jax.default_backend(),

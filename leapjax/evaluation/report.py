@@ -178,11 +178,12 @@ def stratum_cells(report: Mapping[str, Any]) -> list[list[str]]:
 def heading(report: Mapping[str, Any]) -> str:
     """What was measured, in one line."""
     model, s = report["model"], report["settings"]
+    weights = f" on {model['quantization']} weights" if model.get("quantization") else ""
     return (
         f"{s['task']}, split {s['split']}, seed {s['seed']}, n={report['n']}; canvas "
         f"{s['gen_length']}, block {s['block_length']} (99 % of answers have at most "
         f"{report['answer_tokens_p99']} tokens); model {model['name']}, "
-        f"{(model['hash'] or 'unhashed')[:12]}, {model['dtype']}; {report['device']}, "
+        f"{(model['hash'] or 'unhashed')[:12]}, {model['dtype']}{weights}; {report['device']}, "
         f"batch {s['batch_size']}"
     )
 

@@ -68,6 +68,7 @@ def row_settings(lm: LM, row: Row, batch_size: int) -> dict[str, Any]:
     return {
         "model_hash": lm.model_hash,
         "dtype": lm.dtype,
+        "quantization": lm.quantization,
         "options": row.config.to_dict(),
         "batch_size": batch_size,
         "device": device_name(),

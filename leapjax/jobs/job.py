@@ -211,7 +211,7 @@ def describe(lm, spec: JobSpec, info: InputInfo) -> dict[str, Any]:
         "config": hashlib.sha256(config.encode()).hexdigest(),
         "tokenizer": _tokenizer_hash(lm.path),
         "dtype": lm.dtype,
-        "quantization": getattr(lm, "quantization", None),
+        "quantization": lm.quantization,
         "options": spec.options.to_dict(),
         "num_samples": spec.num_samples,
         "details": spec.details,

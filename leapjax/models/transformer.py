@@ -85,22 +85,38 @@ def attend(q, k, v, valid, dtype):
     """
     b, s, h, e = q.shape
     groups = k.shape[2]
+    per_group = h // groups
     precision = precision_for(dtype)
-    grouped = q.reshape(b, s, groups, h // groups, e)
-    scores = jnp.einsum(
-        "bskge,btke->bkgst", grouped, k, precision=precision, preferred_element_type=jnp.float32
+    # One product per KV head: the queries that share it are rows of the same matrix.
+    q = q.reshape(b, s, groups, per_group, e).transpose(0, 2, 3, 1, 4)
+    q = (q * jnp.asarray(e**-0.5, q.dtype)).reshape(b, groups, per_group * s, e)
+    scores = jnp.matmul(
+        q,
+        k.transpose(0, 2, 3, 1),
+        precision=precision,
+        preferred_element_type=jnp.float32,
     )
-    scores = scores * jnp.float32(e**-0.5)
     # A finite floor: a slot without any key (an idle row) must not make NaNs.
-    scores = jnp.where(valid[:, None, None, None, :], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(dtype)
-    mixed = jnp.einsum("bkgst,btke->bskge", weights, v, precision=precision)
-    return mixed.reshape(b, s, h * e)
+    scores = jnp.where(valid[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
+    weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    # Normalised after the product, which has fewer columns (E) than there are keys (T).
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    mixed = jnp.matmul(
+        weights.astype(dtype),
+        v.transpose(0, 2, 1, 3),
+        precision=precision,
+        preferred_element_type=jnp.float32,
+    )
+    mixed = (mixed / total).astype(dtype).reshape(b, groups, per_group, s, e)
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(b, s, h * e)
 
 
 def _linear(x, layer, name: str, dtype):
     """Product x @ layer[name] (+ bias if the layer has one), in the compute dtype."""
     out = jnp.matmul(x, layer[name].astype(dtype), precision=precision_for(dtype))
+    scale = layer.get(f"{name}_scale")  # of int8 weights
+    if scale is not None:
+        out = out * _along_last(scale, out)
     bias = layer.get(f"{name}_bias")
     return out if bias is None else out + _along_last(bias, out)
 
@@ -266,6 +282,8 @@ def head(params: Params, config: ModelConfig, hidden, dtype=jnp.float32):
             precision=precision_for(dtype),
             preferred_element_type=jnp.float32,
         )
+        if "head_scale" in params:
+            logits = logits * _along_last(params["head_scale"], logits)
         if config.head_bias:
             logits = logits + _along_last(params["head_bias"], logits)
         if config.logit_scale != 1.0:

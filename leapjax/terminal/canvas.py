@@ -16,14 +16,14 @@ from rich.text import Text
 
 from leapjax.types import Completion
 
-# kind -> mark behind the token, style, what it means
+# kind -> mark behind the token (none that sums are written with), style, what it means
 KINDS = {
-    "top1": ("'", "bold yellow", "top-1: the block's most probable"),
-    "anchor": ("*", "bold green", "anchor: above the threshold"),
+    "top1": ("^", "bold yellow", "top-1: the block's most probable"),
+    "anchor": ("!", "bold green", "anchor: above the threshold"),
     "propagated": ("~", "bold cyan", "propagated: near an anchor, above the relaxed threshold"),
-    "schedule": ("+", "bold blue", "schedule: its turn"),
+    "schedule": ("|", "bold blue", "schedule: its turn"),
 }
-OPEN, END, FILLED = "_", "$", "."  # open position, an eos, an eos that early stop filled in
+OPEN, END, FILLED = "_", "$", "."  # open position, the first eos, an eos behind it
 FRAME_S = 0.15  # a pass lasts so long on the screen, slow enough to follow
 
 
@@ -63,8 +63,14 @@ class Canvas:
           done: 0 to `last`.
         """
         text = Text()
-        for piece, step, kind in zip(self.pieces, self.steps, self.kinds, strict=True):
-            if step >= done or (step < 0 and done < self.last):
+        # Behind the end there is only padding: a sign a position, without marks.
+        end = self.pieces.index(None) + 1 if None in self.pieces else len(self.pieces)
+        for place, (piece, step, kind) in enumerate(
+            zip(self.pieces, self.steps, self.kinds, strict=True)
+        ):
+            if piece is None and place >= end and 0 <= step < done:
+                text.append(FILLED, "dim")
+            elif step >= done or (step < 0 and done < self.last):
                 text.append(OPEN, "dim")
             elif step < 0:
                 text.append(FILLED, "dim")
@@ -89,7 +95,7 @@ def legend(kinds: Sequence[str]) -> Text:
         if kind in kinds:
             text.append(f"token{mark}", style)
             text.append(f"  {meaning}\n")
-    text.append(f"{OPEN} open   {END} end of text   {FILLED} filled in after the end\n", "dim")
+    text.append(f"{OPEN} open   {END} end of text   {FILLED} padding after it\n", "dim")
     return text
 
 

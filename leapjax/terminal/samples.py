@@ -15,6 +15,7 @@ from leapjax.terminal import canvas
 from leapjax.types import Completion
 
 COUNT = 4
+MOST_ROWS = 16  # decoded at once
 STRATA = ("easy", "main", "long")
 
 
@@ -48,23 +49,27 @@ def share(steps: int, of: int) -> str:
     return f"steps {steps} of greedy's {of} ({100 * steps / of:.0f} %)"
 
 
-def run(lm: LM, config: DecodeConfig, stream: IO[str]) -> None:
+def run(
+    lm: LM, config: DecodeConfig, stream: IO[str], live: bool = True, count: int = COUNT
+) -> None:
     """Decode the samples and show them.
 
     Args:
       lm: the embedded model.
       config: decode options; its seed chooses the problems.
       stream: where to; on a terminal, the canvases fill in.
+      live: False shows plain answers on a terminal too.
+      count: how many problems.
     """
     task = tasks.get("wordproblems")
-    chosen = problems(config.seed)
+    chosen = problems(config.seed, count)
     records = [task.record(p) for p in chosen]
-    baseline = lm.generate(records, greedy(config), batch_size=COUNT)
-    lm.generate(records, config, batch_size=COUNT)  # compiles
+    baseline = lm.generate(records, greedy(config), batch_size=min(count, MOST_ROWS))
+    lm.generate(records, config, batch_size=min(count, MOST_ROWS))  # compiles
     start = time.perf_counter()
-    completions = lm.generate(records, config, batch_size=COUNT)
+    completions = lm.generate(records, config, batch_size=min(count, MOST_ROWS))
     seconds = time.perf_counter() - start
-    screen = canvas.console(stream) if stream.isatty() else None
+    screen = canvas.console(stream) if live and stream.isatty() else None
     if screen is not None:
         screen.print(canvas.legend([k for c in completions for k in c.commit_kind]))
     for problem, completion, base in zip(chosen, completions, baseline, strict=True):

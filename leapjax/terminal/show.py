@@ -20,7 +20,6 @@ _RECORDS = (
     "resume",
     "raw",
     "stop",
-    "limit",
     "max_errors",
     "overwrite",
     "shard_size",
@@ -42,7 +41,7 @@ def run(args: argparse.Namespace, config: DecodeConfig, model: str | None) -> in
     Raises:
       UserError: no such model, or an option that is for records.
     """
-    for name in _RECORDS:
+    for name in (*_RECORDS, *(("limit",) if args.chat else ())):
         if getattr(args, name):
             flag = "--" + name.replace("_", "-")
             with_ = "together with --chat" if args.chat else "without --prompt or --input"
@@ -51,9 +50,10 @@ def run(args: argparse.Namespace, config: DecodeConfig, model: str | None) -> in
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="replace")
-    lm = embedded.load(model, args.dtype)
+    lm = embedded.load(model, args.dtype, args.quantize)
     if args.chat:
         chat.run(lm, config, sys.stdin, sys.stdout)
     else:
-        samples.run(lm, config, sys.stdout)
+        live, count = args.progress is not False, args.limit or samples.COUNT
+        samples.run(lm, config, sys.stdout, live, count)
     return 0

@@ -18,6 +18,7 @@ class FakeLM:
         self.path = None
         self.dtype = "float32"
         self.model_hash = "0" * 64
+        self.quantization = None
         self.look_ahead = look_ahead
         self.answered = []  # ids, over all streams
         self.batch_sizes = []

@@ -26,13 +26,13 @@ CANVAS = canvas.Canvas(
 
 def test_marks_tell_the_kinds_apart():
     assert CANVAS.after(0).plain == "______"
-    assert CANVAS.after(1).plain == "Tom'___$*_"
-    assert CANVAS.after(3).plain == "Tom' has*~\n 9+$*."
+    assert CANVAS.after(1).plain == "Tom^___$!_"
+    assert CANVAS.after(3).plain == "Tom^ has!~\n 9|$!."
     marks = {mark for mark, _, _ in canvas.KINDS.values()}
     styles = {style for _, style, _ in canvas.KINDS.values()}
     assert len(marks) == len(styles) == len(canvas.KINDS) == 4
     used = canvas.legend(["top1", "anchor"]).plain
-    assert "token'" in used and "token*" in used and "token~" not in used
+    assert "token^" in used and "token!" in used and "token~" not in used
 
 
 def test_control_characters_stay_off_the_screen():
@@ -57,7 +57,7 @@ def test_colour_and_no_colour(monkeypatch):
         console, stream = screen(monkeypatch, no_color)
         canvas.play(console, CANVAS, frame_s=0)
         text = stream.getvalue()
-        assert "has*" in text and "step 3 of 3" in text
+        assert "has!" in text and "step 3 of 3" in text
         assert ("\x1b[1;32m" in text) == (not no_color)
 
 
