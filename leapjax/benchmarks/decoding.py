@@ -125,14 +125,7 @@ def against_lock_step(lm: LM, cache: str, slots: int, count: int, repeats: int) 
     Returns:
       Passes and seconds of both, and their ratios.
     """
-    job = DecodeConfig(
-        policy="low_confidence", gen_length=64, block_length=8, cache=cache, early_stop=False
-    )
-    rng = np.random.default_rng(1)
-    requests = [
-        dataclasses.replace(r, config=job.replace(steps=8 * int(n)))
-        for r, n in zip(random_requests(lm, job, count, 32), rng.integers(1, 9, count), strict=True)
-    ]
+    requests = spread_requests(lm, cache, count)
     engine = lm.engine(slots)
 
     def lock_step():
@@ -156,6 +149,60 @@ def against_lock_step(lm: LM, cache: str, slots: int, count: int, repeats: int) 
     ratios = [a / b for a, b in zip(times["lock_step"], times["continuous"], strict=True)]
     out["gain_in_time"] = summarise(ratios)
     return out
+
+
+def spread_requests(lm: LM, cache: str, count: int) -> list[Request]:
+    """Requests whose rows take 8 to 64 passes (8x spread), by a schedule of their own.
+
+    Args:
+      lm: the model.
+      cache: KV cache.
+      count: requests; their passes are drawn uniformly.
+    """
+    job = DecodeConfig(
+        policy="low_confidence", gen_length=64, block_length=8, cache=cache, early_stop=False
+    )
+    passes = np.random.default_rng(1).integers(1, 9, count)
+    return [
+        dataclasses.replace(r, config=job.replace(steps=8 * int(n)))
+        for r, n in zip(random_requests(lm, job, count, 32), passes, strict=True)
+    ]
+
+
+def refresh_groups(
+    lm: LM, cache: str, slots: int, groups: list[int], count: int, repeats: int
+) -> list[dict[str, Any]]:
+    """Seconds of a stream by how many rows may refresh their cache in one iteration.
+
+    Args:
+      lm: the model.
+      cache: prefix or dual.
+      slots: rows decoded at once.
+      groups: settings of `refresh_group`.
+      count: requests, those of `spread_requests`.
+      repeats: rounds, alternating.
+
+    Returns:
+      One row per group: seconds, and their ratio to those of the first group.
+    """
+    requests = spread_requests(lm, cache, count)
+    engines = [lm.engine(slots, refresh_group=g) for g in groups]
+    seconds: list[list[float]] = [[] for _ in groups]
+    for engine in engines:
+        list(engine.stream(requests[: 2 * slots]))  # compiles
+    for _ in range(repeats):
+        for times, engine in zip(seconds, engines, strict=True):
+            times.append(timed(lambda e=engine: list(e.stream(requests))))
+    return [
+        {
+            "cache": cache,
+            "slots": slots,
+            "refresh_group": g,
+            "seconds": summarise(times),
+            "of_first": summarise([a / b for a, b in zip(times, seconds[0], strict=True)]),
+        }
+        for g, times in zip(groups, seconds, strict=True)
+    ]
 
 
 def host_share(lm: LM, cache: str, slots: int, count: int) -> dict[str, Any]:

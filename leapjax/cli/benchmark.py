@@ -49,6 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine-requests", type=int, default=64, metavar="N", help="of the engine's part (64)"
     )
+    parser.add_argument(
+        "--refresh-groups",
+        type=_numbers,
+        default=[1, 2, 4, 8],
+        metavar="N,…",
+        help="rows that may refresh their KV cache at once (1,2,4,8)",
+    )
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON too")
 
 
@@ -110,6 +117,20 @@ def run(args: argparse.Namespace) -> int:
                 f"({t['min']:.2f}-{t['max']:.2f}); device idle {host['outside_device']:.1%}",
                 flush=True,
             )
+        part["refresh_groups"] = []
+        for cache in (c for c in args.caches.split(",") if c != "none"):
+            rows = decoding.refresh_groups(
+                lm, cache, 8, args.refresh_groups, args.engine_requests, args.repeats
+            )
+            part["refresh_groups"] += rows
+            for row in rows:
+                t, ratio = row["seconds"], row["of_first"]
+                print(
+                    f"refresh_group {row['refresh_group']}, cache {cache}, 8 slots: "
+                    f"{t['median']:.2f} s ({t['min']:.2f}-{t['max']:.2f}), "
+                    f"{ratio['median']:.2f} of refresh_group {args.refresh_groups[0]}",
+                    flush=True,
+                )
         report["models"][name] = part
     if args.json:
         Path(args.json).write_text(json.dumps(report, indent=1, default=str) + "\n")
