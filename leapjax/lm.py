@@ -16,7 +16,7 @@ from leapjax import checkpoint, models
 from leapjax.config import QUANTIZATIONS, DecodeConfig
 from leapjax.engine import Engine, Progress, slots_for
 from leapjax.errors import UserError
-from leapjax.models import bits, transformer
+from leapjax.models import layout, transformer
 from leapjax.models.config import ModelConfig
 from leapjax.models.quantize import quantize as quantized
 from leapjax.records import to_request
@@ -122,7 +122,7 @@ class LM:
     @functools.cached_property
     def _weights(self):
         """The parameters as the compiled programs take them."""
-        return bits.pack(self.params)
+        return layout.arrange(self.params)
 
     def logits(self, ids, attention_mask=None) -> jax.Array:
         """The model's raw output; for Dream not shifted.

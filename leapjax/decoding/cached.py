@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from leapjax.decoding.forward import Outcome, branches, doubled, window_logits
+from leapjax.decoding.forward import Outcome, branches, doubled
 from leapjax.decoding.program import Program
 from leapjax.decoding.state import DecodeState
 from leapjax.decoding.window import predictors, take
@@ -81,8 +81,7 @@ def forward(params, state: DecodeState, columns, program: Program) -> Outcome:
 
     hidden, cache = _if_any(waiting, refresh, (hidden, cache))
     full = jnp.zeros((b,), bool).at[chosen].set(True, mode="drop")
-    logits = window_logits(params, hidden, state, program)
-    return Outcome(logits, moving | full, full, cache)
+    return Outcome(hidden, moving | full, full, cache)
 
 
 def _if_any(flags, function, carry):

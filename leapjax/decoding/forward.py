@@ -22,13 +22,13 @@ class Outcome(NamedTuple):
     """What one pass of the model gives.
 
     Attributes:
-      logits: (B, W, V) float32 of each row's window, guidance applied.
-      served: (B,) bool; rows whose logits are to be used in this pass.
+      hidden: (B, W, D), with guidance (2 B, W, D); each row's window before the head.
+      served: (B,) bool; rows whose window is to be used in this pass.
       full: (B,) bool; rows whose whole sequence was computed.
       cache: the KV cache after the pass, or None.
     """
 
-    logits: Any
+    hidden: Any
     served: Any
     full: Any
     cache: Any
@@ -80,5 +80,4 @@ def uncached(params, state: DecodeState, columns, program: Program) -> Outcome:
     )
     source = predictors(columns, state.first, program)
     window = take(hidden, doubled(source, program))
-    logits = window_logits(params, window, state, program)
-    return Outcome(logits, ~state.done, ~state.done, None)
+    return Outcome(window, ~state.done, ~state.done, None)

@@ -11,7 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from leapjax.decoding import forward, schedule
+from leapjax.decoding import forward, schedule, streamed
 from leapjax.decoding.program import Program
 from leapjax.decoding.proposal import propose
 from leapjax.decoding.state import DecodeState, row_keys
@@ -64,7 +64,11 @@ def step(params, state: DecodeState, program: Program) -> DecodeState:
     live = result.served
     last_pass = state.block_step >= state.options.steps // program.blocks - 1
     keys = noise_keys(state, columns, program)
-    proposal = propose(result.logits, state.options, keys, last_pass, program)
+    if streamed.applies(params, program):
+        proposal = streamed.propose(params, result.hidden, state.options, program)
+    else:
+        logits = forward.window_logits(params, result.hidden, state, program)
+        proposal = propose(logits, state.options, keys, last_pass, program)
     masked = take(state.open, columns) & in_block & live[:, None]
     info = Pass(quota=quota(state, masked, program), options=state.options)
     decision = program.policy.commit(proposal, masked, info)

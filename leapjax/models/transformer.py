@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from leapjax.models.bits import unpack
 from leapjax.models.config import ModelConfig
+from leapjax.models.layout import unpack
 
 Params = dict[str, Any]
 
@@ -272,23 +272,58 @@ def head(params: Params, config: ModelConfig, hidden, dtype=jnp.float32):
       (B, W, V) float32 logits.
     """
     with jax.named_scope("head"):
-        params = {k: unpack(v) for k, v in params.items() if k != "layers"}
-        y = rms_norm(hidden, params["final_norm"], params.get("final_norm_bias"), config.norm_eps)
-        table = params["embed"] if config.tie_embeddings else params["head"]
-        logits = jnp.einsum(
-            "bwd,vd->bwv",
-            y,
-            table.astype(dtype),
-            precision=precision_for(dtype),
-            preferred_element_type=jnp.float32,
-        )
-        if "head_scale" in params:
-            logits = logits * _along_last(params["head_scale"], logits)
-        if config.head_bias:
-            logits = logits + _along_last(params["head_bias"], logits)
-        if config.logit_scale != 1.0:
-            logits = logits * jnp.float32(config.logit_scale)
-        return logits
+        y = _normed(params, config, hidden)
+        return _logits(params, config, y, params[_table(config)], slice(None), dtype)
+
+
+def head_in_pieces(params: Params, config: ModelConfig, hidden, dtype=jnp.float32):
+    """Like `head`, piece by piece of the vocabulary.
+
+    Args:
+      params: the model's pytree, with `head_pieces` (`leapjax.models.layout`).
+      config: static shape.
+      hidden: (B, W, D).
+      dtype: compute dtype.
+
+    Yields:
+      (B, W, C) float32 logits of consecutive ids, from 0.
+    """
+    with jax.named_scope("head"):
+        y = _normed(params, config, hidden)
+        start = 0
+        for piece in params["head_pieces"]:
+            ids = slice(start, start + piece.shape[0])
+            yield _logits(params, config, y, piece, ids, dtype)
+            start = ids.stop
+
+
+def _table(config: ModelConfig) -> str:
+    return "embed" if config.tie_embeddings else "head"
+
+
+def _normed(params, config: ModelConfig, hidden):
+    """The final norm, (B, W, D)."""
+    bias = params.get("final_norm_bias")
+    bias = None if bias is None else unpack(bias)
+    return rms_norm(hidden, unpack(params["final_norm"]), bias, config.norm_eps)
+
+
+def _logits(params, config: ModelConfig, y, table, ids: slice, dtype):
+    """Normed hidden states (B, W, D) times rows `ids` of the head, (B, W, C) float32."""
+    logits = jnp.einsum(
+        "bwd,vd->bwv",
+        y,
+        unpack(table).astype(dtype),
+        precision=precision_for(dtype),
+        preferred_element_type=jnp.float32,
+    )
+    if "head_scale" in params:  # of int8 weights
+        logits = logits * _along_last(params["head_scale"][ids], logits)
+    if config.head_bias:
+        logits = logits + _along_last(unpack(params["head_bias"])[ids], logits)
+    if config.logit_scale != 1.0:
+        logits = logits * jnp.float32(config.logit_scale)
+    return logits
 
 
 def init_params(config: ModelConfig, key, dtype=jnp.float32) -> Params:

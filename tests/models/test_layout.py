@@ -1,4 +1,4 @@
-"""Weights as 16-bit words: the same numbers, no copy, and no widened copy of the layers."""
+"""Weights as a CPU program takes them: the same numbers, no copy, no widened copy of layers."""
 
 import jax
 import jax.numpy as jnp
@@ -9,38 +9,51 @@ import leapjax
 from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for
 from leapjax.lane import compile_run, needed_bytes
-from leapjax.models import bits
+from leapjax.models import layout
 from leapjax.testing import tiny_config, tiny_params
 
 
 @pytest.fixture
 def at_any_size(monkeypatch):
-    monkeypatch.setattr(bits, "PACK_FROM_BYTES", 0)
+    monkeypatch.setattr(layout, "WORDS_FROM_BYTES", 0)
 
 
-def test_small_models_are_left_alone():
+def test_small_models_keep_their_layers():
     params = tiny_params(tiny_config(), dtype=jnp.bfloat16)
-    assert bits.pack(params) is params
+    arranged = layout.arrange(params)
+    assert arranged["layers"] is params["layers"]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_head_comes_in_pieces_of_the_same_memory(monkeypatch, tied):
+    monkeypatch.setattr(layout, "PIECE", 16)
+    params = tiny_params(tiny_config(tie_embeddings=tied))
+    table = params["embed" if tied else "head"]
+    pieces = layout.arrange(params)["head_pieces"]
+    assert [p.shape[0] for p in pieces] == [16, 16, 8]
+    assert np.array_equal(np.concatenate(pieces), table)
+    assert pieces[0].unsafe_buffer_pointer() == table.unsafe_buffer_pointer()
 
 
 def test_float32_stays_float32(at_any_size):
-    params = tiny_params(tiny_config())
-    packed = bits.pack(params)
-    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(packed))
+    arranged = layout.arrange(tiny_params(tiny_config()))
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(arranged))
 
 
-def test_packing_copies_nothing(at_any_size):
-    params = {"a": jnp.ones((256, 64), jnp.bfloat16)}
-    packed = bits.pack(params)
-    assert packed["a"].dtype == jnp.uint16
-    assert packed["a"].unsafe_buffer_pointer() == params["a"].unsafe_buffer_pointer()
+def test_words_copy_nothing(at_any_size):
+    params = tiny_params(tiny_config(), dtype=jnp.bfloat16)
+    arranged = layout.arrange(params)
+    for name, leaf in params["layers"].items():
+        words = arranged["layers"][name]
+        assert words.dtype == jnp.uint16
+        assert words.unsafe_buffer_pointer() == leaf.unsafe_buffer_pointer()
 
 
 def test_spread_weights_keep_their_sharding(at_any_size):
     mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
     params = {"a": jax.device_put(jnp.ones((256, 64), jnp.bfloat16), place)}
-    assert bits.pack(params) is params
+    assert layout.arrange(params) is params
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -54,7 +67,7 @@ def test_same_decode(monkeypatch, family, cache, dtype):
     ids = np.array([[1, 2, 3, 4]])
     plain = leapjax.LM(params, config, codec=None, dtype=dtype)
     wanted, logits = plain.generate(prompts, job, batch_size=2), plain.logits(ids)
-    monkeypatch.setattr(bits, "PACK_FROM_BYTES", 0)
+    monkeypatch.setattr(layout, "WORDS_FROM_BYTES", 0)
     packed = leapjax.LM(params, config, codec=None, dtype=dtype)
     assert np.array_equal(packed.logits(ids), logits)
     for a, b in zip(wanted, packed.generate(prompts, job, batch_size=2), strict=True):
@@ -74,7 +87,7 @@ def test_layers_are_widened_one_at_a_time(at_any_size, cache):
         eot_token_id=None,
     )
     wide = needed_bytes(compile_run(params, program, 1))
-    packed = needed_bytes(compile_run(bits.pack(params), program, 1))
+    packed = needed_bytes(compile_run(layout.arrange(params), program, 1))
     weights = sum(x.nbytes for x in jax.tree.leaves(params))
     # Plain: beside the weights, 4 bytes for each of the layers' matrix entries.
     assert wide > weights + 3.9 * layers

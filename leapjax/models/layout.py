@@ -1,0 +1,61 @@
+"""How the parameters are handed to compiled programs; on accelerators, as they are.
+
+On one CPU device, without copying anything:
+
+- the vocabulary head comes in pieces too, whose logits fit in the processor's caches
+  (`leapjax.decoding.streamed`);
+- large bfloat16 weights come as plain 16-bit words. XLA's CPU backend has no bfloat16
+  arithmetic: it widens what a loop slices, and moves the widened copy of all layers out of
+  the loop. For an 8B model that is 32 GB beside its 16. Words are no numbers to it, so each
+  layer is widened when its turn comes.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+# From here on the widened copy costs more than it saves; smaller models keep it.
+WORDS_FROM_BYTES = 2**30
+PIECE = 4096  # rows of the head; 32 positions' logits are half a megabyte
+
+
+def arrange(params):
+    """The parameters as compiled programs should take them; nothing is copied.
+
+    Args:
+      params: the model's pytree, on its device.
+
+    Returns:
+      The same pytree; on one CPU device with `head_pieces`, a tuple of (C, D) views of the
+      head (or of the tied embedding), and, from `WORDS_FROM_BYTES` of bfloat16 weights on,
+      with uint16 words for bfloat16 leaves.
+    """
+    leaves = jax.tree.leaves(params)
+    if not all(isinstance(x, jax.Array) for x in leaves):
+        return params
+    devices = {d for x in leaves for d in x.devices()}
+    if [d.platform for d in devices] != ["cpu"]:
+        return params
+    narrow = sum(x.size * 2 for x in leaves if x.dtype == jnp.bfloat16)
+    if narrow >= WORDS_FROM_BYTES:
+        params = jax.tree.map(_words, params)
+    table = np.asarray(params.get("head", params["embed"]))
+    pieces = (_alias(table[i : i + PIECE]) for i in range(0, len(table), PIECE))
+    return {**params, "head_pieces": tuple(pieces)}
+
+
+def _alias(array: np.ndarray):
+    """A JAX array over the same memory, where it is aligned."""
+    return jax.device_put(array, may_alias=True)
+
+
+def _words(leaf):
+    return _alias(np.asarray(leaf).view(np.uint16)) if leaf.dtype == jnp.bfloat16 else leaf
+
+
+def unpack(leaf):
+    """The bfloat16 array that 16-bit words stand for; other arrays as they are."""
+    return lax.bitcast_convert_type(leaf, jnp.bfloat16) if leaf.dtype == jnp.uint16 else leaf

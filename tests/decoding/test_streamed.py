@@ -1,0 +1,97 @@
+"""The proposal piece by piece of the vocabulary equals the one from whole logits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import leapjax
+from leapjax.config import DecodeConfig
+from leapjax.decoding import program_for, streamed
+from leapjax.decoding.proposal import propose
+from leapjax.decoding.state import initial_state
+from leapjax.models import layout, transformer
+from leapjax.testing import tiny_config, tiny_params
+
+B, W = 6, 4
+
+
+def made(seed, piece, monkeypatch, **changes):
+    """Parameters in pieces, and a program that streams them."""
+    monkeypatch.setattr(layout, "PIECE", piece)
+    config = tiny_config(**changes)
+    params = layout.arrange(tiny_params(config, seed))
+    program = program_for(
+        DecodeConfig(gen_length=8, block_length=W),
+        config,
+        length=16,
+        dtype="float32",
+        eot_token_id=3,
+    )
+    return config, params, program
+
+
+@pytest.mark.parametrize("piece", [1, 7, 16, 64])
+@pytest.mark.parametrize("seed", range(3))
+def test_same_proposal(monkeypatch, seed, piece):
+    tied = seed == 1
+    config, params, program = made(
+        seed, piece, monkeypatch, tie_embeddings=tied, head_bias=not tied, logit_scale=1.5
+    )
+    rng = np.random.default_rng(seed)
+    hidden = jnp.asarray(rng.standard_normal((B, W, config.d_model)), jnp.float32)
+    # Every mixture of the eos options, and rows whose best token is one of the special ids.
+    options = initial_state([], program, B).options
+    options = options.__class__(
+        **{
+            **{n: getattr(options, n) for n in options.__dataclass_fields__},
+            "logits_eos_inf": jnp.arange(B) % 2 == 0,
+            "confidence_eos_eot_inf": jnp.arange(B) % 3 == 0,
+        }
+    )
+    for loud in (None, config.eos_token_id, config.mask_token_id, 3):
+        if loud is not None and not tied:
+            bias = np.zeros(config.vocab_size, np.float32)
+            bias[loud] = 40.0
+            params = {**params, "head_bias": jnp.asarray(bias)}
+        logits = transformer.head(params, config, hidden)
+        whole = propose(logits, options, None, jnp.zeros(B, bool), program)
+        pieces = streamed.propose(params, hidden, options, program)
+        assert np.array_equal(whole.token, pieces.token)
+        np.testing.assert_allclose(pieces.confidence, whole.confidence, rtol=2e-5, atol=1e-7)
+
+
+def test_the_lowest_of_equal_tokens_is_chosen(monkeypatch):
+    config, params, program = made(0, 8, monkeypatch)
+    flat = {**params, "head_pieces": tuple(jnp.zeros_like(p) for p in params["head_pieces"])}
+    hidden = jnp.ones((B, W, config.d_model))
+    proposal = streamed.propose(flat, hidden, initial_state([], program, B).options, program)
+    assert not np.asarray(proposal.token).any()
+    np.testing.assert_allclose(proposal.confidence, 1 / config.vocab_size, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"temperature": 0.5}, {"cfg_scale": 1.0}, {"policy": "margin"}, {"schedule": "dream"}],
+)
+def test_whole_logits_where_more_is_asked_for(monkeypatch, options):
+    config, params, _ = made(0, 8, monkeypatch)
+    if "schedule" in options:
+        options = {"policy": "low_confidence", **options}
+    job = DecodeConfig(gen_length=8, block_length=8, **options)
+    program = program_for(job, config, length=16, dtype="float32", eot_token_id=None)
+    assert not streamed.applies(params, program)
+
+
+def test_a_decode_with_and_without_pieces_is_the_same(monkeypatch):
+    monkeypatch.setattr(layout, "PIECE", 9)
+    config = tiny_config()
+    params = tiny_params(config)
+    job = DecodeConfig(gen_length=16, block_length=8, threshold=0.5, relaxed_threshold=0.3)
+    prompts = [[1, 2, 3], [4, 5, 6, 7, 8]]
+    streaming = leapjax.LM(params, config, codec=None).generate(prompts, job)
+    jax.clear_caches()  # a trace remembers the choice
+    monkeypatch.setattr(streamed, "applies", lambda params, program: False)
+    whole = leapjax.LM(params, config, codec=None).generate(prompts, job)
+    for a, b in zip(streaming, whole, strict=True):
+        assert a.output_ids == b.output_ids and a.commit_step == b.commit_step
