@@ -1,0 +1,103 @@
+"""What a compiled pass is made of: products, loops, large arrays, bytes. No clocks.
+
+The counts are exact on purpose: who changes the pass sees here what it costs.
+"""
+
+import collections
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from leapjax.config import DecodeConfig
+from leapjax.decoding import program_for, run_jit
+from leapjax.lane import compile_run, empty_state, needed_bytes
+from leapjax.models import layout, param_shapes
+from leapjax.testing import tiny_config, tiny_params
+
+B, W, T, V = 4, 16, 48, 1000
+LAYER = 9  # products: q, k, v, scores, mixed, o, gate, up, down
+
+
+def program(cache, family="llada", length=T, gen_length=32, **options):
+    config = tiny_config(family, vocab_size=V)
+    job = DecodeConfig(gen_length=gen_length, block_length=W, cache=cache, **options)
+    group = 0 if cache == "none" else 1
+    return program_for(
+        job, config, length=length, dtype="float32", eot_token_id=None, refresh_group=group
+    )
+
+
+def shapes(config):
+    return jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s, jnp.float32),
+        param_shapes(config),
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+
+
+def lowered(params, made):
+    state = jax.eval_shape(lambda: empty_state(made, B))
+    count = jax.ShapeDtypeStruct((), jnp.int32)
+    return run_jit.lower(params, state, count, count, program=made).as_text()
+
+
+def operations(text):
+    return collections.Counter(re.findall(r"stablehlo\.(\w+)", text))
+
+
+@pytest.mark.parametrize("family", ["llada", "dream"])
+@pytest.mark.parametrize(
+    ("cache", "products", "loops"),
+    [
+        ("none", LAYER + 1, 2),  # one forward and the head; the decode and its layers
+        # A window's forward, a refresh's, the head; the decode, two conditionals, two of layers.
+        ("prefix", 2 * LAYER + 1, 5),
+        ("dual", 2 * LAYER + 1, 5),
+    ],
+)
+def test_products_and_loops(family, cache, products, loops):
+    made = program(cache, family)
+    text = lowered(shapes(made.model), made)
+    found = operations(text)
+    assert found["dot_general"] == products
+    assert found["while"] == loops
+    assert found["sort"] == (cache != "none")  # who refreshes first
+    assert "f64" not in text
+
+
+@pytest.mark.parametrize("cache", ["none", "dual"])
+def test_no_array_is_as_large_as_all_logits(monkeypatch, cache):
+    monkeypatch.setattr(layout, "PIECE", 256)
+    made = program(cache)
+    params = layout.arrange(tiny_params(made.model))
+    text = lowered(params, made)
+    assert operations(text)["dot_general"] == (LAYER + 4 if cache == "none" else 2 * LAYER + 4)
+    assert f"tensor<{B}x{W}x{V}xf32>" not in text
+    assert f"tensor<{B}x{W}x256xf32>" in text
+
+
+def test_grouped_heads_share_their_keys():
+    made = program("none", "dream")
+    model = made.model
+    assert model.n_kv_heads < model.n_heads
+    text = lowered(shapes(model), made)
+    for repeated in (
+        f"tensor<{B}x{T}x{model.n_heads}x{model.n_heads // model.n_kv_heads}x{model.head_dim}xf32>",
+        f"tensor<{B}x{model.n_heads}x{model.head_dim}x{T}xf32>",
+    ):
+        assert repeated not in text
+    assert f"tensor<{B}x{model.n_kv_heads}x{model.head_dim}x{T}xf32>" in text
+
+
+def test_memory_beside_the_weights_is_the_activations_and_the_cache():
+    made = program("dual", length=256, gen_length=128)
+    params = tiny_params(made.model)
+    weights = sum(x.nbytes for x in jax.tree.leaves(params))
+    model = made.model
+    cache = 2 * 4 * model.n_layers * B * 256 * model.n_kv_heads * model.head_dim
+    logits = 4 * B * W * V
+    scores = 4 * model.n_heads * 256 * 256  # of the one row that refreshes
+    rest = needed_bytes(compile_run(params, made, B)) - weights
+    assert rest < cache + 5 * logits + 5 * scores
