@@ -1,7 +1,10 @@
 """The engine: a stream of requests through a few compiled lanes, answers in input order.
 
-    requests -> (look-ahead window) -> queue per program -> lane's slots -> completions
+    requests -> (look-ahead window) -> queue per program -> lanes' slots -> completions
                                             ^ refilled as rows finish, no recompilation
+
+With several replicas of the model each has a lane of its own, refilled when its own rows
+finish: a slow row holds up nobody elsewhere.
 
 Requests that need the same compiled structure share a lane; prompt lengths are rounded up
 to buckets, so lanes are few. A request's bucket depends on the request and the options
@@ -13,7 +16,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +26,7 @@ import numpy as np
 from leapjax.decoding import Program, program_for
 from leapjax.lane import Lane, compile_run, needed_bytes
 from leapjax.models.config import ModelConfig
+from leapjax.sharding import Placement
 from leapjax.types import COMMIT_KINDS, Completion, Request
 
 CHUNK = 64  # passes between two looks of the host
@@ -53,8 +58,9 @@ class Progress:
     Attributes:
       finished: requests that are done.
       running: slots in use.
-      slots: slots of the lane that runs.
+      slots: slots of the lanes that run.
       passes: iterations of the loop, over all lanes.
+      lane_passes: the same by replica.
       row_steps: steps of finished rows, summed.
       device_s: seconds in which a chunk was under way on the device.
       begun: finished part of the rows in the slots, in rows; for the time left.
@@ -67,27 +73,41 @@ class Progress:
     row_steps: int = 0
     device_s: float = 0.0
     begun: float = 0.0
+    lane_passes: list[int] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class Replica:
+    """One copy of the model.
+
+    Attributes:
+      params: its pytree, on its devices.
+      placement: those devices; None is the default device.
+    """
+
+    params: Any
+    placement: Placement | None = None
 
 
 class Engine:
-    """Decodes requests with one set of parameters.
+    """Decodes requests with one or more replicas of a model.
 
     Args:
-      params: the model's pytree, on the device.
+      replicas: alike but for their devices.
       model: its shape and special ids.
       dtype: compute dtype's name.
       eot_token_id: end-of-turn id, or None.
       finish: `(request, canvas ids) -> (text, finish_reason)`.
-      slots: rows decoded at once, at most.
+      slots: rows that a replica decodes at once, at most.
       fixed: use exactly `slots`; otherwise halve them until the program fits in memory.
       refresh_group: rows that may refresh their KV cache in one iteration; None = the
         backend's default.
-      look_ahead: requests read beyond the oldest unanswered one; at least `slots`.
+      look_ahead: requests read beyond the oldest unanswered one; at least all slots.
     """
 
     def __init__(
         self,
-        params,
+        replicas: Sequence[Replica],
         model: ModelConfig,
         *,
         dtype: str,
@@ -98,17 +118,18 @@ class Engine:
         refresh_group: int | None = None,
         look_ahead: int | None = None,
     ):
-        self.params = params
+        self.replicas = tuple(replicas)
         self.model = model
         self.dtype = dtype
         self.eot_token_id = eot_token_id
         self.slots = slots
         self.fixed = fixed
         self.refresh_group = default_refresh_group() if refresh_group is None else refresh_group
-        self.look_ahead = max(look_ahead or 8 * slots, slots)
-        self.progress = Progress(slots=slots)
+        in_all = slots * len(self.replicas)
+        self.look_ahead = max(look_ahead or 8 * in_all, in_all)
+        self.progress = Progress(slots=in_all, lane_passes=[0] * len(self.replicas))
         self._finish = finish
-        self._compiled: dict[Program, tuple[int, Any]] = {}
+        self._compiled: dict[tuple[int, Program], tuple[int, Any]] = {}
 
     def program(self, request: Request) -> Program:
         """The compiled structure that a request needs."""
@@ -144,7 +165,9 @@ class Engine:
         """
         source = enumerate(requests)
         queues: dict[Program, collections.deque] = collections.defaultdict(collections.deque)
-        lanes: dict[Program, Lane] = {}  # of this stream alone, so streams don't meet
+        # Of this stream alone, so streams don't meet: a replica's lanes, and the one at work.
+        lanes: list[dict[Program, Lane]] = [{} for _ in self.replicas]
+        at_work: list[Lane | None] = [None] * len(self.replicas)
         waiting: dict[int, Program] = {}  # every ticket not yet answered
         ready: dict[int, Completion] = {}
         emitted = 0
@@ -162,48 +185,90 @@ class Engine:
             if not waiting:
                 yield from self._in_order(ready, emitted)
                 return
-            # The lane of the oldest request runs until it has to make room for others.
-            program = waiting[min(waiting)]
-            lane = lanes.get(program) or lanes.setdefault(program, self._lane(program))
-            queue = queues[program]
-            seated = [queue.popleft() for _ in range(min(len(queue), len(lane.free)))]
-            lane.put([(entry, entry[1]) for entry in seated])
-            idle = len(lane.free)
-            # With a queue, come back for a refill as soon as a share of the slots is free.
-            share = max(1, lane.slots // 8) if queue or not exhausted else lane.slots
-            lane.start(CHUNK, idle + share)
-            # While the device works, the caller handles what is ready.
+            idle = [i for i, lane in enumerate(at_work) if lane is None or not lane.busy]
+            for place, index in enumerate(idle):
+                # Few requests are shared out among the idle; many fill every slot.
+                sharers = len(idle) - place
+                at_work[index] = self._begin(
+                    index, lanes[index], queues, waiting, exhausted, sharers
+                )
+            # While the devices work, the caller handles what is ready.
             for completion in self._in_order(ready, emitted):
                 emitted += 1
                 yield completion
-            self.progress.running, self.progress.slots = lane.slots - idle, lane.slots
+            working = [(i, x) for i, x in enumerate(at_work) if x is not None and x.busy]
+            self.progress.slots = sum(lane.slots for _, lane in working)
+            self.progress.running = self.progress.slots - sum(len(x.free) for _, x in working)
             if each_chunk is not None:
                 each_chunk(self.progress)
-            passes, device_s = lane.passes, lane.device_s
-            for (ticket, request), arrays in lane.collect():
-                ready[ticket] = self._completion(request, arrays, program)
-                del waiting[ticket]
-                self.progress.finished += 1
-                self.progress.row_steps += ready[ticket].steps
-            self.progress.passes += lane.passes - passes
-            self.progress.begun = lane.begun
-            self.progress.device_s += lane.device_s - device_s
+            for index, lane in _finished(working):
+                passes, device_s = lane.passes, lane.device_s
+                for (ticket, request), arrays in lane.collect():
+                    ready[ticket] = self._completion(request, arrays, lane.program)
+                    del waiting[ticket]
+                    self.progress.finished += 1
+                    self.progress.row_steps += ready[ticket].steps
+                self.progress.passes += lane.passes - passes
+                self.progress.lane_passes[index] += lane.passes - passes
+                self.progress.device_s += lane.device_s - device_s
+            self.progress.begun = sum(lane.begun for _, lane in working)
+
+    def _begin(
+        self,
+        index: int,
+        lanes: dict[Program, Lane],
+        queues: dict[Program, collections.deque],
+        waiting: dict[int, Program],
+        exhausted: bool,
+        sharers: int,
+    ) -> Lane | None:
+        """Seat rows on an idle replica and begin a chunk.
+
+        Args:
+          index: the replica.
+          lanes: its lanes so far.
+          queues: requests that wait for a slot, by program.
+          waiting: program of every ticket without an answer.
+          exhausted: no request will come.
+          sharers: replicas that are idle, this one among them.
+
+        Returns:
+          The lane at work, or None if there is nothing to do here.
+        """
+        # The lane of the oldest request runs until it has to make room for others; where
+        # nothing of it is left to do, those that follow.
+        for program in dict.fromkeys(waiting[ticket] for ticket in sorted(waiting)):
+            lane, queue = lanes.get(program), queues[program]
+            if not queue and (lane is None or len(lane.free) == lane.slots):
+                continue
+            if lane is None:
+                lane = lanes[program] = self._lane(index, program)
+            most = -(-len(queue) // sharers)
+            seated = [queue.popleft() for _ in range(min(most, len(lane.free)))]
+            lane.put([(entry, entry[1]) for entry in seated])
+            # With a queue, come back for a refill as soon as a share of the slots is free.
+            share = max(1, lane.slots // 8) if queue or not exhausted else lane.slots
+            lane.start(CHUNK, len(lane.free) + share)
+            return lane
+        return None
 
     def _in_order(self, ready: dict[int, Completion], emitted: int) -> Iterator[Completion]:
         while emitted in ready:
             yield ready.pop(emitted)
             emitted += 1
 
-    def _lane(self, program: Program) -> Lane:
-        """New slots for a program; compiled at its first use."""
-        if program not in self._compiled:
+    def _lane(self, index: int, program: Program) -> Lane:
+        """New slots for a program on a replica; compiled at its first use."""
+        params, placement = self.replicas[index].params, self.replicas[index].placement
+        key = index, program
+        if key not in self._compiled:
             slots = self.slots
-            executable = compile_run(self.params, program, slots)
+            executable = compile_run(params, program, slots, placement)
             while not self.fixed and slots > 1 and needed_bytes(executable) > memory_limit():
                 slots //= 2
-                executable = compile_run(self.params, program, slots)
-            self._compiled[program] = slots, executable
-        return Lane(self.params, program, *self._compiled[program])
+                executable = compile_run(params, program, slots, placement)
+            self._compiled[key] = slots, executable
+        return Lane(params, program, *self._compiled[key], placement)
 
     def _completion(self, request: Request, row: dict[str, np.ndarray], program: Program):
         start = int(row["first"]) if request.infill else program.length - program.gen_length
@@ -224,6 +289,19 @@ class Engine:
             sample=request.sample,
             metadata=request.metadata,
         )
+
+
+def _finished(working: list[tuple[int, Lane]]) -> list[tuple[int, Lane]]:
+    """The lanes whose chunk is over, once there is one.
+
+    Args:
+      working: (replica, lane) pairs with a chunk under way.
+    """
+    while len(working) > 1:
+        if over := [pair for pair in working if pair[1].ready]:
+            return over
+        time.sleep(0.0005)
+    return working  # the only one: collecting it waits
 
 
 def default_refresh_group() -> int:

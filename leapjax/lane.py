@@ -6,6 +6,7 @@ knows arrays, not queues.
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any
 
@@ -13,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from leapjax.decoding import DecodeState, Program, initial_state, refill_jit, run_jit
+from leapjax.decoding import DecodeState, Program, initial_state, refill_jit, run, run_jit
 from leapjax.decoding.cached import with_cache
-from leapjax.decoding.state import idle_row, row_arrays, stack_rows
+from leapjax.decoding.state import idle_row, refill, row_arrays, stack_rows
+from leapjax.sharding import Placement
 from leapjax.types import Request
 
 # What is read back of a finished row.
@@ -30,20 +32,42 @@ def empty_state(program: Program, slots: int) -> DecodeState:
     return state
 
 
-def compile_run(params, program: Program, slots: int):
+def compile_run(params, program: Program, slots: int, placement: Placement | None = None):
     """Compile a lane's chunk without allocating its state.
 
     Args:
       params: the model's pytree (arrays or their shapes).
       program: static structure.
       slots: B.
+      placement: the replica's devices; None is the default device.
 
     Returns:
-      The executable; its `memory_analysis()` says what it needs.
+      The executable; its `memory_analysis()` says what it needs (on one device).
     """
     state = jax.eval_shape(lambda: empty_state(program, slots))
     count = jax.ShapeDtypeStruct((), jnp.int32)
-    return run_jit.lower(params, state, count, count, program=program).compile()
+    if placement is None:
+        return run_jit.lower(params, state, count, count, program=program).compile()
+    shardings = placement.state(state, program.model)
+    count = jax.ShapeDtypeStruct((), jnp.int32, sharding=placement.everywhere())
+    state = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
+    )
+    # The state comes out as it went in, so that the next chunk can take it.
+    jitted = jax.jit(
+        run, static_argnames="program", donate_argnames="state", out_shardings=shardings
+    )
+    return jitted.lower(params, state, count, count, program=program).compile()
+
+
+@functools.lru_cache
+def _refill(placement: Placement | None, program: Program, slots: int):
+    """The jitted refill of a lane."""
+    if placement is None:
+        return refill_jit
+    state = jax.eval_shape(lambda: empty_state(program, slots))
+    shardings = placement.state(state, program.model)
+    return jax.jit(refill, donate_argnames="state", out_shardings=shardings)
 
 
 def needed_bytes(executable) -> int:
@@ -67,9 +91,17 @@ class Lane:
       program: static structure.
       slots: B.
       executable: from `compile_run` with the same arguments; None compiles it.
+      placement: the replica's devices; None is the default device.
     """
 
-    def __init__(self, params, program: Program, slots: int, executable=None):
+    def __init__(
+        self,
+        params,
+        program: Program,
+        slots: int,
+        executable=None,
+        placement: Placement | None = None,
+    ):
         self.program = program
         self.slots = slots
         self.params = params
@@ -77,9 +109,14 @@ class Lane:
         self.begun = 0.0  # finished blocks of unfinished rows, in canvases
         self.device_s = 0.0  # seconds in which a chunk was under way
         self.tickets: list[Any] = [None] * slots  # who sits in each slot
-        self._run = executable or compile_run(params, program, slots)
+        self._run = executable or compile_run(params, program, slots, placement)
+        self._refill = _refill(placement, program, slots)
         self._idle = idle_row(program)
         self._state = empty_state(program, slots)
+        if placement is not None:
+            shardings = placement.state(self._state, program.model)
+            self._state = jax.device_put(self._state, shardings)
+        self._busy = False
 
     @property
     def free(self) -> list[int]:
@@ -100,7 +137,7 @@ class Lane:
             rows[slot] = row_arrays(request, self.program)
             chosen[slot] = True
             self.tickets[slot] = ticket
-        self._state = refill_jit(self._state, stack_rows(rows), chosen)
+        self._state = self._refill(self._state, stack_rows(rows), chosen)
 
     def start(self, max_passes: int, until_free: int) -> None:
         """Begin a chunk of passes; returns at once, the device works on.
@@ -109,13 +146,23 @@ class Lane:
           max_passes: return after so many passes at the latest.
           until_free: return once so many slots are free or done.
         """
-        self._started = time.perf_counter()
+        self._started, self._busy = time.perf_counter(), True
         self._state = self._run(
             self.params,
             self._state,
-            jnp.int32(max_passes),
-            jnp.int32(min(until_free, self.slots)),
+            np.int32(max_passes),
+            np.int32(min(until_free, self.slots)),
         )
+
+    @property
+    def busy(self) -> bool:
+        """A chunk was begun and not collected."""
+        return self._busy
+
+    @property
+    def ready(self) -> bool:
+        """The chunk is over, so that `collect` won't wait."""
+        return self._busy and self._state.done.is_ready()
 
     def collect(self) -> list[tuple[Any, dict[str, np.ndarray]]]:
         """Wait for the chunk and take out the rows that it finished.
@@ -124,6 +171,7 @@ class Lane:
           (ticket, arrays of that row) pairs; the slots are free again.
         """
         done = np.asarray(self._state.done)
+        self._busy = False
         self.device_s += time.perf_counter() - self._started
         self.passes = int(self._state.iteration)
         blocks = np.asarray(self._state.block) - np.asarray(self._state.origin)

@@ -14,12 +14,13 @@ import numpy as np
 
 from leapjax import checkpoint, models
 from leapjax.config import QUANTIZATIONS, DecodeConfig
-from leapjax.engine import Engine, Progress, slots_for
+from leapjax.engine import Engine, Progress, Replica, slots_for
 from leapjax.errors import UserError
 from leapjax.models import layout, transformer
 from leapjax.models.config import ModelConfig
 from leapjax.models.quantize import quantize as quantized
 from leapjax.records import to_request
+from leapjax.sharding import MeshShape, Placement, parse, placements
 from leapjax.text import TextCodec, finish, load_codec
 from leapjax.types import Completion, Request
 
@@ -39,6 +40,7 @@ def load(
     dtype: str | None = None,
     revision: str | None = None,
     quantize: str | None = None,
+    mesh: str | MeshShape | None = None,
 ):
     """Load a model: a converted checkpoint, a hub folder, or a hub id.
 
@@ -49,6 +51,8 @@ def load(
       revision: for a hub id, the branch, tag or commit.
       quantize: `int8` rounds the matrices to 8 bits after loading; half of bfloat16's
         memory, and other (slightly worse) logits.
+      mesh: devices to spread the model over, such as `data=2,tensor=4`
+        (`leapjax.sharding`); None is the default device.
 
     Returns:
       An `LM`.
@@ -62,10 +66,12 @@ def load(
         raise UserError(f"quantize is {quantize!r}; choose one of {', '.join(QUANTIZATIONS)}")
     if dtype is None:
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    shape = parse(mesh) if isinstance(mesh, str) else mesh
+    places: list[Placement | None] = [None] if shape is None else [*placements(shape)]
     folder = Path(path) if path is not None else embedded_path()
     if checkpoint.is_checkpoint(folder):
         config = models.parse_config(checkpoint.read_config(folder))
-        params = checkpoint.load_params(folder, config)
+        read = functools.partial(checkpoint.load_params, folder, config)
         model_hash = checkpoint.model_hash(folder)
     else:
         # The only place that reaches for the converters, and only when a hub folder comes.
@@ -73,12 +79,27 @@ def load(
 
         folder = converters.resolve(str(folder), revision=revision)
         config = models.parse_config(checkpoint.read_config(folder))
-        params = converters.load_hub(folder, config)
+        read = functools.partial(converters.load_hub, folder, config)
         model_hash = converters.source_hash(folder)
-    if quantize is not None:
-        params = quantized(params, quantize)
+    replicas = []
+    for place in places:
+        # From the files straight to each device's part; no host holds it all.
+        shardings = place and place.parameters(config, models.param_shapes(config))
+        params = read(shardings=shardings)
+        if quantize is not None:
+            params = quantized(params, quantize)
+        replicas.append(Replica(params, place))
     codec = load_codec(folder, config)
-    return LM(params, config, codec, str(dtype), folder, model_hash, quantize)
+    return LM(
+        replicas[0].params,
+        config,
+        codec,
+        str(dtype),
+        folder,
+        model_hash,
+        quantize,
+        replicas=replicas,
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("config", "dtype"))
@@ -98,6 +119,7 @@ class LM:
       path: where it was loaded from.
       model_hash: hash of the weights' files, None if the parameters were given directly.
       quantization: what was done to them after loading, or None.
+      replicas: every copy of the parameters and its devices; by default the one.
     """
 
     def __init__(
@@ -109,6 +131,7 @@ class LM:
         path: Path | None = None,
         model_hash: str | None = None,
         quantization: str | None = None,
+        replicas: Sequence[Replica] | None = None,
     ):
         self.params = params
         self.config = config
@@ -117,12 +140,13 @@ class LM:
         self.path = path
         self.model_hash = model_hash
         self.quantization = quantization
+        self.replicas = tuple(replicas or [Replica(params)])
         self._engines: dict[tuple, Engine] = {}
 
     @functools.cached_property
-    def _weights(self):
-        """The parameters as the compiled programs take them."""
-        return layout.arrange(self.params)
+    def _arranged(self) -> list[Replica]:
+        """The replicas as the compiled programs take them."""
+        return [Replica(layout.arrange(r.params), r.placement) for r in self.replicas]
 
     def logits(self, ids, attention_mask=None) -> jax.Array:
         """The model's raw output; for Dream not shifted.
@@ -156,7 +180,12 @@ class LM:
                 )
         positions = np.maximum(np.cumsum(valid, axis=1) - 1, 0).astype(np.int32)
         return _logits(
-            self._weights, array.astype(np.int32), positions, valid, self.config, self.dtype
+            self._arranged[0].params,
+            array.astype(np.int32),
+            positions,
+            valid,
+            self.config,
+            self.dtype,
         )
 
     def generate(
@@ -255,8 +284,8 @@ class LM:
         Args:
           requests: anything `request` takes; consumed lazily within a look-ahead window.
           config: options for those that are not Requests yet.
-          batch_size: rows decoded at once; default: as many as there are and as fit in
-            memory, up to a limit of the backend.
+          batch_size: rows decoded at once, by all replicas; default: as many as there are
+            and as fit in memory, up to a limit of the backend.
           refresh_group: with a KV cache, rows that may refresh in one iteration; changes
             speed, not answers.
           each_chunk: see `Engine.stream`.
@@ -266,9 +295,9 @@ class LM:
         """
         count = len(requests) if isinstance(requests, Sequence) else None
         default = DEFAULT_SLOTS.get(jax.default_backend(), DEFAULT_SLOTS_ELSEWHERE)
-        engine = self.engine(
-            slots_for(count, batch_size, default), batch_size is not None, refresh_group
-        )
+        copies = len(self.replicas)
+        slots = slots_for(count, batch_size, default * copies)
+        engine = self.engine(-(-slots // copies), batch_size is not None, refresh_group)
         made = (self.request(r, config, line=i) for i, r in enumerate(requests, 1))
         return engine.stream(made, each_chunk)
 
@@ -276,16 +305,19 @@ class LM:
         """An engine with so many slots; engines and their compiled lanes are kept.
 
         Args:
-          slots: rows decoded at once.
+          slots: rows decoded at once by a replica; more if its mesh can't share so few.
           fixed: exactly so many, even if they might not fit in memory.
           refresh_group: see `stream`.
         """
         if slots < 1:
             raise UserError(f"batch_size is {slots}; expected at least 1")
+        place = self.replicas[0].placement
+        share = 1 if place is None else place.mesh.shape["fsdp"]
+        slots = -(-slots // share) * share
         key = (slots, fixed, refresh_group)
         if key not in self._engines:
             self._engines[key] = Engine(
-                self._weights,
+                self._arranged,
                 self.config,
                 dtype=self.dtype,
                 eot_token_id=self.codec.eot_id if self.codec else None,

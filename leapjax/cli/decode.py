@@ -79,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compute type (default: float32 on CPU, else bfloat16)",
     )
     add("--quantize", choices=QUANTIZATIONS, help="round the matrices to 8 bits after loading")
+    add("--mesh", metavar="AXES", help="devices to spread it over: data=2,tensor=4 (also fsdp)")
     add("--batch-size", type=_positive, metavar="N", help="rows decoded at once")
 
     add = parser.add_argument_group("prompts").add_argument
@@ -233,7 +234,9 @@ def _decode_folder(args, config, model_of_file: str | None) -> int:
         save_seconds=args.save_every,
     )
     job.check(spec)  # before a large model is loaded
-    lm = leapjax.load(args.model or model_of_file, dtype=args.dtype, quantize=args.quantize)
+    lm = leapjax.load(
+        args.model or model_of_file, dtype=args.dtype, quantize=args.quantize, mesh=args.mesh
+    )
     with Signals(lambda number: _stopped(args, number)) as signals:
         try:
             result = job.run(
@@ -253,6 +256,15 @@ def _decode_folder(args, config, model_of_file: str | None) -> int:
         return OK
     print(result.summary.line(), file=sys.stderr)
     return OK
+
+
+def _load(args: argparse.Namespace, model_of_file: str | None):
+    """The model that the flags, or else the options file, name."""
+    import leapjax
+
+    return leapjax.load(
+        args.model or model_of_file, dtype=args.dtype, quantize=args.quantize, mesh=args.mesh
+    )
 
 
 def _stopped(args: argparse.Namespace, number: int) -> None:
@@ -284,7 +296,9 @@ def _decode(args, config, model_of_file: str | None) -> int:
         several = len(args.prompt) > 1 and args.num_samples is None
         sink = TextSink(_utf8(sys.stdout), args.prompt if several else ())
 
-    lm = leapjax.load(args.model or model_of_file, dtype=args.dtype, quantize=args.quantize)
+    lm = leapjax.load(
+        args.model or model_of_file, dtype=args.dtype, quantize=args.quantize, mesh=args.mesh
+    )
     intake = Intake(
         config,
         lm.config,

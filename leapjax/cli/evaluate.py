@@ -59,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", metavar="PATH_OR_ID", help="checkpoint (default: the one in the package)")
     add("--dtype", choices=("float32", "bfloat16"), help="compute type (default: as in decode)")
+    add("--mesh", metavar="AXES", help="devices to spread it over: data=2,tensor=4 (also fsdp)")
     add("--quantize", choices=QUANTIZATIONS, help="round the matrices to 8 bits after loading")
     add(
         "--task",
@@ -156,7 +157,7 @@ def evaluate(args: argparse.Namespace, task, problems, rows) -> dict[str, Any]:
     from leapjax.evaluation.statistics import percentile
     from leapjax.terminal.embedded import load
 
-    lm = load(args.model, args.dtype, args.quantize)
+    lm = load(args.model, args.dtype, args.quantize, args.mesh)
     if lm.codec is None:
         raise UserError(f"{args.model}: has no tokenizer, so answers can't be read")
     batch_size = args.batch_size or runner.default_batch_size()

@@ -39,21 +39,24 @@ def arrange(params):
     devices = {d for x in leaves for d in x.devices()}
     if [d.platform for d in devices] != ["cpu"]:
         return params
+    (device,) = devices
     narrow = sum(x.size * 2 for x in leaves if x.dtype == jnp.bfloat16)
     if narrow >= WORDS_FROM_BYTES:
-        params = jax.tree.map(_words, params)
+        params = jax.tree.map(lambda leaf: _words(leaf, device), params)
     table = np.asarray(params.get("head", params["embed"]))
-    pieces = (_alias(table[i : i + PIECE]) for i in range(0, len(table), PIECE))
+    pieces = (_alias(table[i : i + PIECE], device) for i in range(0, len(table), PIECE))
     return {**params, "head_pieces": tuple(pieces)}
 
 
-def _alias(array: np.ndarray):
+def _alias(array: np.ndarray, device):
     """A JAX array over the same memory, where it is aligned."""
-    return jax.device_put(array, may_alias=True)
+    return jax.device_put(array, device, may_alias=True)
 
 
-def _words(leaf):
-    return _alias(np.asarray(leaf).view(np.uint16)) if leaf.dtype == jnp.bfloat16 else leaf
+def _words(leaf, device):
+    if leaf.dtype != jnp.bfloat16:
+        return leaf
+    return _alias(np.asarray(leaf).view(np.uint16), device)
 
 
 def unpack(leaf):

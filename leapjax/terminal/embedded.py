@@ -6,13 +6,19 @@ from leapjax.errors import UserError
 from leapjax.lm import LM
 
 
-def load(model: str | None, dtype: str | None = None, quantize: str | None = None) -> LM:
+def load(
+    model: str | None,
+    dtype: str | None = None,
+    quantize: str | None = None,
+    mesh: str | None = None,
+) -> LM:
     """The model at a path, or the embedded one.
 
     Args:
       model: path or hub id; None is the embedded model.
       dtype: compute type, or None.
       quantize: as in `leapjax.load`.
+      mesh: as in `leapjax.load`.
 
     Raises:
       UserError: no such model.
@@ -25,4 +31,4 @@ def load(model: str | None, dtype: str | None = None, quantize: str | None = Non
             "this installation has no embedded model; name a checkpoint with --model PATH "
             "(leapjax convert makes one), or install a released wheel"
         )
-    return leapjax.load(model, dtype=dtype, quantize=quantize)
+    return leapjax.load(model, dtype=dtype, quantize=quantize, mesh=mesh)

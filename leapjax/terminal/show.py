@@ -50,7 +50,7 @@ def run(args: argparse.Namespace, config: DecodeConfig, model: str | None) -> in
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="replace")
-    lm = embedded.load(model, args.dtype, args.quantize)
+    lm = embedded.load(model, args.dtype, args.quantize, args.mesh)
     if args.chat:
         chat.run(lm, config, sys.stdin, sys.stdout)
     else:

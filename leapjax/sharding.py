@@ -1,0 +1,191 @@
+"""Meshes: which devices a model is spread over, and which array axis goes where.
+
+    --mesh data=2,fsdp=1,tensor=4   ->  2 replicas of 4 devices each
+
+`data` counts independent replicas: each has its own devices, weights, loop and slots, and no
+collective ever crosses it. Inside a replica one program runs on a mesh of `fsdp` x `tensor`:
+rows and the weights' other axis over `fsdp`, heads, MLP and vocabulary over `tensor` (column
+then row, so one sum after attention and one after the MLP). An axis that its mesh axis does
+not divide is replicated. Nothing else in the package mentions devices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from leapjax.config import check_keys
+from leapjax.errors import UserError
+from leapjax.models.config import ModelConfig
+
+AXES = ("data", "fsdp", "tensor")
+
+# Logical axis -> mesh axis. The one table.
+RULES = {
+    "rows": "fsdp",
+    "vocabulary": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "width": "fsdp",
+}
+
+# Parameter -> logical axes, the last ones of its shape; None is never split.
+PARAMETERS: dict[str, tuple[str | None, ...]] = {
+    "embed": ("vocabulary", "width"),
+    "head": ("vocabulary", "width"),
+    "head_bias": ("vocabulary",),
+    "head_scale": ("vocabulary",),
+    "q": ("width", "heads"),
+    "k": ("width", "kv_heads"),
+    "v": ("width", "kv_heads"),
+    "o": ("heads", "width"),
+    "gate": ("width", "mlp"),
+    "up": ("width", "mlp"),
+    "down": ("mlp", "width"),
+    **{f"q_{kind}": ("heads",) for kind in ("bias", "scale")},
+    **{f"{name}_{kind}": ("kv_heads",) for name in "kv" for kind in ("bias", "scale")},
+    **{f"{name}_{kind}": ("mlp",) for name in ("gate", "up") for kind in ("bias", "scale")},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshShape:
+    """How many devices along each axis.
+
+    Attributes:
+      data: independent replicas.
+      fsdp: devices that share a replica's rows, and split its weights further.
+      tensor: devices that share a replica's heads, MLP and vocabulary.
+    """
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+
+    @property
+    def replica(self) -> int:
+        """Devices of a replica."""
+        return self.fsdp * self.tensor
+
+    @property
+    def devices(self) -> int:
+        """Devices in all."""
+        return self.data * self.replica
+
+    def __str__(self) -> str:
+        """As `--mesh` takes it."""
+        return ",".join(f"{name}={getattr(self, name)}" for name in AXES)
+
+
+def parse(text: str) -> MeshShape:
+    """Read `data=2,tensor=4`; axes that are left out count 1.
+
+    Raises:
+      UserError: unknown axis, one given twice, or a count that is no whole number >= 1.
+    """
+    sizes: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, number = part.strip().partition("=")
+        check_keys([name], "--mesh", AXES, "axis")
+        if name in sizes or not number.isdecimal() or int(number) < 1:
+            raise UserError(f"--mesh {text!r}: expected each axis once, as in data=2,tensor=4")
+        sizes[name] = int(number)
+    return MeshShape(**sizes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """One replica's devices.
+
+    Attributes:
+      mesh: `fsdp` x `tensor`.
+    """
+
+    mesh: Mesh
+
+    def sharding(self, logical: Sequence[str | None], shape: Sequence[int], units=None):
+        """Where an array goes.
+
+        Args:
+          logical: a logical axis, or None, for each axis of the array.
+          shape: its shape.
+          units: logical axis -> how many whole things it holds (heads); they are not cut.
+        """
+        spec = []
+        for name, size in zip(logical, shape, strict=True):
+            axis = RULES[name] if name else None
+            count = (units or {}).get(name, size)
+            fits = axis is not None and count % self.mesh.shape[axis] == 0
+            spec.append(axis if fits else None)
+        return NamedSharding(self.mesh, PartitionSpec(*spec))
+
+    def parameters(self, config: ModelConfig, tree):
+        """Shardings of the parameters.
+
+        Args:
+          config: the model's shape.
+          tree: the parameters, or their shapes as tuples.
+
+        Returns:
+          The same pytree of NamedShardings.
+        """
+        units = {"heads": config.n_heads, "kv_heads": config.n_kv_heads}
+
+        def place(path, leaf):
+            shape = leaf if isinstance(leaf, tuple) else leaf.shape
+            axes = PARAMETERS.get(path[-1].key, ())
+            return self.sharding((None,) * (len(shape) - len(axes)) + axes, shape, units)
+
+        return jax.tree_util.tree_map_with_path(place, tree, is_leaf=lambda x: isinstance(x, tuple))
+
+    def state(self, state, config: ModelConfig):
+        """Shardings of a DecodeState: rows over `fsdp`, cached heads over `tensor`.
+
+        Args:
+          state: the state, or its shapes.
+          config: the model's shape.
+        """
+
+        def place(path, leaf):
+            name = getattr(path[0], "name", None)
+            if name == "cache":  # (L, rows, T, K, E)
+                return self.sharding((None, "rows", None, "kv_heads", None), leaf.shape)
+            if name == "iteration":
+                return self.sharding((), ())
+            return self.sharding(("rows",) + (None,) * (leaf.ndim - 1), leaf.shape)
+
+        return jax.tree_util.tree_map_with_path(place, state)
+
+    def everywhere(self) -> NamedSharding:
+        """Replicated over the replica."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+
+def placements(shape: MeshShape, devices: Sequence[Any] | None = None) -> list[Placement]:
+    """The replicas' devices.
+
+    Args:
+      shape: how many.
+      devices: in order, neighbours first; default: this process's.
+
+    Returns:
+      One Placement a replica.
+
+    Raises:
+      UserError: the devices are too few.
+    """
+    have = list(jax.local_devices() if devices is None else devices)
+    if shape.devices > len(have):
+        raise UserError(
+            f"--mesh {shape} needs {shape.devices} devices, here are {len(have)}; make it smaller"
+        )
+    grid = np.array(have[: shape.devices], dtype=object)
+    grid = grid.reshape(shape.data, shape.fsdp, shape.tensor)
+    kinds = (AxisType.Auto, AxisType.Auto)
+    return [Placement(Mesh(part, ("fsdp", "tensor"), axis_types=kinds)) for part in grid]

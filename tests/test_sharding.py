@@ -1,0 +1,124 @@
+"""Models spread over 8 virtual devices decode what one device decodes."""
+
+import jax
+import numpy as np
+import pytest
+
+import leapjax
+from leapjax import DecodeConfig, Request
+from leapjax.engine import Replica
+from leapjax.errors import UserError
+from leapjax.sharding import MeshShape, parse, placements
+from leapjax.testing import tiny_config, tiny_params
+from tests.decoding.test_golden import GOLDEN, GROUPS, QUICK, features
+
+MESHES = ("tensor=2", "tensor=4", "fsdp=2,tensor=2", "data=8", "data=2,tensor=4")
+
+
+def few(count):
+    """Groups that together exercise the most, so that each mesh meets every feature in time."""
+    seen, chosen = set(), []
+    for group in sorted(QUICK, key=lambda g: -len(features(GROUPS[g]))):
+        if features(GROUPS[group]) - seen:
+            chosen.append(group)
+            seen |= features(GROUPS[group])
+    return chosen[:count]
+
+
+def _mark(group):
+    return pytest.mark.slow if group in few(15) else pytest.mark.exhaustive
+
+
+# Each quick mesh takes its share of the covering groups; the rest is every pair.
+COVERED = {(m, g) for i, g in enumerate(few(15)) for m in [MESHES[i % len(MESHES)]]}
+
+
+@pytest.mark.parametrize(
+    ("mesh", "group"),
+    [
+        pytest.param(m, g, marks=() if (m, g) in COVERED else _mark(g))
+        for m in MESHES
+        for g in GROUPS
+    ],
+)
+def test_goldens(mesh, group):
+    cases = GROUPS[group]
+    lm = leapjax.load(GOLDEN / cases[0]["model"], mesh=mesh)
+    requests = [
+        Request(case["id"], tuple(case["prompt_ids"]), DecodeConfig(**case["options"]))
+        for case in cases
+    ]
+    for case, got in zip(cases, lm.stream(requests, batch_size=8), strict=True):
+        assert got.output_ids == case["output_ids"], case["id"]
+        assert got.steps == case["steps"] and got.commit_step == case["commit_step"], case["id"]
+
+
+@pytest.mark.parametrize("mesh", ["tensor=2", "fsdp=4,tensor=2"])
+def test_logits(mesh):
+    ids = np.arange(12).reshape(2, 6)
+    whole = leapjax.load(GOLDEN / "llada-a").logits(ids)
+    spread = leapjax.load(GOLDEN / "llada-a", mesh=mesh).logits(ids)
+    np.testing.assert_allclose(spread, whole, atol=2e-5 * np.abs(whole).max())
+
+
+def test_weights_are_split_as_the_table_says():
+    lm = leapjax.load(GOLDEN / "llada-a", mesh="fsdp=2,tensor=2")
+    layers = lm.params["layers"]
+    for name in ("q", "gate", "o", "down"):
+        part = layers[name].addressable_shards[0].data
+        assert part.size * 4 == layers[name].size
+    assert layers["attn_norm"].sharding.is_fully_replicated
+    odd = leapjax.load(GOLDEN / "llada-c-tied", mesh="tensor=2")
+    assert odd.params["layers"]["q"].sharding.is_fully_replicated  # 3 heads are not cut in two
+
+
+def test_replicas_share_a_job_of_uneven_rows():
+    config = tiny_config()
+    params = tiny_params(config)
+    job = DecodeConfig(policy="low_confidence", gen_length=64, block_length=8, early_stop=False)
+    rng = np.random.default_rng(0)
+    # 8x spread: rows of 8 to 64 passes.
+    requests = [
+        Request(str(i), (1, 2, 3), job.replace(steps=8 * int(n)))
+        for i, n in enumerate(rng.integers(1, 9, 64))
+    ]
+    places = placements(MeshShape(data=4))
+    replicas = [Replica(jax.device_put(params, p.everywhere()), p) for p in places]
+    lm = leapjax.LM(replicas[0].params, config, None, replicas=replicas)
+    engine = lm.engine(4)
+    answers = list(engine.stream(requests))
+    assert [a.id for a in answers] == [r.id for r in requests]
+    alone = leapjax.LM(params, config, None).engine(4)
+    for one, other in zip(alone.stream(requests), answers, strict=True):
+        assert one.output_ids == other.output_ids and one.steps == other.steps
+    passes = engine.progress.lane_passes
+    assert len(passes) == 4 and min(passes) > 0
+    # No replica stands still while others work: at most the last row's passes apart.
+    assert max(passes) - min(passes) <= 64 + 8
+
+
+def test_a_row_is_the_same_in_any_replica():
+    lm = leapjax.load(GOLDEN / "llada-a", mesh="data=8")
+    job = DecodeConfig(gen_length=16, block_length=8)
+    answers = lm.generate([[1, 2, 3]] * 16, job, batch_size=8)
+    assert len({tuple(a.output_ids) for a in answers}) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("tensor=0", "each axis once"),
+        ("data=2,data=2", "each axis once"),
+        ("model=2", "--mesh"),
+        ("tensor", "each axis once"),
+        ("tensor=64", "64 devices, here are 8"),
+    ],
+)
+def test_bad_meshes(text, words):
+    with pytest.raises(UserError, match=words):
+        placements(parse(text))
+
+
+def test_mesh_reads_and_prints():
+    assert parse("tensor=4, data=2") == MeshShape(data=2, tensor=4)
+    assert parse(str(MeshShape(2, 1, 4))) == MeshShape(2, 1, 4)
