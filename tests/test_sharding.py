@@ -18,7 +18,7 @@ MESHES = ("tensor=2", "tensor=4", "fsdp=2,tensor=2", "data=8", "data=2,tensor=4"
 def few(count):
     """Groups that together exercise the most, so that each mesh meets every feature in time."""
     seen, chosen = set(), []
-    for group in sorted(QUICK, key=lambda g: -len(features(GROUPS[g]))):
+    for group in sorted(QUICK, key=lambda g: (-len(features(GROUPS[g])), g)):
         if features(GROUPS[group]) - seen:
             chosen.append(group)
             seen |= features(GROUPS[group])

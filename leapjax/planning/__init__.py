@@ -1,0 +1,1 @@
+"""What a decode would need and reach on TPUs that are not here."""
