@@ -103,6 +103,27 @@ class LM:
         self.model_hash = model_hash
         self._engines: dict[tuple, Engine] = {}
 
+    def with_token_counts(self, counts) -> LM:
+        """The same model, knowing how frequent tokens are (policy `position_calibration`).
+
+        Args:
+          counts: (V,) whole numbers: how often each token occurs in a corpus.
+
+        Raises:
+          UserError: not one count, at least 0, for each id of the vocabulary.
+        """
+        from leapjax.policies.position_calibration import log_frequencies
+
+        counts = np.asarray(counts)
+        if counts.shape != (self.config.vocab_size,) or not (counts >= 0).all():
+            raise UserError(
+                f"counts: expected {self.config.vocab_size} numbers, one for each token id, none "
+                f"below 0; got shape {counts.shape}"
+            )
+        params = self.params | {"log_frequency": jnp.asarray(log_frequencies(counts))}
+        # Another model as far as results go, so it doesn't go by the old one's hash.
+        return LM(params, self.config, self.codec, self.dtype, self.path)
+
     @functools.cached_property
     def _weights(self):
         """The parameters as the compiled programs take them."""

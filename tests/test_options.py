@@ -79,6 +79,14 @@ def test_flags_that_are_not_understood(argv, message, capsys):
         ({"policy": "localeap"}, "did you mean 'localleap'"),
         ({"steps": 8}, "policy localleap does not read it"),
         ({"gen_length": 100}, "block_length 32 does not divide"),
+        ({"factor": 1.0}, "policy localleap does not read it"),
+        ({"policy": "factor", "factor": 0}, "factor is 0.0; expected more than 0"),
+        ({"policy": "entropy_bound", "entropy_bound": -1}, "expected at least 0"),
+        ({"policy": "hierarchy", "low_threshold": 1.5}, "expected at most 1"),
+        ({"policy": "hierarchy", "low_threshold": 0.95}, "low_threshold 0.95 is above threshold"),
+        ({"policy": "certainty_prior", "sigma": 0}, "expected at least 0.1"),
+        ({"policy": "certainty_prior", "sigma": 1e9}, "expected at most 100"),
+        ({"policy": "position_calibration", "surprise_cap": 0.0}, "expected more than 0"),
     ],
 )
 def test_values_that_are_refused(given, message):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from leapjax.decoding import forward, schedule
 from leapjax.decoding.program import Program
-from leapjax.decoding.proposal import propose
+from leapjax.decoding.proposal import never_proposed, propose
 from leapjax.decoding.state import DecodeState, row_keys
 from leapjax.decoding.window import block_columns, take
 from leapjax.policies import Pass
@@ -64,9 +64,22 @@ def step(params, state: DecodeState, program: Program) -> DecodeState:
     live = result.served
     last_pass = state.block_step >= state.options.steps // program.blocks - 1
     keys = noise_keys(state, columns, program)
-    proposal = propose(result.logits, state.options, keys, last_pass, program)
     masked = take(state.open, columns) & in_block & live[:, None]
-    info = Pass(quota=quota(state, masked, program), options=state.options)
+    info = Pass(
+        quota=quota(state, masked, program),
+        options=state.options,
+        columns=columns,
+        block=state.block,
+        open=state.open,
+        memory=_remembered(state),
+    )
+    logits = result.logits
+    if program.policy.adjust is not None:
+        barred = never_proposed(logits.shape[-1], state.options, program)
+        logits, memory = program.policy.adjust(logits, barred, masked, info)
+        info = info._replace(memory=memory)
+    frequency = params.get("log_frequency")
+    proposal = propose(logits, state.options, keys, last_pass, program, frequency)
     decision = program.policy.commit(proposal, masked, info)
     commit = masked & decision.commit
     if proposal.held is not None:
@@ -82,8 +95,25 @@ def step(params, state: DecodeState, program: Program) -> DecodeState:
             iteration=state.iteration + 1,
             cache=result.cache,
             due=jnp.where(result.full & live, -1, state.due),
+            memory=_kept(live, decision.memory, state.memory),
         )
         return _advance(state, live, program)
+
+
+def _remembered(state: DecodeState):
+    """The policy's memory as the pass finds it: zeros where a block begins."""
+    if state.memory is None:
+        return None
+    return _kept(state.block_step > 0, state.memory, jax.tree.map(jnp.zeros_like, state.memory))
+
+
+def _kept(rows, memory, otherwise):
+    """`memory` in some rows (B,) bool and `otherwise` in the others, leaf by leaf."""
+
+    def pick(new, old):
+        return jnp.where(rows.reshape(rows.shape + (1,) * (old.ndim - 1)), new, old)
+
+    return jax.tree.map(pick, memory, otherwise)
 
 
 def _commit(state: DecodeState, columns, commit, proposal, decision) -> DecodeState:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from leapjax.policies import (
+    certainty_prior,
     confidence_threshold,
     entropy,
+    entropy_bound,
+    factor,
+    hierarchy,
     localleap,
     low_confidence,
     margin,
+    position_calibration,
     random,
 )
 from leapjax.policies.base import Pass, Policy
@@ -21,6 +26,11 @@ POLICIES: dict[str, Policy] = {
         margin,
         entropy,
         random,
+        factor,
+        entropy_bound,
+        hierarchy,
+        certainty_prior,
+        position_calibration,
     )
 }
 

@@ -41,7 +41,7 @@ plain = jax.jit(POLICIES["confidence_threshold"].commit)
 
 
 def test_without_anchor_only_the_surest_commits_whatever_the_radius():
-    row = {f: [0.5] * 9 for f in ("margin", "entropy", "uniform")}
+    row = {f: [0.5] * 9 for f in ("margin", "entropy", "uniform", "surprise")}
     row |= {"confidence": [0.5, 0.5, 0.75, *[0.5] * 6], "masked": [True] * 9, "quota": 0}
     row |= {"threshold": 0.9, "relaxed_threshold": 0.25}
     for radius in (0, 4, 2**29, 2**31 - 1):
