@@ -83,6 +83,21 @@ class DecodeConfig:
     surprise_cap: float | None = _own(
         float, "most that a rare token can weigh, nats (position_calibration; 10)", 0, above=True
     )
+    kl_threshold: float | None = _own(
+        float, "divergence from the last pass below which a position is steady (klass; 0.01)", 0
+    )
+    kl_history: int | None = _own(int, "passes that it has to be steady for (klass; 2)", 1)
+    explore_threshold: float | None = _own(
+        float, "confidence up to which a span reaches (slowfast; 0.3)", 0, 1
+    )
+    explore_steps: int | None = _own(int, "slow passes that a span begins with (slowfast; 6)", 1)
+    credit_weight: float | None = _own(float, "weight of past proposals (credit; 0.7)", 0)
+    credit_power: float | None = _own(
+        float, "power of a proposal's probability that it is credited with (credit; 0.2)", 0
+    )
+    credit_decay: float | None = _own(
+        float, "share of its credit that a token keeps each pass (credit; 0.8)", 0, 1
+    )
     gen_length: int = _field(256, int, "canvas: tokens to generate")
     block_length: int = _field(32, int, "block, decoded left to right; divides gen_length")
     temperature: float = _field(0.0, float, "0 takes the most probable token")

@@ -86,6 +86,10 @@ def test_flags_that_are_not_understood(argv, message, capsys):
         ({"policy": "hierarchy", "low_threshold": 0.95}, "low_threshold 0.95 is above threshold"),
         ({"policy": "certainty_prior", "sigma": 0}, "expected at least 0.1"),
         ({"policy": "certainty_prior", "sigma": 1e9}, "expected at most 100"),
+        ({"policy": "klass", "kl_history": 0}, "kl_history is 0; expected at least 1"),
+        ({"policy": "klass", "kl_history": 1.5}, "expected a whole number"),
+        ({"policy": "slowfast", "explore_steps": 2**31}, "expected at most"),
+        ({"policy": "credit", "credit_decay": 1.1}, "expected at most 1"),
         ({"policy": "position_calibration", "surprise_cap": 0.0}, "expected more than 0"),
     ],
 )

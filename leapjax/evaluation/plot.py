@@ -20,6 +20,9 @@ _COLOURS = {  # tell apart without red and green
     "hierarchy": "#009e73",
     "certainty-prior": "#999999",
     "position-calibration": "#666666",
+    "klass": "#882255",
+    "slowfast": "#44aa99",
+    "credit": "#aa7744",
 }
 _MARKERS = {"none": "o", "prefix": "s", "dual": "^"}
 

@@ -20,6 +20,9 @@ POLICIES = {
     "hierarchy": ("hierarchy", 0),
     "certainty-prior": ("certainty_prior", 1),
     "position-calibration": ("position_calibration", 1),
+    "klass": ("klass", 0),
+    "slowfast": ("slowfast", 0),
+    "credit": ("credit", 0),
 }
 # The rows of an evaluation that names none.
 USUAL = ("greedy", "schedule-2", "schedule-4", "schedule-8", "threshold", "localleap")
@@ -35,6 +38,9 @@ LABELS = {
     "hierarchy": "hierarchy (0.9, 0.4)",
     "certainty-prior": "certainty prior (sigma 10), one token a step",
     "position-calibration": "position calibration (0.25, 10), one token a step",
+    "klass": "KLASS (0.9, 0.01, 2 passes)",
+    "slowfast": "SlowFast (0.9, 0.3, 6 passes)",
+    "credit": "credit (0.9; 0.7, 0.2, 0.8)",
 }
 BASELINE = ("greedy", "none")
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 from leapjax.policies import (
     certainty_prior,
     confidence_threshold,
+    credit,
     entropy,
     entropy_bound,
     factor,
     hierarchy,
+    klass,
     localleap,
     low_confidence,
     margin,
     position_calibration,
     random,
+    slowfast,
 )
 from leapjax.policies.base import Pass, Policy
 
@@ -31,6 +34,9 @@ POLICIES: dict[str, Policy] = {
         hierarchy,
         certainty_prior,
         position_calibration,
+        klass,
+        slowfast,
+        credit,
     )
 }
 

@@ -162,3 +162,43 @@ def is_best(chosen, score, row, slack=1e-6):
     assert len(chosen) == min(row["quota"], len(left)) and set(chosen) <= set(left)
     rest = [score[i] for i in left if i not in chosen]
     return not chosen or not rest or min(score[i] for i in chosen) >= max(rest) - slack
+
+
+def check_run(name, rule, examples=60, change=None):
+    """A policy with a memory does what its rule says, pass after pass of one block.
+
+    Args:
+      name: the policy.
+      rule: a row -> an object whose `step(row)` gives {position: kind} for the pass; the row's
+        fields change from pass to pass, its masks go as they commit.
+      examples: how many batches to try.
+      change: (rng, proposal, rows) -> proposal, for fields that a row does not hold.
+    """
+    policy = POLICIES[name]
+    commit = jax.jit(policy.commit)
+
+    @settings(max_examples=examples)
+    @given(st.integers(0, 2**31))
+    def check(seed):
+        rng = np.random.default_rng(seed)
+        rows = [row(rng.bytes(NOISE)) for _ in range(ROWS)]  # most are long runs
+        rules = [rule(r) for r in rows]
+        rows = [dict(r, masked=list(r["masked"])) for r in rows]
+        memory = stack(rows, policy)[2].memory
+        for _ in range(WIDTH + 1):
+            for r in rows:
+                r["confidence"] = [LEVELS[x] for x in rng.integers(0, 5, WIDTH)]
+            proposal, masked, info = stack(rows)
+            if change is not None:
+                proposal = change(rng, proposal, rows)
+            decision = jax.device_get(commit(proposal, masked, info._replace(memory=memory)))
+            memory = decision.memory
+            for b, r in enumerate(rows):
+                places = np.flatnonzero(decision.commit[b]).tolist()
+                chosen = {i: COMMIT_KINDS[decision.kind[b, i]] for i in places}
+                assert not any(r["masked"]) or chosen == rules[b].step(r), (r, memory)
+                for i in chosen:
+                    r["masked"][i] = False
+        assert not any(any(r["masked"]) for r in rows)
+
+    check()
