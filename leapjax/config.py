@@ -65,6 +65,15 @@ class DecodeConfig:
         None, int, "passes over the whole canvas (fixed schedules; gen_length)"
     )
     schedule: str | None = _field(None, str, "commits per pass (fixed schedules; even)", SCHEDULES)
+    radius_left: int | None = _own(
+        int, "how far an anchor reaches to its left (localleap; radius)", 0
+    )
+    radius_right: int | None = _own(
+        int, "how far an anchor reaches to its right (localleap; radius)", 0
+    )
+    decay: float | None = _own(
+        float, "rise of relaxed_threshold with each further position (localleap; 0)", 0, 1
+    )
     factor: float | None = _own(
         float, "how much doubt in all the n surest may share (factor; 1)", 0, above=True
     )
@@ -135,8 +144,12 @@ class DecodeConfig:
         own = getattr(self, name)
         if own is not None or name not in POLICY_OPTIONS:
             return own
-        default = POLICIES[self.policy].defaults.get(name)
-        return self.gen_length if name == "steps" and POLICIES[self.policy].scheduled else default
+        defaults = POLICIES[self.policy].defaults
+        if name == "steps" and POLICIES[self.policy].scheduled:
+            return self.gen_length
+        if name in ("radius_left", "radius_right") and name in defaults:
+            return self.value("radius")
+        return defaults.get(name)
 
     def replace(self, **changes) -> DecodeConfig:
         """A copy with some options changed, validated again."""

@@ -186,6 +186,7 @@ def _own(config, name: str, program: Program):
     """A policy's own number; an idle slot, which sets nothing, has the policy's default."""
     value = config.value(name)
     value = program.policy.defaults[name] if value is None else value
+    value = 0 if value is None else value
     return np.int32(value) if OWN[name] is int else np.float32(value)
 
 

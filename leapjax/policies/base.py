@@ -39,7 +39,8 @@ class Policy:
     Attributes:
       name: how users call it.
       source: where the rule comes from.
-      defaults: the options it reads, with their defaults; None = derived from the canvas.
+      defaults: the options it reads, with their defaults; None = derived from the canvas or from
+        another option (`DecodeConfig.value`).
       commit: `(proposal, masked, info) -> Decision`, with masked (B, W) bool; pure and
         traceable. In each row that has a mask, at least one position commits, unless a
         schedule says otherwise.

@@ -71,6 +71,12 @@ def log_probs(row):
     return np.log(np.concatenate([sure, (1 - sure) * 0.6, (1 - sure) * 0.4], axis=1))
 
 
+def own_value(row, name):
+    """An own option's value in a row; what the row leaves out has its default."""
+    value = row.get("own", {}).get(name, default(name))
+    return row["radius"] if value is None else value
+
+
 def stack(rows, policy=None):
     """What a policy takes: (Proposal, masked, Pass) of NumPy arrays.
 
@@ -95,7 +101,7 @@ def stack(rows, policy=None):
         confidence_eos_eot_inf=np.zeros(b, bool),
         own={
             name: np.array(
-                [r.get("own", {}).get(name, default(name)) for r in rows],
+                [own_value(r, name) for r in rows],
                 np.int32 if kind is int else np.float32,
             )
             for name, kind in OWN.items()
