@@ -55,7 +55,7 @@ class DecodeConfig:
 
     policy: str = _field("localleap", str, "which positions commit in a pass", tuple(POLICIES))
     threshold: float | None = _field(
-        None, float, "confidence that makes an anchor, 0 to 1 (threshold policies; 0.9)"
+        None, float, "confidence that makes an anchor, 0 to 1 (threshold policies; 0.9, wino 0.6)"
     )
     relaxed_threshold: float | None = _field(
         None, float, "confidence an anchor's neighbour needs, at most threshold (localleap; 0.75)"
@@ -106,6 +106,9 @@ class DecodeConfig:
     )
     credit_decay: float | None = _own(
         float, "share of its credit that a token keeps each pass (credit; 0.8)", 0, 1
+    )
+    remask_threshold: float | None = _own(
+        float, "confidence below which a draft is taken back (wino; 0.9)", 0, 1
     )
     gen_length: int = _field(256, int, "canvas: tokens to generate")
     block_length: int = _field(32, int, "block, decoded left to right; divides gen_length")
@@ -332,6 +335,11 @@ def _check_policy(c: DecodeConfig) -> None:
         raise UserError(
             f"low_threshold {c.value('low_threshold')} is above threshold {c.value('threshold')}; "
             f"lower low_threshold or raise threshold"
+        )
+    if "recheck" in policy.needs and c.cache != "none":
+        raise UserError(
+            f"cache is {c.cache}, but policy {c.policy} reads the whole sequence in every pass; "
+            f"choose cache none or another policy"
         )
     if policy.scheduled:
         if c.value("schedule") == "dream" and c.block_length != c.gen_length:

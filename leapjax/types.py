@@ -29,6 +29,8 @@ class Proposal(NamedTuple):
       surprise: (B, W) float32 in nats, -log of the chosen token's frequency in a corpus; None
         unless asked for.
       log_probs: (B, W, V) float32, the whole distribution; None unless asked for.
+      recheck: (B, W) float32 in [0, 1], probability of the token that stands at a position, by a
+        pass that doesn't see it; None unless asked for.
     """
 
     token: Any
@@ -39,6 +41,7 @@ class Proposal(NamedTuple):
     held: Any = None
     surprise: Any = None
     log_probs: Any = None
+    recheck: Any = None
 
 
 class Decision(NamedTuple):
@@ -48,11 +51,13 @@ class Decision(NamedTuple):
       commit: (B, W) bool, within the masked positions it was given.
       kind: (B, W) int8, codes of `COMMIT_KINDS`; meaningful where `commit`.
       memory: what the policy remembers until the block's next pass; None for most.
+      remask: (B, W) bool, decided positions that open again; None if the policy takes none back.
     """
 
     commit: Any
     kind: Any
     memory: Any = None
+    remask: Any = None
 
 
 @jax.tree_util.register_dataclass

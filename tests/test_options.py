@@ -86,6 +86,7 @@ def test_flags_that_are_not_understood(argv, message, capsys):
         ({"policy": "hierarchy", "low_threshold": 0.95}, "low_threshold 0.95 is above threshold"),
         ({"policy": "certainty_prior", "sigma": 0}, "expected at least 0.1"),
         ({"policy": "certainty_prior", "sigma": 1e9}, "expected at most 100"),
+        ({"policy": "wino", "cache": "dual"}, "policy wino reads the whole sequence"),
         ({"policy": "klass", "kl_history": 0}, "kl_history is 0; expected at least 1"),
         ({"policy": "klass", "kl_history": 1.5}, "expected a whole number"),
         ({"policy": "slowfast", "explore_steps": 2**31}, "expected at most"),

@@ -59,7 +59,7 @@ def propose(
         tokens to be equally frequent. Read if the policy needs `surprise`.
 
     Returns:
-      A Proposal; fields from `margin` on only if the policy needs them.
+      A Proposal; fields from `margin` on only if the policy needs them, `recheck` not yet.
     """
     model, needs = program.model, program.policy.needs
     with jax.named_scope("proposal"):
@@ -110,6 +110,15 @@ def propose(
         if "log_probs" in needs:
             log_probs = weighed - total[..., None]
     return Proposal(token, confidence, margin, entropy, uniform, held, surprise, log_probs)
+
+
+def probability(logits, ids):
+    """Softmax probability of some tokens: (B, W, V) logits, (B, W) ids -> (B, W) float32."""
+    vocabulary = jnp.arange(logits.shape[-1], dtype=jnp.int32)[None, None, :]
+    top = jnp.max(logits, axis=-1)
+    total = top + jnp.log(jnp.sum(jnp.exp(logits - top[..., None]), axis=-1))
+    chosen = jnp.max(jnp.where(vocabulary == ids[..., None], logits, _NEVER), axis=-1)
+    return jnp.exp(chosen - total)
 
 
 def _first_argmax(score, vocabulary):

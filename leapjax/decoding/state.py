@@ -172,7 +172,10 @@ def row_arrays(request: Request, program: Program) -> dict[str, Any]:
             "top_p": np.float32(c.top_p),
             "top_k": np.int32(c.top_k or 0),
             "cfg_scale": np.float32(c.cfg_scale),
-            "early_stop": np.bool_(c.early_stop and not request.infill),
+            # Infilling has no end, and what a policy may take back has not ended.
+            "early_stop": np.bool_(
+                c.early_stop and not request.infill and not program.policy.remasks
+            ),
             "logits_eos_inf": np.bool_(c.logits_eos_inf),
             "confidence_eos_eot_inf": np.bool_(c.confidence_eos_eot_inf),
             "own": {

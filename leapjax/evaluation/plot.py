@@ -23,6 +23,7 @@ _COLOURS = {  # tell apart without red and green
     "klass": "#882255",
     "slowfast": "#44aa99",
     "credit": "#aa7744",
+    "wino": "#332288",
 }
 _MARKERS = {"none": "o", "prefix": "s", "dual": "^"}
 

@@ -23,6 +23,7 @@ POLICIES = {
     "klass": ("klass", 0),
     "slowfast": ("slowfast", 0),
     "credit": ("credit", 0),
+    "wino": ("wino", 0),
 }
 # The rows of an evaluation that names none.
 USUAL = ("greedy", "schedule-2", "schedule-4", "schedule-8", "threshold", "localleap")
@@ -41,6 +42,7 @@ LABELS = {
     "klass": "KLASS (0.9, 0.01, 2 passes)",
     "slowfast": "SlowFast (0.9, 0.3, 6 passes)",
     "credit": "credit (0.9; 0.7, 0.2, 0.8)",
+    "wino": "WINO (0.6, 0.9)",
 }
 BASELINE = ("greedy", "none")
 

@@ -77,7 +77,7 @@ def attend(q, k, v, valid, dtype):
       q: (B, S, H, E).
       k: (B, T, K, E), already rotated.
       v: (B, T, K, E).
-      valid: (B, T) bool; False keys (pads) are never attended.
+      valid: (B, T) bool; False keys (pads) are never attended. Or (B, S, T), for each query.
       dtype: compute dtype.
 
     Returns:
@@ -92,7 +92,8 @@ def attend(q, k, v, valid, dtype):
     )
     scores = scores * jnp.float32(e**-0.5)
     # A finite floor: a slot without any key (an idle row) must not make NaNs.
-    scores = jnp.where(valid[:, None, None, None, :], scores, jnp.finfo(jnp.float32).min)
+    seen = valid[:, None, None, None, :] if valid.ndim == 2 else valid[:, None, None, :, :]
+    scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(dtype)
     mixed = jnp.einsum("bkgst,btke->bskge", weights, v, precision=precision)
     return mixed.reshape(b, s, h * e)
@@ -139,7 +140,8 @@ def hidden_states(params: Params, config: ModelConfig, ids, positions, valid, dt
       config: static shape.
       ids: (B, T) int32.
       positions: (B, T) int32; the rotary position of each column in its own row.
-      valid: (B, T) bool; False marks pads, which nobody attends to.
+      valid: (B, T) bool; False marks pads, which nobody attends to. Or (B, T, T): whom each
+        column attends to.
       dtype: compute dtype; float32 computes at full precision on every device.
 
     Returns:

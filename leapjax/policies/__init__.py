@@ -17,6 +17,7 @@ from leapjax.policies import (
     position_calibration,
     random,
     slowfast,
+    wino,
 )
 from leapjax.policies.base import Pass, Policy
 
@@ -37,6 +38,7 @@ POLICIES: dict[str, Policy] = {
         klass,
         slowfast,
         credit,
+        wino,
     )
 }
 

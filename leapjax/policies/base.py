@@ -22,6 +22,8 @@ class Pass(NamedTuple):
       block: (B,) int32, the column where the active block starts.
       open: (B, T) bool, what is still to be decided anywhere in the row.
       memory: the policy's memory (`Policy.memory`), zeros in a block's first pass; else None.
+      decided: (B, W) bool, the active block's positions that the policy committed; None unless
+        it may take them back.
     """
 
     quota: Any
@@ -30,6 +32,7 @@ class Pass(NamedTuple):
     block: Any = None
     open: Any = None
     memory: Any = None
+    decided: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Policy:
       commit: `(proposal, masked, info) -> Decision`, with masked (B, W) bool; pure and
         traceable. In each row that has a mask, at least one position commits, unless a
         schedule says otherwise.
-      needs: extra fields of `Proposal` to compute: margin, entropy, uniform, surprise, log_probs.
+      needs: extra fields of `Proposal` to compute: margin, entropy, uniform, surprise, log_probs,
+        recheck (which makes every pass compute a shadow of the block, without a KV cache).
       scheduled: the schedule fixes how many positions commit.
       memory: (block_length W, vocabulary V) -> name -> (shape without B, dtype) of what a row
         remembers from pass to pass of a block: zeros in a block's first pass, `info.memory`
@@ -52,6 +56,8 @@ class Policy:
       adjust: `(logits, barred, masked, info) -> (logits, memory)`: changes the (B, W, V)
         logits before anything is proposed; barred (B, 1, V) or (1, 1, V) bool, ids that can't
         be proposed. The memory it returns is what `commit` sees. None changes nothing.
+      remasks: it may take back what it committed in the active block, and bounds by itself how
+        often; early stop is off.
     """
 
     name: str
@@ -62,6 +68,7 @@ class Policy:
     scheduled: bool = False
     memory: Callable[[int, int], dict[str, tuple[tuple[int, ...], Any]]] | None = None
     adjust: Callable[[Any, Any, Any, Pass], tuple[Any, Any]] | None = None
+    remasks: bool = False
 
 
 def surest(confidence, masked):

@@ -14,7 +14,7 @@ ROWS, WIDTH, VOCAB = 4, 9, 3
 LEFT = 5  # columns of the row in front of the window
 LEVELS = [0.0, 0.25, 0.5, 0.75, 1.0]  # few values, so that ties and exact hits are common
 RADII = [0, 1, 2, 3, WIDTH - 1, WIDTH, 2**29, 2**31 - 1]
-FIELDS = ("confidence", "margin", "entropy", "uniform", "surprise")
+FIELDS = ("confidence", "margin", "entropy", "uniform", "surprise", "recheck")
 NOISE = len(FIELDS) * WIDTH + 8 + len(OWN)  # bytes a row is made of
 
 
@@ -107,7 +107,8 @@ def stack(rows, policy=None):
             for name, kind in OWN.items()
         },
     )
-    values = {name: column(name, np.float32) for name in FIELDS}
+    zeros = [0.0] * WIDTH
+    values = {n: np.array([r.get(n, zeros) for r in rows], np.float32) for n in FIELDS}
     values["log_probs"] = np.array([log_probs(r) for r in rows], np.float32)
     token = np.zeros((b, WIDTH), np.int32)
     masked = column("masked", bool)
@@ -123,6 +124,7 @@ def stack(rows, policy=None):
         block=np.full(b, LEFT, np.int32),
         open=np.concatenate([np.zeros((b, LEFT), bool), masked], axis=1),
         memory=memory,
+        decided=~masked,
     )
     return Proposal(token=token, **values), masked, info
 
@@ -175,8 +177,8 @@ def check_run(name, rule, examples=60, change=None):
 
     Args:
       name: the policy.
-      rule: a row -> an object whose `step(row)` gives {position: kind} for the pass; the row's
-        fields change from pass to pass, its masks go as they commit.
+      rule: a row -> an object whose `step(row)` gives {position: kind} for the pass, `back` for
+        what opens again; the row's fields change from pass to pass, its masks as they commit.
       examples: how many batches to try.
       change: (rng, proposal, rows) -> proposal, for fields that a row does not hold.
     """
@@ -190,11 +192,14 @@ def check_run(name, rule, examples=60, change=None):
         rows = [row(rng.bytes(NOISE)) for _ in range(ROWS)]  # most are long runs
         rules = [rule(r) for r in rows]
         rows = [dict(r, masked=list(r["masked"])) for r in rows]
-        memory = stack(rows, policy)[2].memory
+        _, begun, info = stack(rows, policy)
+        memory = info.memory
         for _ in range(WIDTH + 1):
             for r in rows:
-                r["confidence"] = [LEVELS[x] for x in rng.integers(0, 5, WIDTH)]
+                for name in ("confidence", "recheck"):
+                    r[name] = [LEVELS[x] for x in rng.integers(0, 5, WIDTH)]
             proposal, masked, info = stack(rows)
+            info = info._replace(decided=~masked & begun)
             if change is not None:
                 proposal = change(rng, proposal, rows)
             decision = jax.device_get(commit(proposal, masked, info._replace(memory=memory)))
@@ -202,9 +207,13 @@ def check_run(name, rule, examples=60, change=None):
             for b, r in enumerate(rows):
                 places = np.flatnonzero(decision.commit[b]).tolist()
                 chosen = {i: COMMIT_KINDS[decision.kind[b, i]] for i in places}
+                back = (
+                    [] if decision.remask is None else np.flatnonzero(decision.remask[b]).tolist()
+                )
+                chosen |= {i: "back" for i in back}
                 assert not any(r["masked"]) or chosen == rules[b].step(r), (r, memory)
                 for i in chosen:
-                    r["masked"][i] = False
+                    r["masked"][i] = chosen[i] == "back"
         assert not any(any(r["masked"]) for r in rows)
 
     check()
