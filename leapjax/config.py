@@ -19,28 +19,27 @@ CACHES = ("none", "prefix", "dual")
 QUANTIZATIONS = ("int8",)
 SCHEDULES = ("even", "dream")
 
-# Options that a record may set for its own row; the others shape the compiled program.
-PER_ROW = (
-    "threshold",
-    "relaxed_threshold",
-    "radius",
-    "steps",
-    "temperature",
-    "top_p",
-    "top_k",
-    "seed",
-    "cfg_scale",
-    "early_stop",
-    "logits_eos_inf",
-    "confidence_eos_eot_inf",
-)
-# Options that belong to some policies only; None means "the policy's default".
-POLICY_OPTIONS = ("threshold", "relaxed_threshold", "radius", "steps", "schedule")
-
 
 def _field(default, kind, help_text: str, choices=None):
     return dataclasses.field(
         default=default, metadata={"kind": kind, "help": help_text, "choices": choices}
+    )
+
+
+def _own(kind, help_text: str, low, high=None, *, above: bool = False):
+    """A number that one policy or a few read: per row, traced, checked against a range.
+
+    Args:
+      kind: int or float.
+      help_text: ends with the policies that read it and their default.
+      low: the least value.
+      high: the greatest; None is the largest that its type holds.
+      above: `low` itself is refused.
+    """
+    top = (2**31 - 1 if kind is int else 1e30) if high is None else high
+    range_ = {"low": low, "high": top, "above": above}
+    return dataclasses.field(
+        default=None, metadata={"kind": kind, "help": help_text, "choices": None, "own": range_}
     )
 
 
@@ -57,7 +56,7 @@ class DecodeConfig:
 
     policy: str = _field("localleap", str, "which positions commit in a pass", tuple(POLICIES))
     threshold: float | None = _field(
-        None, float, "confidence that makes an anchor, 0 to 1 (threshold policies; 0.9)"
+        None, float, "confidence that makes an anchor, 0 to 1 (threshold policies; 0.9, wino 0.6)"
     )
     relaxed_threshold: float | None = _field(
         None, float, "confidence an anchor's neighbour needs, at most threshold (localleap; 0.75)"
@@ -67,6 +66,51 @@ class DecodeConfig:
         None, int, "passes over the whole canvas (fixed schedules; gen_length)"
     )
     schedule: str | None = _field(None, str, "commits per pass (fixed schedules; even)", SCHEDULES)
+    radius_left: int | None = _own(
+        int, "how far an anchor reaches to its left (localleap; radius)", 0
+    )
+    radius_right: int | None = _own(
+        int, "how far an anchor reaches to its right (localleap; radius)", 0
+    )
+    decay: float | None = _own(
+        float, "rise of relaxed_threshold with each further position (localleap; 0)", 0, 1
+    )
+    factor: float | None = _own(
+        float, "how much doubt in all the n surest may share (factor; 1)", 0, above=True
+    )
+    entropy_bound: float | None = _own(
+        float, "entropy that a pass may commit beside its largest, nats (entropy_bound; 0.1)", 0
+    )
+    low_threshold: float | None = _own(
+        float, "confidence that the surest of a run of masks needs (hierarchy; 0.4)", 0, 1
+    )
+    sigma: float | None = _own(
+        float, "how far known tokens lend certainty, positions (certainty_prior; 10)", 0.1, 100
+    )
+    position_decay: float | None = _own(
+        float, "how fast a block's later positions lose weight (position_calibration; 0.25)", 0
+    )
+    surprise_cap: float | None = _own(
+        float, "most that a rare token can weigh, nats (position_calibration; 10)", 0, above=True
+    )
+    kl_threshold: float | None = _own(
+        float, "divergence from the last pass below which a position is steady (klass; 0.01)", 0
+    )
+    kl_history: int | None = _own(int, "passes that it has to be steady for (klass; 2)", 1)
+    explore_threshold: float | None = _own(
+        float, "confidence up to which a span reaches (slowfast; 0.3)", 0, 1
+    )
+    explore_steps: int | None = _own(int, "slow passes that a span begins with (slowfast; 6)", 1)
+    credit_weight: float | None = _own(float, "weight of past proposals (credit; 0.7)", 0)
+    credit_power: float | None = _own(
+        float, "power of a proposal's probability that it is credited with (credit; 0.2)", 0
+    )
+    credit_decay: float | None = _own(
+        float, "share of its credit that a token keeps each pass (credit; 0.8)", 0, 1
+    )
+    remask_threshold: float | None = _own(
+        float, "confidence below which a draft is taken back (wino; 0.9)", 0, 1
+    )
     gen_length: int = _field(256, int, "canvas: tokens to generate")
     block_length: int = _field(32, int, "block, decoded left to right; divides gen_length")
     temperature: float = _field(0.0, float, "0 takes the most probable token")
@@ -104,8 +148,12 @@ class DecodeConfig:
         own = getattr(self, name)
         if own is not None or name not in POLICY_OPTIONS:
             return own
-        default = POLICIES[self.policy].defaults.get(name)
-        return self.gen_length if name == "steps" and POLICIES[self.policy].scheduled else default
+        defaults = POLICIES[self.policy].defaults
+        if name == "steps" and POLICIES[self.policy].scheduled:
+            return self.gen_length
+        if name in ("radius_left", "radius_right") and name in defaults:
+            return self.value("radius")
+        return defaults.get(name)
 
     def replace(self, **changes) -> DecodeConfig:
         """A copy with some options changed, validated again."""
@@ -118,6 +166,29 @@ class DecodeConfig:
 
 
 FIELDS = {f.name: f for f in dataclasses.fields(DecodeConfig)}
+
+# Numbers that travel in `RowOptions.own`, with their types: only policies that list them do.
+OWN = {name: f.metadata["kind"] for name, f in FIELDS.items() if "own" in f.metadata}
+
+# Options that belong to some policies only; None means "the policy's default".
+POLICY_OPTIONS = ("threshold", "relaxed_threshold", "radius", "steps", "schedule", *OWN)
+
+# Options that a record may set for its own row; the others shape the compiled program.
+PER_ROW = (
+    "threshold",
+    "relaxed_threshold",
+    "radius",
+    "steps",
+    *OWN,
+    "temperature",
+    "top_p",
+    "top_k",
+    "seed",
+    "cfg_scale",
+    "early_stop",
+    "logits_eos_inf",
+    "confidence_eos_eot_inf",
+)
 
 
 def check_keys(
@@ -215,6 +286,14 @@ def _check_ranges(c: DecodeConfig) -> None:
         value = getattr(c, name)
         if value is not None and not 0.0 <= value <= 1.0:
             raise UserError(f"{name} is {value}; expected a probability between 0 and 1")
+    for name in OWN:
+        value, allowed = getattr(c, name), FIELDS[name].metadata["own"]
+        low, high, above = allowed["low"], allowed["high"], allowed["above"]
+        if value is not None and (value < low or (above and value == low)):
+            least = "more than" if above else "at least"
+            raise UserError(f"{name} is {value}; expected {least} {low}")
+        if value is not None and value > high:
+            raise UserError(f"{name} is {value}; expected at most {high:g}")
     limit = 2**31 - 1
     for name, least in (("radius", 0), ("steps", 1), ("gen_length", 1), ("block_length", 1)):
         value = getattr(c, name)
@@ -253,6 +332,16 @@ def _check_policy(c: DecodeConfig) -> None:
                 f"relaxed_threshold {relaxed} is above threshold {threshold}; "
                 f"lower relaxed_threshold or raise threshold"
             )
+    if "low_threshold" in policy.defaults and c.value("low_threshold") > c.value("threshold"):
+        raise UserError(
+            f"low_threshold {c.value('low_threshold')} is above threshold {c.value('threshold')}; "
+            f"lower low_threshold or raise threshold"
+        )
+    if "recheck" in policy.needs and c.cache != "none":
+        raise UserError(
+            f"cache is {c.cache}, but policy {c.policy} reads the whole sequence in every pass; "
+            f"choose cache none or another policy"
+        )
     if policy.scheduled:
         if c.value("schedule") == "dream" and c.block_length != c.gen_length:
             raise UserError(

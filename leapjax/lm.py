@@ -143,6 +143,41 @@ class LM:
         self.replicas = tuple(replicas or [Replica(params)])
         self._engines: dict[tuple, Engine] = {}
 
+    def with_token_counts(self, counts) -> LM:
+        """The same model, knowing how frequent tokens are (policy `position_calibration`).
+
+        Args:
+          counts: (V,) whole numbers: how often each token occurs in a corpus.
+
+        Raises:
+          UserError: not one count, at least 0, for each id of the vocabulary.
+        """
+        from leapjax.policies.position_calibration import log_frequencies
+
+        counts = np.asarray(counts)
+        if counts.shape != (self.config.vocab_size,) or not (counts >= 0).all():
+            raise UserError(
+                f"counts: expected {self.config.vocab_size} numbers, one for each token id, none "
+                f"below 0; got shape {counts.shape}"
+            )
+        known = np.asarray(log_frequencies(counts))
+        replicas = []
+        for r in self.replicas:
+            put = jnp.asarray(known)
+            if r.placement is not None:
+                put = jax.device_put(known, r.placement.everywhere())
+            replicas.append(Replica(r.params | {"log_frequency": put}, r.placement))
+        # Another model as far as results go, so it doesn't go by the old one's hash.
+        return LM(
+            replicas[0].params,
+            self.config,
+            self.codec,
+            self.dtype,
+            self.path,
+            quantization=self.quantization,
+            replicas=replicas,
+        )
+
     @functools.cached_property
     def _arranged(self) -> list[Replica]:
         """The replicas as the compiled programs take them."""

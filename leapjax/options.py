@@ -22,14 +22,7 @@ from leapjax.policies import POLICIES
 
 # How `--help` groups the flags; a field in no group lands in the last.
 _GROUPS = {
-    "policy (which positions commit)": (
-        "policy",
-        "threshold",
-        "relaxed_threshold",
-        "radius",
-        "steps",
-        "schedule",
-    ),
+    "policy (which positions commit)": ("policy", *POLICY_OPTIONS),
     "sampling": ("temperature", "top_p", "top_k", "seed", "cfg_scale"),
     "canvas and loop": (),
 }

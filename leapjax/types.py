@@ -26,6 +26,11 @@ class Proposal(NamedTuple):
       uniform: (B, W) float32 in [0, 1), noise of the row's own key; None unless asked for.
       held: (B, W) bool, positions that stay open even if chosen, because the model's best
         token is the mask; None but for Dream's schedule.
+      surprise: (B, W) float32 in nats, -log of the chosen token's frequency in a corpus; None
+        unless asked for.
+      log_probs: (B, W, V) float32, the whole distribution; None unless asked for.
+      recheck: (B, W) float32 in [0, 1], probability of the token that stands at a position, by a
+        pass that doesn't see it; None unless asked for.
     """
 
     token: Any
@@ -34,6 +39,9 @@ class Proposal(NamedTuple):
     entropy: Any = None
     uniform: Any = None
     held: Any = None
+    surprise: Any = None
+    log_probs: Any = None
+    recheck: Any = None
 
 
 class Decision(NamedTuple):
@@ -42,10 +50,14 @@ class Decision(NamedTuple):
     Attributes:
       commit: (B, W) bool, within the masked positions it was given.
       kind: (B, W) int8, codes of `COMMIT_KINDS`; meaningful where `commit`.
+      memory: what the policy remembers until the block's next pass; None for most.
+      remask: (B, W) bool, decided positions that open again; None if the policy takes none back.
     """
 
     commit: Any
     kind: Any
+    memory: Any = None
+    remask: Any = None
 
 
 @jax.tree_util.register_dataclass
@@ -65,6 +77,8 @@ class RowOptions:
       early_stop: (B,) bool; a finished block that holds eos ends the row.
       logits_eos_inf: (B,) bool; eos is never proposed.
       confidence_eos_eot_inf: (B,) bool; eos and eot proposals have confidence 0.
+      own: option name -> (B,) numbers of the row's policy alone (`leapjax.config.OWN`); empty
+        for policies without any, so that they carry nothing.
     """
 
     threshold: Any
@@ -78,6 +92,7 @@ class RowOptions:
     early_stop: Any
     logits_eos_inf: Any
     confidence_eos_eot_inf: Any
+    own: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       parser: of this command.
     """
     from leapjax.config import QUANTIZATIONS
-    from leapjax.evaluation.settings import POLICIES
+    from leapjax.evaluation.settings import POLICIES, USUAL
 
     add = parser.add_argument
     add("--model", metavar="PATH_OR_ID", help="checkpoint (default: the one in the package)")
@@ -85,9 +85,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--policies",
         type=_listed,
-        default=list(POLICIES),
+        default=list(USUAL),
         metavar="NAME,…",
-        help=f"rows of the table (default: {','.join(POLICIES)})",
+        help=f"rows of the table, of {', '.join(POLICIES)} (default: {','.join(USUAL)})",
     )
     add(
         "--caches",

@@ -26,12 +26,15 @@ class Outcome(NamedTuple):
       served: (B,) bool; rows whose window is to be used in this pass.
       full: (B,) bool; rows whose whole sequence was computed.
       cache: the KV cache after the pass, or None.
+      shadow: (B, W, V) float32 logits of outputs that don't see the token they predict; None
+        unless the policy asks for `recheck`.
     """
 
     hidden: Any
     served: Any
     full: Any
     cache: Any
+    shadow: Any = None
 
 
 def branches(state: DecodeState, program: Program):
@@ -69,6 +72,8 @@ def uncached(params, state: DecodeState, columns, program: Program) -> Outcome:
       columns: (B, W) int32, each row's window.
       program: static structure.
     """
+    if "recheck" in program.policy.needs:
+        return _shadowed(params, state, columns, program)
     place = jnp.arange(program.length, dtype=jnp.int32)[None, :] - state.first[:, None]
     hidden = transformer.hidden_states(
         params,
@@ -81,3 +86,40 @@ def uncached(params, state: DecodeState, columns, program: Program) -> Outcome:
     source = predictors(columns, state.first, program)
     window = take(hidden, doubled(source, program))
     return Outcome(window, ~state.done, ~state.done, None)
+
+
+def _shadowed(params, state: DecodeState, columns, program: Program) -> Outcome:
+    """Compute every column of every row, and a shadow of its window.
+
+    The shadow is the window again, W masks behind the T columns at the positions of the
+    outputs that predict it. It sees itself and all of the row but, each, the token it
+    predicts; the row doesn't see it, so its own outputs are as without.
+    """
+    t, w = program.length, program.block_length
+    source = predictors(columns, state.first, program)
+    everything = jnp.arange(t, dtype=jnp.int32)[None, :]
+    place = everything - state.first[:, None]
+    real = jnp.broadcast_to((place >= 0)[:, None, :], (place.shape[0], t, t))
+    lit = (place >= 0)[:, None, :] & (everything[:, None, :] != columns[:, :, None])  # (B, W, T)
+    beside = jnp.zeros((place.shape[0], t, w), bool)
+    seen = jnp.concatenate(
+        [
+            jnp.concatenate([real, beside], axis=2),
+            jnp.concatenate([lit, jnp.ones((place.shape[0], w, w), bool)], axis=2),
+        ],
+        axis=1,
+    )
+    places = jnp.concatenate([place, source - state.first[:, None]], axis=1)
+    ids = branches(state, program)
+    masks = jnp.full((ids.shape[0], w), program.model.mask_token_id, ids.dtype)
+    hidden = transformer.hidden_states(
+        params,
+        program.model,
+        jnp.concatenate([ids, masks], axis=1),
+        doubled(jnp.maximum(places, 0), program),
+        doubled(seen, program),
+        program.compute_dtype,
+    )
+    window = take(hidden, doubled(source, program))
+    shadow = window_logits(params, hidden[:, t:], state, program)
+    return Outcome(window, ~state.done, ~state.done, None, shadow)

@@ -36,7 +36,16 @@ def guided(conditional, unconditional, scale):
     return jnp.where(s == 0, conditional, mixed)  # exactly what the row gives unguided
 
 
-def propose(logits, options: RowOptions, noise_keys, last_pass, program: Program) -> Proposal:
+def never_proposed(v: int, options: RowOptions, program: Program):
+    """(B, 1, V) bool: ids that no row's proposal may hold: the mask, and eos where barred."""
+    vocabulary = jnp.arange(v, dtype=jnp.int32)[None, None, :]
+    no_eos = (vocabulary == program.model.eos_token_id) & options.logits_eos_inf[:, None, None]
+    return no_eos | (vocabulary == program.model.mask_token_id)
+
+
+def propose(
+    logits, options: RowOptions, noise_keys, last_pass, program: Program, log_frequency=None
+) -> Proposal:
     """Choose a token for each position and say how sure the model is of it.
 
     Args:
@@ -46,9 +55,11 @@ def propose(logits, options: RowOptions, noise_keys, last_pass, program: Program
         samples or its policy asks for uniform noise.
       last_pass: (B,) bool; the schedule's last pass over the row. Read by Dream's schedule.
       program: static structure.
+      log_frequency: (V,) float32, log of each token's share of a corpus; None takes all
+        tokens to be equally frequent. Read if the policy needs `surprise`.
 
     Returns:
-      A Proposal; `margin`, `entropy`, `uniform` only if the policy needs them.
+      A Proposal; fields from `margin` on only if the policy needs them, `recheck` not yet.
     """
     model, needs = program.model, program.policy.needs
     with jax.named_scope("proposal"):
@@ -74,7 +85,7 @@ def propose(logits, options: RowOptions, noise_keys, last_pass, program: Program
         is_chosen = vocabulary == weighed_ids[..., None]
         chosen = jnp.max(jnp.where(is_chosen, weighed, _NEVER), axis=-1)
         confidence = jnp.exp(chosen - total)
-        margin = entropy = uniform = None
+        margin = entropy = uniform = surprise = log_probs = None
         if "margin" in needs:
             is_mask = vocabulary == model.mask_token_id
             barred = is_mask if held is None else is_mask & last_pass[:, None, None]
@@ -90,7 +101,24 @@ def propose(logits, options: RowOptions, noise_keys, last_pass, program: Program
         if "uniform" in needs:
             draw = jax.vmap(jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, 1))))
             uniform = draw(noise_keys)
-    return Proposal(token, confidence, margin, entropy, uniform, held)
+        if "surprise" in needs:
+            if log_frequency is None:
+                known = jnp.full(token.shape, -np.log(logits.shape[-1]), jnp.float32)
+            else:
+                known = log_frequency[token]
+            surprise = -known
+        if "log_probs" in needs:
+            log_probs = weighed - total[..., None]
+    return Proposal(token, confidence, margin, entropy, uniform, held, surprise, log_probs)
+
+
+def probability(logits, ids):
+    """Softmax probability of some tokens: (B, W, V) logits, (B, W) ids -> (B, W) float32."""
+    vocabulary = jnp.arange(logits.shape[-1], dtype=jnp.int32)[None, None, :]
+    top = jnp.max(logits, axis=-1)
+    total = top + jnp.log(jnp.sum(jnp.exp(logits - top[..., None]), axis=-1))
+    chosen = jnp.max(jnp.where(vocabulary == ids[..., None], logits, _NEVER), axis=-1)
+    return jnp.exp(chosen - total)
 
 
 def _first_argmax(score, vocabulary):

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from leapjax.config import OWN
 from leapjax.decoding.program import Program
 from leapjax.types import Request, RowOptions
 
@@ -45,6 +46,7 @@ class DecodeState:
       iteration: () int32; iterations of the loop so far.
       options: the rows' numbers.
       cache: keys and values of the KV cache, or None.
+      memory: name -> (B, ...) of what the policy remembers within a block, or None.
     """
 
     tokens: Any
@@ -66,10 +68,11 @@ class DecodeState:
     iteration: Any
     options: RowOptions
     cache: Any = None
+    memory: Any = None
 
 
-# Fields that are not one-per-row, so that refilling a slot leaves them alone.
-SHARED = ("iteration", "cache")
+# Fields that refilling a slot leaves alone: not one per row, or void in a block's first pass.
+SHARED = ("iteration", "cache", "memory")
 
 
 def key_material(request: Request) -> np.ndarray:
@@ -169,11 +172,25 @@ def row_arrays(request: Request, program: Program) -> dict[str, Any]:
             "top_p": np.float32(c.top_p),
             "top_k": np.int32(c.top_k or 0),
             "cfg_scale": np.float32(c.cfg_scale),
-            "early_stop": np.bool_(c.early_stop and not request.infill),
+            # Infilling has no end, and what a policy may take back has not ended.
+            "early_stop": np.bool_(
+                c.early_stop and not request.infill and not program.policy.remasks
+            ),
             "logits_eos_inf": np.bool_(c.logits_eos_inf),
             "confidence_eos_eot_inf": np.bool_(c.confidence_eos_eot_inf),
+            "own": {
+                name: _own(c, name, program) for name in OWN if name in program.policy.defaults
+            },
         },
     }
+
+
+def _own(config, name: str, program: Program):
+    """A policy's own number; an idle slot, which sets nothing, has the policy's default."""
+    value = config.value(name)
+    value = program.policy.defaults[name] if value is None else value
+    value = 0 if value is None else value
+    return np.int32(value) if OWN[name] is int else np.float32(value)
 
 
 def idle_row(program: Program) -> dict[str, Any]:
@@ -204,9 +221,8 @@ class _IdleConfig:
 
 def stack_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Rows as one batch: every leaf gains a leading B axis; `options` becomes RowOptions."""
-    options = RowOptions(
-        **{k: np.stack([r["options"][k] for r in rows]) for k in rows[0]["options"]}
-    )
+    options = jax.tree.map(lambda *leaves: np.stack(leaves), *[r["options"] for r in rows])
+    options = RowOptions(**options)
     stacked = {k: np.stack([r[k] for r in rows]) for k in rows[0] if k != "options"}
     return stacked | {"options": options}
 
@@ -224,7 +240,16 @@ def initial_state(requests: list[Request], program: Program, slots: int | None =
     """
     rows = [row_arrays(r, program) for r in requests]
     rows += [idle_row(program)] * ((slots or len(rows)) - len(rows))
-    return DecodeState(**stack_rows(rows), iteration=np.int32(0))
+    memory = empty_memory(program, len(rows))
+    return DecodeState(**stack_rows(rows), iteration=np.int32(0), memory=memory)
+
+
+def empty_memory(program: Program, slots: int):
+    """What the program's policy remembers of `slots` rows, as zeros; None if nothing."""
+    if program.policy.memory is None:
+        return None
+    leaves = program.policy.memory(program.block_length, program.model.vocab_size)
+    return {name: np.zeros((slots, *shape), dtype) for name, (shape, dtype) in leaves.items()}
 
 
 def refill(state: DecodeState, rows: dict[str, Any], chosen) -> DecodeState:

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 
 from leapjax.decoding import forward, schedule, streamed
 from leapjax.decoding.program import Program
-from leapjax.decoding.proposal import propose
+from leapjax.decoding.proposal import never_proposed, probability, propose
 from leapjax.decoding.state import DecodeState, row_keys
 from leapjax.decoding.window import block_columns, take
 from leapjax.policies import Pass
+from leapjax.types import NONE
 
 
 def noise_keys(state: DecodeState, columns, program: Program):
@@ -64,13 +65,31 @@ def step(params, state: DecodeState, program: Program) -> DecodeState:
     live = result.served
     last_pass = state.block_step >= state.options.steps // program.blocks - 1
     keys = noise_keys(state, columns, program)
+    masked = take(state.open, columns) & in_block & live[:, None]
+    info = Pass(
+        quota=quota(state, masked, program),
+        options=state.options,
+        columns=columns,
+        block=state.block,
+        open=state.open,
+        memory=_remembered(state),
+    )
+    if program.policy.remasks:
+        decided = take(~state.open & ~state.given, columns) & in_block & live[:, None]
+        info = info._replace(decided=decided)
     if streamed.applies(params, program):
         proposal = streamed.propose(params, result.hidden, state.options, program)
     else:
         logits = forward.window_logits(params, result.hidden, state, program)
-        proposal = propose(logits, state.options, keys, last_pass, program)
-    masked = take(state.open, columns) & in_block & live[:, None]
-    info = Pass(quota=quota(state, masked, program), options=state.options)
+        if program.policy.adjust is not None:
+            barred = never_proposed(logits.shape[-1], state.options, program)
+            logits, memory = program.policy.adjust(logits, barred, masked, info)
+            info = info._replace(memory=memory)
+        frequency = params.get("log_frequency")
+        proposal = propose(logits, state.options, keys, last_pass, program, frequency)
+    if result.shadow is not None:
+        standing = probability(result.shadow, take(state.tokens, columns))
+        proposal = proposal._replace(recheck=standing)
     decision = program.policy.commit(proposal, masked, info)
     commit = masked & decision.commit
     if proposal.held is not None:
@@ -78,6 +97,8 @@ def step(params, state: DecodeState, program: Program) -> DecodeState:
     with jax.named_scope("commit"):
         one = live.astype(jnp.int32)
         state = _commit(state, columns, commit, proposal, decision)
+        if program.policy.remasks:
+            state = _take_back(state, columns, info.decided & decision.remask, program)
         state = dataclasses.replace(
             state,
             steps=state.steps + one,
@@ -86,28 +107,67 @@ def step(params, state: DecodeState, program: Program) -> DecodeState:
             iteration=state.iteration + 1,
             cache=result.cache,
             due=jnp.where(result.full & live, -1, state.due),
+            memory=_kept(live, decision.memory, state.memory),
         )
         return _advance(state, live, program)
 
 
+def _remembered(state: DecodeState):
+    """The policy's memory as the pass finds it: zeros where a block begins."""
+    if state.memory is None:
+        return None
+    return _kept(state.block_step > 0, state.memory, jax.tree.map(jnp.zeros_like, state.memory))
+
+
+def _kept(rows, memory, otherwise):
+    """`memory` in some rows (B,) bool and `otherwise` in the others, leaf by leaf."""
+
+    def pick(new, old):
+        return jnp.where(rows.reshape(rows.shape + (1,) * (old.ndim - 1)), new, old)
+
+    return jax.tree.map(pick, memory, otherwise)
+
+
 def _commit(state: DecodeState, columns, commit, proposal, decision) -> DecodeState:
     """Write the committed positions of the window back into the rows."""
+    steps = jnp.broadcast_to(state.steps[:, None], commit.shape)
+    return _write(
+        state,
+        columns,
+        commit,
+        tokens=proposal.token,
+        open=jnp.zeros_like(commit),
+        commit_step=steps,
+        commit_kind=decision.kind,
+        commit_confidence=proposal.confidence,
+    )
+
+
+def _take_back(state: DecodeState, columns, remask, program: Program) -> DecodeState:
+    """Open positions of the window again, as if they had never been decided."""
+    return _write(
+        state,
+        columns,
+        remask,
+        tokens=jnp.full(remask.shape, program.model.mask_token_id, jnp.int32),
+        open=jnp.ones_like(remask),
+        commit_step=jnp.full(remask.shape, -1, jnp.int32),
+        commit_kind=jnp.full(remask.shape, NONE, jnp.int8),
+        commit_confidence=jnp.zeros(remask.shape, jnp.float32),
+    )
+
+
+def _write(state: DecodeState, columns, where, **values) -> DecodeState:
+    """Replace fields of the rows in some places (B, W) of their windows by (B, W) values."""
 
     def write(old, new):
-        merged = jnp.where(commit, new.astype(old.dtype), take(old, columns))
+        merged = jnp.where(where, new.astype(old.dtype), take(old, columns))
         # (B, W) into (B, T): windows are contiguous, so this is a slice update per row.
         put = jax.vmap(lambda row, piece, at: jax.lax.dynamic_update_slice(row, piece, (at,)))
         return put(old, merged, columns[:, 0])
 
-    steps = jnp.broadcast_to(state.steps[:, None], commit.shape)
-    return dataclasses.replace(
-        state,
-        tokens=write(state.tokens, proposal.token),
-        open=write(state.open, jnp.zeros_like(commit)),
-        commit_step=write(state.commit_step, steps),
-        commit_kind=write(state.commit_kind, decision.kind),
-        commit_confidence=write(state.commit_confidence, proposal.confidence),
-    )
+    fields = {name: write(getattr(state, name), new) for name, new in values.items()}
+    return dataclasses.replace(state, **fields)
 
 
 def _advance(state: DecodeState, live, program: Program) -> DecodeState:

@@ -26,7 +26,8 @@ _NEVER = np.float32(-np.inf)
 def applies(params, program: Program) -> bool:
     """Whether the parameters come in pieces and the program needs no more than they give."""
     plain = not (program.guidance or program.sampling or program.holds_masks)
-    return "head_pieces" in params and plain and not program.policy.needs
+    policy = program.policy
+    return "head_pieces" in params and plain and not policy.needs and policy.adjust is None
 
 
 def propose(params, hidden, options: RowOptions, program: Program) -> Proposal:

@@ -15,6 +15,15 @@ _COLOURS = {  # tell apart without red and green
     "schedule-8": "#003f6b",
     "threshold": "#e69f00",
     "localleap": "#d55e00",
+    "factor": "#f0e442",
+    "entropy-bound": "#cc79a7",
+    "hierarchy": "#009e73",
+    "certainty-prior": "#999999",
+    "position-calibration": "#666666",
+    "klass": "#882255",
+    "slowfast": "#44aa99",
+    "credit": "#aa7744",
+    "wino": "#332288",
 }
 _MARKERS = {"none": "o", "prefix": "s", "dual": "^"}
 

@@ -15,7 +15,18 @@ POLICIES = {
     "schedule-8": ("low_confidence", 8),
     "threshold": ("confidence_threshold", 0),
     "localleap": ("localleap", 0),
+    "factor": ("factor", 0),
+    "entropy-bound": ("entropy_bound", 0),
+    "hierarchy": ("hierarchy", 0),
+    "certainty-prior": ("certainty_prior", 1),
+    "position-calibration": ("position_calibration", 1),
+    "klass": ("klass", 0),
+    "slowfast": ("slowfast", 0),
+    "credit": ("credit", 0),
+    "wino": ("wino", 0),
 }
+# The rows of an evaluation that names none.
+USUAL = ("greedy", "schedule-2", "schedule-4", "schedule-8", "threshold", "localleap")
 LABELS = {
     "greedy": "greedy, one token a step",
     "schedule-2": "fixed schedule, 1/2 of the steps",
@@ -23,6 +34,15 @@ LABELS = {
     "schedule-8": "fixed schedule, 1/8 of the steps",
     "threshold": "confidence threshold 0.9",
     "localleap": "LocalLeap (0.9, 0.75, radius 4)",
+    "factor": "factor 1",
+    "entropy-bound": "entropy bound 0.1",
+    "hierarchy": "hierarchy (0.9, 0.4)",
+    "certainty-prior": "certainty prior (sigma 10), one token a step",
+    "position-calibration": "position calibration (0.25, 10), one token a step",
+    "klass": "KLASS (0.9, 0.01, 2 passes)",
+    "slowfast": "SlowFast (0.9, 0.3, 6 passes)",
+    "credit": "credit (0.9; 0.7, 0.2, 0.8)",
+    "wino": "WINO (0.6, 0.9)",
 }
 BASELINE = ("greedy", "none")
 

@@ -77,7 +77,7 @@ def attend(q, k, v, valid, dtype):
       q: (B, S, H, E).
       k: (B, T, K, E), already rotated.
       v: (B, T, K, E).
-      valid: (B, T) bool; False keys (pads) are never attended.
+      valid: (B, T) bool; False keys (pads) are never attended. Or (B, S, T), for each query.
       dtype: compute dtype.
 
     Returns:
@@ -97,7 +97,10 @@ def attend(q, k, v, valid, dtype):
         preferred_element_type=jnp.float32,
     )
     # A finite floor: a slot without any key (an idle row) must not make NaNs.
-    scores = jnp.where(valid[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
+    seen = (
+        valid[:, None, None, :] if valid.ndim == 2 else jnp.tile(valid, (1, per_group, 1))[:, None]
+    )
+    scores = jnp.where(seen[:, None], scores, jnp.finfo(jnp.float32).min)
     weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
     # Normalised after the product, which has fewer columns (E) than there are keys (T).
     total = jnp.sum(weights, axis=-1, keepdims=True)
@@ -155,7 +158,8 @@ def hidden_states(params: Params, config: ModelConfig, ids, positions, valid, dt
       config: static shape.
       ids: (B, T) int32.
       positions: (B, T) int32; the rotary position of each column in its own row.
-      valid: (B, T) bool; False marks pads, which nobody attends to.
+      valid: (B, T) bool; False marks pads, which nobody attends to. Or (B, T, T): whom each
+        column attends to.
       dtype: compute dtype; float32 computes at full precision on every device.
 
     Returns:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from leapjax.policies import (
+    certainty_prior,
     confidence_threshold,
+    credit,
     entropy,
+    entropy_bound,
+    factor,
+    hierarchy,
+    klass,
     localleap,
     low_confidence,
     margin,
+    position_calibration,
     random,
+    slowfast,
+    wino,
 )
 from leapjax.policies.base import Pass, Policy
 
@@ -21,6 +30,15 @@ POLICIES: dict[str, Policy] = {
         margin,
         entropy,
         random,
+        factor,
+        entropy_bound,
+        hierarchy,
+        certainty_prior,
+        position_calibration,
+        klass,
+        slowfast,
+        credit,
+        wino,
     )
 }
 

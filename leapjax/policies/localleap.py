@@ -3,6 +3,10 @@
 Source: LocalLeap, arXiv 2510.07081: anchors have at least the anchor threshold;
 within `radius` of one the relaxed threshold suffices. Defaults are the paper's for
 LLaDA-8B-Instruct.
+
+Beyond the paper, and off by default: `decay` lets the relaxed threshold rise with each further
+position from the nearest anchor that reaches there, and `radius_left`, `radius_right` let an
+anchor reach less or farther on one side.
 """
 
 from __future__ import annotations
@@ -14,8 +18,8 @@ from leapjax.policies.base import Policy, surest
 from leapjax.types import ANCHOR, PROPAGATED, TOP1, Decision
 
 
-def anchor_distance(anchor):
-    """Distance of each position to the nearest anchor of its row.
+def anchor_distances(anchor):
+    """Distance of each position to the nearest anchor at or before it, and at or behind it.
 
     Two running extrema, so the cost is linear in the window whatever the radius.
 
@@ -23,13 +27,13 @@ def anchor_distance(anchor):
       anchor: (B, W) bool.
 
     Returns:
-      (B, W) int32; at least 2 ** 29 where the row has no anchor.
+      Two (B, W) int32; at least 2 ** 29 where there is no such anchor.
     """
     far = jnp.int32(2**29)
     slots = jnp.broadcast_to(jnp.arange(anchor.shape[1], dtype=jnp.int32), anchor.shape)
     left = lax.cummax(jnp.where(anchor, slots, -far), axis=1)
     right = lax.cummin(jnp.where(anchor, slots, 2 * far), axis=1, reverse=True)
-    return jnp.minimum(slots - left, right - slots)
+    return slots - left, right - slots
 
 
 def commit(proposal, masked, info):
@@ -38,7 +42,9 @@ def commit(proposal, masked, info):
     Args:
       proposal: `.confidence` (B, W) float32 in [0, 1].
       masked: (B, W) bool, the active block's open positions.
-      info: `.options.threshold`, `.relaxed_threshold` (B,) float32 and `.radius` (B,) int32.
+      info: `.options.threshold`, `.relaxed_threshold` (B,) float32, `.radius` (B,) int32;
+        `.options.own`: `decay` (B,) float32, `radius_left` and `radius_right` (B,) int32, those
+        that are left out as in the paper.
 
     Returns:
       A Decision; kinds anchor, propagated, and top1 for a surest position that is neither.
@@ -47,9 +53,18 @@ def commit(proposal, masked, info):
     confidence = proposal.confidence
     anchor = masked & (confidence >= options.threshold[:, None])
     # Clipped to the window: without an anchor the distance is large, not infinite.
-    reach = jnp.minimum(options.radius, jnp.int32(anchor.shape[1]))
-    near = anchor_distance(anchor) <= reach[:, None]
-    propagated = masked & near & (confidence >= options.relaxed_threshold[:, None])
+    w = jnp.int32(anchor.shape[1])
+    before, behind = anchor_distances(anchor)
+    # An anchor before a position reaches it to the anchor's right.
+    right = jnp.minimum(options.own.get("radius_right", options.radius), w)[:, None]
+    left = jnp.minimum(options.own.get("radius_left", options.radius), w)[:, None]
+    before = jnp.where(before <= right, before, w + 1)
+    behind = jnp.where(behind <= left, behind, w + 1)
+    distance = jnp.minimum(before, behind)
+    steps = (distance - 1).astype(jnp.float32)  # the nearest neighbours need no more
+    decay = options.own.get("decay", jnp.zeros_like(options.relaxed_threshold))
+    needed = options.relaxed_threshold[:, None] + decay[:, None] * steps
+    propagated = masked & (distance <= w) & (confidence >= needed)
     kind = jnp.where(anchor, ANCHOR, jnp.where(propagated, PROPAGATED, TOP1)).astype(jnp.int8)
     return Decision(anchor | propagated | surest(confidence, masked), kind)
 
@@ -57,6 +72,13 @@ def commit(proposal, masked, info):
 POLICY = Policy(
     name="localleap",
     source="arXiv 2510.07081",
-    defaults={"threshold": 0.9, "relaxed_threshold": 0.75, "radius": 4},
+    defaults={
+        "threshold": 0.9,
+        "relaxed_threshold": 0.75,
+        "radius": 4,
+        "radius_left": None,
+        "radius_right": None,
+        "decay": 0.0,
+    },
     commit=commit,
 )

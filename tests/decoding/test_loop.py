@@ -38,8 +38,25 @@ STRUCTURES = {
     ),
     "threshold-prefix": ("confidence_threshold", "llada", {"threshold": 0.5, "cache": "prefix"}),
     "random-sampled": ("random", "llada", {"temperature": 1.0, "steps": 6}),
+    "certainty-prior-prefix": ("certainty_prior", "dream", {"cache": "prefix", "sigma": 2.0}),
+    "position-calibration": ("position_calibration", "llada", {"early_stop": False}),
+    "klass": (
+        "klass",
+        "llada",
+        {"threshold": 0.3, "kl_threshold": 0.1, "kl_history": 1, "early_stop": False},
+    ),
+    "slowfast-prefix": (
+        "slowfast",
+        "llada",
+        {"cache": "prefix", "explore_steps": 2, "early_stop": False},
+    ),
+    "credit-all-at-once": (
+        "credit",
+        "dream",
+        {"cache": "dual", "cfg_scale": 0.5, "temperature": 0.7, "threshold": 0.3},
+    ),
 }
-QUICK = ("localleap", "all-at-once")
+QUICK = ("localleap", "all-at-once", "credit-all-at-once")
 BY_STRUCTURE = [pytest.param(s, marks=() if s in QUICK else pytest.mark.slow) for s in STRUCTURES]
 
 

@@ -1,44 +1,87 @@
 """Coarse random inputs for policies: ties, exact hits, empty rows, extreme radii."""
 
+import jax
 import numpy as np
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leapjax.policies import Pass
-from leapjax.types import Proposal, RowOptions
+from leapjax.config import FIELDS as OPTIONS
+from leapjax.config import OWN
+from leapjax.policies import POLICIES, Pass
+from leapjax.types import COMMIT_KINDS, Proposal, RowOptions
 
-ROWS, WIDTH = 4, 9
+ROWS, WIDTH, VOCAB = 4, 9, 3
+LEFT = 5  # columns of the row in front of the window
 LEVELS = [0.0, 0.25, 0.5, 0.75, 1.0]  # few values, so that ties and exact hits are common
 RADII = [0, 1, 2, 3, WIDTH - 1, WIDTH, 2**29, 2**31 - 1]
-FIELDS = ("confidence", "margin", "entropy", "uniform")
+FIELDS = ("confidence", "margin", "entropy", "uniform", "surprise", "recheck")
+NOISE = len(FIELDS) * WIDTH + 8 + len(OWN)  # bytes a row is made of
+
+
+def default(name):
+    """An own option's default in the first policy that reads it."""
+    return next(p.defaults[name] for p in POLICIES.values() if name in p.defaults)
+
+
+def levels(name):
+    """Values that an own option may have: the least, the default and coarse ones."""
+    allowed, usual = OPTIONS[name].metadata["own"], default(name) or 0
+    low, high = allowed["low"], allowed["high"]
+    values = [OWN[name](x) for x in (low, usual, 2 * usual, 0.25, 0.5, 1, 3)]
+    fits = [x for x in values if low <= x <= high and not (allowed["above"] and x == low)]
+    return list(dict.fromkeys(fits))
 
 
 def row(noise: bytes):
     """Bytes -> one row as plain Python; bytes, because Hypothesis draws them fast."""
-    levels = {
+    fields = {
         name: [LEVELS[x % 5] for x in noise[n * WIDTH : (n + 1) * WIDTH]]
         for n, name in enumerate(FIELDS)
     }
-    kind, at, sure, share, far, quota, low, high = noise[4 * WIDTH :]
+    noise = noise[len(FIELDS) * WIDTH :]
+    kind, at, sure, share, far, quota, low, high = noise[:8]
     bits = low + 256 * high
     masked = {0: [True] * WIDTH, 1: [False] * WIDTH, 2: [i == at % WIDTH for i in range(WIDTH)]}
     allowed = [x for x in LEVELS if x <= LEVELS[sure % 5]]
-    return levels | {
+    own = {n: levels(n)[x % len(levels(n))] for n, x in zip(OWN, noise[8:], strict=True)}
+    return fields | {
         "masked": masked.get(kind % 6, [bool(bits >> i & 1) for i in range(WIDTH)]),
         "threshold": LEVELS[sure % 5],
         "relaxed_threshold": allowed[share % len(allowed)],
         "radius": RADII[far % len(RADII)],
         "quota": quota % (WIDTH + 3),
+        "own": own,
     }
+
+
+def rows_of(count=ROWS):
+    """So many rows."""
+    one = st.binary(min_size=NOISE, max_size=NOISE).map(row)
+    return st.lists(one, min_size=count, max_size=count)
 
 
 def batch():
     """ROWS rows."""
-    one = st.binary(min_size=4 * WIDTH + 8, max_size=4 * WIDTH + 8).map(row)
-    return st.lists(one, min_size=ROWS, max_size=ROWS)
+    return rows_of(ROWS)
 
 
-def stack(rows):
-    """What a policy takes: (Proposal, masked, Pass) of NumPy arrays."""
+def log_probs(row):
+    """(W, V): the chosen token as probable as the row's confidence says, about."""
+    sure = np.clip(np.array(row["confidence"]), 0.05, 0.9)[:, None]
+    return np.log(np.concatenate([sure, (1 - sure) * 0.6, (1 - sure) * 0.4], axis=1))
+
+
+def own_value(row, name):
+    """An own option's value in a row; what the row leaves out has its default."""
+    value = row.get("own", {}).get(name, default(name))
+    return row["radius"] if value is None else value
+
+
+def stack(rows, policy=None):
+    """What a policy takes: (Proposal, masked, Pass) of NumPy arrays.
+
+    With a policy its memory is there, as a block begins. Rows may leave out what is not read.
+    """
 
     def column(name, dtype):
         return np.array([r[name] for r in rows], dtype)
@@ -56,8 +99,121 @@ def stack(rows):
         early_stop=np.zeros(b, bool),
         logits_eos_inf=np.zeros(b, bool),
         confidence_eos_eot_inf=np.zeros(b, bool),
+        own={
+            name: np.array(
+                [own_value(r, name) for r in rows],
+                np.int32 if kind is int else np.float32,
+            )
+            for name, kind in OWN.items()
+        },
     )
-    values = {name: column(name, np.float32) for name in FIELDS}
+    zeros = [0.0] * WIDTH
+    values = {n: np.array([r.get(n, zeros) for r in rows], np.float32) for n in FIELDS}
+    values["log_probs"] = np.array([log_probs(r) for r in rows], np.float32)
     token = np.zeros((b, WIDTH), np.int32)
-    proposal = Proposal(token=token, **values)
-    return proposal, column("masked", bool), Pass(column("quota", np.int32), options)
+    masked = column("masked", bool)
+    columns = np.broadcast_to(np.arange(LEFT, LEFT + WIDTH, dtype=np.int32), (b, WIDTH))
+    memory = None
+    if policy is not None and policy.memory is not None:
+        shapes = policy.memory(WIDTH, VOCAB)
+        memory = {name: np.zeros((b, *shape), dtype) for name, (shape, dtype) in shapes.items()}
+    info = Pass(
+        quota=column("quota", np.int32),
+        options=options,
+        columns=columns,
+        block=np.full(b, LEFT, np.int32),
+        open=np.concatenate([np.zeros((b, LEFT), bool), masked], axis=1),
+        memory=memory,
+        decided=~masked,
+    )
+    return Proposal(token=token, **values), masked, info
+
+
+def check_rule(name, rule, examples=200):
+    """A policy's commits, with their reasons, are what its rule says of each row alone.
+
+    Args:
+      name: the policy.
+      rule: a row -> {position: kind}, in plain Python.
+      examples: how many batches to try.
+    """
+    commit = jax.jit(POLICIES[name].commit)
+
+    @settings(max_examples=examples)
+    @given(batch())
+    def check(rows):
+        decision = commit(*stack(rows))
+        got, kind = np.asarray(decision.commit), np.asarray(decision.kind)
+        for b, row in enumerate(rows):
+            chosen = {int(i): COMMIT_KINDS[kind[b, i]] for i in np.flatnonzero(got[b])}
+            assert chosen == rule(row), row
+
+    check()
+
+
+def open_positions(row):
+    """Indices of a row's masks."""
+    return [i for i, m in enumerate(row["masked"]) if m]
+
+
+def surest(row):
+    """The most confident masked position, the leftmost of equals; None without masks."""
+    return max(open_positions(row), key=lambda i: row["confidence"][i], default=None)
+
+
+def is_best(chosen, score, row, slack=1e-6):
+    """`chosen` holds as many of the row's masks as its quota asks for, none worse than another.
+
+    For scores that a float32 kernel and Python round differently: near ties may go either way.
+    """
+    left = open_positions(row)
+    assert len(chosen) == min(row["quota"], len(left)) and set(chosen) <= set(left)
+    rest = [score[i] for i in left if i not in chosen]
+    return not chosen or not rest or min(score[i] for i in chosen) >= max(rest) - slack
+
+
+def check_run(name, rule, examples=60, change=None):
+    """A policy with a memory does what its rule says, pass after pass of one block.
+
+    Args:
+      name: the policy.
+      rule: a row -> an object whose `step(row)` gives {position: kind} for the pass, `back` for
+        what opens again; the row's fields change from pass to pass, its masks as they commit.
+      examples: how many batches to try.
+      change: (rng, proposal, rows) -> proposal, for fields that a row does not hold.
+    """
+    policy = POLICIES[name]
+    commit = jax.jit(policy.commit)
+
+    @settings(max_examples=examples)
+    @given(st.integers(0, 2**31))
+    def check(seed):
+        rng = np.random.default_rng(seed)
+        rows = [row(rng.bytes(NOISE)) for _ in range(ROWS)]  # most are long runs
+        rules = [rule(r) for r in rows]
+        rows = [dict(r, masked=list(r["masked"])) for r in rows]
+        _, begun, info = stack(rows, policy)
+        memory = info.memory
+        for _ in range(WIDTH + 1):
+            for r in rows:
+                for name in ("confidence", "recheck"):
+                    r[name] = [LEVELS[x] for x in rng.integers(0, 5, WIDTH)]
+            proposal, masked, info = stack(rows)
+            info = info._replace(decided=~masked & begun)
+            if change is not None:
+                proposal = change(rng, proposal, rows)
+            decision = jax.device_get(commit(proposal, masked, info._replace(memory=memory)))
+            memory = decision.memory
+            for b, r in enumerate(rows):
+                places = np.flatnonzero(decision.commit[b]).tolist()
+                chosen = {i: COMMIT_KINDS[decision.kind[b, i]] for i in places}
+                back = (
+                    [] if decision.remask is None else np.flatnonzero(decision.remask[b]).tolist()
+                )
+                chosen |= {i: "back" for i in back}
+                assert not any(r["masked"]) or chosen == rules[b].step(r), (r, memory)
+                for i in chosen:
+                    r["masked"][i] = chosen[i] == "back"
+        assert not any(any(r["masked"]) for r in rows)
+
+    check()

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leapjax.config import POLICY_OPTIONS
+from leapjax.config import OWN, POLICY_OPTIONS
 from leapjax.policies import POLICIES
 from leapjax.types import COMMIT_KINDS, Proposal
-from tests.policies.batches import FIELDS, ROWS, batch, stack
+from tests.policies.batches import FIELDS, ROWS, batch, levels, stack
 
 every = pytest.mark.parametrize("name", POLICIES)
 
@@ -35,7 +35,7 @@ def test_commits_lie_within_the_masks_and_rows_progress(name):
     @settings(max_examples=60)
     @given(batch())
     def check(rows):
-        proposal, masked, info = stack(rows)
+        proposal, masked, info = stack(rows, policy)
         decision = commit(proposal, masked, info)
         got, kind = np.asarray(decision.commit), np.asarray(decision.kind)
         assert got.shape == kind.shape == masked.shape and got.dtype == bool
@@ -52,17 +52,18 @@ def test_commits_lie_within_the_masks_and_rows_progress(name):
 
 @every
 def test_slots_and_mates_change_nothing(name):
-    commit = jax.jit(POLICIES[name].commit)
+    policy = POLICIES[name]
+    commit = jax.jit(policy.commit)
 
     @settings(max_examples=40)
     @given(batch(), batch(), st.permutations(range(ROWS)))
     def check(rows, mates, order):
-        want = jax.device_get(commit(*stack(rows)))
-        moved = jax.device_get(commit(*stack([rows[i] for i in order])))
+        want = jax.device_get(commit(*stack(rows, policy)))
+        moved = jax.device_get(commit(*stack([rows[i] for i in order], policy)))
         for now, before in enumerate(order):
             np.testing.assert_array_equal(moved.commit[now], want.commit[before])
             np.testing.assert_array_equal(moved.kind[now], want.kind[before])
-        among = jax.device_get(commit(*stack([*mates[1:], rows[0]])))
+        among = jax.device_get(commit(*stack([*mates[1:], rows[0]], policy)))
         np.testing.assert_array_equal(among.commit[-1], want.commit[0])
 
     check()
@@ -75,8 +76,8 @@ def test_only_what_it_names_is_read(name):
     rng = np.random.default_rng(0)
     row = {f: rng.integers(0, 5, 9) / 4 for f in FIELDS}
     row |= {"masked": [True] * 9, "threshold": 0.5, "relaxed_threshold": 0.25}
-    proposal, masked, info = stack([row | {"radius": 1, "quota": 3}])
-    unasked = {f: None for f in FIELDS[1:] if f not in policy.needs}
+    proposal, masked, info = stack([row | {"radius": 1, "quota": 3}], policy)
+    unasked = {f: None for f in (*FIELDS[1:], "log_probs") if f not in policy.needs}
     full = policy.commit(proposal, masked, info)
     bare = policy.commit(proposal._replace(**unasked), masked, info)
     np.testing.assert_array_equal(full.commit, bare.commit)
@@ -86,19 +87,22 @@ def test_only_what_it_names_is_read(name):
         for k in ("threshold", "relaxed_threshold", "radius")
         if k not in policy.defaults
     }
-    info = info._replace(options=dataclasses.replace(info.options, **other))
+    own = {k: v if k in policy.defaults else v * 0 for k, v in info.options.own.items()}
+    info = info._replace(options=dataclasses.replace(info.options, own=own, **other))
     np.testing.assert_array_equal(policy.commit(proposal, masked, info).commit, full.commit)
 
 
 @every
 def test_second_call_compiles_nothing(name, compilations):
-    commit = jax.jit(POLICIES[name].commit)
+    policy = POLICIES[name]
+    commit = jax.jit(policy.commit)
     rng = np.random.default_rng(1)
 
     def some(threshold, radius, quota):
         row = {f: rng.random(9) for f in FIELDS}
-        row |= {"masked": rng.random(9) < 0.7, "threshold": threshold}
-        return stack([row | {"relaxed_threshold": threshold / 2, "radius": radius, "quota": quota}])
+        row |= {"masked": rng.random(9) < 0.7, "threshold": threshold, "radius": radius}
+        row |= {"own": {n: rng.choice(levels(n)) for n in OWN}}
+        return stack([row | {"relaxed_threshold": threshold / 2, "quota": quota}], policy)
 
     with compilations.seen() as first:
         jax.block_until_ready(commit(*some(0.9, 4, 2)))
@@ -116,10 +120,11 @@ def test_options_vmap(name):
     row = {f: rng.integers(0, 5, 9) / 4 for f in FIELDS} | {"masked": rng.random(9) < 0.8}
     grid = [
         {"threshold": t, "relaxed_threshold": t / 2, "radius": r, "quota": q}
+        | {"own": {name: rng.choice(levels(name)) for name in OWN}}
         for t, r, q in ((0.0, 0, 0), (0.5, 1, 2), (0.75, 3, 4), (1.0, 9, 9))
     ]
     proposal, masked, _ = stack([row | grid[0]])
-    infos = [stack([row | point])[2] for point in grid]
+    infos = [stack([row | point], policy)[2] for point in grid]
     many = jax.tree.map(lambda *leaves: jnp.stack(leaves), *infos)
     got = jax.jit(jax.vmap(lambda i: policy.commit(proposal, masked, i)))(many)
     one = jax.jit(policy.commit)

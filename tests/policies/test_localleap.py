@@ -1,13 +1,16 @@
 """LocalLeap alone: distances, the plain-threshold limit, and what it costs."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leapjax import DecodeConfig
 from leapjax.policies import POLICIES, Pass
-from leapjax.policies.localleap import anchor_distance
+from leapjax.policies.localleap import anchor_distances
 from leapjax.types import Proposal, RowOptions
 from tests.policies.batches import batch, stack
 
@@ -16,14 +19,17 @@ WIDTH = 11
 
 @settings(max_examples=200)
 @given(st.lists(st.booleans(), min_size=WIDTH, max_size=WIDTH))
-def test_anchor_distance_is_the_nearest_anchors(anchor):
-    (got,) = np.asarray(distance(np.array([anchor])))
+def test_anchor_distances_are_the_nearest_anchors(anchor):
+    sides = np.asarray(distances(np.array([anchor])))[:, 0]
     for i in range(WIDTH):
-        want = min((abs(i - a) for a in range(WIDTH) if anchor[a]), default=None)
-        assert got[i] >= 2**29 if want is None else got[i] == want
+        anchors = [a for a in range(WIDTH) if anchor[a]]
+        for got, sign in zip(sides, (1, -1), strict=True):
+            side = [sign * (i - a) for a in anchors]
+            want = min((d for d in side if d >= 0), default=None)
+            assert got[i] >= 2**29 if want is None else got[i] == want
 
 
-distance = jax.jit(anchor_distance)
+distances = jax.jit(anchor_distances)
 
 
 @settings(max_examples=100)
@@ -41,7 +47,7 @@ plain = jax.jit(POLICIES["confidence_threshold"].commit)
 
 
 def test_without_anchor_only_the_surest_commits_whatever_the_radius():
-    row = {f: [0.5] * 9 for f in ("margin", "entropy", "uniform")}
+    row = {f: [0.5] * 9 for f in ("margin", "entropy", "uniform", "surprise")}
     row |= {"confidence": [0.5, 0.5, 0.75, *[0.5] * 6], "masked": [True] * 9, "quota": 0}
     row |= {"threshold": 0.9, "relaxed_threshold": 0.25}
     for radius in (0, 4, 2**29, 2**31 - 1):
@@ -67,3 +73,22 @@ def test_cost_is_linear_in_the_window():
     assert work[1] < 2.5 * work[0], work
     temporary = large.memory_analysis().temp_size_in_bytes
     assert temporary < 64 * 1024, temporary  # a handful of rows, not a square
+
+
+@settings(max_examples=60)
+@given(batch())
+def test_the_papers_rule_is_the_default(rows):
+    """Without the options of our own, and with their defaults, the same."""
+    proposal, masked, info = stack([r | {"own": {}} for r in rows])
+    bare = info._replace(options=dataclasses.replace(info.options, own={}))
+    got, want = leap(proposal, masked, info), leap(proposal, masked, bare)
+    np.testing.assert_array_equal(got.commit, want.commit)
+    np.testing.assert_array_equal(got.kind, want.kind)
+
+
+def test_the_radii_follow_the_radius_until_they_are_set():
+    config = DecodeConfig(radius=2)
+    assert (config.value("radius_left"), config.value("radius_right")) == (2, 2)
+    config = config.replace(radius_right=0)
+    assert (config.value("radius_left"), config.value("radius_right")) == (2, 0)
+    assert DecodeConfig(policy="confidence_threshold").value("radius_left") is None

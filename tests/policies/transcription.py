@@ -27,11 +27,13 @@ def localleap(row):
     for i in range(width):
         if row["masked"][i] and row["confidence"][i] >= row["threshold"]:
             out[i] = "anchor"
+    own = row["own"]
     for a in sorted(out):
         for i in range(width):
-            if abs(i - a) > row["radius"] or not row["masked"][i]:
+            distance = abs(i - a)
+            if distance > own["radius_left" if i < a else "radius_right"] or not row["masked"][i]:
                 continue
-            if row["confidence"][i] >= row["relaxed_threshold"]:
+            if row["confidence"][i] >= row["relaxed_threshold"] + own["decay"] * (distance - 1):
                 out.setdefault(i, "propagated")
     best = surest(row)
     if best is not None:

@@ -1,0 +1,77 @@
+"""Fixed schedule: confidence weighed by how many tokens around a position are known.
+
+Source: d2Cache, arXiv 2509.23094, certainty prior guided decoding: rank by c times the Gaussian
+density of known tokens around the position (sigma 10). Checked against the authors'
+`certainty_density` (src/utils/common.py): what lies left of the canvas counts as known without
+end, what lies right of it as known only if its last position is. There the kernel is cut at
+some canvas lengths, here where it has vanished in float32; for canvases much longer than sigma
+that is the same. Prompt and earlier blocks are known, later blocks are not.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from leapjax.policies.base import Policy, best_of
+from leapjax.types import SCHEDULE, Decision
+
+# Where the kernel ends: 5 sigma and more for every sigma that is allowed.
+REACH = 512
+
+
+def certainty_density(open_, columns, sigma):
+    """The share of known tokens around some columns of each row, weighed by a Gaussian.
+
+    Args:
+      open_: (B, T) bool, positions that are not known; the row ends at the last column.
+      columns: (B, W) int32, where to look.
+      sigma: (B,) float32, positions.
+
+    Returns:
+      (B, W) float32 in [0, 1].
+    """
+    t = open_.shape[1]
+
+    def kernel(distance):  # (B, ...) float32
+        scale = sigma.reshape(sigma.shape + (1,) * (distance.ndim - 1))
+        return jnp.exp(-0.5 * jnp.square(distance / scale))
+
+    steps = jnp.arange(REACH, dtype=jnp.float32)
+    weights = kernel(jnp.broadcast_to(steps, (open_.shape[0], REACH)))
+    tails = jnp.cumsum(weights[:, ::-1], axis=1)[:, ::-1]  # everything at least so far away
+    total = 2 * tails[:, :1] - 1
+
+    def beyond(distance):
+        tail = jnp.take_along_axis(tails, jnp.minimum(distance, REACH - 1), axis=1)
+        return jnp.where(distance < REACH, tail, 0.0)
+
+    apart = columns[:, :, None] - jnp.arange(t, dtype=jnp.int32)[None, None, :]
+    near = kernel(apart.astype(jnp.float32))  # (B, W, T)
+    known = jnp.sum(jnp.where(open_[:, None, :], 0.0, near), axis=-1)
+    right = jnp.where(open_[:, -1:], 0.0, beyond(t - columns))
+    return (known + beyond(columns + 1) + right) / total
+
+
+def commit(proposal, masked, info):
+    """Choose as many positions as the schedule asks for.
+
+    Args:
+      proposal: `.confidence` (B, W) float32 in [0, 1].
+      masked: (B, W) bool, the active block's open positions.
+      info: `.quota` (B,) int32; `.open`, `.columns`; `.options.own["sigma"]` (B,) float32.
+
+    Returns:
+      A Decision of kind schedule.
+    """
+    density = certainty_density(info.open, info.columns, info.options.own["sigma"])
+    chosen = best_of(proposal.confidence * density, masked, info.quota)
+    return Decision(chosen, jnp.full(chosen.shape, SCHEDULE, jnp.int8))
+
+
+POLICY = Policy(
+    name="certainty_prior",
+    source="d2Cache, arXiv 2509.23094",
+    defaults={"steps": None, "schedule": "even", "sigma": 10.0},
+    commit=commit,
+    scheduled=True,
+)

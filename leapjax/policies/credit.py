@@ -1,0 +1,81 @@
+"""Confidence threshold over logits that remember what was proposed before.
+
+Source: CreditDecoding, arXiv 2510.06133, as dInfer has it (`CreditThresholdParallelDecoder` in
+decoding/parallel_strategy.py): in each pass a block's credits decay by beta (0.8), each open
+position's most probable token gains its probability to the power gamma (0.2), and
+alpha log(1 + credit) (0.7) is added to the logits; what is then proposed commits at the
+threshold, else the surest does. The defaults are dInfer's; the paper's own were not checked.
+
+Credits are kept for the whole vocabulary, W V numbers a row, as there. The mask token, which
+is never proposed here, gains none. dInfer commits everything within 1e-5 of the surest where
+nothing reaches the threshold; here the surest alone.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+from leapjax.policies import confidence_threshold
+from leapjax.policies.base import Policy
+
+
+def memory(w, v):
+    """The credit of each token at each position."""
+    return {"credit": ((w, v), np.float32)}
+
+
+def adjust(logits, barred, masked, info):
+    """Add what the tokens' past proposals are worth.
+
+    Args:
+      logits: (B, W, V) float32.
+      barred: (B, 1, V) bool, ids that are never proposed.
+      masked: (B, W) bool, the active block's open positions.
+      info: `.options.own`: `credit_weight`, `credit_power`, `credit_decay` (B,) float32;
+        `.memory`.
+
+    Returns:
+      The new logits and the memory.
+    """
+    own = {name: x[:, None, None] for name, x in info.options.own.items()}
+    top = jnp.max(logits, axis=-1, keepdims=True)
+    total = jnp.sum(jnp.exp(logits - top), axis=-1, keepdims=True)
+    candidates = jnp.where(barred, -jnp.inf, logits)
+    best = jnp.max(candidates, axis=-1, keepdims=True)
+    # The lowest id of equals, as a proposal takes it.
+    ids = jnp.arange(logits.shape[-1], dtype=jnp.int32)[None, None, :]
+    first = jnp.min(jnp.where(candidates == best, ids, logits.shape[-1]), axis=-1, keepdims=True)
+    gain = jnp.power(jnp.exp(best - top) / total, own["credit_power"])  # (B, W, 1)
+    gain = jnp.where(masked[..., None] & (ids == first), gain, 0.0)
+    credit = info.memory["credit"] * own["credit_decay"] + gain
+    return logits + own["credit_weight"] * jnp.log1p(credit), {"credit": credit}
+
+
+def commit(proposal, masked, info):
+    """Choose the positions that this pass commits.
+
+    Args:
+      proposal: `.confidence` (B, W) float32 in [0, 1], credits included.
+      masked: (B, W) bool, the active block's open positions.
+      info: `.options.threshold` (B,) float32, a probability; `.memory`.
+
+    Returns:
+      A Decision with memory; kind anchor where the threshold is reached, else top1.
+    """
+    return confidence_threshold.commit(proposal, masked, info)._replace(memory=info.memory)
+
+
+POLICY = Policy(
+    name="credit",
+    source="CreditDecoding, arXiv 2510.06133",
+    defaults={
+        "threshold": 0.9,
+        "credit_weight": 0.7,
+        "credit_power": 0.2,
+        "credit_decay": 0.8,
+    },
+    commit=commit,
+    memory=memory,
+    adjust=adjust,
+)

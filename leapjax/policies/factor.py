@@ -1,0 +1,45 @@
+"""Commit the n surest positions while n + 1 times the n-th's doubt stays below a factor.
+
+Source: arXiv 2505.22618 (Fast-dLLM), factor-based parallel decoding: the largest n with
+(n + 1)(1 - c_n) < f, where c_n is the n-th largest confidence; Theorem 1 there says when
+parallel and sequential greedy decoding agree. If even the surest fails, it alone commits.
+
+The authors' code (llada/generate.py, `get_transfer_index_dynamic`) differs in two ways that
+look unintended and are not copied: equality passes, and a last candidate that fails is
+taken if all before it passed. Its default factor is 1.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from leapjax.policies.base import Policy, rank
+from leapjax.types import ANCHOR, TOP1, Decision
+
+
+def commit(proposal, masked, info):
+    """Choose the positions that this pass commits.
+
+    Args:
+      proposal: `.confidence` (B, W) float32 in [0, 1].
+      masked: (B, W) bool, the active block's open positions.
+      info: `.options.own["factor"]` (B,) float32, above 0.
+
+    Returns:
+      A Decision; kind anchor where the bound holds, else top1.
+    """
+    place = rank(proposal.confidence, masked)  # n - 1
+    doubt = 1 - proposal.confidence
+    # Both factors grow with n, so the positions that pass are a prefix of the order.
+    bound = (place + 2).astype(jnp.float32) * doubt
+    sure = masked & (bound < info.options.own["factor"][:, None])
+    kind = jnp.where(sure, ANCHOR, TOP1).astype(jnp.int8)
+    return Decision(sure | (masked & (place == 0)), kind)
+
+
+POLICY = Policy(
+    name="factor",
+    source="arXiv 2505.22618, factor",
+    defaults={"factor": 1.0},
+    commit=commit,
+)

@@ -1,0 +1,68 @@
+"""Commit the surest position of each run of masks, and everything that is sure enough.
+
+Source: dInfer, arXiv 2510.08666, hierarchical decoding: known tokens cut the block into runs of
+masks, and each run may be cut again in one pass. Checked against its `HierarchyDecoder`
+(decoding/parallel_strategy.py): a run's maximum commits if it is above `low_threshold` (0.4
+there), every position above `threshold` commits, and the block's surest always. As there,
+both comparisons are strict and equals of a run's maximum commit together. dInfer sets no
+default for `threshold`; 0.9 is Fast-dLLM's, and dInfer's evaluation guide uses 0.8 with 0.5.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from leapjax.policies.base import Policy, surest
+from leapjax.types import ANCHOR, PROPAGATED, TOP1, Decision
+
+
+def run_maximum(confidence, masked):
+    """The largest confidence in each masked position's run of masks.
+
+    Args:
+      confidence: (B, W) float32, at least 0.
+      masked: (B, W) bool.
+
+    Returns:
+      (B, W) float32; -1 where not masked.
+    """
+    score = jnp.where(masked, confidence, np.float32(-1.0))
+    edge = jnp.zeros_like(masked[:, :1])
+    begins = ~(masked & jnp.concatenate([edge, masked[:, :-1]], axis=1))
+    ends = ~(masked & jnp.concatenate([masked[:, 1:], edge], axis=1))
+
+    def join(a, b):
+        return a[0] | b[0], jnp.where(b[0], b[1], jnp.maximum(a[1], b[1]))
+
+    _, from_left = lax.associative_scan(join, (begins, score), axis=1)
+    _, from_right = lax.associative_scan(join, (ends, score), axis=1, reverse=True)
+    return jnp.maximum(from_left, from_right)
+
+
+def commit(proposal, masked, info):
+    """Choose the positions that this pass commits.
+
+    Args:
+      proposal: `.confidence` (B, W) float32 in [0, 1].
+      masked: (B, W) bool, the active block's open positions.
+      info: `.options.threshold`, `.options.own["low_threshold"]` (B,) float32, probabilities.
+
+    Returns:
+      A Decision; kinds anchor above the threshold, propagated for a run's surest, else top1.
+    """
+    options, confidence = info.options, proposal.confidence
+    sure = masked & (confidence > options.threshold[:, None])
+    best = masked & (confidence == run_maximum(confidence, masked))
+    best = best & (confidence > options.own["low_threshold"][:, None])
+    kind = jnp.where(sure, ANCHOR, jnp.where(best, PROPAGATED, TOP1)).astype(jnp.int8)
+    return Decision(sure | best | surest(confidence, masked), kind)
+
+
+POLICY = Policy(
+    name="hierarchy",
+    source="dInfer, arXiv 2510.08666",
+    defaults={"threshold": 0.9, "low_threshold": 0.4},
+    commit=commit,
+)

@@ -1,0 +1,63 @@
+"""Fixed schedule: probable and informative tokens first, the block's early positions above all.
+
+Source: PC-Sampler, arXiv 2508.13021: rank position i of the block by exp(-lambda i) times
+min(-c log q(token), alpha), with q the token's frequency in a corpus. Checked against the
+authors' `pc_sampler_function` (src/generate.py). Their runs use lambda 0.25 and alpha 10,
+our defaults. It changes the order, not the number, of what commits.
+
+q: counts of your corpus, by `lm.with_token_counts`. Without, all tokens are equally frequent,
+so that -log q is one constant, log V, and confidence is weighed by position alone (and capped
+where V exceeds exp(alpha)); the prompt would be too small a corpus to stand in for one.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+from leapjax.policies.base import Policy, best_of
+from leapjax.types import SCHEDULE, Decision
+
+
+def log_frequencies(counts) -> np.ndarray:
+    """Log of each token's share of a corpus, as the authors estimate it.
+
+    Args:
+      counts: (V,) whole numbers, how often each token occurs; unseen tokens count as once.
+
+    Returns:
+      (V,) float32.
+    """
+    counts = np.asarray(counts, np.float64)
+    share = np.maximum(counts, 1.0) / max(counts.sum(), 1.0)
+    return np.log(share + 1e-9).astype(np.float32)
+
+
+def commit(proposal, masked, info):
+    """Choose as many positions as the schedule asks for.
+
+    Args:
+      proposal: `.confidence` (B, W) float32 in [0, 1]; `.surprise` (B, W) float32 in nats.
+      masked: (B, W) bool, the active block's open positions.
+      info: `.quota` (B,) int32; `.columns`, `.block`; `.options.own`: `position_decay` and
+        `surprise_cap` (B,) float32.
+
+    Returns:
+      A Decision of kind schedule.
+    """
+    own = info.options.own
+    place = jnp.maximum(info.columns - info.block[:, None], 0).astype(jnp.float32)
+    content = jnp.minimum(proposal.confidence * proposal.surprise, own["surprise_cap"][:, None])
+    score = jnp.exp(-own["position_decay"][:, None] * place) * content
+    chosen = best_of(score, masked, info.quota)
+    return Decision(chosen, jnp.full(chosen.shape, SCHEDULE, jnp.int8))
+
+
+POLICY = Policy(
+    name="position_calibration",
+    source="PC-Sampler, arXiv 2508.13021",
+    defaults={"steps": None, "schedule": "even", "position_decay": 0.25, "surprise_cap": 10.0},
+    commit=commit,
+    needs=frozenset({"surprise"}),
+    scheduled=True,
+)

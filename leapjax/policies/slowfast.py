@@ -1,0 +1,88 @@
+"""Explore slowly until the end of the confident span settles, then fill that span fast.
+
+Source: SlowFast Sampling, arXiv 2506.10848, as its authors' code does it
+(sampling_utils/generate_slow_fast_sampling.py); the paper's text was not checked. A cycle:
+
+1. For `explore_steps` passes, estimate where the span ends: behind the farthest open position
+   with confidence of at least `explore_threshold` (one position on where there is none). Once
+   two estimates in a row have a standard deviation below 1, the last is the span's end;
+   failing that, the mean of the last two. Commit within the rest of the block.
+2. Commit within the span until it is filled; the next cycle begins at its end.
+
+In both, all positions of at least `threshold` commit if they are two or more, else the surest.
+Left out: the code's cache of outputs behind the span, which is an approximation of its own
+(a KV cache does that here), and its passes over a span that is filled already.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+from leapjax.policies.base import Policy, surest
+from leapjax.types import ANCHOR, TOP1, Decision
+
+
+def memory(w, v):
+    """Of the cycle: where its span starts and ends, passes explored, last estimate, settled."""
+    names = ("start", "end", "explored", "estimate", "settled")
+    return {name: ((), np.int32) for name in names}
+
+
+def commit(proposal, masked, info):
+    """Choose the positions that this pass commits.
+
+    Args:
+      proposal: `.confidence` (B, W) float32 in [0, 1].
+      masked: (B, W) bool, the active block's open positions.
+      info: `.options.threshold`, `.options.own["explore_threshold"]` (B,) float32 and
+        `["explore_steps"]` (B,) int32; `.columns`, `.block`, `.memory`.
+
+    Returns:
+      A Decision with memory; kind anchor for two or more above the threshold, else top1.
+    """
+    own, m, confidence = info.options.own, info.memory, proposal.confidence
+    w, steps = masked.shape[1], own["explore_steps"]
+    place = info.columns - info.block[:, None]  # within the block
+    span = masked & (place >= m["start"][:, None]) & (place < m["end"][:, None])
+    # A filled span ends its cycle.
+    over = (m["explored"] >= steps) & ~jnp.any(span, axis=1)
+    start = jnp.where(over, m["end"], m["start"])
+    explored = jnp.where(over, 0, m["explored"])
+    settled = jnp.where(over, 0, m["settled"])
+    exploring = explored < steps
+
+    rest = masked & (place >= start[:, None])
+    hopeful = rest & (confidence >= own["explore_threshold"][:, None])
+    farthest = jnp.max(jnp.where(hopeful, place, start[:, None]), axis=1)
+    estimate = jnp.clip(farthest + 1, 1, w)
+    last = explored == steps - 1
+    alone = explored == 0  # no estimate before this one
+    steady = ~alone & (jnp.abs(estimate - m["estimate"]) < 2)
+    mean = jnp.where(alone, estimate, (estimate + m["estimate"]) // 2)
+    decide = exploring & (settled == 0) & (last | ~alone)
+    end = jnp.where(decide, jnp.where(steady, estimate, mean), m["end"])
+    settled = jnp.where(decide & (steady | last), 1, settled)
+
+    scope = jnp.where(exploring[:, None], rest, span)
+    sure = scope & (confidence >= info.options.threshold[:, None])
+    many = jnp.sum(sure, axis=1, dtype=jnp.int32)[:, None] > 1
+    chosen = jnp.where(many, sure, surest(confidence, scope))
+    kind = jnp.broadcast_to(jnp.where(many, ANCHOR, TOP1), chosen.shape).astype(jnp.int8)
+    after = {
+        "start": start,
+        "end": end.astype(jnp.int32),
+        "explored": jnp.where(exploring, explored + 1, explored),
+        "estimate": jnp.where(exploring, estimate, m["estimate"]).astype(jnp.int32),
+        "settled": settled.astype(jnp.int32),
+    }
+    return Decision(chosen, kind, after)
+
+
+POLICY = Policy(
+    name="slowfast",
+    source="SlowFast Sampling, arXiv 2506.10848",
+    defaults={"threshold": 0.9, "explore_threshold": 0.3, "explore_steps": 6},
+    commit=commit,
+    memory=memory,
+)
