@@ -97,9 +97,7 @@ def attend(q, k, v, valid, dtype):
         preferred_element_type=jnp.float32,
     )
     # A finite floor: a slot without any key (an idle row) must not make NaNs.
-    seen = (
-        valid[:, None, None, :] if valid.ndim == 2 else jnp.tile(valid, (1, per_group, 1))[:, None]
-    )
+    seen = valid[:, None, :] if valid.ndim == 2 else jnp.tile(valid, (1, per_group, 1))
     scores = jnp.where(seen[:, None], scores, jnp.finfo(jnp.float32).min)
     weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
     # Normalised after the product, which has fewer columns (E) than there are keys (T).
