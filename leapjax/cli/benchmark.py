@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,18 @@ that does other things are noisy: look at ratios.
 
   leapjax benchmark                                  embedded model and a random one of 60M
   leapjax benchmark --models 60m --batches 1,8 --json bench.json
+
+With --against torch, leapjax and three PyTorch decoders take turns on the same weights and
+prompts, with LocalLeap: a plain one (published loop, logits and float64 softmax of the whole
+sequence), the same with a dual cache, and an optimised one. Speeds stand beside the share of
+what this machine could do at most, measured in the same run. Where tokens or steps differ
+from leapjax's, no ratio is given.
+
+  leapjax benchmark --against torch --write docs/performance.md
+  leapjax benchmark --against torch --quick          a minute, numbers without meaning
 """
+
+SECTION = "benchmark against torch"
 
 
 def _numbers(text: str) -> list[int]:
@@ -34,11 +46,11 @@ def _numbers(text: str) -> list[int]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
-    parser.add_argument(
-        "--models", default="embedded,60m", help="comma-separated: embedded, 60m, or paths"
-    )
+    parser.add_argument("--models", help="comma-separated: embedded, 60m, or paths (both)")
     parser.add_argument("--caches", default="none,prefix,dual", help="comma-separated")
-    parser.add_argument("--batches", type=_numbers, default=[1, 8, 32], metavar="N,…")
+    parser.add_argument(
+        "--batches", type=_numbers, metavar="N,…", help="rows (1,8,32; against torch 1,8)"
+    )
     parser.add_argument("--prompt-length", type=int, default=32, metavar="N", help="tokens (32)")
     parser.add_argument("--gen-length", type=int, default=64, metavar="N", help="canvas (64)")
     parser.add_argument("--block-length", type=int, default=32, metavar="N", help="block (32)")
@@ -57,15 +69,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="rows that may refresh their KV cache at once (1,2,4,8)",
     )
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON too")
+    versus = parser.add_argument_group("against PyTorch")
+    versus.add_argument("--against", choices=["torch"], help="compare with PyTorch decoders")
+    versus.add_argument(
+        "--cases",
+        default="short,long",
+        help="short: prompt 128, canvas 128, --batches; long: 512 and 256, one row, one token "
+        "a step",
+    )
+    versus.add_argument(
+        "--max-steps",
+        type=int,
+        default=8,
+        metavar="N",
+        help="of uncached decodes of large models, whose steps all cost the same (8)",
+    )
+    versus.add_argument(
+        "--write", metavar="FILE", help="put the tables into this Markdown file, at its markers"
+    )
+    versus.add_argument(
+        "--quick", action="store_true", help="tiny model, short lengths, nothing compiled by torch"
+    )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Measure, and print tables."""
+def _report(args: argparse.Namespace) -> dict[str, Any]:
+    """What every report begins with."""
     import jax
 
-    from leapjax.benchmarks import decoding, models
-
-    report: dict[str, Any] = {
+    return {
         "jax": jax.__version__,
         "device": str(jax.devices()[0].device_kind),
         "machine": platform.machine(),
@@ -73,7 +104,64 @@ def run(args: argparse.Namespace) -> int:
         "arguments": vars(args),
         "models": {},
     }
-    for name in args.models.split(","):
+
+
+def _save(report: dict[str, Any], path: str | None) -> None:
+    if path:
+        Path(path).write_text(json.dumps(report, indent=1, default=str) + "\n")
+
+
+def run_against(args: argparse.Namespace, command: str) -> int:
+    """Compare with PyTorch, and print tables."""
+    import dataclasses
+
+    import jax
+    import numpy
+
+    from leapjax.benchmarks import against, document, floor, models
+
+    report = _report(args)
+    names = (args.models or ("tiny" if args.quick else "embedded,60m")).split(",")
+    rounds = 2 if args.quick else args.repeats
+    sections = []
+
+    def show(text: str) -> None:
+        sections.append(text)
+        print(text, end="\n\n", flush=True)
+
+    # Before the machine is measured, so that a missing torch is said at once.
+    shapes = {name: against.weights(name) for name in names}
+    sides = {n: against.opponents(*shape, quick=args.quick) for n, shape in shapes.items()}
+    import torch
+
+    torch.set_num_threads(report["threads"])
+    machine = floor.measure(args.quick)
+    report["machine_measured"] = dataclasses.asdict(machine)
+    versions = {"jax": jax.__version__, "torch": torch.__version__, "numpy": numpy.__version__}
+    show(document.preamble(command, machine, versions, rounds, args.quick))
+    for name, (_, config) in shapes.items():
+        size = f"{name} ({models.size(config) / 1e6:.1f} M parameters)"
+        report["models"][name] = []
+        batches = args.batches or ([1, 3] if args.quick else [1, 8])
+        for case in against.cases(
+            config, args.cases.split(","), batches, args.max_steps, args.quick
+        ):
+            rows = against.compare(case, config, sides[name], rounds, machine)
+            report["models"][name].append(dataclasses.asdict(case) | {"rows": rows})
+            show(f"**{document.heading(size, case)}**")
+            show(document.table(case, rows))
+    if args.write:
+        document.write_section(Path(args.write), SECTION, "\n\n".join(sections))
+    _save(report, args.json)
+    return 0
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, and print tables."""
+    from leapjax.benchmarks import decoding, models
+
+    report = _report(args)
+    for name in (args.models or "embedded,60m").split(","):
         lm = models.by_name(name)
         part: dict[str, Any] = {"parameters": models.size(lm.config), "dtype": lm.dtype}
         print(f"\n{name}: {part['parameters'] / 1e6:.1f} M parameters, {lm.dtype}")
@@ -90,7 +178,7 @@ def run(args: argparse.Namespace) -> int:
                 args.block_length,
                 args.tokens_per_step,
             )
-            for batch in args.batches
+            for batch in args.batches or [1, 8, 32]
             for cache in args.caches.split(",")
         ]
         print(f"{'batch':>6} {'cache':>7} {'tokens/s':>10} {'ms/pass':>9} {'passes':>7}  seconds")
@@ -132,8 +220,7 @@ def run(args: argparse.Namespace) -> int:
                     flush=True,
                 )
         report["models"][name] = part
-    if args.json:
-        Path(args.json).write_text(json.dumps(report, indent=1, default=str) + "\n")
+    _save(report, args.json)
     return 0
 
 
@@ -143,7 +230,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command(argv: Sequence[str] | None) -> int:
         parser = Parser(prog=PROG, description=DESCRIPTION)
         add_arguments(parser)
-        return run(parser.parse_args(argv))
+        args = parser.parse_args(argv)
+        if args.against:
+            given = sys.argv[1:] if argv is None else argv
+            return run_against(args, shlex.join([*PROG.split(), *given]))
+        for flag in ("write", "quick"):
+            if getattr(args, flag):
+                parser.error(f"--{flag} goes with --against torch")
+        return run(args)
 
     return run_main(command, argv, PROG)
 
