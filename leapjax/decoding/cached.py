@@ -122,11 +122,11 @@ def _refresh(params, state: DecodeState, columns, chosen, hidden, cache, program
     places = doubled(_places(everything, state), program)[source]
     valid = doubled(_valid(state, program), program)[source]
     ids = branches(state, program)[source]
-    fresh, (keys, values) = transformer.hidden_states_and_cache(
-        params, program.model, ids, places, valid, program.compute_dtype
-    )
     outputs = doubled(predictors(columns, state.first, program), program)[source]
-    hidden = hidden.at[target].set(take(fresh, outputs), mode="drop")
+    fresh, (keys, values) = transformer.hidden_states_and_cache(
+        params, program.model, ids, places, valid, program.compute_dtype, outputs
+    )
+    hidden = hidden.at[target].set(fresh, mode="drop")
     cache = (
         cache[0].at[:, target].set(keys, mode="drop"),
         cache[1].at[:, target].set(values, mode="drop"),

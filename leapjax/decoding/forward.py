@@ -75,16 +75,15 @@ def uncached(params, state: DecodeState, columns, program: Program) -> Outcome:
     if "recheck" in program.policy.needs:
         return _shadowed(params, state, columns, program)
     place = jnp.arange(program.length, dtype=jnp.int32)[None, :] - state.first[:, None]
-    hidden = transformer.hidden_states(
+    window = transformer.hidden_states(
         params,
         program.model,
         branches(state, program),
         doubled(jnp.maximum(place, 0), program),
         doubled(place >= 0, program),
         program.compute_dtype,
+        outputs=doubled(predictors(columns, state.first, program), program),
     )
-    source = predictors(columns, state.first, program)
-    window = take(hidden, doubled(source, program))
     return Outcome(window, ~state.done, ~state.done, None)
 
 

@@ -122,16 +122,24 @@ def _linear(x, layer, name: str, dtype):
     return out if bias is None else out + _along_last(bias, out)
 
 
-def _block(x, layer, config: ModelConfig, cos, sin, valid, dtype, store=None):
-    """One transformer block; `store` maps fresh (k, v) to the (k, v) to attend to."""
+def _block(x, layer, config: ModelConfig, cos, sin, valid, dtype, store=None, outputs=None):
+    """One transformer block.
+
+    `store` maps fresh (k, v) to the (k, v) to attend to. `outputs` (B, W) int32 names the
+    columns to compute beyond keys and values; None is all of them.
+    """
     b, s, _ = x.shape
     layer = {name: unpack(leaf) for name, leaf in layer.items()}
     with jax.named_scope("attention"):
         y = rms_norm(x, layer["attn_norm"], layer.get("attn_norm_bias"), config.norm_eps)
-        q = _linear(y, layer, "q", dtype).reshape(b, s, config.n_heads, config.head_dim)
         k = _linear(y, layer, "k", dtype).reshape(b, s, config.n_kv_heads, config.head_dim)
         v = _linear(y, layer, "v", dtype).reshape(b, s, config.n_kv_heads, config.head_dim)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        k = rotate(k, cos, sin)
+        if outputs is not None:
+            x, y, cos, sin = (_columns(part, outputs) for part in (x, y, cos, sin))
+            s = outputs.shape[1]
+        q = _linear(y, layer, "q", dtype).reshape(b, s, config.n_heads, config.head_dim)
+        q = rotate(q, cos, sin)
         if store is not None:
             k, v = store(k, v)
         x = x + _linear(attend(q, k, v, valid, dtype), layer, "o", dtype)
@@ -142,13 +150,20 @@ def _block(x, layer, config: ModelConfig, cos, sin, valid, dtype, store=None):
     return x, (k, v)
 
 
+def _columns(x, places):
+    """Columns (B, W) of an array (B, T, ...)."""
+    return jnp.take_along_axis(x, places.reshape(places.shape + (1,) * (x.ndim - 2)), axis=1)
+
+
 def embed(params: Params, config: ModelConfig, ids, dtype):
     """Token embeddings, (B, S) int32 -> (B, S, D) in `dtype`."""
     x = unpack(jnp.take(params["embed"], ids, axis=0)).astype(dtype)
     return x * jnp.asarray(config.embed_scale, dtype) if config.embed_scale != 1.0 else x
 
 
-def hidden_states(params: Params, config: ModelConfig, ids, positions, valid, dtype=jnp.float32):
+def hidden_states(
+    params: Params, config: ModelConfig, ids, positions, valid, dtype=jnp.float32, outputs=None
+):
     """Whole-sequence forward up to (not including) the final norm and head.
 
     Args:
@@ -159,32 +174,49 @@ def hidden_states(params: Params, config: ModelConfig, ids, positions, valid, dt
       valid: (B, T) bool; False marks pads, which nobody attends to. Or (B, T, T): whom each
         column attends to.
       dtype: compute dtype; float32 computes at full precision on every device.
+      outputs: (B, W) int32, the columns that somebody reads (with `valid` (B, T)); the
+        last layer computes the others' keys and values only. None is all of them.
 
     Returns:
-      (B, T, D) in `dtype`.
+      (B, T, D) in `dtype`; with `outputs` (B, W, D).
     """
-    return _whole(params, config, ids, positions, valid, dtype, keep=False)[0]
+    return _whole(params, config, ids, positions, valid, dtype, outputs, keep=False)[0]
 
 
 def hidden_states_and_cache(
-    params: Params, config: ModelConfig, ids, positions, valid, dtype=jnp.float32
+    params: Params, config: ModelConfig, ids, positions, valid, dtype=jnp.float32, outputs=None
 ):
     """Like `hidden_states`, and the keys (rotated) and values of every layer.
 
     Returns:
-      (B, T, D), and a (keys, values) pair, each (L, B, T, K, E), all in `dtype`.
+      (B, T, D) or (B, W, D), and a (keys, values) pair, each (L, B, T, K, E), in `dtype`.
     """
-    return _whole(params, config, ids, positions, valid, dtype, keep=True)
+    return _whole(params, config, ids, positions, valid, dtype, outputs, keep=True)
 
 
-def _whole(params, config, ids, positions, valid, dtype, keep: bool) -> tuple[Any, Any]:
+def _whole(params, config, ids, positions, valid, dtype, outputs, keep: bool) -> tuple[Any, Any]:
     cos, sin = rope_tables(positions, config.head_dim, config.rope_theta)
+    layers, x = params["layers"], embed(params, config, ids, dtype)
 
     def body(x, layer):
         x, fresh = _block(x, layer, config, cos, sin, valid, dtype)
         return x, fresh if keep else None
 
-    return lax.scan(body, embed(params, config, ids, dtype), params["layers"])
+    if outputs is None:
+        return lax.scan(body, x, layers)
+    # By index: cutting the last layer off the stack would copy all the others.
+    last = config.n_layers - 1
+    x, fresh = lax.scan(lambda x, i: body(x, _layer(layers, i)), x, jnp.arange(last))
+    x, final = _block(x, _layer(layers, last), config, cos, sin, valid, dtype, outputs=outputs)
+    if not keep:
+        return x, None
+    join = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), fresh, final)
+    return x, join
+
+
+def _layer(layers, index):
+    """One layer's parameters from the stack."""
+    return jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, index, keepdims=False), layers)
 
 
 def window_states(
@@ -244,9 +276,7 @@ def window_states(
 
     def body(index, carry):
         x, keys, values = carry
-        layer = jax.tree.map(
-            lambda leaf: lax.dynamic_index_in_dim(leaf, index, keepdims=False), params["layers"]
-        )
+        layer = _layer(params["layers"], index)
         stores = []
 
         def store(k, v):

@@ -51,10 +51,11 @@ def operations(text):
 @pytest.mark.parametrize(
     ("cache", "products", "loops"),
     [
-        ("none", LAYER + 1, 2),  # one forward and the head; the decode and its layers
+        # The looped layers, the last one (on the window) and the head; the decode, its layers.
+        ("none", 2 * LAYER + 1, 2),
         # A window's forward, a refresh's, the head; the decode, two conditionals, two of layers.
-        ("prefix", 2 * LAYER + 1, 5),
-        ("dual", 2 * LAYER + 1, 5),
+        ("prefix", 3 * LAYER + 1, 5),
+        ("dual", 3 * LAYER + 1, 5),
     ],
 )
 def test_products_and_loops(family, cache, products, loops):
@@ -73,7 +74,7 @@ def test_no_array_is_as_large_as_all_logits(monkeypatch, cache):
     made = program(cache)
     params = layout.arrange(tiny_params(made.model))
     text = lowered(params, made)
-    assert operations(text)["dot_general"] == (LAYER + 4 if cache == "none" else 2 * LAYER + 4)
+    assert operations(text)["dot_general"] == (2 if cache == "none" else 3) * LAYER + 4
     assert f"tensor<{B}x{W}x{V}xf32>" not in text
     assert f"tensor<{B}x{W}x256xf32>" in text
 
