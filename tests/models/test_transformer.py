@@ -1,5 +1,7 @@
 """The transformer, op by op and whole, against NumPy float64; and what it may not depend on."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -221,3 +223,22 @@ def test_tiny_models_cover_the_unit_interval():
             seen.append(transcription.softmax(out).max(-1).ravel())
         low, middle, high = np.quantile(np.concatenate(seen), [0.1, 0.5, 0.9])
         assert low < 0.45 < middle < 0.85 < high, (low, middle, high)
+
+
+@pytest.mark.parametrize("family", ["llada", "dream"])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_some_outputs_are_those_of_the_whole(family, layers):
+    config = dataclasses.replace(VARIANTS[family], n_layers=layers)
+    params = tiny_params(config)
+    ids = np.random.default_rng(5).integers(0, 30, (2, 10)).astype(np.int32)
+    valid = jnp.arange(10)[None, :] >= jnp.array([[0], [3]])
+    positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0).astype(jnp.int32)
+    outputs = jnp.array([[2, 3, 4], [7, 6, 9]], jnp.int32)
+    args = (params, config, ids, positions, valid, jnp.float32)
+    whole, cache = transformer.hidden_states_and_cache(*args)
+    some, again = transformer.hidden_states_and_cache(*args, outputs)
+    wanted = np.asarray(whole)[np.arange(2)[:, None], outputs]
+    close(some, wanted, 1e-5)
+    close(transformer.hidden_states(*args, outputs), wanted, 1e-5)
+    for old, new in zip(cache, again, strict=True):
+        close(new, old, 1e-5)
