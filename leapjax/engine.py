@@ -124,7 +124,7 @@ class Engine:
         self.eot_token_id = eot_token_id
         self.slots = slots
         self.fixed = fixed
-        self.refresh_group = default_refresh_group() if refresh_group is None else refresh_group
+        self.refresh_group = default_refresh_group(slots) if refresh_group is None else refresh_group
         in_all = slots * len(self.replicas)
         self.look_ahead = max(look_ahead or 8 * in_all, in_all)
         self.progress = Progress(slots=in_all, lane_passes=[0] * len(self.replicas))
@@ -247,7 +247,7 @@ class Engine:
             seated = [queue.popleft() for _ in range(min(most, len(lane.free)))]
             lane.put([(entry, entry[1]) for entry in seated])
             # With a queue, come back for a refill as soon as a share of the slots is free.
-            share = max(1, lane.slots // 8) if queue or not exhausted else lane.slots
+            share = max(1, lane.slots // 16) if queue or not exhausted else lane.slots
             lane.start(CHUNK, len(lane.free) + share)
             return lane
         return None
@@ -304,14 +304,17 @@ def _finished(working: list[tuple[int, Lane]]) -> list[tuple[int, Lane]]:
     return working  # the only one: collecting it waits
 
 
-def default_refresh_group() -> int:
+def default_refresh_group(slots: int) -> int:
     """Rows that refresh together by default.
 
-    On CPU one: a full pass costs about as much per row alone as in company, and a group
-    that is not full wastes the rest. Elsewhere four, so that small models fill the device.
-    Choices, not measurements (docs/performance.md).
+    An eighth of the slots: measured best on a CPU at 8 and 32 slots (docs/performance.md). A
+    larger group wastes what it does not fill, a smaller one keeps new rows waiting.
+    Elsewhere at least four, so that small models fill the device; not measured.
+
+    Args:
+      slots: of a replica.
     """
-    return 1 if jax.default_backend() == "cpu" else 4
+    return max(1 if jax.default_backend() == "cpu" else 4, slots // 8)
 
 
 def memory_limit() -> int:
