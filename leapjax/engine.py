@@ -124,7 +124,8 @@ class Engine:
         self.eot_token_id = eot_token_id
         self.slots = slots
         self.fixed = fixed
-        self.refresh_group = default_refresh_group(slots) if refresh_group is None else refresh_group
+        default = default_refresh_group(slots)
+        self.refresh_group = default if refresh_group is None else refresh_group
         in_all = slots * len(self.replicas)
         self.look_ahead = max(look_ahead or 8 * in_all, in_all)
         self.progress = Progress(slots=in_all, lane_passes=[0] * len(self.replicas))
