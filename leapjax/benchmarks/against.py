@@ -98,7 +98,7 @@ class Leapjax:
             length=bucket(max(len(p) for p in job.prompts)) + job.gen_length,
             dtype="float32",
             eot_token_id=None,
-            refresh_group=0 if self.cache == "none" else default_refresh_group(self.batch),
+            refresh_group=0 if self.cache == "none" else default_refresh_group(len(job.prompts)),
         )
         b = len(job.prompts)
         if (program, b) not in self._compiled:
