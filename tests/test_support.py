@@ -26,7 +26,17 @@ QUICK = {
     ("random", "prefix", "llada"),
 }
 ALL = list(itertools.product(POLICIES, CACHES, FAMILIES))
-CASES = [pytest.param(*c, marks=() if c in QUICK else pytest.mark.slow) for c in ALL]
+# Every cell of the policies that one starts with; of the others every cell when the table is made.
+FIRST = ("localleap", "confidence_threshold", "low_confidence", "margin", "entropy", "random")
+
+
+def _marks(case):
+    if case in QUICK:
+        return ()
+    return pytest.mark.slow if case[0] in FIRST else pytest.mark.exhaustive
+
+
+CASES = [pytest.param(*c, marks=_marks(c)) for c in ALL]
 OUTCOME: dict[tuple[str, str, str], str] = {}
 
 
