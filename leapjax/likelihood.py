@@ -15,6 +15,7 @@ from __future__ import annotations
 import collections
 import functools
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -148,7 +149,7 @@ def _rows(
 
 
 def _take(rows: Iterator, count: int) -> list:
-    return [row for row, _ in zip(rows, range(count), strict=False)]
+    return list(itertools.islice(rows, count))
 
 
 def _evaluate(lm: LM, pairs, batch, rows: int, length: int, window: int) -> np.ndarray:
