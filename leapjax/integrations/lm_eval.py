@@ -48,8 +48,8 @@ class LeapjaxLM(TemplateLM):
         False says no to all, as LLaDA's authors recommend.
       user_turn: put each context into a user's turn of the chat template, as Fast-dLLM's
         evaluation does, instead of the harness's `--apply_chat_template`.
-      device: of the harness; only None or empty, the devices are JAX's.
-      max_batch_size: of the harness; not used, None only.
+      device: the harness always passes one (`cuda:0` unless told); the devices are JAX's.
+      max_batch_size: the harness passes it too; not used.
       **options: decode options, such as `gen_length`, `threshold`, `cache`.
 
     Raises:
@@ -78,8 +78,6 @@ class LeapjaxLM(TemplateLM):
         from leapjax.options import decode_config, read_config
         from leapjax.terminal.embedded import load
 
-        if device or max_batch_size:
-            raise UserError("device and max_batch_size mean nothing here; leave them out")
         check_keys(options, "model_args", (*FIELDS, *_ARGUMENTS), "argument")
         file = read_config(config) if config else None
         pretrained = pretrained or (file.model if file else None)
@@ -326,7 +324,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # As `__main__` this module is another one than the registered; import it by its name.
-    from leapjax.integrations.lm_eval import main as registered_main
-
-    sys.exit(registered_main())
+    sys.exit(main())

@@ -141,3 +141,23 @@ def test_greedy_flag(lm):
     other = [(i + 1) % 5 for i in done.output_ids]
     asked = [(("", ""), context, done.output_ids), (("", ""), context, other)]
     assert [g for _, g in made._loglikelihood_tokens(asked, disable_tqdm=True)] == [True, False]
+
+
+@pytest.mark.slow
+def test_the_harness_command_line(tasks, tmp_path):
+    """`python -m` registers the model, whatever the harness passes to it by default."""
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "leapjax.integrations.lm_eval", "--model", "leapjax"]
+    command += ["--tasks", "local_generate", "--include_path", str(tmp_path), "--limit", "1"]
+    command += ["--model_args", f"pretrained={LLADA},gen_length=16,block_length=8"]
+    done = subprocess.run(
+        [*command, "--output_path", str(tmp_path / "out"), "--log_samples"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    (samples,) = (tmp_path / "out").rglob("samples_local_generate_*.jsonl")
+    assert json.loads(samples.read_text())["resps"][0][0]
