@@ -316,6 +316,7 @@ def _decode(args, config, model_of_file: str | None) -> int:
     from leapjax.jobs.loop import Loop
     from leapjax.jobs.source import Input, from_prompts
     from leapjax.records import Intake
+    from leapjax.trace import record
 
     source = Input(args.input) if args.input else None
     if args.output:
@@ -332,17 +333,10 @@ def _decode(args, config, model_of_file: str | None) -> int:
     lm = leapjax.load(
         args.model or model_of_file, dtype=args.dtype, quantize=args.quantize, mesh=args.mesh
     )
-    from leapjax.trace import record
-
-    intake_type = record.Intake if args.trace else Intake
-    intake = intake_type(
-        config,
-        lm.config,
-        lm.codec,
-        raw=args.raw,
-        stop=args.stop or (),
-        samples=args.num_samples,
-    )
+    shape = {"raw": args.raw, "stop": args.stop or (), "samples": args.num_samples}
+    noted = record.Intake(config, lm.config, lm.codec, **shape) if args.trace else None
+    watched = record.Sink(sink)
+    intake = noted or Intake(config, lm.config, lm.codec, **shape)
     wanted = args.progress
     if wanted is None and (args.prompt or not args.output):
         wanted = sys.stderr.isatty() and not args.prompt
@@ -361,14 +355,18 @@ def _decode(args, config, model_of_file: str | None) -> int:
                 known = min(known, args.limit or known) if known is not None else None
             record.check(args, config, known)
         seen = stack.enter_context(display.shown(total, wanted))
-        watched = record.Sink(sink) if args.trace else sink
         loop = Loop(
-            lm, intake, watched, max_errors=args.max_errors, batch_size=args.batch_size, seen=seen
+            lm,
+            intake,
+            watched if noted else sink,
+            max_errors=args.max_errors,
+            batch_size=args.batch_size,
+            seen=seen,
         )
         items = source.items() if source is not None else from_prompts(args.prompt)
         summary = loop.run(itertools.islice(items, args.limit))
-        if args.trace:  # before the output is published: both appear, or neither
-            record.write(args, lm, intake, watched, _note)
+        if noted:  # before the output is published: a trace that fails leaves neither
+            record.write(args, lm, noted, watched, _note)
     if errors := loop.progress.errors:
         place = f" in {sink.errors_path}" if isinstance(sink, sinks.OutputFile) else ""
         _note(f"{errors} bad record{'s' * (errors != 1)} set aside{place}")

@@ -17,13 +17,15 @@ def render(trace: Trace) -> bytes:
     Args:
       trace: at most a few prompts.
     """
+    painter = Painter(trace)  # says so where Pillow is missing
+    from PIL.Image import Dither
+
     last = max(item.steps for item in trace.items)
     stride = -(-last // _MOST_FRAMES)
     shown = [*range(0, last, max(stride, 1)), last]
-    painter = Painter(trace)
     # One palette for all frames: colours that changed from frame to frame would flicker.
     palette = painter.frame(last).quantize(64)
-    frames = [painter.frame(n).quantize(palette=palette, dither=0) for n in shown]
+    frames = [painter.frame(n).quantize(palette=palette, dither=Dither.NONE) for n in shown]
     out = io.BytesIO()
     frames[0].save(
         out,

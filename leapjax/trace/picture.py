@@ -104,7 +104,11 @@ class Painter:
     def _panel(self, pen, x, y, run: Run, greedy: Run | None, done: int, numbers: bool) -> int:
         done = min(done, run.steps)
         self._say(pen, x, y, run.policy, self._title, _INK)
-        words = f"step {done} of {run.steps}" if not numbers else f"{run.steps} steps"
+        words = (
+            f"step {done} of {run.steps}"
+            if not numbers
+            else f"{run.steps} step{'s' * (run.steps != 1)}"
+        )
         if greedy is not None and run is not greedy:
             words += f" ({100 * (1 - run.steps / greedy.steps):.0f} % fewer than greedy)"
         left = x + _PANEL - self._label.getlength(words)
@@ -116,7 +120,7 @@ class Painter:
         y += 14
         at = x
         for token in run.tokens:
-            text = "∎" if token.special else token.text.replace("\n", "↵") or "·"
+            text = "□" if token.special else token.text.replace("\n", "↵") or "·"
             while len(text) > 1 and self._text.getlength(text) > _PANEL - 12:
                 text = text[:-1]
             size = max(self._text.getlength(text) + 8, 26)

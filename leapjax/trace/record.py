@@ -124,10 +124,10 @@ def check(args: argparse.Namespace, config: DecodeConfig, count: int | None) -> 
         if args.limit is None:
             raise UserError("--trace from a stream needs --limit N, the number of prompts to show")
         count = args.limit
-    count *= args.num_samples or 1
-    check_count(args.trace, count)
+    rows = (count or 0) * (args.num_samples or 1)
+    check_count(args.trace, rows)
     policies = collect.names(args.trace_policies, config)
-    collect.check_size(count, len(policies), config.gen_length)
+    collect.check_size(rows, len(policies), config.gen_length)
 
 
 def write_samples(

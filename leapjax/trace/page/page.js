@@ -8,6 +8,7 @@ const made = (tag, className, text) => {
   return node;
 };
 const show = { prompt: 0, step: 0, timer: null, panels: [] };
+const count = (steps) => steps + (steps === 1 ? " step" : " steps");
 const quoted = (text) => "“" + text.replace(/\n/g, "↵") + "”";
 
 function stands(run, token, done) {
@@ -21,7 +22,7 @@ function last() {
 
 // What is written in a box: line ends and the end of the text as signs.
 function written(token) {
-  if (token.special) return "∎";
+  if (token.special) return "□";
   return token.text.replace(/\r?\n/g, "↵") || "·";
 }
 
@@ -50,8 +51,8 @@ function build() {
     if (greedy && run !== greedy) {
       const saved = Math.round(100 * (1 - run.steps / greedy.steps));
       const words = saved >= 0 ? saved + " % fewer" : -saved + " % more";
-      head.append(made("span", "saved", run.steps + " steps, " + words + " than greedy’s " + greedy.steps));
-    } else head.append(made("span", "saved", run.steps + " steps"));
+      head.append(made("span", "saved", count(run.steps) + ", " + words + " than greedy’s " + greedy.steps));
+    } else head.append(made("span", "saved", count(run.steps)));
     panel.append(head, made("p", "options", run.options + verdict(run, greedy)));
     const state = made("p", "state");
     const bar = made("div", "bar");
@@ -73,9 +74,11 @@ function build() {
     entry.append(made("b", kind, mark), meaning);
     at("legend").append(entry);
   }
-  const entry = made("li");
-  entry.append(made("b", "", "≠"), "not greedy’s token");
-  if (item.runs.length > 1) at("legend").append(entry);
+  for (const [sign, meaning] of [["≠", "not greedy’s token"], ["□", "end of text, or another control token"]]) {
+    const entry = made("li");
+    entry.append(made("b", "", sign), meaning);
+    at("legend").append(entry);
+  }
   at("step").max = last();
   go(last());
 }
@@ -128,7 +131,7 @@ function go(step) {
       node.setAttribute("aria-label", describe(run, token, place, done));
     });
     const over = done === run.steps;
-    state.textContent = (over ? "finished after " + run.steps + " steps" : "step " + done + " of " + run.steps) +
+    state.textContent = (over ? "finished after " + count(run.steps) : "step " + done + " of " + run.steps) +
       ", " + decided + " of " + run.decided + " tokens";
     bar.style.width = (100 * done) / Math.max(run.steps, 1) + "%";
   }
