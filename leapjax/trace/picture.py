@@ -102,6 +102,7 @@ class Painter:
         return y + 24 + _MARGIN
 
     def _panel(self, pen, x, y, run: Run, greedy: Run | None, done: int, numbers: bool) -> int:
+        fresh = done - 1  # of a run that is over, nothing is fresh
         done = min(done, run.steps)
         self._say(pen, x, y, run.policy, self._title, _INK)
         words = (
@@ -127,15 +128,15 @@ class Painter:
             if at + size > x + _PANEL:
                 at, y = x, y + _ROW
             if pen is not None:
-                self._box(pen, at, y, size, text, token, run, done, numbers)
+                self._box(pen, at, y, size, text, token, run, done, numbers, fresh)
             at += size + 4
             if "\n" in token.text and not token.special:
                 at, y = x, y + _ROW
         return y + _ROW
 
-    def _box(self, pen, x, y, size, text: str, token: Token, run: Run, done: int, numbers: bool):
+    def _box(self, pen, x, y, size, text: str, token: Token, run: Run, done: int, numbers: bool, last: int):
         here = run.visible(token, done)
-        fresh = here and token.step == done - 1 and not numbers
+        fresh = here and token.step == last and not numbers
         pen.rounded_rectangle(
             (x, y, x + size, y + _BOX),
             4,
