@@ -134,7 +134,19 @@ class Painter:
                 at, y = x, y + _ROW
         return y + _ROW
 
-    def _box(self, pen, x, y, size, text: str, token: Token, run: Run, done: int, numbers: bool, last: int):
+    def _box(
+        self,
+        pen,
+        x,
+        y,
+        size,
+        text: str,
+        token: Token,
+        run: Run,
+        done: int,
+        numbers: bool,
+        last: int,
+    ):
         here = run.visible(token, done)
         fresh = here and token.step == last and not numbers
         pen.rounded_rectangle(
