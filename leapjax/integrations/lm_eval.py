@@ -8,6 +8,8 @@ not the log-likelihood: a masked diffusion model offers no more. Compare its per
 those of other masked diffusion models only.
 """
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import logging
