@@ -56,9 +56,7 @@ class Outcome:
     reason: str
 
 
-def run(
-    source: str, timeout_s: float = TIMEOUT_S, memory_bytes: int = MEMORY_BYTES
-) -> Outcome:
+def run(source: str, timeout_s: float = TIMEOUT_S, memory_bytes: int = MEMORY_BYTES) -> Outcome:
     """Run one program to its end.
 
     Args:
