@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from leapjax.cli import evaluate_rows
 from leapjax.cli.common import OK, Parser, run_main
 from leapjax.errors import UserError
 
@@ -32,6 +33,11 @@ examples:
 
   # Your own file in GSM8K's form, with KV caches
   leapjax evaluate --model checkpoints/llada-8b --task gsm8k:test.jsonl --caches none,dual
+
+  # A published row: expected against measured (docs/paper-rows.md)
+  leapjax evaluate --reproduce list
+  leapjax evaluate --reproduce localleap-llada-gsm8k --model checkpoints/llada-8b \\
+      --data gsm8k/test.jsonl --shots gsm8k/train.jsonl --output runs/rows
 
 policies:
   greedy      one token a step, the most probable first: the baseline, always run (cache none)
@@ -101,6 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, metavar="N", help="rows decoded at once")
     add("--output", metavar="DIR", help="keep answers, report.json and plot.png there")
     add("--markdown", metavar="FILE", help="write the tables as Markdown too")
+    evaluate_rows.add_arguments(parser)
 
 
 def _listed(text: str) -> list[str]:
@@ -119,6 +126,11 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       UserError: bad input or options.
     """
+    if args.reproduce:
+        return evaluate_rows.run(args)
+    for name in ("data", "shots", "rows", "allow_code_execution"):
+        if getattr(args, name):
+            raise UserError(f"--{name.replace('_', '-')} is only read with --reproduce NAME")
     from leapjax import tasks
     from leapjax.compilation import enable_cache
     from leapjax.config import DecodeConfig

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from leapjax.config import DecodeConfig
 from leapjax.engine import bucket
 from leapjax.evaluation.measures import counts
 from leapjax.evaluation.results import Results
@@ -103,23 +104,46 @@ def run_row(
       `Counts`, and `seconds`, the wall time since the answer before it; the seconds of all
       are what decoding took, compiling left out.
     """
-    todo = [p for p in problems if p.id not in results.answers]
-    requests = [lm.request(task.record(p), row.config) for p in todo]
+    records = [task.record(p) for p in problems]
+    decode(lm, records, row.config, results, batch_size=batch_size, show=show)
+    return [
+        results.answers[p.id] | {"correct": task.score(results.answers[p.id]["text"], p)}
+        for p in problems
+    ]
+
+
+def decode(
+    lm: LM,
+    records: Sequence[dict[str, Any]],
+    config: DecodeConfig,
+    results: Results,
+    *,
+    batch_size: int,
+    show: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Answer every record that `results` does not hold yet, and add the answers there.
+
+    Args:
+      lm: the model.
+      records: as in a JSONL file, each with an `id` of its own.
+      config: options of all of them.
+      results: where answers are kept.
+      batch_size: rows decoded at once.
+      show: takes the number of answers there are, as they come.
+    """
+    todo = [r for r in records if r["id"] not in results.answers]
+    requests = [lm.request(r, config) for r in todo]
     # Requests of one bucket share compiled slots; together, they keep them full.
     order = sorted(requests, key=lambda r: bucket(len(r.ids)))
     engine = lm.engine(batch_size)
     for first in {engine.program(r): r for r in reversed(order)}.values():
         list(engine.stream([dataclasses.replace(first, id="warm-up")]))
-    show(len(problems) - len(todo))
+    show(len(records) - len(todo))
     last = time.perf_counter()
-    for done, c in enumerate(engine.stream(order), len(problems) - len(todo) + 1):
+    for done, c in enumerate(engine.stream(order), len(records) - len(todo) + 1):
         now = time.perf_counter()
         answer = {"id": c.id, "text": c.text, "finish_reason": c.finish_reason}
         answer |= counts(c, lm.config.eos_token_id).to_dict()
         results.add(answer | {"seconds": round(now - last, 6)})
         last = now
         show(done)
-    return [
-        results.answers[p.id] | {"correct": task.score(results.answers[p.id]["text"], p)}
-        for p in problems
-    ]

@@ -63,6 +63,8 @@ class TextCodec:
         self._template = None if read.template is None else ChatTemplate(read.template, read.names)
         self.is_instruct = self._template is not None
         self.eot_id = self._find_eot()
+        bos = read.names.get("bos_token")
+        self.bos_id = None if bos is None else read.tokenizer.token_to_id(bos)
 
     def encode(self, text: str, control: bool) -> list[int]:
         """Token ids of a text, with nothing added around it.
