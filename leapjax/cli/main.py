@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train a model, or fine-tune a checkpoint",
     "evaluate": "accuracy and steps of every policy on a task",
     "calibrate": "the fewest steps whose answers agree with greedy's",
+    "analyze": "delayed decoding and local determinism, measured on a model",
     "plan": "does a decode fit on a TPU slice, and how fast should it be",
     "benchmark": "time decoding on this machine",
 }

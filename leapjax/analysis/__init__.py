@@ -1,0 +1,1 @@
+"""What LocalLeap rests on, measured: delayed decoding and local determinism."""

@@ -1,0 +1,255 @@
+"""`leapjax analyze`: the paper's observations, measured on any model."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from leapjax.cli.common import OK, Parser, run_main
+from leapjax.errors import UserError
+
+DESCRIPTION = """\
+Decode prompts, go through every pass again, and measure what LocalLeap rests on: how long
+final proposals wait for their commit, and how often an undecided position's proposal is its
+final token, by its own confidence and by the distance to the nearest anchor.
+"""
+
+EPILOG = """\
+examples:
+  # The embedded model on its word problems: tables and figures
+  leapjax analyze --limit 200 --output runs/observations
+
+  # Your own model and prompts; options of the decode from a YAML file
+  leapjax analyze --model checkpoints/llada-8b --config configs/llada-8b-instruct.yaml \\
+      --input prompts.jsonl --output runs/observations
+
+--output DIR gets observations.json, observations.md (with definitions) and three PNG figures
+(pip install leapjax[plots]). A KV cache, sampling, guidance and policies that take tokens
+back or change logits are refused: their passes can't be rebuilt from the commit steps.
+
+exit status: 0 done, 2 bad input or options, 130 interrupted.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments.
+
+    Args:
+      parser: of this command.
+    """
+    from leapjax.evaluation.settings import POLICIES
+
+    add = parser.add_argument
+    add("--model", metavar="PATH_OR_ID", help="checkpoint (default: the one in the package)")
+    add("--dtype", choices=("float32", "bfloat16"), help="compute type (default: as in decode)")
+    add("--config", metavar="FILE", help="YAML of decode options")
+    add(
+        "--policies",
+        default="greedy,localleap",
+        metavar="NAME,…",
+        help=f"at most 4 of {', '.join(POLICIES)} (default: greedy,localleap)",
+    )
+    add("--gen-length", type=int, metavar="N", help="canvas (default: the model's or the task's)")
+    add("--block-length", type=int, metavar="N", help="block (default: the model's or the task's)")
+    add(
+        "--anchor-threshold",
+        type=float,
+        default=0.9,
+        metavar="P",
+        help="confidence that makes an anchor, in the measurement only (default: 0.9)",
+    )
+    add("--task", metavar="NAME", help="wordproblems or gsm8k:PATH (default: wordproblems)")
+    add("--split", metavar="NAME", help="of the task (default: its first)")
+    add("--input", metavar="FILE", help="JSONL records instead of a task's problems")
+    add("--limit", type=int, default=200, metavar="N", help="prompts (default: 200)")
+    add("--seed", type=int, default=0, metavar="S", help="of the task's problems (default: 0)")
+    add("--batch-size", type=int, metavar="N", help="rows decoded at once")
+    add("--output", required=True, metavar="DIR", help="folder of the tables and figures")
+    add("--overwrite", action="store_true", help="replace the files of an earlier analysis")
+
+
+def configs(args: argparse.Namespace) -> dict[str, Any]:
+    """The decode options of each policy.
+
+    Args:
+      args: of the command.
+
+    Raises:
+      UserError: an unknown policy, or options that can't be analysed.
+    """
+    from leapjax import tasks
+    from leapjax.analysis.collect import check
+    from leapjax.analysis.figures import MOST_POLICIES
+    from leapjax.config import check_keys
+    from leapjax.evaluation.defaults import model_options
+    from leapjax.evaluation.settings import POLICIES
+    from leapjax.options import decode_config, read_config
+    from leapjax.trace.collect import config_for
+
+    names = list(dict.fromkeys(n.strip() for n in args.policies.split(",") if n.strip()))
+    check_keys(names, "--policies", POLICIES, "policy")
+    if not 1 <= len(names) <= MOST_POLICIES:
+        raise UserError(f"--policies names {len(names)}; expected 1 to {MOST_POLICIES}")
+    file = read_config(args.config) if args.config else None
+    args.model = args.model or (file.model if file else None)
+    written = dict(file.options) if file else {}
+    task = tasks.get(args.task or "wordproblems")
+    flags = {n: v for n, v in model_options(args.model).items() if n not in written}
+    if args.input is None and not written and args.model is None:
+        flags = {"gen_length": task.gen_length, "block_length": task.block_length} | flags
+    for name in ("gen_length", "block_length"):
+        if getattr(args, name) is not None:
+            flags[name] = getattr(args, name)
+    base = decode_config(flags, file)
+    out = {n: config_for(n, base) for n in names}
+    for name, config in out.items():
+        check(config, f"--policies {name}")
+    return out
+
+
+def prompts(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The records to decode, of a file or a task.
+
+    Args:
+      args: of the command.
+
+    Raises:
+      UserError: unreadable, or nothing in it.
+    """
+    import itertools
+
+    from leapjax import tasks
+    from leapjax.records import parse_line, read_lines
+
+    if args.limit < 1:
+        raise UserError(f"--limit is {args.limit}; expected at least 1")
+    if args.input is None:
+        task = tasks.get(args.task or "wordproblems")
+        return [task.record(p) for p in task.problems(args.split, (), args.limit, args.seed)]
+    if args.task or args.split:
+        raise UserError("--input and --task exclude each other; give one of them")
+    try:
+        with open(args.input, "rb") as stream:
+            lines = itertools.islice(read_lines(stream, args.input), args.limit)
+            out = [{"id": n, **parse_line(line, f"{args.input} line {n}")} for n, line in lines]
+    except OSError as e:
+        raise UserError(f"{args.input}: can't be read ({e.strerror or e})") from e
+    if not out:
+        raise UserError(f"{args.input}: holds no records")
+    return out
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry the command out.
+
+    Args:
+      args: as `add_arguments` declares them.
+
+    Returns:
+      The exit status.
+
+    Raises:
+      UserError: bad input or options.
+    """
+    from leapjax.analysis import figures, report
+    from leapjax.analysis.collect import collect
+    from leapjax.analysis.summary import summarise
+    from leapjax.compilation import enable_cache
+    from leapjax.evaluation import runner
+    from leapjax.terminal.embedded import load
+
+    if args.batch_size is not None and args.batch_size < 1:
+        raise UserError(f"--batch-size is {args.batch_size}; expected at least 1")
+    if not 0 <= args.anchor_threshold <= 1:
+        raise UserError(f"--anchor-threshold is {args.anchor_threshold}; expected 0 to 1")
+    wanted = configs(args)
+    records = prompts(args)
+    figures.check_library()
+    report.check_folder(Path(args.output), args.overwrite)
+    enable_cache()
+    lm = load(args.model, args.dtype)
+    if lm.codec is None and any("prompt_ids" not in r for r in records):
+        raise UserError(f"{args.model}: has no tokenizer; give --input records of prompt_ids")
+    made = {
+        n: [lm.request(r, c, line=i) for i, r in enumerate(records, 1)] for n, c in wanted.items()
+    }
+    started, runs = time.perf_counter(), {}
+    for name, requests in made.items():
+        with _progress(name, 2 * len(requests)) as show:
+            seen = collect(
+                lm,
+                requests,
+                threshold=args.anchor_threshold,
+                batch_size=args.batch_size or runner.default_batch_size(),
+                show=show,
+            )
+        runs[name] = summarise(seen)
+    config = next(iter(wanted.values()))
+    source = args.input and Path(args.input).name
+    result = {
+        "command": args.command,
+        "settings": {
+            "model": "embedded" if args.model is None else Path(args.model).name,
+            "model_hash": lm.model_hash,
+            "dtype": lm.dtype,
+            "prompts": source or f"{args.task or 'wordproblems'}, seed {args.seed}",
+            "gen_length": config.gen_length,
+            "block_length": config.block_length,
+            "anchor_threshold": args.anchor_threshold,
+            "options": {n: c.to_dict() for n, c in wanted.items()},
+            "seconds": round(time.perf_counter() - started, 1),
+            "device": runner.device_name(),
+            "versions": runner.versions(),
+        },
+        "definitions": report.DEFINITIONS,
+        "runs": runs,
+    }
+    report.write(result, Path(args.output))
+    for name in report.FILES:
+        print(Path(args.output) / name)
+    return OK
+
+
+@contextlib.contextmanager
+def _progress(name: str, total: int) -> Iterator[Callable[[str, int], None]]:
+    from tqdm import tqdm
+
+    every = 0.1 if sys.stderr.isatty() else 30
+    with tqdm(total=total, desc=name, unit="row", file=sys.stderr, mininterval=every) as bar:
+
+        def show(stage: str, done: int) -> None:
+            bar.set_description(f"{name}: {stage}", refresh=False)
+            bar.update(done + (total // 2 if stage == "replay" else 0) - bar.n)
+
+        yield show
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "leapjax analyze") -> int:
+    """Run `leapjax analyze`; also the script `scripts/analyze.py`.
+
+    Args:
+      argv: arguments; None takes those of the process.
+      prog: as the user calls it.
+
+    Returns:
+      The exit status.
+    """
+
+    def command(argv: Sequence[str] | None) -> int:
+        parser = Parser(prog=prog, description=DESCRIPTION, epilog=EPILOG)
+        add_arguments(parser)
+        args = parser.parse_args(argv)
+        args.command = shlex.join(["leapjax", "analyze", *(sys.argv[1:] if argv is None else argv)])
+        return run(args)
+
+    return run_main(command, argv, prog)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
