@@ -46,9 +46,9 @@ def test_the_interval_covers_the_error_of_the_weight():
     for _ in range(2000):
         hard = rng.random(60)  # hard problems take more steps, and are missed more often
 
-        def draw(shift, right):
+        def draw(shift, right, hard=hard):
             steps = shift + 6 * hard + rng.normal(0, 1, 60)
-            return outcome(rng.random(60) < right - 0.4 * hard, steps)  # noqa: B023
+            return outcome(rng.random(60) < right - 0.4 * hard, steps)
 
         found = match(draw(3, 0.8), [draw(6, 0.95), draw(1, 0.6)])
         differences.append(found.difference)
