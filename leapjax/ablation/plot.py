@@ -83,6 +83,8 @@ def heat_map(report: Mapping[str, Any], path: Path) -> bool:
     ):
         shown = [factor * p[field] for p in report["points"]]
         low, high = min(shown), max(shown)
+        if low == high:  # a scale needs a width, and the panels share it
+            low, high = low - 0.5, high + 0.5
         image = None
         for column, panel in enumerate(panels):
             ax = grid[line][column]

@@ -77,7 +77,7 @@ def commits(report: Mapping[str, Any], path: Path) -> None:
       path: the PNG.
     """
     parts = report["commits"]
-    fig = figure(4.8 * len(parts), 4.2)
+    fig = figure(4.8 * len(parts), 5)
     for ax, part in zip(fig.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
         rows = [r for r in part["rows"] if r["clean"]]
         near = [r for r in rows if r["distance"] is not None]
@@ -110,7 +110,8 @@ def commits(report: Mapping[str, Any], path: Path) -> None:
         ax.set_xlabel("distance to the nearest anchor, positions")
         ax.set_ylabel("clean commits that differ from greedy's, %")
         ax.set_ylim(bottom=0)
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.grid(alpha=0.3)
-        ax.legend(fontsize=8)
+        ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
     fig.suptitle(title(report), fontsize=10)
     save(fig, path)
