@@ -59,9 +59,13 @@ class DecodeConfig:
         None, float, "confidence that makes an anchor, 0 to 1 (threshold policies; 0.9, wino 0.6)"
     )
     relaxed_threshold: float | None = _field(
-        None, float, "confidence an anchor's neighbour needs, at most threshold (localleap; 0.75)"
+        None,
+        float,
+        "confidence an anchor's neighbour needs, at most threshold (localleap, placebo; 0.75)",
     )
-    radius: int | None = _field(None, int, "how far an anchor reaches, positions (localleap; 4)")
+    radius: int | None = _field(
+        None, int, "how far an anchor reaches, positions (localleap, placebo; 4)"
+    )
     steps: int | None = _field(
         None, int, "passes over the whole canvas (fixed schedules; gen_length)"
     )

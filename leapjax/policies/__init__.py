@@ -14,6 +14,7 @@ from leapjax.policies import (
     localleap,
     low_confidence,
     margin,
+    placebo,
     position_calibration,
     random,
     slowfast,
@@ -39,6 +40,7 @@ POLICIES: dict[str, Policy] = {
         slowfast,
         credit,
         wino,
+        placebo,
     )
 }
 

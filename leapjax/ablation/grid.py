@@ -1,0 +1,173 @@
+"""Grids of decode options: `threshold=0.7:0.95:6 radius=0,1,2` and the settings they mean."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from leapjax.config import FIELDS, PER_ROW, POLICY_OPTIONS, DecodeConfig, check_keys
+from leapjax.errors import UserError
+from leapjax.policies import POLICIES
+
+# Options that shape the compiled program: each of their combinations is a stream of its own.
+STRUCTURAL = ("policy", "cache", "gen_length", "block_length")
+AXES = (*(name for name in PER_ROW if name != "seed"), *STRUCTURAL)
+MOST_POINTS = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """An option and the values it takes.
+
+    Attributes:
+      name: an option.
+      values: distinct, in the order given.
+    """
+
+    name: str
+    values: tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One setting of a grid.
+
+    Attributes:
+      values: axis -> value, of the axes that the policy reads.
+      config: the decode options.
+    """
+
+    values: Mapping[str, Any]
+    config: DecodeConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """What a grid comes to.
+
+    Attributes:
+      axes: in the order given.
+      points: each setting once.
+      left_out: combinations whose relaxed (or low) threshold is above the threshold.
+      merged: combinations that are another's setting, because their policy does not read what
+        sets them apart.
+    """
+
+    axes: tuple[Axis, ...]
+    points: tuple[Point, ...]
+    left_out: int
+    merged: int
+
+
+def parse_axis(text: str) -> Axis:
+    """An axis as it is written: `NAME=a,b,c`, or `NAME=a:b:n` for n values from a to b.
+
+    Args:
+      text: such as `radius=0,1,2` or `threshold=0.7:0.95:6`.
+
+    Raises:
+      UserError: no such option, or values that it can't have.
+    """
+    name, equals, right = text.partition("=")
+    name = name.strip().replace("-", "_")
+    if not equals or not right.strip():
+        raise UserError(f"--grid {text!r}: expected NAME=a,b,c or NAME=first:last:count")
+    check_keys([name], "--grid", AXES, "axis")
+    kind = FIELDS[name].metadata["kind"]
+    parts = right.split(":")
+    if len(parts) == 1:
+        values = [_value(name, kind, part.strip()) for part in right.split(",")]
+    elif len(parts) == 3 and kind in (int, float):
+        values = [_whole(name, kind, x) for x in _linspace(text, *parts)]
+    else:
+        raise UserError(f"--grid {text!r}: expected NAME=a,b,c or NAME=first:last:count")
+    return Axis(name, tuple(dict.fromkeys(values)))
+
+
+def _linspace(text: str, first: str, last: str, count: str) -> list[float]:
+    try:
+        a, b, n = float(first), float(last), int(count)
+    except ValueError:
+        raise UserError(f"--grid {text!r}: first and last are numbers, count is whole") from None
+    if not (math.isfinite(a) and math.isfinite(b)) or not 1 <= n <= MOST_POINTS:
+        raise UserError(f"--grid {text!r}: expected finite ends and 1 to {MOST_POINTS} values")
+    # Rounded, so that 0.7:0.95:6 names the 0.8 that a list would name.
+    return [a] if n == 1 else [round(a + (b - a) * i / (n - 1), 10) for i in range(n)]
+
+
+def _whole(name: str, kind: type, value: float) -> Any:
+    if kind is float:
+        return value
+    if value != int(value):
+        raise UserError(f"--grid: {name} takes whole numbers, not {value:g}; list its values")
+    return int(value)
+
+
+def _value(name: str, kind: type, text: str) -> Any:
+    if kind is bool:
+        if text not in ("true", "false"):
+            raise UserError(f"--grid: {name} is {text!r}; expected true or false")
+        return text == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        wanted = "a whole number" if kind is int else "a number"
+        raise UserError(f"--grid: {name} is {text!r}; expected {wanted}") from None
+
+
+def build(axes: Sequence[Axis], base: DecodeConfig) -> Grid:
+    """Every combination of the axes' values.
+
+    Args:
+      axes: distinct options.
+      base: the other options.
+
+    Returns:
+      The grid. Where `policy` is an axis, a policy's points are those of the axes that it reads.
+
+    Raises:
+      UserError: an axis given twice, a value that its option can't have, an axis that no policy
+        reads, too many points, or none.
+    """
+    names = [axis.name for axis in axes]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"--grid: {name} is given twice; write all its values in one axis")
+    count = math.prod(len(axis.values) for axis in axes)
+    if count > MOST_POINTS:
+        raise UserError(f"--grid: {count} points are more than {MOST_POINTS}; take fewer values")
+    policies = next((axis.values for axis in axes if axis.name == "policy"), (base.policy,))
+    check_keys(policies, "--grid", POLICIES, "policy")
+    several = len(policies) > 1
+    for name in names:
+        if name in POLICY_OPTIONS and not any(name in POLICIES[p].defaults for p in policies):
+            raise UserError(f"--grid: policy {', '.join(policies)} does not read {name}")
+    points: dict[DecodeConfig, Point] = {}
+    left_out = merged = 0
+    for combination in itertools.product(*(axis.values for axis in axes)):
+        values = dict(zip(names, combination, strict=True))
+        reads = POLICIES[values.get("policy", base.policy)].defaults
+        if several:
+            values = {n: v for n, v in values.items() if n not in POLICY_OPTIONS or n in reads}
+        if _out_of_order(values, reads):
+            left_out += 1
+            continue
+        try:
+            config = base.replace(**values)
+        except UserError as e:
+            raise UserError(f"--grid: {e}") from e
+        merged += config in points
+        points.setdefault(config, Point(values, config))
+    if not points:
+        raise UserError("--grid: no point is left, every relaxed threshold is above its threshold")
+    return Grid(tuple(axes), tuple(points.values()), left_out, merged)
+
+
+def _out_of_order(values: Mapping[str, Any], reads: Mapping[str, Any]) -> bool:
+    """Whether a lower threshold, or its default, is above the threshold."""
+    threshold = values.get("threshold", reads.get("threshold"))
+    lower = [values.get(n, reads[n]) for n in ("relaxed_threshold", "low_threshold") if n in reads]
+    return any(threshold < x for x in lower)
