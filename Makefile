@@ -8,12 +8,14 @@ DIST ?= dist
 # CUDA; name a CPU build where there is one.
 TORCH ?= torch
 
-.PHONY: help venv demo test test-slow test-all oracle lint types format bench support wheel clean
+.PHONY: help venv demo test test-slow test-exhaustive test-tpu test-all oracle extras lint types
+.PHONY: format bench support wheel clean
 
 help:
 	@echo "make demo      decode with the small model that comes with leapjax"
 	@echo "make test      the tests that take minutes"
-	@echo "make test-all  all tests, with the torch oracle (TORCH=... chooses the build)"
+	@echo "make test-all  all tests, with the torch oracle (TORCH=... chooses the build), the TPU compiler,"
+	@echo "               and a browser if a Chromium is installed"
 	@echo "make lint      ruff: lint and format check;  make types: pyright"
 	@echo "make bench     timings of this machine;  make support: docs/support.md from the tests"
 
@@ -35,9 +37,17 @@ $(VENV)/.oracle: $(VENV)/.dev
 	  $(BIN)/python -m pip install --quiet --editable '.[oracle]' && touch $@ || \
 	  echo "NOTE: torch could not be installed; the tests that compare with it will be skipped"
 
+# What some tests need besides: the evaluation harness and a browser's driver. They skip, and say
+# so, without them (and without a Chromium on the machine).
+$(VENV)/.extras: $(VENV)/.oracle
+	$(BIN)/python -m pip install --quiet --editable '.[eval,browser]' && touch $@ || \
+	  echo "NOTE: lm-eval or playwright could not be installed; their tests will be skipped"
+
 venv: $(VENV)/.dev
 
 oracle: $(VENV)/.oracle
+
+extras: $(VENV)/.oracle $(VENV)/.extras
 
 demo: $(VENV)/.core
 	$(BIN)/python scripts/decode.py
@@ -45,12 +55,23 @@ demo: $(VENV)/.core
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
-# What `make test` leaves out: slow tests, and all that compare with torch.
-test-slow: oracle
-	$(BIN)/python -m pytest -m "(slow or oracle) and not exhaustive"
+# What `make test` leaves out: slow tests, and all that compare with torch; every pair.
+test-slow: extras
+	$(BIN)/python -m pytest -m "(slow or oracle) and not exhaustive and not tpu_compile" $(PYTEST)
 
-test-all: oracle
-	$(BIN)/python -m pytest -m ""
+test-exhaustive: extras
+	$(BIN)/python -m pytest -m exhaustive $(PYTEST)
+
+# The real TPU compiler, for slices that are not attached. An environment of its own, because an
+# installed libtpu looks for a TPU wherever JAX starts.
+test-tpu:
+	test -x $(VENV)-tpu/bin/python || $(PYTHON) -m venv $(VENV)-tpu
+	$(VENV)-tpu/bin/python -m pip install --quiet --editable '.[plots,dev,tpu]'
+	$(VENV)-tpu/bin/python -m pytest -m tpu_compile -n 0 $(PYTEST)
+
+test-all: extras
+	$(BIN)/python -m pytest -m "not tpu_compile" $(PYTEST)
+	$(MAKE) test-tpu
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

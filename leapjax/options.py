@@ -71,6 +71,29 @@ class ConfigFile:
     model: str | None = None
 
 
+def load_yaml(path: str | Path) -> Any:
+    """What a YAML file holds, read safely, no key twice.
+
+    Args:
+      path: the file.
+
+    Raises:
+      UserError: it can't be read, or isn't YAML.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        reason = getattr(e, "strerror", None) or " ".join(str(e).split())
+        raise UserError(f"{path}: can't be read ({reason})") from e
+    try:
+        return yaml.load(text, _Yaml)  # noqa: S506  (a SafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as e:
+        mark = getattr(e, "problem_mark", None) or getattr(e, "context_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        reason = getattr(e, "problem", None) or " ".join(str(e).split())
+        raise UserError(f"{path}{line}: not valid YAML ({reason})") from e
+
+
 def read_config(path: str | Path) -> ConfigFile:
     """Read a YAML file of decode options.
 
@@ -81,18 +104,7 @@ def read_config(path: str | Path) -> ConfigFile:
       UserError: unreadable, not a mapping, or with an unknown key.
     """
     path = str(path)
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        reason = getattr(e, "strerror", None) or " ".join(str(e).split())
-        raise UserError(f"{path}: can't be read ({reason})") from e
-    try:
-        value = yaml.load(text, _Yaml)  # noqa: S506  (a SafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as e:
-        mark = getattr(e, "problem_mark", None) or getattr(e, "context_mark", None)
-        line = f" line {mark.line + 1}" if mark else ""
-        reason = getattr(e, "problem", None) or " ".join(str(e).split())
-        raise UserError(f"{path}{line}: not valid YAML ({reason})") from e
+    value = load_yaml(path)
     if value is None:
         value = {}  # a file of comments only
     if not isinstance(value, dict):

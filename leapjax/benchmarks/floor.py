@@ -216,7 +216,7 @@ def matrix_rate(sizes: tuple[int, ...], repeats: int) -> tuple[float, str]:
       FLOPs per second, and who reached them.
     """
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]  (optional)
     except ImportError:
         torch = None
     product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST))

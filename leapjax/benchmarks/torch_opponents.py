@@ -18,6 +18,8 @@ Shapes: B rows, T columns (pads, prompt, canvas), S columns computed, W block, V
 H query heads, K key/value heads, E head width, D width.
 """
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import dataclasses

@@ -132,7 +132,7 @@ def run_against(args: argparse.Namespace, command: str) -> int:
     # Before the machine is measured, so that a missing torch is said at once.
     shapes = {name: against.weights(name) for name in names}
     sides = {n: against.opponents(*shape, quick=args.quick) for n, shape in shapes.items()}
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]  (optional)
 
     torch.set_num_threads(report["threads"])
     machine = floor.measure(args.quick)

@@ -44,6 +44,9 @@ examples:
   # In a pipe: records in, records out
   cat prompts.jsonl | leapjax decode --input - | jq .text
 
+  # Which token was committed when and why: a page with a slider, beside greedy
+  leapjax decode --prompt "A box holds 12 eggs. How many eggs are in 3 boxes?" --trace eggs.html
+
   # Five samples of one prompt
   leapjax decode --prompt "Name a colour." --temperature 0.7 --num-samples 5 --json
 
@@ -150,6 +153,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="records say why and how surely each position was committed",
     )
     add(
+        "--trace",
+        metavar="PATH",
+        help="show which token was committed when and why: a page (.html) or a picture for "
+        "slides (.gif, .png); decodes once more for each of the other policies",
+    )
+    add(
+        "--trace-policies",
+        type=_names,
+        metavar="NAME,…",
+        help="shown beside each other, names as in leapjax evaluate (default: the chosen policy "
+        "and greedy, which is always among them)",
+    )
+    add(
         "--progress",
         action=argparse.BooleanOptionalAction,
         default=None,
@@ -190,6 +206,10 @@ def run(args: argparse.Namespace) -> int:
         own.pop("gen_length", None)
         own.pop("block_length", None)
     config = decode_config({**own, **chosen}, file, _note)
+    if args.trace_policies and not args.trace:
+        raise UserError("--trace-policies goes with --trace PATH")
+    if args.trace:
+        _check_trace(args, config)
     enable_cache()
     if args.chat or not (args.prompt or args.input or args.output or args.json or model):
         return show.run(args, config, model)
@@ -258,6 +278,19 @@ def _decode_folder(args, config, model_of_file: str | None) -> int:
     return OK
 
 
+def _check_trace(args: argparse.Namespace, config) -> None:
+    """Refuse a trace that can't be made, before a model is loaded."""
+    from leapjax.trace import check_path, collect
+
+    if args.chat:
+        raise UserError("--trace does not go together with --chat; leave one of them out")
+    if args.output and not args.output.endswith(".jsonl"):
+        raise UserError("--trace is for a few prompts; leave it out of an --output folder's job")
+    check_path(args.trace, args.overwrite)
+    for name in collect.names(args.trace_policies, config):
+        collect.config_for(name, config)
+
+
 def _load(args: argparse.Namespace, model_of_file: str | None):
     """The model that the flags, or else the options file, name."""
     import leapjax
@@ -283,6 +316,7 @@ def _decode(args, config, model_of_file: str | None) -> int:
     from leapjax.jobs.loop import Loop
     from leapjax.jobs.source import Input, from_prompts
     from leapjax.records import Intake
+    from leapjax.trace import record
 
     source = Input(args.input) if args.input else None
     if args.output:
@@ -299,14 +333,10 @@ def _decode(args, config, model_of_file: str | None) -> int:
     lm = leapjax.load(
         args.model or model_of_file, dtype=args.dtype, quantize=args.quantize, mesh=args.mesh
     )
-    intake = Intake(
-        config,
-        lm.config,
-        lm.codec,
-        raw=args.raw,
-        stop=args.stop or (),
-        samples=args.num_samples,
-    )
+    shape = {"raw": args.raw, "stop": args.stop or (), "samples": args.num_samples}
+    noted = record.Intake(config, lm.config, lm.codec, **shape) if args.trace else None
+    watched = record.Sink(sink)
+    intake = noted or Intake(config, lm.config, lm.codec, **shape)
     wanted = args.progress
     if wanted is None and (args.prompt or not args.output):
         wanted = sys.stderr.isatty() and not args.prompt
@@ -318,12 +348,25 @@ def _decode(args, config, model_of_file: str | None) -> int:
             total = source.scan().lines if wanted is not False else None
         if total is not None:
             total = min(total, args.limit or total)
+        if args.trace:
+            known = total
+            if known is None and source is not None:
+                known = source.scan().lines
+                known = min(known, args.limit or known) if known is not None else None
+            record.check(args, config, known)
         seen = stack.enter_context(display.shown(total, wanted))
         loop = Loop(
-            lm, intake, sink, max_errors=args.max_errors, batch_size=args.batch_size, seen=seen
+            lm,
+            intake,
+            watched if noted else sink,
+            max_errors=args.max_errors,
+            batch_size=args.batch_size,
+            seen=seen,
         )
         items = source.items() if source is not None else from_prompts(args.prompt)
         summary = loop.run(itertools.islice(items, args.limit))
+        if noted:  # before the output is published: a trace that fails leaves neither
+            record.write(args, lm, noted, watched, _note)
     if errors := loop.progress.errors:
         place = f" in {sink.errors_path}" if isinstance(sink, sinks.OutputFile) else ""
         _note(f"{errors} bad record{'s' * (errors != 1)} set aside{place}")
@@ -386,6 +429,13 @@ def _note(line: str) -> None:
 
 def _report_bad(record: dict) -> None:
     _note(f"line {record['line']} left out: {record['error']}")
+
+
+def _names(text: str) -> list[str]:
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError("names no policy")
+    return names
 
 
 def _positive(text: str) -> int:

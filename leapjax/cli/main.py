@@ -15,6 +15,7 @@ COMMANDS = {
     "convert": "convert a hub checkpoint to a leapjax checkpoint, and back",
     "train": "train a model, or fine-tune a checkpoint",
     "evaluate": "accuracy and steps of every policy on a task",
+    "calibrate": "the fewest steps whose answers agree with greedy's",
     "plan": "does a decode fit on a TPU slice, and how fast should it be",
     "benchmark": "time decoding on this machine",
 }

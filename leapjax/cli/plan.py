@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import contextlib
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", default="llada-8b", metavar="NAME", help="llada-8b, dream-7b, 100b or a folder")
     add("--topology", metavar="CHIP:SHAPE", help="v5e:2x4, v6e:16x16, v5p:2x2x2, 7x:2x2x1, …")
-    add("--mesh", metavar="AXES", help="data=2,tensor=4 (default: the smallest replica that fits)")
+    add("--mesh", metavar="AXES", help="data=2,tensor=4 (default: the fastest that fits)")
     add("--batch", type=int, metavar="N", help="rows at once on the slice (default: 8 a chip)")
     add("--prompt-length", type=int, default=512, metavar="N", help="tokens (512)")
     add("--gen-length", type=int, default=256, metavar="N", help="canvas (256)")
@@ -57,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--cache", default="dual", choices=("none", "prefix", "dual"), help="KV cache (dual)")
     add("--policy", default="localleap", metavar="NAME", help="policy (localleap)")
     add("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="(bfloat16)")
-    add("--refresh-group", type=int, default=4, metavar="N", help="rows that refresh at once (4)")
+    add("--refresh-group", type=int, metavar="N", help="rows that refresh at once (engine's own)")
     add("--tokens-per-step", type=float, default=4.0, metavar="X", help="assumed, a row (4)")
     add(
         "--sweep",
@@ -66,11 +65,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHIP,…",
         help="compare slices of these kinds (all), and recommend one",
     )
+    add("--chips", metavar="N,…", help="sizes of a sweep (all)")
+    add("--tries", type=int, default=3, metavar="N", help="meshes compiled a slice at most (3)")
     add("--most-chips", type=int, default=256, metavar="N", help="of a sweep (256)")
     add(
         "--price",
         metavar="CHIP=X,…",
         help="of a chip and hour, to recommend the cheapest (default: the fewest chip-seconds)",
+    )
+    add("--markdown", action="store_true", help="print the table as Markdown")
+    add(
+        "--reuse",
+        metavar="FILE",
+        help="results of earlier compilations, added to; a stopped sweep goes on (default: in "
+        "the cache folder, LEAPJAX_CACHE_DIR); off keeps none",
     )
     add("--json", metavar="FILE", help="write everything as JSON too")
 
@@ -89,15 +97,15 @@ def run(args: argparse.Namespace) -> int:
     """
     import jax
 
-    from leapjax.config import check_keys
-    from leapjax.planning import chips, models
+    from leapjax.config import DecodeConfig, check_keys
+    from leapjax.planning import chips, models, search
 
     # Nothing runs: the host is enough, and asking for a TPU that is not there takes minutes.
     jax.config.update("jax_platforms", "cpu")
     if bool(args.topology) == bool(args.sweep):
         raise UserError("give either --topology CHIP:SHAPE or --sweep")
-    for name in ("prompt_length", "gen_length", "refresh_group", "most_chips"):
-        if getattr(args, name) < 1:
+    for name in ("prompt_length", "gen_length", "refresh_group", "most_chips", "tries"):
+        if (getattr(args, name) or 1) < 1 or getattr(args, name) == 0:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected >= 1")
     if args.tokens_per_step < 1:
         raise UserError(f"--tokens-per-step is {args.tokens_per_step}; a step commits at least 1")
@@ -111,19 +119,38 @@ def run(args: argparse.Namespace) -> int:
         kinds = args.sweep.split(",")
         check_keys(kinds, "--sweep", chips.CHIPS, "chip")
         where = [s for kind in kinds for s in chips.slices(kind, args.most_chips)]
+        if args.chips:
+            where = [s for s in where if str(s.chips) in args.chips.split(",")]
+        if not where:
+            raise UserError("--sweep: no slice is left; give more --chips or --most-chips")
+    work = search.Workload(
+        model=model,
+        config=DecodeConfig(
+            policy=args.policy,
+            gen_length=args.gen_length,
+            block_length=args.block_length,
+            cache=args.cache,
+        ),
+        prompt_length=args.prompt_length,
+        dtype=args.dtype,
+        batch=args.batch,
+        refresh_group=args.refresh_group,
+        tokens_per_step=args.tokens_per_step,
+    )
+    store = search.Store(_store_path(args.reuse))
     plans = []
-    _print(_HEADING)
-    for one in where:
-        plan = plan_slice(args, model, one)
+    _print(_MARKDOWN if args.markdown else _HEADING)
+    for number, one in enumerate(where, 1):
+        with _progress(f"compiling for {one} ({number} of {len(where)})"):
+            plan = search.plan(work, one, _tries(args, work, one), store)
         plans.append(plan)
-        _print(_line(plan))
-    best = recommend(plans, prices)
+        _print(_row(plan) if args.markdown else _line(plan))
+    best = search.recommend(plans, prices)
     if args.topology:
-        _print("")
-        _print("\n".join(_details(plans[0])))
+        _print("\n" + "\n".join(_details(plans[0])))
     elif best is not None:
         cost = "price" if prices else "chip-seconds"
-        _print(f"\nleast {cost} a token: {best['topology']} with --mesh {best['mesh']}")
+        _print(f"\nLeast {cost} a token: {best['topology']} with --mesh {best['mesh']}")
     if args.json:
         path = Path(args.json)
         try:
@@ -133,132 +160,43 @@ def run(args: argparse.Namespace) -> int:
     return OK if best is not None else 1
 
 
-def plan_slice(args: argparse.Namespace, model, where) -> dict[str, Any]:
-    """Plan one slice: with the mesh that was asked for, else the smallest replica that fits.
+def _tries(args: argparse.Namespace, work, where) -> list:
+    """The mesh that was asked for, or the fastest few by the roofline."""
+    from leapjax.planning import search
+    from leapjax.sharding import parse
 
-    Args:
-      args: the command's.
-      model: the shape.
-      where: the slice.
-
-    Returns:
-      JSON-ready: topology, mesh, memory, collectives, prediction; `fits`.
-    """
-    from leapjax.sharding import MeshShape, parse
-
-    rows = args.batch or 8 * where.chips
-    if args.mesh:
-        shapes = [parse(args.mesh)]
-        if shapes[0].devices != where.devices:
-            raise UserError(
-                f"--mesh {args.mesh} has {shapes[0].devices} devices, {where} has {where.devices}"
-            )
-    else:
-        tensors = [2**i for i in range(9) if where.devices % 2**i == 0]
-        # A replica can't be spread over more devices than there are heads to share out.
-        tensors = [t for t in tensors if t <= model.n_heads]
-        shapes = [
-            MeshShape(where.devices // t, 1, t) for t in tensors if rows >= where.devices // t
-        ]
-        shapes = [
-            s for s in shapes if _weights(model, s, args) < where.chip.hbm / where.chip.devices
-        ]
-    plan: dict[str, Any] = {"topology": str(where), "chips": where.chips, "fits": False}
-    for shape in shapes:
-        plan = _try(args, model, where, shape, rows)
-        if plan["fits"]:
-            break
-    return plan
+    if not args.mesh:
+        return search.meshes(work, where)[: args.tries]
+    mesh = parse(args.mesh)
+    if mesh.devices != where.devices:
+        raise UserError(
+            f"--mesh {args.mesh} has {mesh.devices} devices, {where} has {where.devices}"
+        )
+    return [mesh]
 
 
-def _weights(model, shape, args) -> float:
-    """Bytes of weights a device; what is beyond the chip need not be compiled."""
-    from leapjax.planning.roofline import layer_weights
+def _store_path(text: str | None) -> Path | None:
+    from leapjax.compilation import cache_folder
 
-    size = 2 if args.dtype == "bfloat16" else 4
-    tables = (1 if model.tie_embeddings else 2) * model.d_model * model.vocab_size
-    return (layer_weights(model) + tables) * size / shape.replica
-
-
-def _try(args, model, where, shape, rows: int) -> dict[str, Any]:
-    from leapjax.config import DecodeConfig
-    from leapjax.decoding import program_for
-    from leapjax.engine import bucket
-    from leapjax.planning import compiled, roofline
-
-    config = DecodeConfig(
-        policy=args.policy,
-        gen_length=args.gen_length,
-        block_length=args.block_length,
-        cache=args.cache,
-    )
-    program = program_for(
-        config,
-        model,
-        length=bucket(args.prompt_length) + args.gen_length,
-        dtype=args.dtype,
-        eot_token_id=None,
-        refresh_group=0 if args.cache == "none" else args.refresh_group,
-    )
-    slots = -(-rows // shape.data)
-    slots = -(-slots // shape.fsdp) * shape.fsdp
-    out: dict[str, Any] = {
-        "topology": str(where),
-        "chips": where.chips,
-        "mesh": str(shape),
-        "rows_a_replica": slots,
-        "fits": False,
-    }
-    print(f"compiling {where} {shape} …", file=sys.stderr, end="\r", flush=True)
-    try:
-        made = compiled.compile_for(where, shape, program, slots)
-    except UserError as e:
-        if "does not compile" not in str(e):
-            raise
-        return {**out, "error": str(e)}
-    finally:
-        print(" " * 70, file=sys.stderr, end="\r", flush=True)
-    guess = roofline.predict(where.chip, shape, program, slots, args.tokens_per_step)
-    kinds: dict[str, dict[str, int]] = {}
-    for c in made.collectives:
-        kind = kinds.setdefault(c.kind, {"in_loop": 0, "outside": 0})
-        kind["in_loop" if c.in_loop else "outside"] += 1
-    has = where.chip.hbm / where.chip.devices
-    return {
-        **out,
-        "fits": made.total <= has,
-        "hbm_device": int(has),
-        "weights": made.weights,
-        "state": made.state,
-        "temporaries": made.temporaries,
-        "total": made.total,
-        "donated": made.donated,
-        "compile_s": round(made.seconds, 1),
-        "collectives": kinds,
-        "window_pass": dataclasses.asdict(guess.window) | {"bound": guess.window.bound},
-        "full_pass": dataclasses.asdict(guess.full) | {"bound": guess.full.bound},
-        "step_s": guess.step,
-        "tokens_per_s_chip": guess.tokens_per_s_chip,
-    }
+    if text == "off":
+        return None
+    folder = cache_folder()
+    return Path(text) if text else folder and folder / "plans.jsonl"
 
 
-def recommend(plans: list[dict[str, Any]], prices: dict[str, float]) -> dict[str, Any] | None:
-    """The plan whose tokens cost least, of those that fit.
+@contextlib.contextmanager
+def _progress(text: str):
+    """A clock on stderr while something is compiled, if anybody sees it."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    Args:
-      plans: what was planned.
-      prices: of a chip and hour by kind; empty counts every chip alike.
-    """
-    fitting = [p for p in plans if p["fits"]]
-    if prices:
-        fitting = [p for p in fitting if p["topology"].split(":")[0] in prices]
-
-    def cost(plan):
-        price = prices.get(plan["topology"].split(":")[0], 1.0)
-        # Of equals the smallest slice: easiest to get.
-        return round(price / plan["tokens_per_s_chip"], 9), plan["chips"]
-
-    return min(fitting, key=cost, default=None)
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        progress.add_task(text, total=None)
+        yield
 
 
 def _prices(text: str | None) -> dict[str, float]:
@@ -281,7 +219,7 @@ _HEADING = (
 def _line(plan: dict[str, Any]) -> str:
     start = f"{plan['topology']:<11} {plan.get('mesh', ''):<24} "
     if "total" not in plan:
-        return start + plan.get("error", "does not fit: the weights alone are more than it has")
+        return start + _why(plan)
     used, has = plan["total"] / 1e9, plan["hbm_device"] / 1e9
     text = start + f"{plan['rows_a_replica']:>5} {used:>12.1f} {has:>6.1f} "
     if not plan["fits"]:
@@ -292,14 +230,39 @@ def _line(plan: dict[str, Any]) -> str:
     )
 
 
+def _why(plan: dict[str, Any]) -> str:
+    return plan.get("error", "does not fit: weights and cache alone are more than it has")
+
+
+_MARKDOWN = (
+    "| slice | mesh | rows a replica | weights + cache + rest, GB a device | of | window pass ms "
+    "| full pass ms | step ms | bound by | tokens/s a chip | compiled in, CPU s |\n"
+    "|---|---|--:|--:|--:|--:|--:|--:|---|--:|--:|"
+)
+
+
+def _row(plan: dict[str, Any]) -> str:
+    if not plan["fits"]:
+        return f"| {plan['topology']} | {_why(plan) if 'total' not in plan else 'does not fit'} |"
+    rest = plan["total"] - plan["weights"] - plan["cache"]
+    parts = " + ".join(f"{x / 1e9:.1f}" for x in (plan["weights"], plan["cache"], rest))
+    return (
+        f"| {plan['topology']} | {plan['mesh']} | {plan['rows_a_replica']} | {parts} "
+        f"| {plan['hbm_device'] / 1e9:.0f} | {1000 * plan['window_pass']['seconds']:.1f} "
+        f"| {1000 * plan['full_pass']['seconds']:.1f} | {1000 * plan['step_s']:.1f} "
+        f"| {plan['window_pass']['bound']} | {plan['tokens_per_s_chip']:.0f} "
+        f"| {plan['compile_cpu_s']:.0f} |"
+    )
+
+
 def _details(plan: dict[str, Any]) -> list[str]:
     if "total" not in plan:
         return []
-    parts = ("weights", "state", "temporaries")
+    parts = ("weights", "cache", "state", "temporaries")
     lines = [
         "memory a device: "
         + ", ".join(f"{name} {plan[name] / 1e9:.2f} GB" for name in parts)
-        + f"; {plan['donated'] / 1e9:.2f} GB of the state are donated",
+        + f"; {plan['donated'] / 1e9:.2f} GB of cache and state are donated",
     ]
     for kind, count in sorted(plan["collectives"].items()):
         lines.append(f"{kind}: {count['in_loop']} inside the loop, {count['outside']} outside")

@@ -109,36 +109,43 @@ class OutputFile:
             raise _unwritable(self.path, e) from e
 
 
-def check_output(path: str, overwrite: bool) -> None:
+def check_output(
+    path: str,
+    overwrite: bool,
+    suffixes: tuple[str, ...] = (".jsonl",),
+    what: str = "output",
+) -> None:
     """Refuse an output path that can't become a file, before any work is done.
 
     Args:
       path: where the output shall be.
       overwrite: an existing file may be replaced.
+      suffixes: of which the name has one.
+      what: the file is called in messages.
 
     Raises:
-      UserError: not a `.jsonl` name, no such folder, not writable, or in the way.
+      UserError: another suffix, no such folder, not writable, or in the way.
     """
-    taken = f"output {path}: is there already; choose another name or add --overwrite"
-    if not path.endswith(".jsonl"):
-        raise UserError(f"output {path}: not a file name that ends in .jsonl")
+    taken = f"{what} {path}: is there already; choose another name or add --overwrite"
+    if not path.endswith(suffixes):
+        raise UserError(f"{what} {path}: not a file name that ends in {' or '.join(suffixes)}")
     if storage.is_remote(path):
         try:
             if storage.exists(path) and not overwrite:
                 raise UserError(taken)
         except OSError as e:
-            raise _unwritable(path, e) from e
+            raise UserError(f"{what} {path}: can't be written ({e.strerror or e})") from e
         return
     file = Path(storage.local_path(path))
     if file.exists() and not file.is_file():
-        raise UserError(f"output {path}: is there already and is not an ordinary file")
+        raise UserError(f"{what} {path}: is there already and is not an ordinary file")
     if file.exists() and not overwrite:
         raise UserError(taken)
     folder = file.parent
     if not folder.is_dir():
-        raise UserError(f"output {path}: there is no folder {folder}; create it first")
+        raise UserError(f"{what} {path}: there is no folder {folder}; create it first")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"output {path}: the folder {folder} is not writable")
+        raise UserError(f"{what} {path}: the folder {folder} is not writable")
 
 
 def _unwritable(path: str, error: OSError) -> UserError:

@@ -1,17 +1,18 @@
 """TPU chips and slices: what they have, and what XLA calls them.
 
 Figures are per chip, from Google Cloud's documentation, read in November 2026:
-https://docs.cloud.google.com/tpu/docs/v5e (v5e), https://docs.cloud.google.com/tpu/docs/tpu7x
-(v5p, v6e and 7x in one table). Interconnect bandwidth there is bidirectional; half of it goes
-out.
+https://docs.cloud.google.com/tpu/docs/v5e (v5e), https://docs.cloud.google.com/tpu/docs/v5p and
+https://docs.cloud.google.com/tpu/docs/tpu7x (v5p, v6e and 7x in one table). Interconnect is
+given there for all of a chip's links, both ways (v5e 400, v5p 1200, v6e 800, 7x 1200 GB/s); a
+link is that over its 4 (two dimensions) or 6 (three) ports, and half of it goes out.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import re
 
+from leapjax.config import check_keys
 from leapjax.errors import UserError
 
 
@@ -25,7 +26,7 @@ class Chip:
       flops: peak bfloat16 FLOP/s.
       hbm: bytes of memory.
       bandwidth: bytes/s of memory.
-      interconnect: bytes/s that a chip sends to all its neighbours together.
+      link: bytes/s that one link of the interconnect carries one way.
       dimensions: of its slices' shapes.
       devices: JAX devices a chip.
     """
@@ -35,7 +36,7 @@ class Chip:
     flops: float
     hbm: float
     bandwidth: float
-    interconnect: float
+    link: float
     dimensions: int
     devices: int = 1
 
@@ -43,18 +44,38 @@ class Chip:
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v5e", "v5e", 197e12, 16e9, 819e9, 200e9, 2),
-        Chip("v5p", "v5p", 459e12, 95 * 2**30, 2765e9, 600e9, 3),
-        Chip("v6e", "v6e", 918e12, 32 * 2**30, 1638e9, 400e9, 2),
-        Chip("7x", "tpu7x", 2307e12, 192 * 2**30, 7380e9, 600e9, 3, devices=2),
+        Chip("v5e", "v5e", 197e12, 16e9, 819e9, 400e9 / 4 / 2, 2),
+        Chip("v5p", "v5p", 459e12, 95 * 2**30, 2765e9, 1200e9 / 6 / 2, 3),
+        Chip("v6e", "v6e", 918e12, 32 * 2**30, 1638e9, 800e9 / 4 / 2, 2),
+        Chip("7x", "tpu7x", 2307e12, 192 * 2**30, 7380e9, 1200e9 / 6 / 2, 3, devices=2),
     )
 }
 
-# Slices to compare in a sweep, by number of chips.
+# Other names that people use.
+_ALIASES = {
+    "v5litepod": "v5e",
+    "v6": "v6e",
+    "trillium": "v6e",
+    "tpu7x": "7x",
+    "v7x": "7x",
+    "ironwood": "7x",
+}
+
+# Shapes by number of chips. The single chip of three dimensions compiles but is not on offer.
 SHAPES = {
     2: {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"},
-    3: {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8"},
+    3: {
+        1: "1x1x1",
+        4: "2x2x1",
+        8: "2x2x2",
+        16: "2x2x4",
+        32: "2x4x4",
+        64: "4x4x4",
+        128: "4x4x8",
+        256: "4x8x8",
+    },
 }
+_OFFERED = {2: 1, 3: 4}  # smallest number of chips that one can rent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,14 +91,30 @@ class Slice:
     shape: str
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """Chips along each dimension."""
+        return tuple(map(int, self.shape.split("x")))
+
+    @property
     def chips(self) -> int:
         """How many."""
-        return math.prod(map(int, self.shape.split("x")))
+        return math.prod(self.sizes)
 
     @property
     def devices(self) -> int:
         """JAX devices."""
         return self.chips * self.chip.devices
+
+    def spanned(self, count: int) -> int:
+        """Dimensions that the first `count` JAX devices, in the order of their ids, extend over.
+
+        Ids run along the first dimension first, all devices of a chip one after another.
+        """
+        chips, out, reach = -(-count // self.chip.devices), 0, 1
+        for size in self.sizes:
+            out += chips > reach and size > 1
+            reach *= size
+        return out
 
     def __str__(self) -> str:
         """As `--topology` takes it."""
@@ -90,22 +127,42 @@ def parse(text: str) -> Slice:
     Raises:
       UserError: unknown chip, or a shape that it does not come in.
     """
-    name, _, shape = text.partition(":")
-    if name not in CHIPS:
-        raise UserError(f"--topology {text!r}: unknown chip (known: {', '.join(CHIPS)})")
+    name, _, shape = text.strip().lower().partition(":")
+    name = _ALIASES.get(name, name)
+    check_keys([name], f"--topology {text!r}", CHIPS, "chip")
     chip = CHIPS[name]
-    if not re.fullmatch("x".join([r"[1-9]\d*"] * chip.dimensions), shape):
-        example = SHAPES[chip.dimensions][8]
-        raise UserError(f"--topology {text!r}: a {name} slice has a shape like {name}:{example}")
-    return Slice(chip, shape)
+    known = SHAPES[chip.dimensions]
+    if shape in known.values():
+        return Slice(chip, shape)
+    sizes = [int(n) if n.isdecimal() else 0 for n in shape.split("x")]
+    # The smallest that holds as many chips, or the largest there is.
+    wanted = math.prod(sizes) or 8
+    near = known[min((n for n in known if n >= wanted), default=max(known))]
+    raise UserError(
+        f"--topology {text!r}: no such {name} slice; did you mean {name}:{near}? "
+        f"(shapes: {', '.join(known.values())})"
+    )
 
 
 def slices(chip: str, most: int = 256) -> list[Slice]:
-    """The slices of a kind of chip to compare, smallest first.
+    """The slices of a kind of chip that are on offer, smallest first.
 
     Args:
       chip: name in `CHIPS`.
       most: chips.
     """
     kind = CHIPS[chip]
-    return [Slice(kind, s) for n, s in SHAPES[kind.dimensions].items() if n <= most]
+    counts = SHAPES[kind.dimensions].items()
+    return [Slice(kind, s) for n, s in counts if _OFFERED[kind.dimensions] <= n <= most]
+
+
+def home(chip: Chip, devices: int) -> Slice:
+    """The smallest slice with so many JAX devices.
+
+    Raises:
+      UserError: there is none.
+    """
+    for shape in SHAPES[chip.dimensions].values():
+        if (found := Slice(chip, shape)).devices >= devices:
+            return found
+    raise UserError(f"no slice of {chip.name} in the table has {devices} devices")

@@ -7,6 +7,7 @@ on any machine.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import re
 import time
@@ -20,31 +21,8 @@ from leapjax.errors import UserError
 from leapjax.lane import compile_run
 from leapjax.models.config import param_shapes
 from leapjax.planning.chips import Slice
+from leapjax.planning.hlo import Collective, donated, partitions, read_collectives
 from leapjax.sharding import MeshShape, Placement, placements
-
-_KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-_COLLECTIVE = re.compile(rf"= (.+?) ({'|'.join(_KINDS)})(?:-start)?\(")
-_ARRAY = re.compile(r"(pred|[a-z]+\d+)\[([\d,]*)\]")
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
-
-
-@dataclasses.dataclass(frozen=True)
-class Collective:
-    """One collective of the program.
-
-    Attributes:
-      kind: all-reduce, all-gather, …
-      shapes: of its result's arrays, as (dtype, dimensions).
-      bytes: of its result.
-      in_loop: it sits inside a loop.
-      scope: where in our code, from the compiler's metadata.
-    """
-
-    kind: str
-    shapes: tuple[tuple[str, tuple[int, ...]], ...]
-    bytes: int
-    in_loop: bool
-    scope: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,18 +31,24 @@ class Compiled:
 
     Attributes:
       seconds: that compiling took here.
+      cpu_seconds: of this process meanwhile.
       weights: bytes a device.
       state: bytes a device of tokens and cache, which are donated.
-      temporaries: bytes a device.
+      temporaries: bytes a device, the program's code included.
       donated: bytes of the state that the result reuses.
+      reused: those arrays, as (dtype, dimensions on a device).
+      partitions: devices that the program knows of.
       collectives: all of them.
     """
 
     seconds: float
+    cpu_seconds: float
     weights: int
     state: int
     temporaries: int
     donated: int
+    reused: tuple[tuple[str, tuple[int, ...]], ...]
+    partitions: int
     collectives: tuple[Collective, ...]
 
     @property
@@ -73,27 +57,46 @@ class Compiled:
         return self.weights + self.state + self.temporaries
 
 
+# No TPU is looked for, nor the cloud's answer to where this machine is; several processes may
+# compile at once (no lock file), and no logs are left in /tmp.
+_OFFLINE = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_LOG_DIR": "disabled",
+}
+
+
 def devices(where: Slice) -> list[Any]:
-    """The devices of a slice that is not attached.
+    """The devices of a slice that is not attached, in the order of their ids.
+
+    In libtpu's own order (host by host) a replica can begin with ids that are not consecutive,
+    and then does not compile on large slices.
 
     Raises:
       UserError: libtpu is not installed, or knows no such slice.
     """
     from jax.experimental import topologies
 
-    # No TPU is looked for, nor the cloud's answer to where this machine is.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"{where.chip.xla}-{where.chips}")
+    if importlib.util.find_spec("libtpu") is None and "TPU_LIBRARY_PATH" not in os.environ:
+        raise UserError(
+            f"the TPU compiler, libtpu, is not installed: pip install 'jax[tpu]=={jax.__version__}'"
+            " (Linux, x86-64; no TPU needed)"
+        )
+    for name, value in _OFFLINE.items():
+        os.environ.setdefault(name, value)
+    more = {} if where.chips > 1 else {"chips_per_host_bounds": (1, 1, 1)}
     try:
         name = f"{where.chip.xla}:{where.shape}"
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+        found = topologies.get_topology_desc(platform="tpu", topology_name=name, **more).devices
     except Exception as e:
-        reason = " ".join(str(e).split())[:120]
+        reason = " ".join(str(e).split())[:200]
         raise UserError(
-            f"the TPU compiler can't be had for {where} ({reason}); pip install libtpu (or "
-            "leapjax[tpu])"
+            f"{where}: the TPU compiler does not take it ({reason}); try another shape, or "
+            f"pip install 'jax[tpu]=={jax.__version__}'"
         ) from e
+    return sorted(found, key=lambda device: device.id)
 
 
 def compile_for(where: Slice, mesh: MeshShape, program: Program, slots: int) -> Compiled:
@@ -110,13 +113,15 @@ def compile_for(where: Slice, mesh: MeshShape, program: Program, slots: int) -> 
     """
     place = placements(mesh, devices(where))[0]
     params = abstract_params(program, place)
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     try:
         executable = compile_run(params, program, slots, place)
     except jax.errors.JaxRuntimeError as e:
         text = " ".join(str(e).split())
-        raise UserError(f"{where}, {mesh}: does not compile: {text[:300]}") from e
-    seconds = time.perf_counter() - began
+        short = re.search(r"Used [\d.]+\w+ of [\d.]+\w+ hbm", text)
+        reason = f"too little memory ({short.group()})" if short else text[:300]
+        raise UserError(f"{where}, {mesh}: does not compile: {reason}") from e
+    seconds, cpu = time.perf_counter() - began, time.process_time() - worked
     stats, text = executable.memory_analysis(), executable.as_text()
     if stats is None or text is None:
         raise UserError(f"{where}: this jax tells nothing about compiled programs; upgrade it")
@@ -126,10 +131,13 @@ def compile_for(where: Slice, mesh: MeshShape, program: Program, slots: int) -> 
     )
     return Compiled(
         seconds=seconds,
+        cpu_seconds=cpu,
         weights=weights,
         state=stats.argument_size_in_bytes - weights,
-        temporaries=stats.temp_size_in_bytes,
+        temporaries=stats.temp_size_in_bytes + stats.generated_code_size_in_bytes,
         donated=stats.alias_size_in_bytes,
+        reused=tuple(donated(text)),
+        partitions=partitions(text),
         collectives=tuple(read_collectives(text)),
     )
 
@@ -152,20 +160,3 @@ def _product(shape) -> int:
     for size in shape:
         out *= size
     return out
-
-
-def read_collectives(text: str) -> list[Collective]:
-    """The collectives of a compiled program's text."""
-    found = []
-    for line in text.splitlines():
-        if not (match := _COLLECTIVE.search(line)):
-            continue
-        shapes = tuple(
-            (kind, tuple(int(n) for n in sizes.split(",") if n))
-            for kind, sizes in _ARRAY.findall(match.group(1))
-        )
-        scope = re.search(r'op_name="([^"]*)"', line)
-        name = scope.group(1) if scope else ""
-        size = sum(_BYTES.get(kind, 4) * _product(dims) for kind, dims in shapes)
-        found.append(Collective(match.group(2), shapes, size, "/while/" in name, name))
-    return found

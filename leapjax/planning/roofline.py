@@ -1,26 +1,41 @@
 """How long a pass should take on a chip: a roofline, stated so that it can be argued with.
 
-A device's time for a pass is the largest of three, as if each were free of the others:
+    seconds  = the larger of compute and memory, then exchange (nothing else can be done meanwhile)
+    compute  = FLOPs / devices of the replica / peak
+    memory   = (weights + cached keys and values) a device / bandwidth
+    exchange = bytes of all-reduce / links, and 1 us a hop; with fsdp, weights gathered too
 
-    compute   = FLOPs / peak
-    memory    = (weights + cache read and written) / bandwidth
-    exchange  = bytes of all-reduce / bandwidth of the interconnect
+FLOPs are those of `leapjax.benchmarks.floor`: 2 a weight and computed position, 4 T H E a query
+and layer, the head on the window only, the last layer's output on the window only in a full
+pass. Weights are read once a pass, after gathering if they are spread over `fsdp`; keys and values
+of all T columns are written by a full pass and read by a window's. Both as they are sharded: what
+an axis does not divide is on every device.
 
-FLOPs are those of the products (2 per weight and computed position, 4 S T H E a layer for
-attention, 2 D V per window position for the head), split over `tensor` and `fsdp`. The layers
-of a pass make two all-reduces each of (rows, positions, D); over n devices one sends
-2 (n - 1) / n of its bytes. A decode's step is a window pass; once a block it is a full pass,
-of which an iteration takes at most `refresh_group` rows. Peaks are never reached: expect half.
+Each layer sums (rows, positions, D) over `tensor` twice, and the embedding once. Over c chips one
+sends 2 (c - 1) / c of its bytes over as many links as the replica has dimensions (lines without
+wrap-around; XLA may do better on a torus), in c hops of 1 us (latency of a hop: "How to Scale Your
+Model", https://jax-ml.github.io/scaling-book/sharding). What the two devices of a chip tell
+each other is free. Over `fsdp` the layers' weights are gathered once a pass over one link.
+
+Left out: activations, attention scores, logits, norms. Peaks are never reached.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 
+import jax
+from jax.sharding import AbstractMesh
+
+from leapjax.benchmarks import floor
 from leapjax.decoding import Program
-from leapjax.models.config import ModelConfig
-from leapjax.planning.chips import Chip
-from leapjax.sharding import MeshShape
+from leapjax.decoding.cached import cache_shape
+from leapjax.models.config import param_shapes
+from leapjax.planning.chips import Slice
+from leapjax.sharding import MeshShape, Placement
+
+HOP = 1e-6  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,57 +48,108 @@ class Time:
 
     @property
     def seconds(self) -> float:
-        """The largest."""
-        return max(self.compute, self.memory, self.exchange)
+        """Compute and memory overlap; an exchange is waited for."""
+        return max(self.compute, self.memory) + self.exchange
 
     @property
     def bound(self) -> str:
-        """Which one that is."""
+        """Which is the largest."""
         names = ("compute", "memory", "exchange")
         return max(names, key=lambda name: getattr(self, name))
 
 
-def layer_weights(model: ModelConfig) -> int:
-    """Parameters of all layers' matrices."""
-    heads, kv = model.n_heads * model.head_dim, model.n_kv_heads * model.head_dim
-    a_layer = model.d_model * (2 * heads + 2 * kv + 3 * model.mlp_hidden_size)
-    return model.n_layers * a_layer
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """What a device keeps, in bytes.
+
+    Attributes:
+      layers: weights of the layers.
+      head: the table that the logits are computed with.
+      other: other weights.
+      cache: keys and values of all slots.
+    """
+
+    layers: float
+    head: float
+    other: float
+    cache: float
+
+    @property
+    def total(self) -> float:
+        """Bytes."""
+        return self.layers + self.head + self.other + self.cache
+
+
+def held(mesh: MeshShape, program: Program, slots: int) -> Held:
+    """What a device of a replica keeps.
+
+    Args:
+      mesh: how a replica is spread.
+      program: the decode.
+      slots: rows of a replica.
+    """
+    model, size = program.model, program.compute_dtype.itemsize
+    place = Placement(AbstractMesh((mesh.fsdp, mesh.tensor), ("fsdp", "tensor")))  # type: ignore
+    shapes = param_shapes(model)
+    spread = place.parameters(model, shapes)
+
+    def count(shape, sharding):
+        return size * math.prod(sharding.shard_shape(shape))
+
+    sizes = jax.tree.map(count, shapes, spread, is_leaf=lambda x: isinstance(x, tuple))
+    layers = sum(sizes["layers"].values())
+    head = sizes["embed" if model.tie_embeddings else "head"]
+    cache = 0
+    if program.cache != "none":
+        shape = cache_shape(program, slots)
+        axes = (None, "rows", None, "kv_heads", None)
+        cache = 2 * count(shape, place.sharding(axes, shape))
+    return Held(layers, head, sum(jax.tree.leaves(sizes)) - layers - head, cache)
 
 
 def pass_time(
-    chip: Chip, mesh: MeshShape, program: Program, rows: int, positions: int, window: int
+    where: Slice, mesh: MeshShape, program: Program, slots: int, rows: int, positions: int
 ) -> Time:
     """Time of one pass of a replica.
 
     Args:
-      chip: the kind.
-      mesh: how a replica is spread.
+      where: the slice.
+      mesh: how it is used.
       program: the decode.
+      slots: rows of a replica.
       rows: rows computed.
-      positions: positions computed in each.
-      window: positions a row whose logits are computed.
+      positions: positions computed in each; all columns make a full pass.
     """
-    model, n = program.model, mesh.replica
+    model, chip, n = program.model, where.chip, mesh.replica
+    t, w, size = program.length, program.block_length, program.compute_dtype.itemsize
+    item = held(mesh, program, slots)
+    whole = positions == t
+    if whole:
+        flops = floor.full_pass(model, rows, t, w, program.cache != "none", size).flops
+    else:
+        flops = floor.window_pass(model, rows, t, positions, size).flops
+        flops -= 2 * rows * (positions - w) * model.d_model * model.vocab_size
+    memory = mesh.fsdp * (item.layers + item.head) + item.cache * rows / slots
+    # Bytes summed over `tensor`. Rows that refresh are not spread over fsdp.
+    columns = (2 * model.n_layers + 1) * positions
+    if whole:
+        columns -= 2 * (positions - w)
+    summed = columns * rows * model.d_model * size / (1 if whole else mesh.fsdp)
     # Several JAX devices a chip share its figures.
     share = 1 / chip.devices
-    layers = layer_weights(model)
-    head = model.d_model * model.vocab_size
-    tokens = rows * positions
-    attention = 4 * tokens * program.length * model.n_heads * model.head_dim * model.n_layers
-    flops = 2 * tokens * layers + attention + 2 * rows * window * head
-    size = program.compute_dtype.itemsize
-    cache = 0
-    if program.cache != "none":
-        width = 2 * model.n_layers * model.n_kv_heads * model.head_dim * size
-        kv_split = mesh.tensor if model.n_kv_heads % mesh.tensor == 0 else 1
-        cache = width * rows * (program.length + positions) / (mesh.fsdp * kv_split)
-    memory = (layers + head) * size / n + cache
-    reduced = 2 * model.n_layers * tokens / mesh.fsdp * model.d_model * size
-    sent = reduced * 2 * (mesh.tensor - 1) / mesh.tensor
+    exchange = 0.0
+    group = -(-mesh.tensor // chip.devices)
+    if group > 1:
+        links = where.spanned(mesh.tensor)
+        exchange += summed * 2 * (group - 1) / group / (chip.link * links)
+        exchange += (2 * model.n_layers + 1) * group * HOP
+    if mesh.fsdp > 1:
+        exchange += (mesh.fsdp - 1) * item.layers / (chip.link * share)
+        exchange += model.n_layers * mesh.fsdp * HOP
     return Time(
         compute=flops / n / (chip.flops * share),
         memory=memory / (chip.bandwidth * share),
-        exchange=sent / (chip.interconnect * share),
+        exchange=exchange,
     )
 
 
@@ -105,31 +171,35 @@ class Prediction:
 
 
 def predict(
-    chip: Chip, mesh: MeshShape, program: Program, slots: int, tokens_per_step: float
+    where: Slice, mesh: MeshShape, program: Program, slots: int, tokens_per_step: float
 ) -> Prediction:
     """Predict a slice's speed.
 
+    A block's first step is a full pass; rows take turns, `refresh_group` at a time. So a block
+    of all rows takes as many iterations as it has steps, or as there are groups if those are
+    more; each computes the window, and one a group the full pass too.
+
     Args:
-      chip: the kind.
-      mesh: how the slice is used.
+      where: the slice.
+      mesh: how it is used.
       program: the decode.
       slots: rows a replica.
       tokens_per_step: tokens that a row commits in a step; LocalLeap's gain is an assumption
         here, not a result.
     """
     w, t = program.block_length, program.length
-    group = min(program.refresh_group or slots, slots)
+    steps = max(w / tokens_per_step, 1.0)  # of a block
     if program.cache == "none":
-        full = window = pass_time(chip, mesh, program, slots, t, w)
-        step = full.seconds
+        full = window = pass_time(where, mesh, program, slots, slots, t)
+        iterations, seconds = steps, steps * full.seconds
     else:
-        positions = w if program.cache == "dual" else program.gen_length
-        window = pass_time(chip, mesh, program, slots, positions, w)
-        full = pass_time(chip, mesh, program, group, t, w)
-        # Every row refreshes once a block; a block takes so many steps.
-        steps_a_block = max(w / tokens_per_step, 1.0)
-        refreshes = slots / group / steps_a_block  # a step
-        step = window.seconds + refreshes * full.seconds
-    tokens = slots * tokens_per_step * mesh.data / step
-    chips = mesh.devices / chip.devices
-    return Prediction(window, full, step, tokens / chips)
+        lead = 1 if program.model.shift_logits else 0
+        positions = min(t, (w if program.cache == "dual" else program.gen_length) + lead)
+        group = min(program.refresh_group or slots, slots)
+        window = pass_time(where, mesh, program, slots, slots, positions)
+        full = pass_time(where, mesh, program, slots, group, t)
+        iterations = max(steps, slots / group)
+        seconds = iterations * window.seconds + slots / group * full.seconds
+    tokens = slots * w * mesh.data / seconds
+    chips = mesh.devices / where.chip.devices
+    return Prediction(window, full, seconds / iterations, tokens / chips)

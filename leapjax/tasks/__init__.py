@@ -7,7 +7,7 @@ for problem in task.problems("heldout", strata=(), limit=100, seed=0): ...
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from leapjax.errors import UserError
@@ -28,6 +28,7 @@ class Task:
       block_length: block, in tokens.
       draw: `(split, strata, limit, seed) -> problems`; `problems` checks its arguments.
       score: whether a text answers a problem.
+      extract: the final answer of a text, None where it has none.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Task:
     block_length: int
     draw: Callable[[str, tuple[str, ...], int | None, int], list[Problem]]
     score: Callable[[str, Problem], bool] = score
+    extract: Callable[[str], Hashable | None] = extract_final
 
     def problems(
         self,

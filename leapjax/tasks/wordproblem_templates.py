@@ -7,8 +7,10 @@ of every choice is a template of its own; `STORIES` adds fixed ones whose steps 
 form a simple chain. Slots: {A} and {B} are names, {o} is an object in the plural, {x}
 the start value, {y} the event's own number, {eq} the step's equation.
 
-The wording of a solution is determined by its problem: nothing has to be guessed, so a
-decoder may fill in everything but the arithmetic at once.
+The wording of a solution is determined by its problem, and every line of it has the same number
+of tokens as long as numbers have two digits (five words, the equation, the object, a stop and the
+end of the line): neither words nor places have to be guessed, so a decoder may fill in everything
+but the arithmetic at once.
 """
 
 from __future__ import annotations
@@ -88,13 +90,13 @@ SETTINGS = (
         (
             Event("find", "+", "{A} finds {y} more.", "With {y} more that makes {eq} {o}."),
             Event("gift", "+", "{B} gives {A} {y} more.", "With the gift that makes {eq} {o}."),
-            Event("lose", "-", "{A} loses {y}.", "That leaves {eq} {o}."),
-            Event("give", "-", "{A} gives {B} {y}.", "After giving {y}, there are {eq} {o}."),
+            Event("lose", "-", "{A} loses {y}.", "Without the {y} that leaves {eq} {o}."),
+            Event("give", "-", "{A} gives {B} {y}.", "After giving {y} there are {eq} {o}."),
             Event(
                 "trade",
                 "*",
                 "A trade makes it {y} times as many.",
-                "The trade makes that {eq} {o}.",
+                "The trade then makes that {eq} {o}.",
             ),
         ),
         "How many {o} does {A} have now?",
@@ -104,15 +106,15 @@ SETTINGS = (
         _objects("cookies muffins rolls pies cakes tarts"),
         "{A} bakes {x} {o}.",
         (
-            Event("bake", "+", "{A} bakes {y} more.", "Baking {y} more gives {eq} {o}."),
+            Event("bake", "+", "{A} bakes {y} more.", "Baking {y} more then gives {eq} {o}."),
             Event("bring", "+", "{B} brings {y}.", "With the {y} there are {eq} {o}."),
-            Event("eat", "-", "{B} eats {y}.", "After that there are {eq} {o}."),
-            Event("burn", "-", "The oven burns {y}.", "Without the burnt ones there are {eq} {o}."),
+            Event("eat", "-", "{B} eats {y}.", "Without the {y} there are {eq} {o}."),
+            Event("burn", "-", "The oven burns {y}.", "Without burnt ones there are {eq} {o}."),
             Event(
                 "recipe",
                 "*",
                 "Then {A} makes it {y} times as many.",
-                "Making it {y} times as many gives {eq} {o}.",
+                "Making it {y} times gives {eq} {o}.",
             ),
         ),
         "How many {o} are there in the end?",
@@ -126,25 +128,25 @@ SETTINGS = (
                 "school",
                 "+",
                 "At the school {y} get on.",
-                "After the school there are {eq} {o} on board.",
+                "After the school there are {eq} {o}.",
             ),
             Event(
                 "park",
                 "-",
                 "At the park {y} get off.",
-                "After the park there are {eq} {o} on board.",
+                "After the park there are {eq} {o}.",
             ),
             Event(
                 "market",
                 "+",
                 "At the market {y} get on.",
-                "After the market there are {eq} {o} on board.",
+                "After the market there are {eq} {o}.",
             ),
             Event(
                 "station",
                 "-",
                 "At the station {y} get off.",
-                "After the station there are {eq} {o} on board.",
+                "After the station there are {eq} {o}.",
             ),
         ),
         "How many {o} are on the bus now?",
@@ -154,10 +156,10 @@ SETTINGS = (
         _objects("flowers roses tulips bushes trees beans"),
         "A garden has {x} {o}.",
         (
-            Event("plant", "+", "{A} plants {y}.", "With {y} more the garden has {eq} {o}."),
+            Event("plant", "+", "{A} plants {y}.", "With {y} more it has {eq} {o}."),
             Event("grow", "+", "Then {y} new ones grow.", "The new ones make it {eq} {o}."),
             Event("cut", "-", "{A} cuts {y}.", "Without {y} the garden has {eq} {o}."),
-            Event("storm", "-", "A storm takes {y}.", "The storm leaves {eq} {o}."),
+            Event("storm", "-", "A storm takes {y}.", "After the storm there are {eq} {o}."),
             Event(
                 "year",
                 "*",
@@ -172,10 +174,10 @@ SETTINGS = (
         _objects("books maps games films magazines"),
         "A library has {x} {o}.",
         (
-            Event("buy", "+", "It buys {y}.", "It buys {y}, so the library has {eq} {o}."),
-            Event("return", "+", "{A} returns {y}.", "Once it has {y} more, there are {eq} {o}."),
+            Event("buy", "+", "It buys {y}.", "It buys {y} and has {eq} {o}."),
+            Event("return", "+", "{A} returns {y}.", "With the {y} there are {eq} {o}."),
             Event("lend", "-", "It lends {y} to {A}.", "It lends {y} and keeps {eq} {o}."),
-            Event("sell", "-", "It sells {y}.", "It sells {y}, so the library has {eq} {o}."),
+            Event("sell", "-", "It sells {y}.", "It sells {y} and has {eq} {o}."),
         ),
         "How many {o} does the library have now?",
     ),
@@ -184,12 +186,17 @@ SETTINGS = (
         _objects("dollars euros pounds"),
         "{A} saved {x} {o}.",
         (
-            Event("earn", "+", "{A} earns {y}.", "Earning {y} makes it {eq} {o}."),
-            Event("aunt", "+", "An aunt sends {y}.", "The aunt's money makes it {eq} {o}."),
-            Event("spend", "-", "{A} spends {y} on a book.", "The book leaves {eq} {o}."),
-            Event("pay", "-", "{A} pays {B} {y}.", "Paying {y} leaves {eq} {o}."),
+            Event("earn", "+", "{A} earns {y}.", "Earning {y} more makes it {eq} {o}."),
+            Event("aunt", "+", "An aunt sends {y}.", "With the money there are {eq} {o}."),
             Event(
-                "grow", "*", "A prize makes it {y} times as much.", "The prize makes it {eq} {o}."
+                "spend", "-", "{A} spends {y} on a book.", "After the book that leaves {eq} {o}."
+            ),
+            Event("pay", "-", "{A} pays {B} {y}.", "Paying the {y} then leaves {eq} {o}."),
+            Event(
+                "grow",
+                "*",
+                "A prize makes it {y} times as much.",
+                "The prize then makes it {eq} {o}.",
             ),
         ),
         "How many {o} does {A} have now?",
@@ -201,8 +208,8 @@ SETTINGS = (
         (
             Event("pick", "+", "{B} picks {y} more.", "With {y} more there are {eq} {o}."),
             Event("shed", "+", "The shed holds {y} more.", "With the shed there are {eq} {o}."),
-            Event("rot", "-", "Then {y} go bad.", "Without the bad ones there are {eq} {o}."),
-            Event("sell", "-", "They sell {y}.", "They sell {y}, so there are {eq} {o}."),
+            Event("rot", "-", "Then {y} go bad.", "Without bad ones there are {eq} {o}."),
+            Event("sell", "-", "They sell {y}.", "After they sell there are {eq} {o}."),
         ),
         "How many {o} do they have in the end?",
     ),
@@ -212,7 +219,7 @@ SETTINGS = (
         "A truck carries {x} {o}.",
         (
             Event("load", "+", "{A} loads {y}.", "With {y} more it carries {eq} {o}."),
-            Event("dock", "+", "The dock adds {y}.", "The dock adds {y}, making {eq} {o}."),
+            Event("dock", "+", "The dock adds {y}.", "The dock adds {y} making {eq} {o}."),
             Event("drop", "-", "It drops {y} at a shop.", "After the shop it carries {eq} {o}."),
             Event("mill", "-", "It leaves {y} at a mill.", "After the mill it carries {eq} {o}."),
             Event("trips", "*", "It makes {y} such trips.", "Over {y} trips it carries {eq} {o}."),
@@ -231,9 +238,9 @@ STORIES = (
         "{A} buys {a} bags with {b} {o} each and {c} boxes with {d} {o} each. "
         "How many {o} does {A} buy?",
         (
-            ("a", "*", "b", "The bags hold {eq} {o}."),
-            ("c", "*", "d", "The boxes hold {eq} {o}."),
-            ("r1", "+", "r2", "Together that makes {eq} {o}."),
+            ("a", "*", "b", "Then all the bags hold {eq} {o}."),
+            ("c", "*", "d", "Then all the boxes hold {eq} {o}."),
+            ("r1", "+", "r2", "Together all that then makes {eq} {o}."),
         ),
         {"a": (2, 4), "b": (2, 5), "c": (2, 4), "d": (2, 5)},
     ),
@@ -242,8 +249,8 @@ STORIES = (
         _TOYS + _FOOD,
         "{A} has {a} bags with {b} {o} each and {c} single {o}. How many {o} does {A} have?",
         (
-            ("a", "*", "b", "The {a} bags hold {eq} {o}."),
-            ("r1", "+", "c", "With the single ones there are {eq} {o}."),
+            ("a", "*", "b", "Then the {a} bags hold {eq} {o}."),
+            ("r1", "+", "c", "With single ones there are {eq} {o}."),
         ),
         {"a": (2, 5), "b": (2, 9), "c": (2, 9)},
     ),
@@ -252,8 +259,8 @@ STORIES = (
         _TOYS + _FOOD,
         "{A} has {a} boxes with {b} {o} each. {B} takes {c} {o}. How many {o} are left?",
         (
-            ("a", "*", "b", "The {a} boxes hold {eq} {o}."),
-            ("r1", "-", "c", "That leaves {eq} {o}."),
+            ("a", "*", "b", "Then the {a} boxes hold {eq} {o}."),
+            ("r1", "-", "c", "Without the {c} that leaves {eq} {o}."),
         ),
         {"a": (2, 5), "b": (2, 9), "c": (2, 9)},
     ),
@@ -262,8 +269,8 @@ STORIES = (
         _TOYS,
         "{A} has {a} {o}. {B} has {b} more than {A}. How many {o} do they have together?",
         (
-            ("a", "+", "b", "{B} has {eq} {o}."),
-            ("a", "+", "r1", "Together that makes {eq} {o}."),
+            ("a", "+", "b", "With {b} more there are {eq} {o}."),
+            ("a", "+", "r1", "Together all that then makes {eq} {o}."),
         ),
         {"a": (2, 10), "b": (2, 9)},
     ),
@@ -272,8 +279,8 @@ STORIES = (
         _TOYS,
         "{A} has {a} {o}. {B} has {b} fewer than {A}. How many {o} do they have together?",
         (
-            ("a", "-", "b", "{B} has {eq} {o}."),
-            ("a", "+", "r1", "Together that makes {eq} {o}."),
+            ("a", "-", "b", "With {b} fewer there are {eq} {o}."),
+            ("a", "+", "r1", "Together all that then makes {eq} {o}."),
         ),
         {"a": (3, 16), "b": (2, 9)},
     ),
@@ -283,8 +290,8 @@ STORIES = (
         "{A} has {a} {o}. {B} has {b} times as many as {A} but then loses {c}. "
         "How many {o} does {B} have now?",
         (
-            ("a", "*", "b", "First there are {eq} {o}."),
-            ("r1", "-", "c", "That leaves {eq} {o}."),
+            ("a", "*", "b", "Making it {b} times gives {eq} {o}."),
+            ("r1", "-", "c", "Without the {c} that leaves {eq} {o}."),
         ),
         {"a": (2, 9), "b": (2, 4), "c": (2, 9)},
     ),
@@ -293,8 +300,8 @@ STORIES = (
         _objects("tickets pens cups hats toys"),
         "{A} has {a} dollars and buys {b} {o} for {c} dollars each. How many dollars are left?",
         (
-            ("b", "*", "c", "The {o} cost {eq} dollars."),
-            ("a", "-", "r1", "That leaves {eq} dollars."),
+            ("b", "*", "c", "Then all the {o} cost {eq} dollars."),
+            ("a", "-", "r1", "After the {o} that leaves {eq} dollars."),
         ),
         {"a": (8, 30), "b": (2, 5), "c": (2, 6)},
     ),
@@ -304,9 +311,9 @@ STORIES = (
         "{A} reads {a} {o} on Monday, {b} more on Tuesday than on Monday and {c} on Friday. "
         "How many {o} is that in all?",
         (
-            ("a", "+", "b", "On Tuesday that makes {eq} {o}."),
-            ("a", "+", "r1", "With Monday that makes {eq} {o}."),
-            ("r2", "+", "c", "With Friday that makes {eq} {o}."),
+            ("a", "+", "b", "On Tuesday that then makes {eq} {o}."),
+            ("a", "+", "r1", "With Monday that then makes {eq} {o}."),
+            ("r2", "+", "c", "With Friday that then makes {eq} {o}."),
         ),
         {"a": (2, 8), "b": (2, 6), "c": (2, 9)},
     ),
@@ -316,9 +323,9 @@ STORIES = (
         "There are {a} teams with {b} {o} each. Then {c} {o} join and {d} go home. "
         "How many {o} are there now?",
         (
-            ("a", "*", "b", "The {a} teams have {eq} {o}."),
-            ("r1", "+", "c", "When {c} join, there are {eq} {o}."),
-            ("r2", "-", "d", "When {d} go home, there are {eq} {o}."),
+            ("a", "*", "b", "Then the {a} teams have {eq} {o}."),
+            ("r1", "+", "c", "When {c} join there are {eq} {o}."),
+            ("r2", "-", "d", "When {d} go there are {eq} {o}."),
         ),
         {"a": (2, 5), "b": (2, 8), "c": (2, 9), "d": (2, 9)},
     ),
@@ -328,9 +335,9 @@ STORIES = (
         "{A} fills {a} shelves with {b} {o} each. Of {c} more {o}, {A} sells {d} and keeps the "
         "rest. How many {o} does {A} have?",
         (
-            ("a", "*", "b", "The shelves hold {eq} {o}."),
+            ("a", "*", "b", "Then all the shelves hold {eq} {o}."),
             ("c", "-", "d", "Of the others that leaves {eq} {o}."),
-            ("r1", "+", "r2", "Together that makes {eq} {o}."),
+            ("r1", "+", "r2", "Together all that then makes {eq} {o}."),
         ),
         {"a": (2, 4), "b": (2, 6), "c": (4, 14), "d": (2, 9)},
     ),

@@ -42,6 +42,8 @@ def run(args: argparse.Namespace, config: DecodeConfig, model: str | None) -> in
       UserError: no such model, or an option that is for records.
     """
     for name in (*_RECORDS, *(("limit",) if args.chat else ())):
+        if name == "overwrite" and args.trace:
+            continue  # of the trace
         if getattr(args, name):
             flag = "--" + name.replace("_", "-")
             with_ = "together with --chat" if args.chat else "without --prompt or --input"
@@ -56,4 +58,8 @@ def run(args: argparse.Namespace, config: DecodeConfig, model: str | None) -> in
     else:
         live, count = args.progress is not False, args.limit or samples.COUNT
         samples.run(lm, config, sys.stdout, live, count)
+        if args.trace:
+            from leapjax.trace import record
+
+            record.write_samples(args, lm, config, samples.problems(config.seed, count))
     return 0

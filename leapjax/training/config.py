@@ -34,6 +34,9 @@ class Shape:
       limit: largest number in a problem (0: the task's own limit).
       block_share: share of the rows that are masked as a decoder of blocks meets them.
       block_length: length of those blocks, in tokens.
+      mask_floor: the least share of a row that is masked, 0 to 1: t ~ U(mask_floor, 1). Above 0
+        the objective is no likelihood bound any more; it shows results whose operands are
+        masked, too, more often.
     """
 
     share: float
@@ -45,6 +48,7 @@ class Shape:
     limit: int = 0
     block_share: float = 0.0
     block_length: int = 32
+    mask_floor: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,6 +235,8 @@ def _structure(kind, value, where: str):
         raise UserError(f"{where}: sizes, shares and the sum of strata have to be positive")
     if isinstance(result, Shape) and not 0 <= result.block_share <= 1:
         raise UserError(f"{where}: block_share is {result.block_share}, expected 0 to 1")
+    if isinstance(result, Shape) and not 0 <= result.mask_floor < 1:
+        raise UserError(f"{where}: mask_floor is {result.mask_floor}, expected >= 0 and < 1")
     return result
 
 

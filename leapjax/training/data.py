@@ -178,6 +178,8 @@ class WordProblems:
         out = pack(pairs, shape.prompt_length, shape.gen_length, self.pad_id, self.eos_id)
         if shape.block_share:
             out = into_blocks(out, rng, shape.block_share, shape.block_length)
+        if shape.mask_floor:
+            out["floor"] = np.float32(shape.mask_floor)
         return {**out, "window": shape.gen_length}
 
 

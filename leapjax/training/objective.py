@@ -38,7 +38,7 @@ def mask_probabilities(key, rows: int):
     return (1.0 - EPS) * t + EPS
 
 
-def corrupt(key, ids, trainable, mask_token_id: int, unseen=None):
+def corrupt(key, ids, trainable, mask_token_id: int, unseen=None, floor=None):
     """Mask each trainable token with its row's probability.
 
     Args:
@@ -47,12 +47,15 @@ def corrupt(key, ids, trainable, mask_token_id: int, unseen=None):
       trainable: (B, T) bool; prompts and pads are False and stay as they are.
       mask_token_id: what a masked token becomes.
       unseen: (B, T) bool or None; tokens that are always masked and never scored.
+      floor: () float32 or None; the least masking probability, None is `EPS`.
 
     Returns:
       The noisy ids (B, T), masked (B, T) bool (the scored ones) and p (B,) float32.
     """
     ratio_key, token_key = jax.random.split(key)
     p = mask_probabilities(ratio_key, ids.shape[0])
+    if floor is not None:
+        p = floor + (1.0 - floor) * p
     masked = (jax.random.uniform(token_key, ids.shape) < p[:, None]) & trainable
     hidden = masked if unseen is None else masked | unseen
     return jnp.where(hidden, mask_token_id, ids), masked, p
@@ -87,8 +90,8 @@ def loss(params, config: ModelConfig, batch, key, window: int):
       params: the model's pytree, float32.
       config: static shape; `shift_logits` moves each target to the output on its left.
       batch: dict of `ids` (B, T) int32, `valid` (B, T) bool (False: pad), `trainable`
-        (B, T) bool and optionally `unseen` (B, T) bool; nothing before the last `window`
-        columns is trainable.
+        (B, T) bool and optionally `unseen` (B, T) bool and `floor` () float32 (see `corrupt`);
+        nothing before the last `window` columns is trainable.
       key: PRNG key of the corruption.
       window: W, the static number of columns at the end whose logits are computed.
 
@@ -96,7 +99,9 @@ def loss(params, config: ModelConfig, batch, key, window: int):
       The loss (scalar, nats), and the mean cross-entropy of masked tokens (nats).
     """
     ids, valid, trainable = batch["ids"], batch["valid"], batch["trainable"]
-    noisy, masked, p = corrupt(key, ids, trainable, config.mask_token_id, batch.get("unseen"))
+    noisy, masked, p = corrupt(
+        key, ids, trainable, config.mask_token_id, batch.get("unseen"), batch.get("floor")
+    )
     positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0).astype(jnp.int32)
     hidden = forward.hidden_states(params, config, noisy, positions, valid)
     start = ids.shape[1] - window

@@ -11,7 +11,7 @@ from leapjax.benchmarks.job import Job
 from leapjax.errors import UserError
 from leapjax.testing import tiny_config, tiny_params
 
-pytestmark = pytest.mark.oracle
+pytestmark = [pytest.mark.oracle, pytest.mark.slow]
 torch = pytest.importorskip("torch", reason="torch is not installed: its decoders are absent")
 opponents = pytest.importorskip("leapjax.benchmarks.torch_opponents")
 

@@ -1,13 +1,25 @@
 """Slices, the roofline by hand, and what is read from a compiled program."""
 
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from leapjax.cli import plan as command
 from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for
+from leapjax.decoding.cached import cache_shape
+from leapjax.engine import default_refresh_group
 from leapjax.errors import UserError
-from leapjax.planning import chips, compiled, models, roofline
-from leapjax.sharding import MeshShape
+from leapjax.lane import compile_run
+from leapjax.models import transformer
+from leapjax.models.config import param_shapes
+from leapjax.planning import chips, compiled, hlo, models, roofline, search
+from leapjax.sharding import MeshShape, placements
+from leapjax.testing import tiny_config
 
 
 def program(name="llada-8b", cache="dual", length=768):
@@ -25,9 +37,26 @@ def test_slices():
     where = chips.parse("v5e:2x4")
     assert (where.chips, where.devices, str(where)) == (8, 8, "v5e:2x4")
     assert chips.parse("7x:2x2x1").devices == 8  # four chips of two devices
+    assert chips.parse("ironwood:2x2x1") == chips.parse("7x:2x2x1")
     assert [s.chips for s in chips.slices("v6e", 16)] == [1, 4, 8, 16]
     for kind in chips.CHIPS:
         assert max(s.chips for s in chips.slices(kind)) == 256
+    assert str(chips.home(chips.CHIPS["v5e"], 2)) == "v5e:2x2"
+    assert str(chips.home(chips.CHIPS["7x"], 2)) == "7x:1x1x1"
+
+
+def test_dimensions_of_consecutive_devices():
+    where = chips.parse("v5e:4x4")
+    assert [where.spanned(n) for n in (1, 2, 4, 8, 16)] == [0, 1, 1, 2, 2]
+    where = chips.parse("7x:2x2x2")
+    assert [where.spanned(n) for n in (1, 2, 4, 8, 16)] == [0, 0, 1, 2, 3]
+
+
+def test_a_wrong_slice_meets_its_neighbour():
+    with pytest.raises(UserError, match="did you mean v5e:4x4"):
+        chips.parse("v5e:3x5")
+    with pytest.raises(UserError, match="did you mean 'v6e'"):
+        chips.parse("v6p:2x4")
 
 
 @pytest.mark.parametrize("text", ["v4:2x2", "v5e", "v5e:2x2x2", "v5p:2x2", "v5e:0x4", "v5e:axb"])
@@ -39,7 +68,11 @@ def test_bad_slices(text):
 def test_presets_have_the_released_sizes():
     def count(name):
         model = models.find(name)
-        return roofline.layer_weights(model) + 2 * model.vocab_size * model.d_model
+        made = program(name)
+        return roofline.held(MeshShape(), made, 1).total / 2 - cached(model)
+
+    def cached(model):
+        return 2 * model.n_layers * 768 * model.n_kv_heads * model.head_dim
 
     assert round(count("llada-8b") / 1e9, 2) == 8.02
     assert round(count("dream-7b") / 1e9, 2) == 7.62
@@ -48,41 +81,177 @@ def test_presets_have_the_released_sizes():
         models.find("nobody/knows")
 
 
+def dots(jaxpr):
+    """FLOPs of all products of a program, loops with a known count multiplied out."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            (inner, _), _ = eqn.params["dimension_numbers"]
+            depth = math.prod(eqn.invars[0].aval.shape[i] for i in inner)
+            total += 2 * depth * math.prod(eqn.outvars[0].aval.shape)
+        times = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
+        for sub in jaxprs_in_params(eqn.params):
+            total += times * dots(sub)
+    return total
+
+
+def test_flops_are_those_of_the_traced_model():
+    model = dataclasses.replace(tiny_config(), n_layers=3)
+    made = dataclasses.replace(program(), model=model, length=96, dtype="float32")
+    rows, w, t = 5, made.block_length, made.length
+    params = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s, jnp.float32),
+        param_shapes(model),
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+
+    def full(params, ids, outputs):
+        valid = jnp.ones(ids.shape, bool)
+        hidden, _ = transformer.hidden_states_and_cache(
+            params, model, ids, ids, valid, outputs=outputs
+        )
+        return transformer.head(params, model, hidden)
+
+    def window(params, ids, start, cache):
+        valid = jnp.ones((rows, t), bool)
+        hidden, _ = transformer.window_states(params, model, ids, ids, valid, cache, start, None)
+        return transformer.head(params, model, hidden)
+
+    def ids(n):
+        return jax.ShapeDtypeStruct((rows, n), jnp.int32)
+
+    one = jax.ShapeDtypeStruct(cache_shape(made, rows), jnp.float32)
+    start = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    where, alone = chips.parse("v5e:1x1"), MeshShape()
+    for positions, traced in (
+        (t, jax.make_jaxpr(full)(params, ids(t), ids(w))),
+        (w, jax.make_jaxpr(window)(params, ids(w), start, (one, one))),
+    ):
+        time = roofline.pass_time(where, alone, made, rows, rows, positions)
+        assert time.compute * 197e12 == pytest.approx(dots(traced.jaxpr))
+
+
 def test_roofline_by_hand():
-    chip, mesh, made = chips.CHIPS["v5e"], MeshShape(tensor=8), program()
-    t = roofline.pass_time(chip, mesh, made, rows=64, positions=32, window=32)
+    where, mesh, made = chips.parse("v5e:2x4"), MeshShape(tensor=8), program()
+    t = roofline.pass_time(where, mesh, made, 64, rows=64, positions=32)
     d, layers, mlp, v = 4096, 32, 12_288, 126_464
     weights = layers * (4 * d * d + 3 * d * mlp)
     flops = 2 * 64 * 32 * weights + layers * 4 * 64 * 32 * 768 * d + 2 * 64 * 32 * d * v
     assert t.compute == pytest.approx(flops / 8 / 197e12)
-    cache = 2 * layers * d * 2 * 64 * (768 + 32) / 8
-    assert t.memory == pytest.approx(((weights + d * v) * 2 / 8 + cache) / 819e9)
-    exchanged = 2 * layers * 64 * 32 * d * 2
-    assert t.exchange == pytest.approx(exchanged * 2 * 7 / 8 / 200e9)
-    assert t.seconds == max(t.compute, t.memory, t.exchange)
-    alone = roofline.pass_time(chip, MeshShape(), made, rows=1, positions=32, window=32)
+    cache = 2 * layers * d * 2 * 64 * 768 / 8
+    norms = layers * 2 * d * 2  # on every device
+    assert t.memory == pytest.approx(((weights + d * v) * 2 / 8 + norms + cache) / 819e9)
+    exchanged = (2 * layers + 1) * 64 * 32 * d * 2
+    two_links = 2 * 50e9
+    hops = (2 * layers + 1) * 8e-6
+    assert t.exchange == pytest.approx(exchanged * 2 * 7 / 8 / two_links + hops)
+    assert t.seconds == max(t.compute, t.memory) + t.exchange
+    alone = roofline.pass_time(where, MeshShape(), made, 1, rows=1, positions=32)
     assert alone.exchange == 0 and alone.bound == "memory"
 
 
 def test_prediction_counts_refreshes():
-    chip, mesh, made = chips.CHIPS["v6e"], MeshShape(data=2, tensor=4), program()
-    guess = roofline.predict(chip, mesh, made, slots=8, tokens_per_step=4)
-    # 8 rows in groups of 4, once every 32 / 4 steps.
-    assert guess.step == pytest.approx(guess.window.seconds + 8 / 4 / 8 * guess.full.seconds)
-    assert guess.tokens_per_s_chip == pytest.approx(8 * 4 * 2 / guess.step / 8)
-    plain = roofline.predict(chip, mesh, program(cache="none"), slots=8, tokens_per_step=4)
+    where, mesh, made = chips.parse("v6e:2x4"), MeshShape(data=2, tensor=4), program()
+    guess = roofline.predict(where, mesh, made, slots=8, tokens_per_step=4)
+    # A block of 32 is 8 steps, in which 8 rows refresh in groups of 4.
+    block = 8 * guess.window.seconds + 2 * guess.full.seconds
+    assert guess.step == pytest.approx(block / 8)
+    assert guess.tokens_per_s_chip == pytest.approx(8 * 32 * 2 / block / 8)
+    # 64 rows in groups of 4 take 16 iterations, however few steps a block has.
+    many = roofline.predict(where, mesh, made, slots=64, tokens_per_step=4)
+    block = 16 * (many.window.seconds + many.full.seconds)
+    assert many.tokens_per_s_chip == pytest.approx(64 * 32 * 2 / block / 8)
+    plain = roofline.predict(where, mesh, program(cache="none"), slots=8, tokens_per_step=4)
     assert plain.step == plain.full.seconds > guess.step
 
 
-def test_collectives_are_read():
-    text = """
-  %a = bf16[4,768,4096]{2,1,0:T(8,128)} all-reduce(%x), metadata={op_name="run/while/body/mlp"}
-  %b = (f32[64,32]{1,0}, s32[8]{0}) all-gather-start(%y), metadata={op_name="jit(run)/gather"}
-  %c = f32[2]{0} add(%all-reduce.1, %z), metadata={op_name="jit(run)/while/body/add"}
+TEXT = """\
+HloModule jit_run, input_output_alias={ {0}: (1, {}, may-alias) }, \
+entry_computation_layout={(f32[4]{0}, s32[2,3]{1,0})->(s32[2,3]{1,0})}, num_partitions=8
+%inner (p: f32[2]) -> f32[2] {
+  %a = bf16[4,768,4096]{2,1,0} all-reduce(%x), channel_id=1, replica_groups=[4,2]<=[2,4]T(1,0)
+}
+%body (p: f32[2]) -> f32[2] {
+  %c = f32[2]{0} fusion(%z), kind=kLoop, calls=%inner
+  %d = f32[2]{0} add(%all-reduce.1, %z), metadata={op_name="jit(run)/while/body/add"}
+}
+ENTRY %main (p: f32[2]) -> f32[2] {
+  %b = (f32[8,32], f32[64,32]) all-gather-start(%y), channel_id=2, replica_groups=[2,4]<=[8]
+  %e = f32[64,32]{1,0} all-gather(%y), channel_id=2, replica_groups={{0,1,2,3},{4,5,6,7}}
+  %f = f32[2]{0} all-to-all(%y), channel_id=3, replica_groups=mesh['a'=2,'b'=4] {'a'}
+  %w = f32[2]{0} while(%t), condition=%cond, body=%body
+}
 """
-    one, two = compiled.read_collectives(text)
+
+
+def test_collectives_are_read():
+    one, two, three = hlo.read_collectives(TEXT)
+    sizes = {"fsdp": 2, "tensor": 4}
     assert (one.kind, one.bytes, one.in_loop) == ("all-reduce", 4 * 768 * 4096 * 2, True)
-    assert (two.kind, two.bytes, two.in_loop) == ("all-gather", 64 * 32 * 4 + 8 * 4, False)
+    assert one.axes(sizes) == ("fsdp",) == three.axes(sizes)
+    assert (two.kind, two.bytes, two.in_loop) == ("all-gather", 64 * 32 * 4, False)
+    assert two.axes(sizes) == ("tensor",)
+    assert hlo.partitions(TEXT) == 8
+    assert hlo.donated(TEXT) == [("s32", (2, 3))]
+
+
+@pytest.mark.parametrize("mesh", [MeshShape(data=2, tensor=4), MeshShape(fsdp=2, tensor=2)])
+def test_a_compiled_decode_on_cpu_devices(mesh):
+    """The same facts as for a TPU, of a tiny model that keeps its vocabulary split."""
+    model = tiny_config()
+    made = dataclasses.replace(program(), model=model, length=96, dtype="float32")
+    place = placements(mesh)[0]
+    params = compiled.abstract_params(made, place)
+    text = compile_run(params, made, 4, place).as_text()
+    assert hlo.partitions(text) == mesh.replica
+    found = hlo.read_collectives(text)
+    crossed = {c.axes({"fsdp": mesh.fsdp, "tensor": mesh.tensor}) for c in found if c.in_loop}
+    assert crossed and None not in crossed
+    assert {a for axes in crossed for a in axes} == {
+        a for a in ("fsdp", "tensor") if getattr(mesh, a) > 1
+    }
+    assert ("s32", (4 // mesh.fsdp, 96)) in hlo.donated(text)
+
+
+def test_stored_results_are_not_made_again(tmp_path):
+    store = search.Store(tmp_path / "plans.jsonl")
+    assert store.get("a", lambda: {"total": 1}) == {"total": 1}
+    again = search.Store(tmp_path / "plans.jsonl")
+    assert again.get("a", lambda: pytest.fail("compiled again")) == {"total": 1}
+    (tmp_path / "plans.jsonl").write_text("nonsense")
+    with pytest.raises(UserError, match="remove it"):
+        search.Store(tmp_path / "plans.jsonl")
+
+
+def test_meshes_are_tried_fastest_first_and_hold_the_weights():
+    work = search.Workload(
+        models.find("llada-8b"),
+        DecodeConfig(gen_length=256, cache="dual"),
+        512,
+        "bfloat16",
+        None,
+        None,
+        4.0,
+    )
+    assert search.meshes(work, chips.parse("v5e:1x1")) == []  # 16 GB of weights
+    where = chips.parse("v5e:2x4")
+    tried = search.meshes(work, where)
+    assert MeshShape(data=8) not in tried and MeshShape(tensor=8) in tried
+    speeds = [
+        roofline.predict(where, m, work.program(s), s, 4.0).tokens_per_s_chip
+        for m in tried
+        for s in [work.slots(where, m)]
+    ]
+    assert speeds == sorted(speeds, reverse=True)
+
+
+def test_refresh_group_is_the_engines_on_a_tpu(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    work = search.Workload(
+        models.find("llada-8b"), DecodeConfig(cache="dual"), 512, "bfloat16", None, None, 4.0
+    )
+    for slots in (1, 8, 64, 100):
+        assert work.program(slots).refresh_group == default_refresh_group(slots)
 
 
 def test_recommendation_is_the_cheapest_that_fits():
@@ -91,9 +260,9 @@ def test_recommendation_is_the_cheapest_that_fits():
         {"topology": "v6e:2x2", "chips": 4, "fits": True, "tokens_per_s_chip": 300.0},
         {"topology": "v6e:1x1", "chips": 1, "fits": False, "tokens_per_s_chip": 900.0},
     ]
-    assert command.recommend(plans, {})["topology"] == "v6e:2x2"
-    assert command.recommend(plans, {"v5e": 1.0, "v6e": 4.0})["topology"] == "v5e:2x4"
-    assert command.recommend(plans[2:], {}) is None
+    assert search.recommend(plans, {})["topology"] == "v6e:2x2"
+    assert search.recommend(plans, {"v5e": 1.0, "v6e": 4.0})["topology"] == "v5e:2x4"
+    assert search.recommend(plans[2:], {}) is None
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ pytestmark = [
     ("where", "mesh", "rows"),
     [
         ("v5e:2x4", MeshShape(tensor=8), 64),
-        ("v6e:2x4", MeshShape(data=2, tensor=4), 32),
+        ("v6e:2x4", MeshShape(data=2, tensor=4), 32),  # 64 rows on the slice
         ("v6e:16x16", MeshShape(data=32, tensor=8), 8),
     ],
 )
@@ -40,13 +40,27 @@ def test_llada_8b(where, mesh, rows):
     assert made.total < where.chip.hbm
     # Tokens and cache live once: what goes in comes out in the same place.
     assert made.donated > 0.99 * made.state
-    # A replica's program knows its own devices only, so nothing can cross `data`; inside,
-    # layers sum and the head compares, and nothing like logits is ever gathered.
+    assert ("s32", (rows, 768)) in made.reused
+    keys = ("bf16", (32, rows, 768, 32 // mesh.tensor, 128))
+    assert made.reused.count(keys) == 2
+    # The program knows one replica's devices, so nothing in it can cross `data`.
+    assert made.partitions == mesh.replica
+    assert made.collectives
+    for collective in made.collectives:
+        assert collective.axes({"fsdp": 1, "tensor": mesh.tensor}) == ("tensor",), collective
+    # Layers sum and the head compares; nothing is gathered, least of all logits.
     assert {c.kind for c in made.collectives} == {"all-reduce"}
-    largest = max(rows * 32 * model.d_model, 4 * 768 * model.d_model) * 2
     for collective in made.collectives:
         for _, shape in collective.shapes:
             assert model.vocab_size not in shape and model.vocab_size // mesh.tensor not in shape
-        assert collective.bytes <= 2 * largest, collective
-    logits = 4 * rows * 32 * model.vocab_size
-    assert all(c.bytes < logits / mesh.tensor for c in made.collectives)
+
+
+@pytest.mark.parametrize("where", ["v5e:4x4", "v6e:16x16", "v5p:2x2x4", "7x:2x2x2", "v5e:1x1"])
+def test_devices_lie_as_the_roofline_says(where):
+    where = chips.parse(where)
+    devices = compiled.devices(where)
+    assert len(devices) == where.devices
+    for count in (1, 2, 4, 8, 16):
+        if count <= where.devices:
+            places = zip(*(d.coords for d in devices[:count]), strict=True)
+            assert where.spanned(count) == sum(len(set(axis)) > 1 for axis in places)

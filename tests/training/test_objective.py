@@ -81,6 +81,15 @@ def test_masking_probabilities_cover_the_unit_interval_evenly():
         np.testing.assert_array_equal(np.floor(t * 16 + 1e-4).astype(int) % 16, np.arange(16))
 
 
+def test_a_floor_lifts_every_masking_probability():
+    ids, trainable = np.ones((512, 40), np.int32), np.ones((512, 40), bool)
+    key, floor = jax.random.key(5), jnp.float32(0.5)
+    _, plain, low = objective.corrupt(key, ids, trainable, 0)
+    _, masked, p = objective.corrupt(key, ids, trainable, 0, floor=floor)
+    np.testing.assert_allclose(p, 0.5 + 0.5 * np.asarray(low), rtol=1e-6)
+    assert abs(float(masked.mean()) - 0.75) < 0.02 < abs(float(plain.mean()) - 0.75)
+
+
 def test_pack_lays_rows_out_as_at_decode_time():
     batch = data.pack(PAIRS[:2], 3, 5, pad_id=20, eos_id=21)
     assert batch["ids"].tolist() == [

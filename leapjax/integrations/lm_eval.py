@@ -1,0 +1,327 @@
+"""leapjax as a model of EleutherAI's lm-evaluation-harness (extra `eval`; docs/harness.md).
+
+    python -m leapjax.integrations.lm_eval --model leapjax --tasks gsm8k \
+        --model_args pretrained=checkpoints/llada-8b,gen_length=256,threshold=0.9
+
+`loglikelihood` is an estimate of a lower bound of the log-likelihood (leapjax/likelihood.py),
+not the log-likelihood: a masked diffusion model offers no more. Compare its perplexities with
+those of other masked diffusion models only.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from leapjax.config import FIELDS, DecodeConfig, check_keys
+from leapjax.engine import bucket
+from leapjax.errors import UserError
+
+try:
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.api.registry import register_model
+except ImportError as e:
+    raise UserError("lm-eval is not installed; pip install leapjax[eval]") from e
+
+_LOG = logging.getLogger(__name__)
+# What a task may ask of a generation. Everything else is refused rather than ignored.
+_READ = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k")
+
+
+@register_model("leapjax")
+class LeapjaxLM(TemplateLM):
+    """A leapjax model, to the harness.
+
+    Args:
+      pretrained: checkpoint; None is the embedded model.
+      lm: a loaded model instead (from Python).
+      dtype: as in `leapjax.load`.
+      quantize: as in `leapjax.load`.
+      mesh: as in `leapjax.load`, with `;` for `,` on the command line.
+      config: YAML of decode options, as `leapjax decode --config` takes it.
+      batch_size: sequences computed at once; `auto` leaves it to leapjax.
+      mc_num: masked sequences per likelihood (LLaDA's authors: 128).
+      seed: of their masks.
+      check_greedy: whether to say if a continuation is greedy's (one decode more for each);
+        False says no to all, as LLaDA's authors recommend.
+      user_turn: put each context into a user's turn of the chat template, as Fast-dLLM's
+        evaluation does, instead of the harness's `--apply_chat_template`.
+      device: the harness always passes one (`cuda:0` unless told); the devices are JAX's.
+      max_batch_size: the harness passes it too; not used.
+      **options: decode options, such as `gen_length`, `threshold`, `cache`.
+
+    Raises:
+      UserError: an unknown argument, or a value that is out of range.
+    """
+
+    def __init__(
+        self,
+        pretrained: str | None = None,
+        lm: Any = None,
+        dtype: str | None = None,
+        quantize: str | None = None,
+        mesh: str | None = None,
+        config: str | None = None,
+        batch_size: int | str | None = None,
+        mc_num: int = 128,
+        seed: int = 0,
+        check_greedy: bool = False,
+        user_turn: bool = False,
+        device: str | None = None,
+        max_batch_size: int | None = None,
+        **options: Any,
+    ):
+        super().__init__()
+        from leapjax.evaluation.defaults import model_options
+        from leapjax.options import decode_config, read_config
+        from leapjax.terminal.embedded import load
+
+        check_keys(options, "model_args", (*FIELDS, *_ARGUMENTS), "argument")
+        file = read_config(config) if config else None
+        pretrained = pretrained or (file.model if file else None)
+        own = {} if lm is not None else model_options(pretrained)
+        said = options.keys() | (file.options.keys() if file else set())
+        if said & {"gen_length", "block_length"}:
+            own = {k: v for k, v in own.items() if k not in ("gen_length", "block_length")}
+        own = {k: v for k, v in own.items() if k not in said}
+        self.options = decode_config({**own, **options}, file)
+        self._canvas_said = "gen_length" in said or "gen_length" in own
+        mesh = mesh and mesh.replace(";", ",")
+        self.lm = lm or load(pretrained, dtype, quantize, mesh)
+        if self.lm.codec is None:
+            raise UserError(f"{pretrained}: has no tokenizer, so the harness can't use it")
+        if user_turn and not self.lm.codec.is_instruct:
+            raise UserError("user_turn needs a chat template and the checkpoint has none")
+        self.codec = self.lm.codec
+        self.rows = None if batch_size in (None, "auto") else _rows(batch_size)
+        if mc_num < 1:
+            raise UserError(f"mc_num is {mc_num}; expected at least 1")
+        self.mc_num, self.seed = mc_num, seed
+        self.check_greedy, self.user_turn = check_greedy, user_turn
+        self._templated = False
+
+    # What the harness asks of a tokenizer.
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token that stands before a text without context."""
+        return self.lm.config.eos_token_id
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Part of the harness's cache keys."""
+        return f"leapjax-{self.lm.model_hash}"
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs
+    ) -> list[int]:
+        """Token ids of a text.
+
+        Args:
+          string: any text; control tokens in it are parsed, as templates need it.
+          add_special_tokens: what the tokenizer puts around a text comes too; None: unless
+            the harness has applied the chat template, which holds it already.
+          **kwargs: nothing more is read.
+        """
+        if add_special_tokens is None:
+            add_special_tokens = not self._templated
+        if add_special_tokens:
+            return self.codec.encode_prompt(string, raw=True)
+        return self.codec.encode(string, control=True)
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """A conversation as the text of the model's chat template.
+
+        Args:
+          chat_history: messages.
+          add_generation_prompt: end where the assistant's turn begins; there is no other way.
+
+        Raises:
+          UserError: no template, or it refuses the conversation.
+        """
+        if not add_generation_prompt:
+            raise UserError("an assistant's turn can't be begun for it (gen_prefix); leave it out")
+        self._templated = True
+        return self.codec.render_chat(chat_history)
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The template for the harness's records; it is always the checkpoint's own."""
+        return "the checkpoint's" if chat_template else None
+
+    # Generation.
+
+    def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
+        """Answers, cut before the first eos, end-of-turn token or stop string.
+
+        Args:
+          requests: Instances of (context, generation options).
+          disable_tqdm: no bar.
+
+        Returns:
+          One text per request, in order.
+
+        Raises:
+          UserError: an option that nobody here reads, or a context that does not fit.
+        """
+        from tqdm import tqdm
+
+        made = [self._request(i, *request.args) for i, request in enumerate(requests)]
+        order = sorted(range(len(made)), key=lambda i: (bucket(len(made[i].ids)), i))
+        texts: list[str] = [""] * len(made)
+        stream = self.lm.stream([made[i] for i in order], batch_size=self.rows)
+        bar = tqdm(zip(order, stream, strict=True), total=len(made), disable=disable_tqdm)
+        for index, completion in bar:
+            asked = requests[index].args[1].get("max_gen_toks")
+            texts[index] = self._cut(completion, asked, made[index].stop)
+            self.cache_hook.add_partial("generate_until", requests[index].args, texts[index])
+        return texts
+
+    def _request(self, index: int, context: str, asked: Mapping[str, Any]):
+        check_keys(asked, "generation_kwargs", _READ)
+        until = asked.get("until") or ()
+        stop = [until] if isinstance(until, str) else list(until)
+        own: dict[str, Any] = {}
+        # `temperature` without sampling is how many tasks say greedy.
+        if asked.get("do_sample") is not False:
+            own = {k: asked[k] for k in ("temperature", "top_p", "top_k") if k in asked}
+        config = self.options.replace(**own)
+        asked_length = asked.get("max_gen_toks")
+        if asked_length is not None and not self._canvas_said:
+            blocks = -(-int(asked_length) // config.block_length)
+            config = config.replace(gen_length=blocks * config.block_length)
+        if self.user_turn:
+            ids = self.codec.encode_prompt(context)
+        else:
+            ids = self.tok_encode(context)
+        record = {"id": index, "prompt_ids": ids, "stop": [s for s in stop if s]}
+        try:
+            return self.lm.request(record, config)
+        except UserError as e:
+            raise UserError(f"request {index + 1} of the harness: {e}") from e
+
+    def _cut(self, completion, asked: int | None, stop: Sequence[str]) -> str:
+        """The text, of no more tokens than the task allows."""
+        if asked is None or len(completion.output_ids) <= asked:
+            return completion.text
+        from leapjax.text import finish
+
+        return finish(completion.output_ids[:asked], self.codec, self.lm.config, stop)[0]
+
+    # Likelihoods.
+
+    def _loglikelihood_tokens(
+        self, requests, disable_tqdm: bool = False, **kwargs
+    ) -> list[tuple[float, bool]]:
+        """Estimated lower bounds of log-likelihoods, and whether greedy says the same.
+
+        Args:
+          requests: ((context, continuation), context ids, continuation ids).
+          disable_tqdm: no bar.
+          **kwargs: nothing more is read.
+        """
+        pairs = [(context, answer) for _, context, answer in requests]
+        out = self._bounds(pairs, disable_tqdm)
+        greedy = self._greedy(pairs) if self.check_greedy else [False] * len(pairs)
+        pairs_out = list(zip(out, greedy, strict=True))
+        for (strings, _, _), result in zip(requests, pairs_out, strict=True):
+            self.cache_hook.add_partial("loglikelihood", strings, result)
+        return pairs_out
+
+    def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
+        """Estimated lower bounds for whole texts, in windows of the model's length.
+
+        Each window is predicted from one token before it, so that every token counts once.
+
+        Args:
+          requests: Instances of (text,).
+          disable_tqdm: no bar.
+        """
+        pairs, owner = [], []
+        room = self.lm.config.max_length - 1
+        for number, request in enumerate(requests):
+            ids = [self.eot_token_id, *self.tok_encode(request.args[0], add_special_tokens=False)]
+            for start in range(1, len(ids), room):
+                pairs.append((ids[start - 1 : start], ids[start : start + room]))
+                owner.append(number)
+        totals = [0.0] * len(requests)
+        for number, bound in zip(owner, self._bounds(pairs, disable_tqdm), strict=True):
+            totals[number] += bound
+        for request, total in zip(requests, totals, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
+        return totals
+
+    def _bounds(self, pairs, disable_tqdm: bool) -> list[float]:
+        from tqdm import tqdm
+
+        from leapjax.likelihood import likelihoods
+
+        total = len(pairs) * self.mc_num
+        with tqdm(total=total, unit="sequence", disable=disable_tqdm) as bar:
+            found = likelihoods(
+                self.lm,
+                pairs,
+                samples=self.mc_num,
+                seed=self.seed,
+                batch_size=self.rows or 32,
+                show=lambda done: (bar.update(done - bar.n), None)[1],
+            )
+        if found and self.mc_num > 1:
+            worst = max(x.error for x in found)
+            _LOG.info("likelihood bounds: largest standard error %.3g nats", worst)
+        return [x.bound for x in found]
+
+    def _greedy(self, pairs) -> list[bool]:
+        """Whether greedy decoding of just so many tokens gives the continuation."""
+        made = []
+        for index, (context, answer) in enumerate(pairs):
+            config = DecodeConfig(
+                policy="low_confidence",
+                gen_length=len(answer),
+                block_length=len(answer),
+                early_stop=False,
+            )
+            made.append(self.lm.request({"id": index, "prompt_ids": list(context)}, config))
+        stream = self.lm.stream(made, batch_size=self.rows)
+        return [c.output_ids == list(answer) for c, (_, answer) in zip(stream, pairs, strict=True)]
+
+
+_ARGUMENTS = (
+    "pretrained",
+    "dtype",
+    "quantize",
+    "mesh",
+    "config",
+    "batch_size",
+    "mc_num",
+    "seed",
+    "check_greedy",
+    "user_turn",
+)
+
+
+def _rows(given: int | str) -> int:
+    text = str(given)
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"batch_size is {given!r}; expected a whole number of at least 1, or auto")
+    return int(text)
+
+
+def main() -> int:
+    """The harness's own command line, with the model `leapjax` registered."""
+    from leapjax.cli.common import run_main
+
+    def command(argv) -> int:
+        from lm_eval.__main__ import cli_evaluate
+
+        cli_evaluate()
+        return 0
+
+    return run_main(command, None, "leapjax.integrations.lm_eval")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

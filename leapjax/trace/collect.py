@@ -1,0 +1,186 @@
+"""Decode prompts under several policies and put the trace together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from leapjax.config import POLICY_OPTIONS, DecodeConfig, check_keys
+from leapjax.errors import UserError
+from leapjax.evaluation.settings import POLICIES
+from leapjax.lm import LM
+from leapjax.trace.data import Item, Run, Trace, run_of
+from leapjax.types import Completion, Request
+
+GREEDY = "greedy"
+CHOSEN = "chosen"
+MOST_POLICIES = 6  # beside each other, still readable
+MOST_TOKENS = 200_000  # positions on a page; a browser draws that many
+
+
+def names(asked: Sequence[str] | None, config: DecodeConfig) -> tuple[str, ...]:
+    """The policies of a trace; greedy, which the others are compared with, is one of them.
+
+    Args:
+      asked: names in `POLICIES`, or `chosen`; None is the chosen policy and greedy.
+      config: the job's options, with the chosen policy.
+
+    Raises:
+      UserError: an unknown name, or too many.
+    """
+    asked = list(asked or (CHOSEN, GREEDY))
+    check_keys(asked, "--trace-policies", (CHOSEN, *POLICIES), "policy")
+    resolved = [name_of(config) if n == CHOSEN else n for n in asked]
+    if GREEDY not in resolved:
+        resolved.append(GREEDY)
+    out = tuple(dict.fromkeys(resolved))
+    if len(out) > MOST_POLICIES:
+        raise UserError(
+            f"--trace-policies names {len(out)} policies with greedy; at most {MOST_POLICIES} "
+            "fit beside each other"
+        )
+    return out
+
+
+def name_of(config: DecodeConfig) -> str:
+    """The name that a decode's options go by: one of `POLICIES`, else the policy's own."""
+    per_step = None
+    if config.value("schedule") == "even":
+        per_step = config.gen_length / config.value("steps")
+    for name, (policy, tokens) in POLICIES.items():
+        if policy == config.policy and tokens in (0, per_step):
+            return name
+    return config.policy
+
+
+def config_for(name: str, config: DecodeConfig) -> DecodeConfig:
+    """The options of a policy of a trace.
+
+    What the user set goes with every policy that reads it, so that `--threshold 0.8` is the
+    threshold of each; everything else is the policy's default.
+
+    Args:
+      name: from `names`.
+      config: the request's options, with the chosen policy.
+
+    Raises:
+      UserError: the policy does not go with the other options.
+    """
+    if name == name_of(config):
+        return config
+    policy, tokens = POLICIES[name]
+    from leapjax.policies import POLICIES as REGISTRY
+
+    reads = REGISTRY[policy].defaults
+    kept = {n: getattr(config, n) if n in reads else None for n in POLICY_OPTIONS}
+    kept["steps"] = kept["schedule"] = None
+    if tokens:
+        per_block = max(config.block_length // tokens, 1)
+        kept["steps"] = per_block * config.blocks
+    return config.replace(policy=policy, **kept)
+
+
+def check_size(count: int, policies: int, gen_length: int) -> None:
+    """Refuse a trace that no browser would show.
+
+    Args:
+      count: prompts, or a lower bound of them.
+      policies: runs of each.
+      gen_length: canvas.
+
+    Raises:
+      UserError: too many positions; the message says how many prompts fit.
+    """
+    most = max(MOST_TOKENS // (policies * gen_length), 1)
+    if count > most:
+        raise UserError(
+            f"--trace shows at most {most} prompts of {gen_length} positions under {policies} "
+            f"policies; leave some out with --limit {most}"
+        )
+
+
+def collect(
+    lm: LM,
+    requests: Sequence[Request],
+    prompts: Sequence[str],
+    policies: Sequence[str],
+    *,
+    done: Mapping[str, Sequence[Completion]] | None = None,
+    batch_size: int | None = None,
+    note: Callable[[str], None] = lambda line: None,
+) -> Trace:
+    """Decode the requests under each policy.
+
+    Args:
+      lm: the model.
+      requests: what was asked, each with its own options.
+      prompts: their texts, to be shown.
+      policies: from `names`.
+      done: policy -> completions there are already, in the requests' order.
+      batch_size: rows decoded at once.
+      note: told which policy is being decoded.
+
+    Returns:
+      The trace.
+
+    Raises:
+      UserError: the model has no tokenizer, or a policy does not go with the options.
+    """
+    if lm.codec is None:
+        raise UserError("--trace shows texts, but the model has no tokenizer")
+    if not requests:
+        raise UserError("--trace has nothing to show: no record could be decoded")
+    check_size(len(requests), len(policies), requests[0].config.gen_length)
+    # All of a policy's options are checked before anything is decoded.
+    wanted = {
+        name: [dataclasses.replace(r, config=config_for(name, r.config)) for r in requests]
+        for name in policies
+    }
+    made = dict(done or {})
+    for name in policies:
+        if name not in made:
+            note(name)
+            made[name] = list(lm.stream(wanted[name], batch_size=batch_size))
+    items = []
+    for n, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
+        greedy = made[GREEDY][n]
+        runs = tuple(
+            _run(name, wanted[name][n].config, made[name][n], lm, greedy) for name in policies
+        )
+        number = "" if request.sample is None else f", sample {request.sample}"
+        items.append(Item(f"{request.id}{number}", prompt, runs))
+    c = requests[0].config
+    settings = f"canvas {c.gen_length}, block {c.block_length}, cache {c.cache}, {lm.dtype}"
+    if c.temperature > 0:
+        settings += f", temperature {c.temperature:g}"
+    model = "embedded model" if lm.path is None or _is_embedded(lm) else lm.path.name
+    return Trace(model, settings, tuple(items))
+
+
+def _run(name: str, config: DecodeConfig, completion, lm: LM, greedy) -> Run:
+    against = None if name == GREEDY else greedy
+    return run_of(name, describe(config), completion, lm.codec, against)
+
+
+def _is_embedded(lm: LM) -> bool:
+    from leapjax.lm import embedded_path
+
+    return lm.path == embedded_path()
+
+
+def describe(config: DecodeConfig) -> str:
+    """A policy's own numbers, in words.
+
+    Args:
+      config: decode options.
+    """
+    if config.value("schedule") is not None:
+        per_step = config.gen_length / config.value("steps")
+        return f"{config.policy}, {per_step:g} token{'s' * (per_step != 1)} a step"
+    shown = []
+    for name in POLICY_OPTIONS:
+        value = config.value(name)
+        plain = name in ("radius_left", "radius_right", "decay") and getattr(config, name) is None
+        if value is not None and not plain:
+            shown.append(f"{name.replace('_', ' ')} {value:g}")
+    return ", ".join(shown) or config.policy

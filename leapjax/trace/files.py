@@ -1,0 +1,96 @@
+"""Which kind of file a trace becomes, and the rules of an output file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from leapjax.errors import UserError
+from leapjax.jobs import storage
+from leapjax.jobs.sinks import check_output
+from leapjax.trace.data import Trace
+
+SUFFIXES = (".html", ".gif", ".png")
+PICTURES = (".gif", ".png")
+MOST_IN_PICTURE = 4  # prompts, one above the other
+
+
+def check_path(path: str, overwrite: bool) -> None:
+    """Refuse a path that can't become a trace, before any work is done.
+
+    Args:
+      path: where the trace shall be.
+      overwrite: an existing file may be replaced.
+
+    Raises:
+      UserError: unknown suffix, no such folder, in the way, or a library is missing.
+    """
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix not in SUFFIXES:
+        raise UserError(f"trace {path}: not a file name that ends in {', '.join(SUFFIXES)}")
+    check_output(path, overwrite, suffixes=(os.path.splitext(path)[1],), what="trace")
+    if suffix in PICTURES:
+        from leapjax.trace import picture
+
+        picture.check_libraries()
+
+
+def check_count(path: str, count: int) -> None:
+    """Refuse more prompts than a picture can show.
+
+    Args:
+      path: where the trace shall be.
+      count: prompts.
+
+    Raises:
+      UserError: too many for a picture; a page is only bounded by its size.
+    """
+    if os.path.splitext(path)[1].lower() in PICTURES and count > MOST_IN_PICTURE:
+        raise UserError(
+            f"trace {path}: a picture shows at most {MOST_IN_PICTURE} prompts, not {count}; "
+            f"add --limit {MOST_IN_PICTURE} or write an .html page"
+        )
+
+
+def render(trace: Trace, suffix: str) -> bytes:
+    """The file's content.
+
+    Args:
+      trace: what to show.
+      suffix: one of `SUFFIXES`.
+    """
+    from leapjax.trace import gif, html, png
+
+    kinds: dict[str, Callable[[Trace], bytes]] = {
+        ".html": html.render,
+        ".gif": gif.render,
+        ".png": png.render,
+    }
+    return kinds[suffix](trace)
+
+
+def write(trace: Trace, path: str | Path, overwrite: bool = False) -> None:
+    """Write a trace as a page or picture; the file appears whole or not at all.
+
+    Args:
+      trace: what to show.
+      path: ends in `.html`, `.gif` or `.png`; a path or a URL.
+      overwrite: an existing file may be replaced.
+
+    Raises:
+      UserError: the path can't be written, or too many prompts for a picture.
+    """
+    path = str(path)
+    check_path(path, overwrite)
+    check_count(path, len(trace.items))
+    content = render(trace, os.path.splitext(path)[1].lower())
+    try:
+        file = storage.whole(path)
+        try:
+            file.write(content)
+            file.publish()
+        finally:
+            file.discard()
+    except OSError as e:
+        raise UserError(f"trace {path}: can't be written ({e.strerror or e})") from e

@@ -1,0 +1,189 @@
+"""Drawing a trace's canvases with Pillow: what the PNG and the GIF share.
+
+Item ─▶ panels side by side, one a policy; several items stand above each other
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from leapjax.errors import UserError
+from leapjax.trace.data import KINDS, Run, Token, Trace
+
+_FILL = {
+    "top1": "#ffe08a",
+    "anchor": "#a9d8f5",
+    "propagated": "#d5efc4",
+    "schedule": "#e3dcf5",
+    "early_stop": "#ffffff",
+    "given": "#ffffff",
+}
+_INK, _SOFT, _LINE, _OPEN = "#1c1d20", "#5d6068", "#d9d7d0", "#eceae4"
+_PANEL, _GAP, _MARGIN = 620, 28, 32  # pixels
+_ROW, _BOX = 50, 44  # of a line of tokens, and of a box in it
+
+
+def check_libraries() -> None:
+    """Refuse early where the libraries for pictures are missing.
+
+    Raises:
+      UserError: naming the extra.
+    """
+    try:
+        import matplotlib  # noqa: F401
+        import PIL.Image  # noqa: F401
+    except ImportError as e:
+        raise UserError(
+            "a trace as a picture needs Pillow and matplotlib; pip install 'leapjax[plots]'"
+        ) from e
+
+
+class Painter:
+    """Draws one trace at any step, always at the same size.
+
+    Args:
+      trace: what to show.
+    """
+
+    def __init__(self, trace: Trace):
+        check_libraries()
+        self._trace = trace
+        self._text, self._small = _font("DejaVuSansMono.ttf", 19), _font("DejaVuSans.ttf", 13)
+        self._label, self._title = _font("DejaVuSans.ttf", 17), _font("DejaVuSans-Bold.ttf", 20)
+        most = max(len(item.runs) for item in trace.items)
+        self._columns = min(most, 3)
+        self.width = 2 * _MARGIN + self._columns * _PANEL + (self._columns - 1) * _GAP
+        self.height = self._draw(None, 0, numbers=False)
+
+    def frame(self, done: int, numbers: bool = False):
+        """The picture after so many steps.
+
+        Args:
+          done: steps done; runs that took fewer stay complete.
+          numbers: write each token's step under it, for a picture that doesn't move.
+
+        Returns:
+          A Pillow image.
+        """
+        from PIL import Image, ImageDraw
+
+        image = Image.new("RGB", (self.width, self.height), "#ffffff")
+        self._draw(ImageDraw.Draw(image), done, numbers)
+        return image
+
+    def _draw(self, pen: Any, done: int, numbers: bool) -> int:
+        """Draw everything, or with no pen only measure; returns the height."""
+        y = _MARGIN
+        for item in self._trace.items:
+            for line in self._wrapped(item.prompt, self.width - 2 * _MARGIN)[:4]:
+                self._say(pen, _MARGIN, y, line, self._label, _INK)
+                y += 26
+            y += 10
+            greedy = next((r for r in item.runs if r.policy == "greedy"), None)
+            for start in range(0, len(item.runs), self._columns):
+                bottoms = [
+                    self._panel(pen, _MARGIN + n * (_PANEL + _GAP), y, run, greedy, done, numbers)
+                    for n, run in enumerate(item.runs[start : start + self._columns])
+                ]
+                y = max(bottoms) + 20
+        x = _MARGIN
+        used = {t.kind for i in self._trace.items for r in i.runs for t in r.tokens}
+        for kind, (mark, meaning) in KINDS.items():
+            if kind not in used or kind == "given":
+                continue
+            words = meaning.split(":")[0] if kind != "early_stop" else "filled in"
+            size = self._label.getlength(words) + 60
+            if pen is not None:
+                pen.rounded_rectangle((x, y, x + 26, y + 24), 4, _FILL[kind], _LINE)
+                pen.text((x + 13, y + 12), mark, _INK, font=self._small, anchor="mm")
+            self._say(pen, x + 34, y + 2, words, self._label, _SOFT)
+            x += size
+        return y + 24 + _MARGIN
+
+    def _panel(self, pen, x, y, run: Run, greedy: Run | None, done: int, numbers: bool) -> int:
+        fresh = done - 1  # of a run that is over, nothing is fresh
+        done = min(done, run.steps)
+        self._say(pen, x, y, run.policy, self._title, _INK)
+        words = (
+            f"step {done} of {run.steps}"
+            if not numbers
+            else f"{run.steps} step{'s' * (run.steps != 1)}"
+        )
+        if greedy is not None and run is not greedy:
+            words += f" ({100 * (1 - run.steps / greedy.steps):.0f} % fewer than greedy)"
+        left = x + _PANEL - self._label.getlength(words)
+        self._say(pen, left, y + 3, words, self._label, _SOFT)
+        y += 34
+        if pen is not None:
+            pen.rectangle((x, y, x + _PANEL, y + 5), _OPEN)
+            pen.rectangle((x, y, x + _PANEL * done / max(run.steps, 1), y + 5), "#1a5fd0")
+        y += 14
+        at = x
+        for token in run.tokens:
+            text = "□" if token.special else token.text.replace("\n", "↵") or "·"
+            while len(text) > 1 and self._text.getlength(text) > _PANEL - 12:
+                text = text[:-1]
+            size = max(self._text.getlength(text) + 8, 26)
+            if at + size > x + _PANEL:
+                at, y = x, y + _ROW
+            if pen is not None:
+                self._box(pen, at, y, size, text, token, run, done, numbers, fresh)
+            at += size + 4
+            if "\n" in token.text and not token.special:
+                at, y = x, y + _ROW
+        return y + _ROW
+
+    def _box(
+        self,
+        pen,
+        x,
+        y,
+        size,
+        text: str,
+        token: Token,
+        run: Run,
+        done: int,
+        numbers: bool,
+        last: int,
+    ):
+        here = run.visible(token, done)
+        fresh = here and token.step == last and not numbers
+        pen.rounded_rectangle(
+            (x, y, x + size, y + _BOX),
+            4,
+            _FILL[token.kind] if here else _OPEN,
+            _INK if fresh else None,
+            2,
+        )
+        if not here:
+            return
+        colour = _SOFT if token.special or token.step < 0 else _INK
+        pen.text((x + size / 2, y + 15), text, colour, font=self._text, anchor="mm")
+        mark = KINDS[token.kind][0]
+        if numbers and token.step >= 0:
+            number = f"{mark}{token.step + 1}"
+            mark = number if self._small.getlength(number) <= size else str(token.step + 1)
+        pen.text((x + size / 2, y + 34), mark, _INK, font=self._small, anchor="mm")
+
+    def _say(self, pen, x, y, text: str, font, colour: str) -> None:
+        if pen is not None:
+            pen.text((x, y), text, colour, font=font)
+
+    def _wrapped(self, text: str, width: float) -> list[str]:
+        lines, line = [], ""
+        for word in text.split():
+            longer = f"{line} {word}".strip()
+            if line and self._label.getlength(longer) > width:
+                lines.append(line)
+                longer = word
+            line = longer
+        return [*lines, line]
+
+
+def _font(name: str, size: int):
+    """A font that comes with matplotlib, so that every machine draws the same."""
+    import matplotlib
+    from PIL import ImageFont
+
+    return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts/ttf", name), size)

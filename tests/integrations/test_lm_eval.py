@@ -1,0 +1,163 @@
+"""The harness runs local tasks on a golden model; nothing is fetched."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+import leapjax
+from leapjax.errors import UserError
+
+lm_eval = pytest.importorskip("lm_eval", reason="needs lm-eval (extra eval)")
+
+LLADA = str(Path(__file__).parents[1] / "golden" / "llada-a")
+OPTIONS = {"gen_length": 16, "block_length": 8, "batch_size": 4, "mc_num": 8}
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return leapjax.load(LLADA)
+
+
+@pytest.fixture
+def tasks(tmp_path, monkeypatch):
+    """A folder with one multiple-choice and one generation task over local JSONL."""
+    for name in ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    docs = [
+        {"question": f"{a} pens and {b} pens?", "choices": [f"{a + b}", "none"], "label": 0}
+        for a, b in ((1, 2), (3, 4), (5, 6))
+    ]
+    data = tmp_path / "docs.jsonl"
+    data.write_text("".join(json.dumps(d) + "\n" for d in docs))
+    shared = (
+        f"dataset_path: json\ndataset_kwargs:\n  data_files: {{test: {data}}}\n"
+        "test_split: test\ndoc_to_text: '{{question}}'\n"
+    )
+    (tmp_path / "choice.yaml").write_text(
+        "task: local_choice\noutput_type: multiple_choice\n" + shared + "doc_to_choice: choices\n"
+        "doc_to_target: label\nmetric_list: [{metric: acc}]\n"
+    )
+    (tmp_path / "generate.yaml").write_text(
+        "task: local_generate\noutput_type: generate_until\n"
+        + shared
+        + "doc_to_target: '{{choices[0]}}'\n"
+        "generation_kwargs: {until: [e], do_sample: false, temperature: 0.0}\n"
+        "metric_list: [{metric: exact_match}]\n"
+    )
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=str(tmp_path), include_defaults=False)
+
+
+def model(lm, **changes):
+    from leapjax.integrations.lm_eval import LeapjaxLM
+
+    return LeapjaxLM(lm=lm, **(OPTIONS | changes))
+
+
+def test_the_harness_runs_local_tasks(lm, tasks):
+    from lm_eval.api.registry import get_model
+
+    made = model(lm)
+    assert get_model("leapjax") is type(made)
+    results = lm_eval.simple_evaluate(
+        made, tasks=["local_choice", "local_generate"], task_manager=tasks, bootstrap_iters=0
+    )
+    choice, generate = (results["samples"][t] for t in ("local_choice", "local_generate"))
+    assert len(choice) == len(generate) == 3
+    assert 0 <= results["results"]["local_choice"]["acc,none"] <= 1
+    # The choice is that of the larger bound, which is the estimator's own.
+    from leapjax.likelihood import likelihoods
+
+    for doc in choice:
+        pairs = [made._encode_pair(*strings) for strings in doc["arguments"]]
+        found = [x.bound for x in likelihoods(lm, pairs, samples=8, batch_size=4)]
+        got = [r[0][0] for r in doc["resps"]]
+        assert got == pytest.approx(found, rel=1e-5) and all(math.isfinite(x) for x in got)
+        assert doc["acc"] == float(found[0] >= found[1])
+    # An answer is what a plain decode gives, cut at the stop string.
+    for doc in generate:
+        ids = lm.codec.encode_prompt(doc["doc"]["question"], raw=True)
+        config = leapjax.DecodeConfig(gen_length=16, block_length=8)
+        (want,) = lm.generate([{"prompt_ids": ids, "stop": ["e"]}], config)
+        assert doc["resps"][0][0] == want.text and "e" not in want.text
+
+
+def test_templates(lm):
+    made, words = model(lm), [{"role": "user", "content": "Hal has 4 pens."}]
+    want = lm.codec.encode_chat(words)
+    assert made.tok_encode(made.apply_chat_template(words)) == want
+    turn = model(lm, user_turn=True)
+    assert list(turn._request(0, "Hal has 4 pens.", {}).ids) == want
+    with pytest.raises(UserError, match="gen_prefix"):
+        made.apply_chat_template(words, add_generation_prompt=False)
+
+
+def test_generation_options(lm):
+    made = model(lm)
+    config = made._request(0, "a", {"until": "x", "do_sample": False, "temperature": 0.7}).config
+    assert config.temperature == 0 and config.gen_length == 16
+    assert made._request(0, "a", {"temperature": 0.7}).config.temperature == 0.7
+    with pytest.raises(UserError, match="unknown option 'num_beams'"):
+        made._request(0, "a", {"num_beams": 4})
+    with pytest.raises(UserError, match="did you mean 'threshold'"):
+        model(lm, treshold=0.5)
+    with pytest.raises(UserError, match="batch_size is 'x'"):
+        model(lm, batch_size="x")
+
+
+def test_canvas_follows_the_task_unless_said(lm):
+    from leapjax.integrations.lm_eval import LeapjaxLM
+
+    made = LeapjaxLM(lm=lm, policy="confidence_threshold")
+    assert made._request(0, "a", {"max_gen_toks": 33}).config.gen_length == 64
+    assert model(lm)._request(0, "a", {"max_gen_toks": 33}).config.gen_length == 16
+
+
+def test_rolling_counts_every_token_once(lm):
+    from lm_eval.api.instance import Instance
+
+    made, text = model(lm), "Hal has 4 pens."
+    (total,) = made.loglikelihood_rolling(
+        [Instance("loglikelihood_rolling", {}, (text,), 0)], disable_tqdm=True
+    )
+    from leapjax.likelihood import likelihoods
+
+    ids = lm.codec.encode(text, control=True)
+    (want,) = likelihoods(lm, [([lm.config.eos_token_id], ids)], samples=8, batch_size=4)
+    assert total == pytest.approx(want.bound, rel=1e-5)
+
+
+def test_greedy_flag(lm):
+    made = model(lm, check_greedy=True)
+    context = lm.codec.encode("Hal has", control=True)
+    config = leapjax.DecodeConfig(
+        policy="low_confidence", gen_length=3, block_length=3, early_stop=False
+    )
+    (done,) = lm.generate([{"prompt_ids": context}], config)
+    other = [(i + 1) % 5 for i in done.output_ids]
+    asked = [(("", ""), context, done.output_ids), (("", ""), context, other)]
+    assert [g for _, g in made._loglikelihood_tokens(asked, disable_tqdm=True)] == [True, False]
+
+
+@pytest.mark.slow
+def test_the_harness_command_line(tasks, tmp_path):
+    """`python -m` registers the model, whatever the harness passes to it by default."""
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "leapjax.integrations.lm_eval", "--model", "leapjax"]
+    command += ["--tasks", "local_generate", "--include_path", str(tmp_path), "--limit", "1"]
+    command += ["--model_args", f"pretrained={LLADA},gen_length=16,block_length=8"]
+    done = subprocess.run(
+        [*command, "--output_path", str(tmp_path / "out"), "--log_samples"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    (samples,) = (tmp_path / "out").rglob("samples_local_generate_*.jsonl")
+    assert json.loads(samples.read_text())["resps"][0][0]

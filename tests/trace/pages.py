@@ -1,0 +1,42 @@
+"""A small trace, without a model, for the tests of what shows it."""
+
+from leapjax.trace import Item, Run, Token, Trace
+
+HOSTILE = 'why </script><script>document.title="owned"</script><img src=x onerror="fetch(1)">'
+
+
+def token(text, step, kind="schedule", confidence=0.5, **more):
+    return Token(text, step, kind, None if step < 0 else confidence, **more)
+
+
+def trace():
+    """Two prompts; localleap takes 2 steps, greedy 3, on a canvas of 4."""
+    runs = (
+        Run(
+            "localleap",
+            "threshold 0.9",
+            2,
+            3,
+            "<b>two</b> words",
+            (
+                token("<b>two</b>", 1, "propagated", 0.8, same=True),
+                token(" words", 0, "anchor", 0.95, same=False),
+                token("<eos>", 0, "top1", 0.99, special=True, same=True),
+                token("<eos>", -1, "early_stop", special=True, same=True),
+            ),
+        ),
+        Run(
+            "greedy",
+            "low_confidence, 1 token a step",
+            3,
+            3,
+            "<b>two</b> other",
+            (
+                token("<b>two</b>", 2),
+                token(" other", 1),
+                token("<eos>", 0, special=True),
+                token("<eos>", -1, "early_stop", special=True),
+            ),
+        ),
+    )
+    return Trace("tiny", "canvas 4", (Item("1", HOSTILE, runs), Item("2", "plain", runs)))

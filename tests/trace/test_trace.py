@@ -1,0 +1,88 @@
+"""Traces from the command line: what is in them, and what is refused."""
+
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import leapjax
+from leapjax.cli.decode import main
+from leapjax.trace import html, write
+from tests.trace.pages import trace
+
+LLADA = str(Path(__file__).parents[1] / "golden" / "llada-a")
+SMALL = ["--model", LLADA, "--gen-length", "16", "--block-length", "8"]
+
+
+def content(path):
+    found = re.search(r'id="trace">(.*?)</script>', path.read_text("utf-8"), re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def test_a_page_holds_the_records_steps_kinds_and_confidences(tmp_path, capsys):
+    page, out = tmp_path / "t.html", tmp_path / "o.jsonl"
+    argv = [*SMALL, "--prompt", "Why?", "--prompt", "How </script>?", "--details"]
+    argv += ["--threshold", "0.6", "--relaxed-threshold", "0.3"]
+    assert main([*argv, "--output", str(out), "--trace", str(page)]) == 0
+    capsys.readouterr()
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    shown = content(page)
+    assert [i["prompt"] for i in shown["items"]] == ["Why?", "How </script>?"]
+    lm = leapjax.load(LLADA)
+    for item, record in zip(shown["items"], records, strict=True):
+        chosen, greedy = item["runs"]
+        assert (chosen["policy"], greedy["policy"]) == ("localleap", "greedy")
+        assert "threshold 0.6" in chosen["options"]
+        assert chosen["steps"] == record["steps"] and greedy["steps"] >= chosen["steps"]
+        tokens = chosen["tokens"]
+        assert [t["step"] for t in tokens] == record["commit_step"]
+        assert [t["text"] for t in tokens] == lm.codec.tokens_of(record["output_ids"])
+        for t, kind, sure in zip(
+            tokens, record["commit_kind"], record["commit_confidence"], strict=True
+        ):
+            if t["step"] >= 0:
+                assert t["kind"] == kind and t["confidence"] == pytest.approx(sure, abs=1e-4)
+        steps = sorted(t["step"] for t in greedy["tokens"] if t["step"] >= 0)
+        assert steps == list(range(greedy["steps"]))  # one token a step
+
+
+@pytest.mark.parametrize(
+    "argv, says",
+    [
+        (["--trace", "t.pdf"], "ends in .html, .gif, .png"),
+        (["--trace", "there.html"], "is there already"),
+        (["--trace", "no/t.html"], "there is no folder"),
+        (["--trace", "t.html", "--trace-policies", "greedi"], "did you mean 'greedy'"),
+        (["--trace-policies", "greedy"], "goes with --trace"),
+        (["--trace", "t.html", "--output", "folder"], "leave it out of an --output folder"),
+        (["--trace", "t.png", *["--prompt", "x"] * 4], "at most 4 prompts"),
+    ],
+)
+def test_bad_requests_are_one_line(tmp_path, monkeypatch, capsys, argv, says):
+    monkeypatch.chdir(tmp_path)
+    Path("there.html").write_text("mine")
+    assert main([*SMALL, "--prompt", "Why?", *argv]) == 2
+    streams = capsys.readouterr()
+    assert says in streams.err and streams.err.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["there.html"]
+    assert Path("there.html").read_text() == "mine"
+
+
+def test_no_text_can_end_the_data_element():
+    page = html.render(trace()).decode()
+    assert page.count("</script>") == 2 and "<img" not in page
+
+
+def test_pictures_have_a_frame_a_step(tmp_path):
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    for name in ("t.gif", "t.png"):
+        write(trace(), tmp_path / name)
+    with image.open(io.BytesIO((tmp_path / "t.gif").read_bytes())) as moving:
+        assert moving.n_frames == 4 and moving.info["loop"] == 0
+        size = moving.size
+    with image.open(tmp_path / "t.png") as still:
+        assert still.size == size
