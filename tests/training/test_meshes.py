@@ -15,8 +15,6 @@ from leapjax.training.placement import TrainingPlacement
 from leapjax.training.store import Store
 from tests.training.test_trainer import write
 
-MESHES = ("data=4", "fsdp=2,tensor=2", "data=2,fsdp=2,tensor=2", "data=3")
-
 
 @pytest.fixture(scope="module", autouse=True)
 def optax_promotes_dtypes():
@@ -47,8 +45,9 @@ def test_meshes_change_in_the_middle_of_a_run(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize(
+    ("mesh", "optimizer"), [("data=2,fsdp=2,tensor=2", "muon"), ("data=3", "adamw")]
+)
 def test_losses_are_those_of_one_device(mesh, optimizer, tmp_path):
     run(tmp_path / "one", optimizer=optimizer)
     run(tmp_path / "many", mesh, optimizer=optimizer)
