@@ -88,6 +88,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="STEP",
         help="stop (and save) after this step: a piece of the run",
     )
+    parser.add_argument(
+        "--mesh",
+        metavar="AXES",
+        help="devices to spread the run over: data=2,fsdp=4 (also tensor); may change on resume",
+    )
     group = parser.add_argument_group("the run")
     defaults = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
     for name, kind in FIELDS.items():
@@ -137,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
     from leapjax.training.trainer import train
 
     enable_cache()
-    result = train(config, lambda line: print(line, flush=True), args.until)
+    result = train(config, lambda line: print(line, flush=True), args.until, mesh=args.mesh)
     if result.finished:
         print(f"done: {result.step} steps; --export DIR --output {config.output} makes a model")
         return OK

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -85,17 +86,25 @@ class Start:
     codec: TextCodec | None
     folder: Path | None
 
-    def params(self, seed: int):
-        """The first weights, float32: those of `folder`, or random ones."""
+    def params(self, seed: int, shardings: Any = None):
+        """The first weights, float32: those of `folder`, or random ones.
+
+        Args:
+          seed: of random weights.
+          shardings: where each goes, a pytree like the parameters; None: the default device.
+        """
         if self.folder is None:
-            return transformer.init_params(self.model, jax.random.key(seed))
+            made = functools.partial(transformer.init_params, self.model)
+            if shardings is not None:
+                made = jax.jit(made, out_shardings=shardings)
+            return made(jax.random.key(seed))
         if checkpoint.is_checkpoint(self.folder):
-            params = checkpoint.load_params(self.folder, self.model)
+            params = checkpoint.load_params(self.folder, self.model, shardings)
         else:
             from leapjax import converters
 
-            params = converters.load_hub(self.folder, self.model)
-        return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
+            params = converters.load_hub(self.folder, self.model, shardings)
+        return jax.tree.map(lambda a: a.astype(jnp.float32), params)
 
 
 def _read_files(folder: Path) -> dict[str, bytes]:

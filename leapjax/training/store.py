@@ -64,7 +64,8 @@ class Store:
         """Read a checkpoint.
 
         Args:
-          state: pytree of arrays (or their shapes) like the saved one.
+          state: pytree of arrays (or their shapes) like the saved one; each leaf is read to
+            where this one lies, whatever mesh saved it.
           step: None: the newest.
 
         Returns:
@@ -76,9 +77,12 @@ class Store:
         step = self.latest() if step is None else step
         if step is None:
             raise UserError(f"{self.folder}: holds no checkpoint; train first")
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state
+            lambda x: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=getattr(x, "sharding", None) or here
+            ),
+            state,
         )
         try:
             return step, self._manager.restore(step, args=ocp.args.StandardRestore(abstract))

@@ -25,9 +25,11 @@ import jax.numpy as jnp
 import optax
 
 from leapjax.errors import UserError
-from leapjax.models import ModelConfig
+from leapjax.models import ModelConfig, transformer
+from leapjax.sharding import MeshShape, parse
 from leapjax.training import objective, optimizer, setup
 from leapjax.training.config import TrainConfig
+from leapjax.training.placement import TrainingPlacement
 from leapjax.training.store import Store
 
 
@@ -46,28 +48,36 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     )
 
 
-def init_state(config: TrainConfig, params):
+def init_state(config: TrainConfig, params, placement: TrainingPlacement | None = None):
     """The state before the first step.
 
     Args:
       config: the run.
       params: float32 weights; the state takes them over.
+      placement: the run's devices; None is the default device.
 
     Returns:
       Dict of `params`, `optimizer` and, with `ema_decay`, `ema`.
     """
-    state = {"params": params, "optimizer": make_optimizer(config).init(params)}
+    init = make_optimizer(config).init
+    if placement is not None:
+        shapes = jax.eval_shape(init, params)
+        init = jax.jit(init, out_shardings=placement.state(shapes))
+    state = {"params": params, "optimizer": init(params)}
     if config.ema_decay:
         state["ema"] = jax.tree.map(jnp.array, params)
     return state
 
 
-def make_step(config: TrainConfig, model: ModelConfig) -> Callable:
+def make_step(
+    config: TrainConfig, model: ModelConfig, placement: TrainingPlacement | None = None
+) -> Callable:
     """Compile-on-call training step.
 
     Args:
       config: the run.
       model: the model's shape.
+      placement: the run's devices; None is the default device.
 
     Returns:
       `step(state, batch, number, window)` → (state, metrics); the old state is given up.
@@ -93,9 +103,18 @@ def make_step(config: TrainConfig, model: ModelConfig) -> Callable:
             out["ema"] = jax.tree.map(
                 lambda a, b: decay * a + (1.0 - decay) * b, state["ema"], params
             )
+        if placement is not None:  # the state comes out where it went in
+            out = jax.lax.with_sharding_constraint(out, placement.state(out))
         return out, {"loss": loss, "nats": nats, "grad_norm": optax.tree.norm(gradient)}
 
-    return step
+    if placement is None:
+        return step
+
+    def spread(state, batch, number, window):
+        where = placement.batch(batch["ids"].shape[0])
+        return step(state, jax.device_put(batch, where), number, window)
+
+    return spread
 
 
 @dataclasses.dataclass
@@ -165,6 +184,7 @@ def train(
     log: Callable[[str], None] = print,
     until: int | None = None,
     start: setup.Start | None = None,
+    mesh: str | MeshShape | None = None,
 ) -> Result:
     """Train, resuming where the output folder's newest checkpoint left off.
 
@@ -173,6 +193,8 @@ def train(
       log: takes a line of progress.
       until: stop after this step, as if interrupted (a piece of a run).
       start: what `setup.prepare` returned, if the caller has it already.
+      mesh: devices to spread the run over, such as `data=2,fsdp=4`; a resumed run may have
+        another. None is the default device.
 
     Returns:
       How the run ended.
@@ -181,12 +203,18 @@ def train(
       UserError: bad data or model, a folder of another run, or a loss that is not finite.
     """
     start = setup.prepare(config) if start is None else start
+    shape = parse(mesh) if isinstance(mesh, str) else mesh
+    placement = None if shape is None else TrainingPlacement(shape, start.model)
     source = setup.batches(config, start)
     store = Store(config.output, config.keep)
     try:
         for name in store.remember(config):
             log(f"{name} changed since this run began; from here on the new value holds")
-        state = init_state(config, start.params(config.seed))
+        where = None
+        if placement is not None:
+            shapes = jax.eval_shape(lambda: transformer.init_params(start.model, jax.random.key(0)))
+            where = placement.state(shapes)
+        state = init_state(config, start.params(config.seed, where), placement)
         done = 0
         if store.latest() is not None:
             done, state = store.restore(state)
@@ -195,13 +223,13 @@ def train(
             count = sum(x.size for x in jax.tree.leaves(state["params"]))
             log(f"training {count / 1e6:.2f} M parameters for {config.steps} steps")
         with _Stop() as stop:
-            return _loop(config, start, source, store, state, done, log, until, stop)
+            step = make_step(config, start.model, placement)
+            return _loop(config, step, source, store, state, done, log, until, stop)
     finally:
         store.close()
 
 
-def _loop(config, start, source, store, state, done, log, until, stop) -> Result:
-    step = make_step(config, start.model)
+def _loop(config, step, source, store, state, done, log, until, stop) -> Result:
     rate = optimizer.schedule(
         config.learning_rate, config.warmup_steps, config.steps, config.final_learning_rate
     )
