@@ -149,6 +149,7 @@ def test_end_to_end(folder, capsys):
 
 def test_programs_run_only_when_allowed(folder, capsys):
     argv = arguments(folder, "a-mbpp", "--data", folder / "mbpp.jsonl", "--model", _embedded())
+    argv += ["--batch-size", "1"]
     assert main(argv) == 2
     assert "--allow-code-execution" in capsys.readouterr().err
     assert main([*argv, "--output", str(folder / "out")]) == 0
