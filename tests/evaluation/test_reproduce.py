@@ -117,6 +117,7 @@ def test_fixed_shots_come_from_the_harness():
         assert text.startswith(task) and text.count(task) == row.shots + 1
 
 
+@pytest.mark.slow
 def test_end_to_end(folder, capsys):
     data, shots, out = folder / "test.jsonl", folder / "train.jsonl", folder / "out"
     argv = arguments(folder, "a-raw", "--data", data, "--model", _embedded(), "--output", out)
