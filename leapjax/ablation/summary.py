@@ -48,7 +48,8 @@ def measure(
     untimed = [a | {"seconds": 0.0} for a in these]
     numbers = summarise(untimed, greedy)
     same = sum(a["text"] == b["text"] for a, b in zip(these, greedy, strict=True))
-    return {name: numbers[name] for name in _KEPT} | {
+    return {
+        **{name: numbers[name] for name in _KEPT},
         "agreement": same / len(these),
         "agreement_interval": list(wilson(same, len(these))),
     }

@@ -275,6 +275,6 @@ def text(made: Mapping[str, Any]) -> str:
         )
     if not made["measured"]:
         lines.append(
-            f"measured: not scored ({made['n']} answers; --allow-code-execution runs them)"
+            f"measured: null, not scored ({made['n']} answers; --allow-code-execution runs them)"
         )
     return "\n".join([*lines, f"steps: {made['steps']:.1f}"]) + "\n"

@@ -59,10 +59,10 @@ def boxed(text: str) -> str | None:
 
 
 def normalise(answer: str) -> str:
-    """One spelling for an answer.
+    r"""One spelling for an answer.
 
     Left out: what precedes the last `=`, dollar signs, units, text commands, spacing,
-    `\\left` and `\\right`, degree signs and a final full stop. Unified: fractions and roots
+    `\left` and `\right`, degree signs and a final full stop. Unified: fractions and roots
     without braces, `dfrac` and `tfrac`, thousands commas.
 
     Args:

@@ -51,6 +51,6 @@ BENCHMARK = Benchmark(
     program=program,
     fields=FIELDS,
     prompt="the record's prompt as it is",
-    postprocess="not cut; first ```python block behind the prompt, cleaned to what the function needs",
+    postprocess="not cut; first ```python block behind the prompt; what the function needs of it",
     scorer="the code runs and passes `check(entry_point)`",
 )

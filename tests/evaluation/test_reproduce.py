@@ -117,6 +117,7 @@ def test_fixed_shots_come_from_the_harness():
         assert text.startswith(task) and text.count(task) == row.shots + 1
 
 
+@pytest.mark.slow
 def test_end_to_end(folder, capsys):
     data, shots, out = folder / "test.jsonl", folder / "train.jsonl", folder / "out"
     argv = arguments(folder, "a-raw", "--data", data, "--model", _embedded(), "--output", out)
@@ -149,6 +150,7 @@ def test_end_to_end(folder, capsys):
 
 def test_programs_run_only_when_allowed(folder, capsys):
     argv = arguments(folder, "a-mbpp", "--data", folder / "mbpp.jsonl", "--model", _embedded())
+    argv += ["--batch-size", "1"]
     assert main(argv) == 2
     assert "--allow-code-execution" in capsys.readouterr().err
     assert main([*argv, "--output", str(folder / "out")]) == 0

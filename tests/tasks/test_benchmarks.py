@@ -1,6 +1,8 @@
 """Prompts and scorers of the published benchmarks, on small problems of our own."""
 
 import json
+import sys
+import types
 
 import pytest
 
@@ -185,8 +187,27 @@ def test_ifeval():
     assert ifeval.score("a, comma", p) == {k: False for k in both}
 
 
+def test_ifeval_gives_the_checkers_the_record(monkeypatch):
+    """What the harness's function is given, where its packages are not installed."""
+
+    def process_results(doc, results):
+        assert doc.keys() >= {"key", "prompt", "instruction_id_list", "kwargs"}
+        assert len(doc["kwargs"]) == len(doc["instruction_id_list"])
+        strict = "," not in results[0]
+        return {"prompt_level_strict_acc": strict, "prompt_level_loose_acc": True, "x": [strict]}
+
+    fake = types.SimpleNamespace(process_results=process_results)
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks.ifeval.utils", fake)
+    ifeval.checker.cache_clear()
+    p = ifeval.parse(IF, "f line 1")
+    found = {text: ifeval.score(text, p) for text in ("fine", "a, b")}
+    ifeval.checker.cache_clear()
+    assert found["fine"] == {k: True for k in ifeval.MEASURES}
+    assert found["a, b"]["prompt_level_strict_acc"] is False
+
+
 def test_ifeval_without_the_harness(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "lm_eval.tasks.ifeval.utils", None)
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks.ifeval.utils", None)
     ifeval.checker.cache_clear()
     with pytest.raises(UserError, match="pip install"):
         ifeval.checker()
