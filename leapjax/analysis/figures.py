@@ -116,7 +116,7 @@ def determinism(report: Mapping[str, Any]) -> bytes:
         axes.set_title(_title(name, run), fontsize=10)
         axes.set_ylim(0, 102)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8, title="distance to the nearest anchor", title_fontsize=8)
+        _legend(axes, "distance to the nearest anchor")
     return _png(figure)
 
 
@@ -141,7 +141,7 @@ def distance(report: Mapping[str, Any]) -> bytes:
         axes.set_ylim(0, 102)
         axes.set_xlim(left=0)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8, title="confidence", title_fontsize=8, ncols=2)
+        _legend(axes, "confidence")
     return _png(figure)
 
 
@@ -177,3 +177,12 @@ def _points(axes, cells, colour, marker, label, wide=False) -> None:
         elinewidth=0.8,
         capsize=2,
     )
+
+
+def _legend(axes, title: str) -> None:
+    """What the lines are, or that there are too few pairs for any."""
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(fontsize=8, title=title, title_fontsize=8)
+    else:
+        text = f"fewer than {LEAST} pairs everywhere"
+        axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", fontsize=9)

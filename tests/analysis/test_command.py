@@ -12,6 +12,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 SMALL = ["--model", str(GOLDEN / "llada-a"), "--gen-length", "16", "--block-length", "8"]
 
 
+@pytest.mark.slow
 def test_the_folder_holds_tables_and_figures(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     out = tmp_path / "out"
