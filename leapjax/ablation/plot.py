@@ -116,7 +116,8 @@ def heat_map(report: Mapping[str, Any], path: Path) -> bool:
             if others and not line:
                 pairs = zip(others, panel, strict=True)
                 ax.set_title(", ".join(f"{n} {_short(v)}" for n, v in pairs), fontsize=9)
-        fig.colorbar(image, ax=list(grid[line]), label=label)
+        if image is not None:
+            fig.colorbar(image, ax=list(grid[line]), label=label)
     fig.suptitle(title(report), fontsize=10)
     save(fig, path)
     return True

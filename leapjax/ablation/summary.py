@@ -45,7 +45,7 @@ def measure(
       Numbers by the names in `DEFINITIONS`.
     """
     # Nothing here is timed: rows of many settings run together.
-    untimed = [a | {"seconds": 0.0} for a in these]
+    untimed = [{**a, "seconds": 0.0} for a in these]
     numbers = summarise(untimed, greedy)
     same = sum(a["text"] == b["text"] for a, b in zip(these, greedy, strict=True))
     return {
