@@ -102,7 +102,7 @@ def determinism(report: Mapping[str, Any]) -> bytes:
       report: as `leapjax analyze` writes it.
     """
     runs = report["runs"]
-    figure = _figure(len(runs), 4.6)
+    figure = _figure(len(runs), 5.2)
     for axes, (name, run) in zip(
         figure.subplots(1, len(runs), squeeze=False)[0], runs.items(), strict=True
     ):
@@ -127,7 +127,7 @@ def distance(report: Mapping[str, Any]) -> bytes:
       report: as `leapjax analyze` writes it.
     """
     runs = report["runs"]
-    figure = _figure(len(runs), 4.6)
+    figure = _figure(len(runs), 5.2)
     for axes, (name, run) in zip(
         figure.subplots(1, len(runs), squeeze=False)[0], runs.items(), strict=True
     ):
@@ -182,7 +182,9 @@ def _points(axes, cells, colour, marker, label, wide=False) -> None:
 def _legend(axes, title: str) -> None:
     """What the lines are, or that there are too few pairs for any."""
     if axes.get_legend_handles_labels()[1]:
-        axes.legend(fontsize=8, title=title, title_fontsize=8)
+        # Below the axes: inside, it would cover points whatever the numbers are.
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "frameon": False}
+        axes.legend(fontsize=8, title=title, title_fontsize=8, ncols=3, **below)
     else:
         text = f"fewer than {LEAST} pairs everywhere"
         axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", fontsize=9)

@@ -65,7 +65,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         "## Delayed decoding",
         "",
         "| policy | positions | n | commit step | stable from | wait | wait in the block | "
-        "stable in the first pass | waited in the block | differs |",
+        "stable in the first pass, % | waited in the block, % | differs |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, run in report["runs"].items():
@@ -92,7 +92,10 @@ def markdown(report: Mapping[str, Any]) -> str:
         "## Decay with distance",
         "",
     ]
-    lines += ["| policy | confidence | near | far | near − far, points |", "|---|---|--:|--:|--:|"]
+    lines += [
+        "| policy | confidence | near, % | far, % | near − far, points |",
+        "|---|---|--:|--:|--:|",
+    ]
     for name, run in report["runs"].items():
         for band, d in run["decay"]["answer"].items():
             near, far = (_share(d[k]) if k in d else "" for k in ("near", "far"))
