@@ -135,7 +135,7 @@ def against_lock_step(lm: LM, cache: str, slots: int, count: int, repeats: int) 
     def continuous():
         list(engine.stream(requests))
 
-    continuous()
+    list(engine.stream(requests[:slots]))  # compiles
     out: dict[str, Any] = {"cache": cache, "slots": slots, "requests": count}
     times: dict[str, list[float]] = {"lock_step": [], "continuous": []}
     for _ in range(repeats):

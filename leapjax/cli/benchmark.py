@@ -59,7 +59,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="rounds (5)")
     parser.add_argument(
-        "--engine-requests", type=int, default=64, metavar="N", help="of the engine's part (64)"
+        "--engine-requests",
+        type=int,
+        metavar="N",
+        help="of the engine's part (24 a slot; 4 a slot with models from 10M parameters on)",
+    )
+    parser.add_argument(
+        "--engine-repeats", type=int, metavar="N", help="its rounds (--repeats; 1 with those)"
+    )
+    parser.add_argument(
+        "--engine-slots",
+        type=int,
+        default=16,
+        metavar="N",
+        help="rows at once in the engine's part (16, the default of decode on CPU)",
     )
     parser.add_argument(
         "--refresh-groups",
@@ -192,29 +205,32 @@ def run(args: argparse.Namespace) -> int:
                 f"{t['median']:.3f} ({t['min']:.3f}-{t['max']:.3f})",
                 flush=True,
             )
+        large = part["parameters"] >= 10e6
+        slots = args.engine_slots
+        requests = args.engine_requests or (4 if large else 24) * slots
+        rounds = args.engine_repeats or (1 if large else args.repeats)
         part["engine"], part["host"] = [], []
         for cache in args.caches.split(","):
-            gain = decoding.against_lock_step(lm, cache, 8, args.engine_requests, args.repeats)
-            host = decoding.host_share(lm, cache, 8, args.engine_requests)
+            gain = decoding.against_lock_step(lm, cache, slots, requests, rounds)
+            host = decoding.host_share(lm, cache, slots, requests)
             part["engine"].append(gain)
             part["host"].append(host)
             t = gain["gain_in_time"]
             print(
-                f"engine over lock-step, cache {cache}, 8 slots, 8x spread: "
+                f"engine over lock-step, cache {cache}, {slots} slots, 8x spread: "
                 f"{gain['gain_in_passes']:.2f}x in passes, {t['median']:.2f}x in time "
                 f"({t['min']:.2f}-{t['max']:.2f}); device idle {host['outside_device']:.1%}",
                 flush=True,
             )
         part["refresh_groups"] = []
         for cache in (c for c in args.caches.split(",") if c != "none"):
-            rows = decoding.refresh_groups(
-                lm, cache, 8, args.refresh_groups, args.engine_requests, args.repeats
-            )
+            half = requests // 2
+            rows = decoding.refresh_groups(lm, cache, slots, args.refresh_groups, half, rounds)
             part["refresh_groups"] += rows
             for row in rows:
                 t, ratio = row["seconds"], row["of_first"]
                 print(
-                    f"refresh_group {row['refresh_group']}, cache {cache}, 8 slots: "
+                    f"refresh_group {row['refresh_group']}, cache {cache}, {row['slots']} slots: "
                     f"{t['median']:.2f} s ({t['min']:.2f}-{t['max']:.2f}), "
                     f"{ratio['median']:.2f} of refresh_group {args.refresh_groups[0]}",
                     flush=True,

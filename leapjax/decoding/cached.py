@@ -75,11 +75,17 @@ def forward(params, state: DecodeState, columns, program: Program) -> Outcome:
     # An index beyond the batch is dropped when written, so idle picks change nothing.
     chosen = jnp.where(waiting[chosen], chosen, jnp.int32(2 * b))
 
-    def refresh(carry):
-        hidden, cache = carry
-        return _refresh(params, state, columns, chosen, hidden, cache, program)
+    rows = jnp.minimum(chosen, b - 1)
+    ids = branches(state, program)[_both(rows, rows + b, program)]
 
-    hidden, cache = _if_any(waiting, refresh, (hidden, cache))
+    def refresh(carry):
+        hidden, cache, ids = carry
+        hidden, cache = _refresh(params, state, columns, chosen, ids, hidden, cache, program)
+        # Nobody reads them again. That they change keeps the pass inside: XLA moves what
+        # does not depend on the carry out of the loop, where it would run every time.
+        return hidden, cache, jnp.zeros_like(ids)
+
+    hidden, cache, _ = _if_any(waiting, refresh, (hidden, cache, ids))
     full = jnp.zeros((b,), bool).at[chosen].set(True, mode="drop")
     return Outcome(hidden, moving | full, full, cache)
 
@@ -103,25 +109,28 @@ def _valid(state: DecodeState, program: Program):
     return jnp.arange(program.length, dtype=jnp.int32)[None, :] >= state.first[:, None]
 
 
-def _refresh(params, state: DecodeState, columns, chosen, hidden, cache, program: Program):
+def _both(rows, unconditional, program: Program):
+    """Rows of the conditional branch, followed with guidance by the unconditional one's."""
+    return jnp.concatenate([rows, unconditional]) if program.guidance else rows
+
+
+def _refresh(params, state: DecodeState, columns, chosen, ids, hidden, cache, program: Program):
     """Full pass of the chosen rows: their cache and their window's hidden states.
 
-    `chosen` (G,) int32 holds row indices, out of range = nobody; `hidden` (R, W, D) is
-    replaced where chosen, as are the rows of the cache (L, R, T, K, E).
+    `chosen` (G,) int32 holds row indices, out of range = nobody; `ids` (G or 2 G, T) are
+    their tokens; `hidden` (R, W, D) is replaced where chosen, as are the rows of the cache
+    (L, R, T, K, E).
     """
     b = state.done.shape[0]
     rows = jnp.minimum(chosen, b - 1)
-    target, source = chosen, rows
-    if program.guidance:
-        # The unconditional branch of row i is row b + i.
-        target = jnp.concatenate([chosen, jnp.where(chosen < b, chosen + b, 2 * b)])
-        source = jnp.concatenate([rows, rows + b])
+    # The unconditional branch of row i is row b + i.
+    target = _both(chosen, jnp.where(chosen < b, chosen + b, 2 * b), program)
+    source = _both(rows, rows + b, program)
     everything = jnp.broadcast_to(
         jnp.arange(program.length, dtype=jnp.int32)[None, :], state.tokens.shape
     )
     places = doubled(_places(everything, state), program)[source]
     valid = doubled(_valid(state, program), program)[source]
-    ids = branches(state, program)[source]
     outputs = doubled(predictors(columns, state.first, program), program)[source]
     fresh, (keys, values) = transformer.hidden_states_and_cache(
         params, program.model, ids, places, valid, program.compute_dtype, outputs

@@ -183,6 +183,27 @@ def read_collectives(text: str) -> list[Collective]:
     return found
 
 
+def loop_depths(text: str) -> list[int]:
+    """How many loops each line of a compiled program's text sits in, the fewest if several ways.
+
+    Returns:
+      One number per line; 0 outside every loop, and in what nobody calls.
+    """
+    lines = text.splitlines()
+    calls, loops, owners = _computations(lines)
+    called = set().union(*calls.values()) if calls else set()
+    depth = {name: 0 for name in calls if name not in called}
+    waiting = list(depth)
+    while waiting:
+        name = waiting.pop(0)
+        for callee in calls.get(name, ()):
+            reached = depth[name] + (callee in loops)
+            if reached < depth.get(callee, reached + 1):
+                depth[callee] = reached
+                waiting.append(callee)
+    return [depth.get(owner, 0) for owner in owners]
+
+
 def partitions(text: str) -> int:
     """Devices that the program runs on together."""
     found = re.search(r"num_partitions=(\d+)", text.partition("\n")[0])

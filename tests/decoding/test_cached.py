@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 
 import leapjax
 from leapjax import DecodeConfig
+from leapjax.lane import compile_run
+from leapjax.planning import hlo
 from tests.decoding.cached_oracle import NumpyModel, decode
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -114,7 +117,6 @@ def test_a_waiting_row_takes_no_step(models):
 
 def test_the_loop_does_not_copy_the_cache(models):
     from leapjax.decoding.cached import cache_shape
-    from leapjax.lane import compile_run
 
     lm = models["llada-a"]
     request = lm.request([1, 2, 3], DecodeConfig(gen_length=32, block_length=8, cache="dual"))
@@ -136,13 +138,36 @@ def test_dual_window_cost_does_not_grow_with_the_canvas(models):
         config = DecodeConfig(gen_length=canvas, block_length=8, cache="dual")
         request = lm.request([1, 2, 3], config)
         program = lm.engine(1, True, 1).program(request)
-        from leapjax.lane import compile_run
-
         text = compile_run(lm.params, program, 1).as_text()
         # Operands of the window's MLP: 8 columns, whatever the canvas.
         hidden = lm.config.mlp_hidden_size
         flops.append(text.count(f"f32[8,{hidden}]") + text.count(f"f32[1,8,{hidden}]"))
     assert flops[0] == flops[1] > 0
+
+
+@pytest.mark.parametrize("options", [{}, {"cfg_scale": 1.0}], ids=["plain", "guided"])
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_a_pass_without_a_refresh_pays_for_none(models, cache, options):
+    """The full pass stays inside the loop that runs only when somebody waits.
+
+    XLA moves out of a loop what does not depend on its carry: the whole full pass, once.
+    """
+    lm = models["llada-a"]
+    config = DecodeConfig(gen_length=40, block_length=8, cache=cache, **options)
+    request = lm.request([1, 2, 3], config)
+    program = lm.engine(4, True, 1).program(request)
+    text = compile_run(lm.params, program, 4).as_text()
+    # All 72 columns of the rows that refresh, in the MLP; nothing else has this shape.
+    rows = 2 if options else 1
+    width = lm.config.mlp_hidden_size
+    full = re.compile(rf"= f32\[(?:{rows * program.length}|{rows},{program.length}),{width}\]")
+    depths = {
+        depth
+        for line, depth in zip(text.splitlines(), hlo.loop_depths(text), strict=True)
+        if full.search(line)
+    }
+    # The decode loop, the refresh, the layers.
+    assert depths and min(depths) == 3, depths
 
 
 def test_oracle_windows_are_as_small_as_they_should_be(models):
