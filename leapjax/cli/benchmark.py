@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--engine-requests",
         type=int,
         metavar="N",
-        help="of the engine's part (24 a slot; 4 a slot with models from 10M parameters on)",
+        help="of the engine's part (24 a slot; 3 a slot with models from 10M parameters on)",
     )
     parser.add_argument(
         "--engine-repeats", type=int, metavar="N", help="its rounds (--repeats; 1 with those)"
@@ -207,12 +207,12 @@ def run(args: argparse.Namespace) -> int:
             )
         large = part["parameters"] >= 10e6
         slots = args.engine_slots
-        requests = args.engine_requests or (4 if large else 24) * slots
+        requests = args.engine_requests or (3 if large else 24) * slots
         rounds = args.engine_repeats or (1 if large else args.repeats)
         part["engine"], part["host"] = [], []
         for cache in args.caches.split(","):
             gain = decoding.against_lock_step(lm, cache, slots, requests, rounds)
-            host = decoding.host_share(lm, cache, slots, requests)
+            host = decoding.host_share(lm, cache, slots, min(requests, 4 * slots))
             part["engine"].append(gain)
             part["host"].append(host)
             t = gain["gain_in_time"]
@@ -223,9 +223,12 @@ def run(args: argparse.Namespace) -> int:
                 flush=True,
             )
         part["refresh_groups"] = []
-        for cache in (c for c in args.caches.split(",") if c != "none"):
-            half = requests // 2
-            rows = decoding.refresh_groups(lm, cache, slots, args.refresh_groups, half, rounds)
+        # With large models of the cached ones dual alone, whose passes are short.
+        for cache in (
+            c for c in args.caches.split(",") if c == "dual" or c != "none" and not large
+        ):
+            some = min(requests, 6 * slots)
+            rows = decoding.refresh_groups(lm, cache, slots, args.refresh_groups, some, rounds)
             part["refresh_groups"] += rows
             for row in rows:
                 t, ratio = row["seconds"], row["of_first"]

@@ -4,6 +4,8 @@ On one CPU device, without copying anything:
 
 - the vocabulary head comes in pieces too, whose logits fit in the processor's caches
   (`leapjax.decoding.streamed`);
+- models of few layers come as a view of each layer too, which compiled programs read in
+  place; what a loop slices off a stack XLA copies first, every time;
 - large bfloat16 weights come as plain 16-bit words. XLA's CPU backend has no bfloat16
   arithmetic: it widens what a loop slices, and moves the widened copy of all layers out of
   the loop. For an 8B model that is 32 GB beside its 16. Words are no numbers to it, so each
@@ -19,6 +21,7 @@ from jax import lax
 
 # From here on the widened copy costs more than it saves; smaller models keep it.
 WORDS_FROM_BYTES = 2**30
+UNROLLED = 16  # layers at most that are compiled one by one
 PIECE = 4096  # rows of the head; 32 positions' logits are half a megabyte
 
 
@@ -30,8 +33,10 @@ def arrange(params):
 
     Returns:
       The same pytree; on one CPU device with `head_pieces`, a tuple of (C, D) views of the
-      head (or of the tied embedding), and, from `WORDS_FROM_BYTES` of bfloat16 weights on,
-      with uint16 words for bfloat16 leaves.
+      head (or of the tied embedding), up to `UNROLLED` layers with `layer_views`, a view of
+      every leaf of `layers` for each of them, and, from `WORDS_FROM_BYTES` of bfloat16 weights on,
+      with uint16 words for bfloat16 leaves
+      instead of those.
     """
     leaves = jax.tree.leaves(params)
     if not all(isinstance(x, jax.Array) for x in leaves):
@@ -41,11 +46,16 @@ def arrange(params):
         return params
     (device,) = devices
     narrow = sum(x.size * 2 for x in leaves if x.dtype == jnp.bfloat16)
+    depth, views = len(params["layers"]["q"]), {}
     if narrow >= WORDS_FROM_BYTES:
         params = jax.tree.map(lambda leaf: _words(leaf, device), params)
+    elif depth <= UNROLLED:
+        host = jax.tree.map(np.asarray, params["layers"])
+        each = (jax.tree.map(lambda x, i=i: _alias(x[i], device), host) for i in range(depth))
+        views = {"layer_views": tuple(each)}
     table = np.asarray(params.get("head", params["embed"]))
     pieces = (_alias(table[i : i + PIECE], device) for i in range(0, len(table), PIECE))
-    return {**params, "head_pieces": tuple(pieces)}
+    return {**params, **views, "head_pieces": tuple(pieces)}
 
 
 def _alias(array: np.ndarray, device):

@@ -202,6 +202,8 @@ def _whole(params, config, ids, positions, valid, dtype, outputs, keep: bool) ->
         x, fresh = _block(x, layer, config, cos, sin, valid, dtype)
         return x, fresh if keep else None
 
+    if "layer_views" in params:
+        return _unrolled(params["layer_views"], config, x, cos, sin, valid, dtype, outputs, keep)
     if outputs is None:
         return lax.scan(body, x, layers)
     # By index: cutting the last layer off the stack would copy all the others.
@@ -212,6 +214,17 @@ def _whole(params, config, ids, positions, valid, dtype, outputs, keep: bool) ->
         return x, None
     join = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), fresh, final)
     return x, join
+
+
+def _unrolled(views, config: ModelConfig, x, cos, sin, valid, dtype, outputs, keep: bool):
+    """Like the scan of `_whole`, layer by layer."""
+    kept = []
+    for layer in views[:-1]:
+        x, fresh = _block(x, layer, config, cos, sin, valid, dtype)
+        kept.append(fresh)
+    x, fresh = _block(x, views[-1], config, cos, sin, valid, dtype, outputs=outputs)
+    kept.append(fresh)
+    return x, jax.tree.map(lambda *parts: jnp.stack(parts), *kept) if keep else None
 
 
 def _layer(layers, index):
@@ -274,9 +287,10 @@ def window_states(
             mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS,
         )
 
-    def body(index, carry):
+    def body(index, carry, layer=None):
         x, keys, values = carry
-        layer = _layer(params["layers"], index)
+        if layer is None:
+            layer = _layer(params["layers"], index)
         stores = []
 
         def store(k, v):
@@ -287,7 +301,13 @@ def window_states(
         return (x, *stores)
 
     x = embed(params, config, ids, dtype)
-    x, keys, values = lax.fori_loop(0, config.n_layers, body, (x, *cache))
+    carry = (x, *cache)
+    if "layer_views" in params:
+        for i, layer in enumerate(params["layer_views"]):
+            carry = body(jnp.int32(i), carry, layer)
+    else:
+        carry = lax.fori_loop(0, config.n_layers, body, carry)
+    x, keys, values = carry
     return x, (keys, values)
 
 

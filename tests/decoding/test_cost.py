@@ -74,7 +74,7 @@ def test_no_array_is_as_large_as_all_logits(monkeypatch, cache):
     made = program(cache)
     params = layout.arrange(tiny_params(made.model))
     text = lowered(params, made)
-    assert operations(text)["dot_general"] == (2 if cache == "none" else 3) * LAYER + 4
+    assert operations(text)["dot_general"] == (2 if cache == "none" else 4) * LAYER + 4
     assert f"tensor<{B}x{W}x{V}xf32>" not in text
     assert f"tensor<{B}x{W}x256xf32>" in text
 

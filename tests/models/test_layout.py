@@ -35,6 +35,43 @@ def test_the_head_comes_in_pieces_of_the_same_memory(monkeypatch, tied):
     assert pieces[0].unsafe_buffer_pointer() == table.unsafe_buffer_pointer()
 
 
+def test_few_layers_come_one_by_one_too():
+    params = tiny_params(tiny_config())
+    views = layout.arrange(params)["layer_views"]
+    assert len(views) == len(params["layers"]["q"])
+    for i, view in enumerate(views):
+        assert all(np.array_equal(view[name], leaf[i]) for name, leaf in params["layers"].items())
+    base = params["layers"]["up"]
+    step = views[1]["up"].unsafe_buffer_pointer() - views[0]["up"].unsafe_buffer_pointer()
+    assert views[0]["up"].unsafe_buffer_pointer() == base.unsafe_buffer_pointer()
+    assert step == base[0].nbytes
+
+
+@pytest.mark.parametrize("cache", ["none", "dual"])
+def test_layers_one_by_one_decode_alike(monkeypatch, cache):
+    params = tiny_params(config := tiny_config())
+    job = DecodeConfig(gen_length=16, block_length=8, cache=cache)
+    prompts, ids = [[1, 2, 3], [4, 5, 6, 7, 8]], np.array([[1, 2, 3, 4]])
+    views = leapjax.LM(params, config, codec=None)
+    got, logits = views.generate(prompts, job, batch_size=2), views.logits(ids)
+    monkeypatch.setattr(layout, "UNROLLED", 0)
+    stack = leapjax.LM(params, config, codec=None)
+    np.testing.assert_allclose(logits, stack.logits(ids), rtol=1e-4, atol=1e-5)
+    for a, b in zip(got, stack.generate(prompts, job, batch_size=2), strict=True):
+        assert a.output_ids == b.output_ids and a.commit_step == b.commit_step
+
+
+@pytest.mark.parametrize("cache", ["none", "dual"])
+def test_programs_slice_no_layer_off_the_stack(cache):
+    lm = leapjax.LM(tiny_params(config := tiny_config()), config, codec=None)
+    job = DecodeConfig(gen_length=8, block_length=4, cache=cache)
+    engine = lm.engine(2)
+    program = engine.program(lm.request([1, 2, 3], job))
+    shape = "f32[" + ",".join(map(str, lm.params["layers"]["up"].shape)) + "]"
+    assert shape not in compile_run(engine.replicas[0].params, program, 2).as_text()
+    assert shape in compile_run(lm.params, program, 2).as_text()
+
+
 def test_float32_stays_float32(at_any_size):
     arranged = layout.arrange(tiny_params(tiny_config()))
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(arranged))
@@ -60,6 +97,7 @@ def test_spread_weights_keep_their_sharding(at_any_size):
 @pytest.mark.parametrize("family", ["llada", "dream"])
 @pytest.mark.parametrize("cache", ["none", "dual"])
 def test_same_decode(monkeypatch, family, cache, dtype):
+    monkeypatch.setattr(layout, "UNROLLED", 0)  # other products, other rounding
     config = tiny_config(family, tie_embeddings=family == "dream")
     params = tiny_params(config, dtype=jnp.bfloat16)
     job = DecodeConfig(gen_length=8, block_length=4, cache=cache)
