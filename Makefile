@@ -8,7 +8,7 @@ DIST ?= dist
 # CUDA; name a CPU build where there is one.
 TORCH ?= torch
 
-.PHONY: help venv demo test test-slow test-exhaustive test-tpu test-all oracle extras lint types
+.PHONY: help venv demo test test-slow test-exhaustive tpu test-tpu test-all oracle extras lint types
 .PHONY: format bench support wheel clean
 
 help:
@@ -64,9 +64,11 @@ test-exhaustive: extras
 
 # The real TPU compiler, for slices that are not attached. An environment of its own, because an
 # installed libtpu looks for a TPU wherever JAX starts.
-test-tpu:
+tpu:
 	test -x $(VENV)-tpu/bin/python || $(PYTHON) -m venv $(VENV)-tpu
 	$(VENV)-tpu/bin/python -m pip install --quiet --editable '.[plots,dev,tpu]'
+
+test-tpu: tpu
 	$(VENV)-tpu/bin/python -m pytest -m tpu_compile -n 0 $(PYTEST)
 
 test-all: extras

@@ -30,6 +30,7 @@ from leapjax.engine import bucket, default_refresh_group
 from leapjax.errors import UserError
 from leapjax.lane import compile_run
 from leapjax.lm import load
+from leapjax.models import layout
 from leapjax.models.config import ModelConfig
 from leapjax.testing import tiny_config, tiny_params
 from leapjax.types import Request
@@ -67,7 +68,7 @@ class Leapjax:
         self.name = "leapjax" if cache == "none" else "leapjax, dual cache"
         self.cache = cache
         self.config = config
-        self.params = params
+        self.params = layout.arrange(params)
         self._compiled: dict[tuple[Program, int], Any] = {}
 
     def notes(self) -> str:

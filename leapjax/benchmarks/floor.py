@@ -82,15 +82,27 @@ def full_pass(
       cached: keys and values are kept.
       item: bytes a number.
     """
+    kept = rows * _cache_bytes(config, columns, item) if cached else 0
+    flops = sum(full_pass_flops(config, rows, columns, window).values())
+    return Work(flops, _weight_bytes(config, item) + kept)
+
+
+def full_pass_flops(
+    config: ModelConfig, rows: float, columns: int, window: int
+) -> dict[str, float]:
+    """FLOPs of a pass over whole sequences by what they are for; arguments as for `full_pass`.
+
+    Returns:
+      `matrices`, `attention` and `head`.
+    """
     keys_values, rest = _per_position(config)
     attention = 4 * columns * config.n_heads * config.head_dim
-    whole = columns * (2 * (keys_values + rest) + attention)
-    last = columns * 2 * keys_values + window * (2 * rest + attention)
-    head = window * 2 * config.d_model * config.vocab_size
-    kept = rows * _cache_bytes(config, columns, item) if cached else 0
-    return Work(
-        rows * ((config.n_layers - 1) * whole + last + head), _weight_bytes(config, item) + kept
-    )
+    before = (config.n_layers - 1) * columns  # positions of all layers but the last
+    return {
+        "matrices": rows * 2 * ((before + columns) * keys_values + (before + window) * rest),
+        "attention": rows * (before + window) * attention,
+        "head": rows * window * 2 * config.d_model * config.vocab_size,
+    }
 
 
 def window_pass(config: ModelConfig, rows: float, columns: int, window: int, item: int = 4) -> Work:

@@ -35,9 +35,15 @@ from leapjax's, no ratio is given.
 
   leapjax benchmark --against torch --write docs/performance.md
   leapjax benchmark --against torch --quick          a minute, numbers without meaning
+
+With --cost, a step is timed by canvas, batch and vocabulary, and the model of its cost that
+docs/performance.md states is fitted to that.
+
+  leapjax benchmark --cost --write docs/performance.md
 """
 
 SECTION = "benchmark against torch"
+COST_SECTION = "benchmark of cost"
 
 
 def _numbers(text: str) -> list[int]:
@@ -82,7 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="rows that may refresh their KV cache at once (1,2,4,8)",
     )
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON too")
-    versus = parser.add_argument_group("against PyTorch")
+    parser.add_argument("--cost", action="store_true", help="a step's cost against its size")
+    versus = parser.add_argument_group("against PyTorch and --cost")
     versus.add_argument("--against", choices=["torch"], help="compare with PyTorch decoders")
     versus.add_argument(
         "--cases",
@@ -169,6 +176,34 @@ def run_against(args: argparse.Namespace, command: str) -> int:
     return 0
 
 
+def run_cost(args: argparse.Namespace, command: str) -> int:
+    """Time steps of all sizes, fit the model, and print both."""
+    from tqdm import tqdm
+
+    from leapjax.benchmarks import cost, document, models
+
+    report = _report(args)
+    lengths, batches, words = (64, 128, 256, 512), args.batches or [1, 4, 16], (32_000, 128_000)
+    if args.quick:
+        lengths, batches, words = (32, 64), [1, 2], (1000, 2000)
+    points = cost.grid(lengths, batches, words)
+    rounds = 2 if args.quick else args.repeats
+    measured = cost.measure(models.MODEL_60M, points, rounds)
+    rows = list(tqdm(measured, total=len(points), unit="size", disable=None))
+    fitted = cost.fit(rows)
+    report["cost"] = {"rows": rows} | fitted
+    text = (
+        f"`{command}`: width 512, 8 layers, prompt {cost.PROMPT}, block {cost.BLOCK}, float32, "
+        f"{report['threads']} threads, jax {report['jax']}; medians of {rounds} decodes.\n\n"
+        + cost.table(rows, fitted)
+    )
+    print(text)
+    if args.write:
+        document.write_section(Path(args.write), COST_SECTION, text)
+    _save(report, args.json)
+    return 0
+
+
 def run(args: argparse.Namespace) -> int:
     """Measure, and print tables."""
     from leapjax.benchmarks import decoding, models
@@ -250,12 +285,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser = Parser(prog=PROG, description=DESCRIPTION)
         add_arguments(parser)
         args = parser.parse_args(argv)
+        line = shlex.join([*PROG.split(), *(sys.argv[1:] if argv is None else argv)])
+        if args.against and args.cost:
+            parser.error("--against torch and --cost are two runs")
         if args.against:
-            given = sys.argv[1:] if argv is None else argv
-            return run_against(args, shlex.join([*PROG.split(), *given]))
+            return run_against(args, line)
+        if args.cost:
+            return run_cost(args, line)
         for flag in ("write", "quick"):
             if getattr(args, flag):
-                parser.error(f"--{flag} goes with --against torch")
+                parser.error(f"--{flag} goes with --against torch or --cost")
         return run(args)
 
     return run_main(command, argv, PROG)

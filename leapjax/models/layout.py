@@ -1,6 +1,6 @@
 """How the parameters are handed to compiled programs; on accelerators, as they are.
 
-On one CPU device, without copying anything:
+On one CPU device, as views of the same memory:
 
 - the vocabulary head comes in pieces too, whose logits fit in the processor's caches
   (`leapjax.decoding.streamed`);
@@ -9,7 +9,8 @@ On one CPU device, without copying anything:
 - large bfloat16 weights come as plain 16-bit words. XLA's CPU backend has no bfloat16
   arithmetic: it widens what a loop slices, and moves the widened copy of all layers out of
   the loop. For an 8B model that is 32 GB beside its 16. Words are no numbers to it, so each
-  layer is widened when its turn comes.
+  layer is widened when its turn comes. Smaller bfloat16 weights are widened here, once, for
+  float32 compute; XLA would do it again at the beginning of every chunk of passes.
 """
 
 from __future__ import annotations
@@ -25,18 +26,19 @@ UNROLLED = 16  # layers at most that are compiled one by one
 PIECE = 4096  # rows of the head; 32 positions' logits are half a megabyte
 
 
-def arrange(params):
-    """The parameters as compiled programs should take them; nothing is copied.
+def arrange(params, dtype="float32"):
+    """The parameters as compiled programs should take them.
 
     Args:
       params: the model's pytree, on its device.
+      dtype: compute dtype.
 
     Returns:
       The same pytree; on one CPU device with `head_pieces`, a tuple of (C, D) views of the
       head (or of the tied embedding), up to `UNROLLED` layers with `layer_views`, a view of
       every leaf of `layers` for each of them, and, from `WORDS_FROM_BYTES` of bfloat16 weights on,
       with uint16 words for bfloat16 leaves
-      instead of those.
+      instead of those; smaller ones in `dtype` if that is float32.
     """
     leaves = jax.tree.leaves(params)
     if not all(isinstance(x, jax.Array) for x in leaves):
@@ -49,7 +51,9 @@ def arrange(params):
     depth, views = len(params["layers"]["q"]), {}
     if narrow >= WORDS_FROM_BYTES:
         params = jax.tree.map(lambda leaf: _words(leaf, device), params)
-    elif depth <= UNROLLED:
+    elif jnp.dtype(dtype) == jnp.float32:
+        params = jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.bfloat16 else x, params)
+    if narrow < WORDS_FROM_BYTES and depth <= UNROLLED:
         host = jax.tree.map(np.asarray, params["layers"])
         each = (jax.tree.map(lambda x, i=i: _alias(x[i], device), host) for i in range(depth))
         views = {"layer_views": tuple(each)}

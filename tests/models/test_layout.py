@@ -18,10 +18,11 @@ def at_any_size(monkeypatch):
     monkeypatch.setattr(layout, "WORDS_FROM_BYTES", 0)
 
 
-def test_small_models_keep_their_layers():
+def test_small_models_are_widened_once_if_at_all():
     params = tiny_params(tiny_config(), dtype=jnp.bfloat16)
-    arranged = layout.arrange(params)
-    assert arranged["layers"] is params["layers"]
+    assert layout.arrange(params, "bfloat16")["layers"] is params["layers"]
+    for leaf in jax.tree.leaves(layout.arrange(params, "float32")):
+        assert leaf.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -1,0 +1,152 @@
+"""What a step costs, by canvas, batch and vocabulary, and a model of it fitted to that.
+
+The model, for a pass over whole sequences without a cache:
+
+    seconds = overhead + matrices / a + attention / b + head / c
+
+with the FLOPs of `leapjax.benchmarks.floor.full_pass_flops` and four numbers that the machine
+decides: seconds a step whatever its size, and the rates of the three kinds of products. They are
+fitted by non-negative least squares to relative errors, so that short steps count as long ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.optimize
+
+from leapjax.benchmarks import models
+from leapjax.benchmarks.decoding import random_requests, summarise, timed
+from leapjax.benchmarks.floor import full_pass_flops
+from leapjax.config import DecodeConfig
+from leapjax.models.config import ModelConfig
+
+TERMS = ("overhead", "matrices", "attention", "head")
+PROMPT = 32  # tokens; one bucket
+BLOCK = 32
+STEPS = 2  # per decode: a step is what one more of them costs
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A size of step.
+
+    Attributes:
+      gen_length: canvas, tokens.
+      batch: rows.
+      vocab_size: of the model.
+    """
+
+    gen_length: int
+    batch: int
+    vocab_size: int
+
+    def terms(self, config: ModelConfig) -> list[float]:
+        """What each of `TERMS` counts: steps, and FLOPs of each kind."""
+        flops = full_pass_flops(config, self.batch, PROMPT + self.gen_length, BLOCK)
+        return [1.0, *(flops[name] for name in TERMS[1:])]
+
+
+def grid(
+    canvases: Sequence[int], batches: Sequence[int], vocabularies: Sequence[int]
+) -> list[Point]:
+    """Every combination, models one after the other."""
+    return [Point(c, b, v) for v, c, b in itertools.product(vocabularies, canvases, batches)]
+
+
+def measure(base: ModelConfig, points: Sequence[Point], repeats: int) -> Iterator[dict[str, Any]]:
+    """Time a step of every size.
+
+    Args:
+      base: the model's shape, but for the vocabulary.
+      points: sizes.
+      repeats: decodes of each, after one that compiles.
+
+    Yields:
+      A row a point: its fields, `terms`, and `seconds` of a step (`summarise`).
+    """
+    for vocabulary, some in itertools.groupby(points, lambda p: p.vocab_size):
+        last = vocabulary - 1
+        config = dataclasses.replace(
+            base,
+            vocab_size=vocabulary,
+            mask_token_id=last,
+            eos_token_id=last - 1,
+            pad_token_id=last - 1,
+        )
+        lm = models.random_lm(config)
+        for point in some:
+            job = DecodeConfig(
+                policy="low_confidence",
+                steps=STEPS * point.gen_length // BLOCK,
+                gen_length=point.gen_length,
+                block_length=BLOCK,
+                early_stop=False,
+            )
+            engine = lm.engine(point.batch)
+            requests = random_requests(lm, job, point.batch, PROMPT)
+            list(engine.stream(requests))
+            steps, times = job.steps or 1, []
+            for _ in range(repeats):
+                times.append(timed(lambda e=engine, r=requests: list(e.stream(r))) / steps)
+            yield dataclasses.asdict(point) | {
+                "terms": point.terms(config),
+                "seconds": summarise(times),
+            }
+
+
+def fit(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Fit the model, and say how far off it is.
+
+    Args:
+      rows: from `measure`.
+
+    Returns:
+      `overhead_s`, `rates` in FLOP/s by kind (None where its share came out as nothing), the
+      `predicted` seconds of each row, and the median and largest relative error.
+    """
+    terms = np.array([row["terms"] for row in rows])
+    seconds = np.array([row["seconds"]["median"] for row in rows])
+    scale = terms.max(axis=0)
+    found, _ = scipy.optimize.nnls(terms / scale / seconds[:, None], np.ones(len(seconds)))
+    weights = found / scale
+    predicted = terms @ weights
+    errors = np.abs(predicted / seconds - 1)
+    rates = {
+        n: float(1 / w) if w > 0 else None for n, w in zip(TERMS[1:], weights[1:], strict=True)
+    }
+    return {
+        "overhead_s": float(weights[0]),
+        "rates": rates,
+        "predicted": predicted.tolist(),
+        "median_error": float(np.median(errors)),
+        "largest_error": float(errors.max()),
+    }
+
+
+def table(rows: Sequence[dict[str, Any]], fitted: dict[str, Any]) -> str:
+    """Measured and predicted, as Markdown."""
+    rates = ", ".join(
+        f"{name} {rate / 1e9:.0f} GFLOP/s" if rate else f"{name} too small to tell"
+        for name, rate in fitted["rates"].items()
+    )
+    lines = [
+        f"Fitted: overhead {fitted['overhead_s'] * 1e3:.2f} ms a step; {rates}. "
+        f"Relative error: median {fitted['median_error']:.1%}, "
+        f"largest {fitted['largest_error']:.1%}.",
+        "",
+        "| vocabulary | canvas | batch | ms a step (range) | model, ms | off by |",
+        "|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row, predicted in zip(rows, fitted["predicted"], strict=True):
+        t = row["seconds"]
+        lines.append(
+            f"| {row['vocab_size'] // 1000}k | {row['gen_length']} | {row['batch']} "
+            f"| {t['median'] * 1e3:.1f} ({t['min'] * 1e3:.1f}–{t['max'] * 1e3:.1f}) "
+            f"| {predicted * 1e3:.1f} | {predicted / t['median'] - 1:+.0%} |"
+        )
+    return "\n".join(lines)
