@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from leapjax.cli.common import OK, Parser, run_main
+from leapjax.cli.common import MESH_HELP, OK, Parser, note_mesh, run_main
 from leapjax.errors import UserError
 
 HELP = "complete prompts, from the command line or a file"
@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compute type (default: float32 on CPU, else bfloat16)",
     )
     add("--quantize", choices=QUANTIZATIONS, help="round the matrices to 8 bits after loading")
-    add("--mesh", metavar="AXES", help="devices to spread it over: data=2,tensor=4 (also fsdp)")
+    add("--mesh", metavar="AXES", help=MESH_HELP)
     add("--batch-size", type=_positive, metavar="N", help="rows decoded at once")
 
     add = parser.add_argument_group("prompts").add_argument
@@ -230,7 +230,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _decode_folder(args, config, model_of_file: str | None) -> int:
     """Decode into a folder of shards, from the start or from where it was interrupted."""
-    import leapjax
     from leapjax.jobs import display, job
     from leapjax.jobs.loop import Stopped
     from leapjax.jobs.signals import Signals
@@ -254,9 +253,7 @@ def _decode_folder(args, config, model_of_file: str | None) -> int:
         save_seconds=args.save_every,
     )
     job.check(spec)  # before a large model is loaded
-    lm = leapjax.load(
-        args.model or model_of_file, dtype=args.dtype, quantize=args.quantize, mesh=args.mesh
-    )
+    lm = _load(args, config, model_of_file)
     with Signals(lambda number: _stopped(args, number)) as signals:
         try:
             result = job.run(
@@ -291,13 +288,20 @@ def _check_trace(args: argparse.Namespace, config) -> None:
         collect.config_for(name, config)
 
 
-def _load(args: argparse.Namespace, model_of_file: str | None):
-    """The model that the flags, or else the options file, name."""
+def _load(args: argparse.Namespace, config, model_of_file: str | None):
+    """The model that the flags, or else the options file, name, on the devices that fit it."""
     import leapjax
+    from leapjax.fit import wanted
 
-    return leapjax.load(
-        args.model or model_of_file, dtype=args.dtype, quantize=args.quantize, mesh=args.mesh
+    known = len(args.prompt) * (args.num_samples or 1) if args.prompt else None
+    lm = leapjax.load(
+        args.model or model_of_file,
+        dtype=args.dtype,
+        quantize=args.quantize,
+        mesh=wanted(args.mesh, config, args.batch_size, known),
     )
+    note_mesh("leapjax decode", args.mesh, lm)
+    return lm
 
 
 def _stopped(args: argparse.Namespace, number: int) -> None:
@@ -311,7 +315,6 @@ def _decode(args, config, model_of_file: str | None) -> int:
     """Decode to stdout or into one file."""
     import itertools
 
-    import leapjax
     from leapjax.jobs import display, sinks
     from leapjax.jobs.loop import Loop
     from leapjax.jobs.source import Input, from_prompts
@@ -330,9 +333,7 @@ def _decode(args, config, model_of_file: str | None) -> int:
         several = len(args.prompt) > 1 and args.num_samples is None
         sink = TextSink(_utf8(sys.stdout), args.prompt if several else ())
 
-    lm = leapjax.load(
-        args.model or model_of_file, dtype=args.dtype, quantize=args.quantize, mesh=args.mesh
-    )
+    lm = _load(args, config, model_of_file)
     shape = {"raw": args.raw, "stop": args.stop or (), "samples": args.num_samples}
     noted = record.Intake(config, lm.config, lm.codec, **shape) if args.trace else None
     watched = record.Sink(sink)
