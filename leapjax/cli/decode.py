@@ -192,20 +192,13 @@ def run(args: argparse.Namespace) -> int:
       UserError: bad input or options.
     """
     from leapjax.compilation import enable_cache
-    from leapjax.evaluation.defaults import model_options
-    from leapjax.options import decode_config, read_config, set_flags
+    from leapjax.evaluation.defaults import job_options
+    from leapjax.options import read_config, set_flags
     from leapjax.terminal import show
 
     file = read_config(args.config) if args.config else None
     model = args.model or (file.model if file else None)
-    chosen = set_flags(args)
-    said = chosen.keys() | (file.options.keys() if file else set())
-    own = {k: v for k, v in model_options(model).items() if k not in said}
-    if said & {"gen_length", "block_length"}:
-        # Canvas and block go together: half of the checkpoint's pair may not fit the user's.
-        own.pop("gen_length", None)
-        own.pop("block_length", None)
-    config = decode_config({**own, **chosen}, file, _note)
+    config = job_options(model, set_flags(args), file, _note)
     if args.trace_policies and not args.trace:
         raise UserError("--trace-policies goes with --trace PATH")
     if args.trace:
