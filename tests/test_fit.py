@@ -84,6 +84,7 @@ def test_the_smallest_replica_that_fits_and_the_rest_are_replicas(limited, meshe
         assert chosen() == MeshShape(*mesh)
 
 
+@pytest.mark.slow
 def test_fsdp_goes_on_where_tensor_ends(limited):
     odd = dataclasses.replace(MODEL, n_heads=3, n_kv_heads=3)  # 3 heads: tensor is 1 or 3
     assert [m.tensor for m in candidates(8, odd)] == [1, 1, 3, 1, 3, 1]
@@ -108,6 +109,7 @@ def test_few_requests_need_few_replicas(limited):
     assert chosen(Auto(JOB, requests=1)) == MeshShape(tensor=2)
 
 
+@pytest.mark.slow
 def test_a_fixed_batch_must_find_room(limited):
     eight, more = Auto(JOB), Auto(JOB, batch_size=8 * 16)
     assert needs((8, 1, 1), Auto(JOB, batch_size=8 * 8)) == needs((8, 1, 1), eight)
