@@ -1,13 +1,11 @@
 """Ray Data decodes what `leapjax decode` decodes, also when an actor is killed on the way."""
 
-import contextlib
 import io
 import json
 import os
-import shutil
 import signal
-import tempfile
-import threading
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -21,6 +19,7 @@ pa = pytest.importorskip("pyarrow", reason="needs Ray Data (extra ray)")
 pa_json = pytest.importorskip("pyarrow.json", reason="needs Ray Data (extra ray)")
 
 LLADA = str(Path(__file__).parents[1] / "golden" / "llada-a")
+DRIVER = str(Path(__file__).with_name("ray_driver.py"))
 OPTIONS = {"gen_length": 16, "block_length": 8}
 RECORDS = [
     {"id": "a", "prompt_ids": [1, 2, 3], "options": {"threshold": 0.8}, "topic": "pens"},
@@ -162,43 +161,19 @@ def test_arguments_are_checked():
         decoder()([1, 2])
 
 
-@contextlib.contextmanager
-def local_ray():
-    """A Ray of its own, gone afterwards."""
-    ray = pytest.importorskip("ray", reason="needs Ray (extra ray)")
-    pytest.importorskip("ray.data", reason="needs Ray Data (extra ray)")
-    home = tempfile.mkdtemp(prefix="leapjax-ray-", dir="/tmp")  # sockets want a short path
-    threads = {"XLA_FLAGS": os.environ["XLA_FLAGS"], "JAX_PLATFORMS": "cpu"}
-    try:
-        ray.init(
-            address="local",
-            num_cpus=4,
-            include_dashboard=False,
-            log_to_driver=False,
-            object_store_memory=128 << 20,
-            _temp_dir=home,
-            runtime_env={"env_vars": threads | {"RAY_USAGE_STATS_ENABLED": "0"}},
-        )
-        yield ray
-    finally:
-        ray.shutdown()
-        shutil.rmtree(home, ignore_errors=True)
-
-
-def kill_the_victim(folder, killed):
-    """Wait until an actor says that it is in the middle of a batch, then end it for good."""
-    victim = folder / "victim"
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and not (victim.exists() and victim.read_text()):
+def victim_of(folder, job):
+    """The process that says that it is in the middle of a batch."""
+    file, deadline = folder / "victim", time.monotonic() + 240
+    while not (file.exists() and file.read_text()):
+        assert job.poll() is None and time.monotonic() < deadline, job.communicate()
         time.sleep(0.05)
-    if victim.exists():
-        killed.append(int(victim.read_text()))
-        os.kill(killed[0], signal.SIGKILL)
+    return int(file.read_text())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reader", ["read_json", "read_text"])
 def test_two_actors_of_which_one_is_killed_answer_as_the_command(reader, tmp_path, capsys):
+    pytest.importorskip("ray.data", reason="needs Ray Data (extra ray)")
     records = [
         {"id": f"r{i:02}", "prompt_ids": [1 + i % 7, 2, 3 + i], "options": {"threshold": 0.9}}
         for i in range(40)
@@ -206,56 +181,32 @@ def test_two_actors_of_which_one_is_killed_answer_as_the_command(reader, tmp_pat
     records[7]["prompt_ids"] = [9999]  # a bad one does not end the job
     want, errors = by_command(tmp_path, records)
     assert len(errors) == 1
-    log, killed = tmp_path / "log", []
+    log, out = tmp_path / "log", tmp_path / "ray.jsonl"
     log.mkdir()
+    job = subprocess.Popen(
+        [sys.executable, DRIVER, reader, tmp_path / "in.jsonl", out, log, LLADA],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+    )
+    try:
+        victim = victim_of(log, job)
+        os.kill(victim, signal.SIGKILL)
+        said, _ = job.communicate(timeout=300)
+        assert job.returncode == 0, said
+    finally:
+        job.terminate()  # an interrupted test ends its Ray
+        job.wait()
+    rows = sorted(map(json.loads, out.read_text().splitlines()), key=lambda row: row["id"])
 
-    with local_ray() as ray:
-        from leapjax.integrations.ray import Decoder
-
-        class Watched(Decoder):
-            """Says which process took which batch; one never comes back from its second."""
-
-            def __init__(self, log, **options):
-                super().__init__(**options)
-                self.log, self.count = Path(log), 0
-
-            def __call__(self, batch):
-                self.count += 1
-                out = super().__call__(batch)
-                with open(self.log / f"{os.getpid()}-{self.count}", "w") as f:
-                    json.dump(out["id"].to_pylist(), f)
-                if self.count == 2:
-                    with contextlib.suppress(FileExistsError), open(self.log / "victim", "x") as f:
-                        f.write(str(os.getpid()))
-                        f.flush()
-                        time.sleep(600)  # decoded, not yet handed over
-                return out
-
-        threading.Thread(target=kill_the_victim, args=(log, killed), daemon=True).start()
-        read = getattr(ray.data, reader)
-        data = read(str(tmp_path / "in.jsonl"), override_num_blocks=10)
-        data = data.map_batches(
-            Watched,
-            fn_constructor_kwargs={"log": str(log), "model": LLADA, "rows": 4, **OPTIONS},
-            compute=ray.data.ActorPoolStrategy(size=2),
-            batch_size=4,
-            num_cpus=1,
-        )
-        rows = sorted(data.take_all(), key=lambda row: row["id"])
-
-    assert len(killed) == 1
     done = {p.name: json.loads(p.read_text()) for p in log.iterdir() if p.name != "victim"}
     processes = {name.split("-")[0] for name in done}
-    assert str(killed[0]) in processes and len(processes) >= 2
-    lost = done[f"{killed[0]}-2"]
-    others = [ids for name, ids in done.items() if not name.startswith(f"{killed[0]}-")]
+    assert len(processes) == 3  # two and the one that took the place of the victim
+    lost = done[f"{victim}-2"]
+    others = [ids for name, ids in done.items() if not name.startswith(f"{victim}-")]
     assert any(set(ids) & set(lost) for ids in others)  # another decoded the lost batch
-    got = [r for r in rows if r["error"] is None]
-    assert [without_nulls(plain(r)) for r in got] == sorted(want, key=lambda r: r["id"])
-    (bad,) = (r for r in rows if r["error"] is not None)
+    got = as_records(row for row in rows if row["error"] is None)
+    assert got == want
+    (bad,) = (row for row in rows if row["error"] is not None)
     assert bad["id"] == "r07" and "outside the vocabulary" in bad["error"]
-
-
-def plain(row):
-    """Ray's rows hold NumPy arrays for lists."""
-    return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in row.items()}
