@@ -286,7 +286,8 @@ def _load(args: argparse.Namespace, config, model_of_file: str | None):
     import leapjax
     from leapjax.fit import wanted
 
-    known = len(args.prompt) * (args.num_samples or 1) if args.prompt else None
+    records = len(args.prompt) if args.prompt else args.limit
+    known = records and records * (args.num_samples or 1)
     lm = leapjax.load(
         args.model or model_of_file,
         dtype=args.dtype,

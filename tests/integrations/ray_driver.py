@@ -12,7 +12,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import ray
 import ray.data
 
@@ -64,8 +63,7 @@ def main(reader, source, output, log, model):
         )
         with open(output, "w") as f:
             for row in data.iter_rows():
-                lists = {k: v.tolist() for k, v in row.items() if isinstance(v, np.ndarray)}
-                f.write(json.dumps(row | lists) + "\n")
+                f.write(json.dumps(row, default=lambda value: value.tolist()) + "\n")
     finally:
         ray.shutdown()
         shutil.rmtree(home, ignore_errors=True)

@@ -179,6 +179,7 @@ def test_two_actors_of_which_one_is_killed_answer_as_the_command(reader, tmp_pat
         for i in range(40)
     ]
     records[7]["prompt_ids"] = [9999]  # a bad one does not end the job
+    records += RECORDS
     want, errors = by_command(tmp_path, records)
     assert len(errors) == 1
     log, out = tmp_path / "log", tmp_path / "ray.jsonl"
@@ -201,12 +202,10 @@ def test_two_actors_of_which_one_is_killed_answer_as_the_command(reader, tmp_pat
     rows = sorted(map(json.loads, out.read_text().splitlines()), key=lambda row: row["id"])
 
     done = {p.name: json.loads(p.read_text()) for p in log.iterdir() if p.name != "victim"}
-    processes = {name.split("-")[0] for name in done}
-    assert len(processes) == 3  # two and the one that took the place of the victim
     lost = done[f"{victim}-2"]
     others = [ids for name, ids in done.items() if not name.startswith(f"{victim}-")]
     assert any(set(ids) & set(lost) for ids in others)  # another decoded the lost batch
-    got = as_records(row for row in rows if row["error"] is None)
-    assert got == want
+    got = [without_nulls(row) for row in rows if row["error"] is None]
+    assert got == sorted(map(without_nulls, want), key=lambda row: row["id"])
     (bad,) = (row for row in rows if row["error"] is not None)
     assert bad["id"] == "r07" and "outside the vocabulary" in bad["error"]
