@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from leapjax.cli.common import MESH_HELP, OK, Parser, note_mesh, run_main
+from leapjax.cli.common import MESH_HELP, OK, Parser, run_main
+from leapjax.cli.decode_model import loaded
 from leapjax.errors import UserError
 
 HELP = "complete prompts, from the command line or a file"
@@ -246,7 +247,7 @@ def _decode_folder(args, config, model_of_file: str | None) -> int:
         save_seconds=args.save_every,
     )
     job.check(spec)  # before a large model is loaded
-    lm = _load(args, config, model_of_file)
+    lm = loaded(args, config, model_of_file)
     with Signals(lambda number: _stopped(args, number)) as signals:
         try:
             result = job.run(
@@ -281,23 +282,6 @@ def _check_trace(args: argparse.Namespace, config) -> None:
         collect.config_for(name, config)
 
 
-def _load(args: argparse.Namespace, config, model_of_file: str | None):
-    """The model that the flags, or else the options file, name, on the devices that fit it."""
-    import leapjax
-    from leapjax.fit import wanted
-
-    records = len(args.prompt) if args.prompt else args.limit
-    known = records and records * (args.num_samples or 1)
-    lm = leapjax.load(
-        args.model or model_of_file,
-        dtype=args.dtype,
-        quantize=args.quantize,
-        mesh=wanted(args.mesh, config, args.batch_size, known),
-    )
-    note_mesh("leapjax decode", args.mesh, lm)
-    return lm
-
-
 def _stopped(args: argparse.Namespace, number: int) -> None:
     """The last words of a job that a signal ends, one line written at once."""
     name = signal.Signals(number).name
@@ -327,7 +311,7 @@ def _decode(args, config, model_of_file: str | None) -> int:
         several = len(args.prompt) > 1 and args.num_samples is None
         sink = TextSink(_utf8(sys.stdout), args.prompt if several else ())
 
-    lm = _load(args, config, model_of_file)
+    lm = loaded(args, config, model_of_file)
     shape = {"raw": args.raw, "stop": args.stop or (), "samples": args.num_samples}
     noted = record.Intake(config, lm.config, lm.codec, **shape) if args.trace else None
     watched = record.Sink(sink)
