@@ -37,11 +37,11 @@ $(VENV)/.oracle: $(VENV)/.dev
 	  $(BIN)/python -m pip install --quiet --editable '.[oracle]' && touch $@ || \
 	  echo "NOTE: torch could not be installed; the tests that compare with it will be skipped"
 
-# What some tests need besides: the evaluation harness and a browser's driver. They skip, and say
+# What some tests need besides: the evaluation harness, a browser's driver, Ray. They skip, and say
 # so, without them (and without a Chromium on the machine).
 $(VENV)/.extras: $(VENV)/.oracle
-	$(BIN)/python -m pip install --quiet --editable '.[eval,browser]' && touch $@ || \
-	  echo "NOTE: lm-eval or playwright could not be installed; their tests will be skipped"
+	$(BIN)/python -m pip install --quiet --editable '.[eval,browser,ray]' && touch $@ || \
+	  echo "NOTE: lm-eval, playwright or ray could not be installed; their tests will be skipped"
 
 venv: $(VENV)/.dev
 

@@ -6,6 +6,7 @@
     check       everything that the headers tell, without reading a weight
     convert     hub folder -> leapjax checkpoint, streamed
     load_hub    hub folder -> jax arrays, without a converted copy
+    stored_leaves  names, shapes and dtypes of those arrays
     to_hub      leapjax checkpoint -> hub folder, bit for bit
     source_hash which weights a hub folder holds
 
@@ -22,6 +23,6 @@ if __name__ != "leapjax.converters":
 from .conversion import check, convert
 from .export import to_hub
 from .hub import resolve
-from .loading import load_hub, source_hash
+from .loading import load_hub, source_hash, stored_leaves
 
-__all__ = ["check", "convert", "load_hub", "resolve", "source_hash", "to_hub"]
+__all__ = ["check", "convert", "load_hub", "resolve", "source_hash", "stored_leaves", "to_hub"]

@@ -56,6 +56,17 @@ def load_hub(
     return assemble(plan.leaves, read, shardings)
 
 
+def stored_leaves(
+    path: str | os.PathLike, config: ModelConfig
+) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """The arrays that `load_hub` would make, by name: (shape, dtype). No weight is read.
+
+    Raises:
+      UserError: as `load_hub`.
+    """
+    return dict(make_plan(open_source(Path(path)), config, None).leaves)
+
+
 def _two(index: tuple[slice, ...]) -> tuple[slice, slice]:
     """Rows and columns; a vector has all of its one column."""
     return index[0], index[1] if len(index) > 1 else slice(None)

@@ -45,6 +45,7 @@ __all__ = [
     "read_manifest",
     "refuse_existing",
     "save",
+    "stored_leaves",
     "unflatten",
 ]
 
@@ -263,6 +264,19 @@ class Reader:
             at = stop
 
 
+def stored_leaves(path: str | os.PathLike, config) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """A checkpoint's arrays, by name: (shape, dtype). No weight is read.
+
+    Args:
+      path: the folder.
+      config: `ModelConfig` that they must fit.
+
+    Raises:
+      UserError: as `load_params`.
+    """
+    return _fitting(path, config).leaves
+
+
 def load_params(path: str | os.PathLike, config, shardings=None) -> dict[str, Any]:
     """Read a checkpoint's weights, as stored.
 
@@ -278,6 +292,12 @@ def load_params(path: str | os.PathLike, config, shardings=None) -> dict[str, An
     Raises:
       UserError: damaged checkpoint, or one of another shape than `config`.
     """
+    reader = _fitting(path, config)
+    return assemble(reader.leaves, lambda name, index: reader.read(name, index), shardings)
+
+
+def _fitting(path: str | os.PathLike, config) -> Reader:
+    """A reader of a checkpoint whose arrays are those of a model of this shape."""
     from leapjax.models import param_shapes
 
     reader = Reader(path)
@@ -291,7 +311,7 @@ def load_params(path: str | os.PathLike, config, shardings=None) -> dict[str, An
                 f"{path}: parameter {name!r} has shape {reader.leaves[name][0]}, config.json calls "
                 f"for {shapes[name]}; config and weights belong to different models"
             )
-    return assemble(reader.leaves, lambda name, index: reader.read(name, index), shardings)
+    return reader
 
 
 def assemble(leaves: Mapping[str, tuple[tuple[int, ...], np.dtype]], read, shardings):

@@ -325,9 +325,17 @@ def memory_limit() -> int:
       The allocator's limit where the backend tells it; else nine tenths of the memory
       that the host has in all.
     """
-    stats = jax.devices()[0].memory_stats() or {}
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return int(stats.get("bytes_limit", 0) or host * 0.9)
+    return device_limit(jax.local_devices()[0]) or int(host * 0.9)
+
+
+def device_limit(device: Any) -> int | None:
+    """Bytes that the allocator of a device gives out; None where it does not say (CPU).
+
+    Args:
+      device: one of this process's own; others can't be asked.
+    """
+    return int((device.memory_stats() or {}).get("bytes_limit", 0)) or None
 
 
 def slots_for(count: int | None, wanted: int | None, default: int) -> int:

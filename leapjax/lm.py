@@ -16,6 +16,7 @@ from leapjax import checkpoint, models
 from leapjax.config import QUANTIZATIONS, DecodeConfig
 from leapjax.engine import Engine, Progress, Replica, slots_for
 from leapjax.errors import UserError
+from leapjax.fit import Auto, choose
 from leapjax.models import layout, transformer
 from leapjax.models.config import ModelConfig
 from leapjax.models.quantize import quantize as quantized
@@ -40,7 +41,7 @@ def load(
     dtype: str | None = None,
     revision: str | None = None,
     quantize: str | None = None,
-    mesh: str | MeshShape | None = None,
+    mesh: str | MeshShape | Auto | None = None,
 ):
     """Load a model: a converted checkpoint, a hub folder, or a hub id.
 
@@ -52,7 +53,8 @@ def load(
       quantize: `int8` rounds the matrices to 8 bits after loading; half of bfloat16's
         memory, and other (slightly worse) logits.
       mesh: devices to spread the model over, such as `data=2,tensor=4`
-        (`leapjax.sharding`); None is the default device.
+        (`leapjax.sharding`); None is the default device. `auto`, or an `Auto` that says
+        what will be decoded, is what compiled memory analysis says fits (`leapjax.fit`).
 
     Returns:
       An `LM`.
@@ -66,12 +68,14 @@ def load(
         raise UserError(f"quantize is {quantize!r}; choose one of {', '.join(QUANTIZATIONS)}")
     if dtype is None:
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    if mesh == "auto":
+        mesh = Auto()
     shape = parse(mesh) if isinstance(mesh, str) else mesh
-    places: list[Placement | None] = [None] if shape is None else [*placements(shape)]
     folder = Path(path) if path is not None else embedded_path()
     if checkpoint.is_checkpoint(folder):
         config = models.parse_config(checkpoint.read_config(folder))
         read = functools.partial(checkpoint.load_params, folder, config)
+        stored = functools.partial(checkpoint.stored_leaves, folder, config)
         model_hash = checkpoint.model_hash(folder)
     else:
         # The only place that reaches for the converters, and only when a hub folder comes.
@@ -80,7 +84,11 @@ def load(
         folder = converters.resolve(str(folder), revision=revision)
         config = models.parse_config(checkpoint.read_config(folder))
         read = functools.partial(converters.load_hub, folder, config)
+        stored = functools.partial(converters.stored_leaves, folder, config)
         model_hash = converters.source_hash(folder)
+    if isinstance(shape, Auto):
+        shape = choose(shape, stored, config, dtype=str(dtype), quantize=quantize)
+    places: list[Placement | None] = [None] if shape is None else [*placements(shape)]
     replicas = []
     for place in places:
         # From the files straight to each device's part; no host holds it all.
@@ -177,6 +185,12 @@ class LM:
             quantization=self.quantization,
             replicas=replicas,
         )
+
+    @property
+    def mesh(self) -> MeshShape | None:
+        """How it is spread over devices; None is the default device alone."""
+        place = self.replicas[0].placement
+        return None if place is None else MeshShape(len(self.replicas), **place.mesh.shape)
 
     @functools.cached_property
     def _arranged(self) -> list[Replica]:

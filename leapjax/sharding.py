@@ -167,12 +167,20 @@ class Placement:
         return NamedSharding(self.mesh, PartitionSpec())
 
 
+def local_devices() -> list[Any]:
+    """This process's devices in the order of their ids, so that neighbours come first.
+
+    A TPU numbers its chips along its links, but need not list them in that order.
+    """
+    return sorted(jax.local_devices(), key=lambda device: device.id)
+
+
 def placements(shape: MeshShape, devices: Sequence[Any] | None = None) -> list[Placement]:
     """The replicas' devices.
 
     Args:
       shape: how many.
-      devices: in order, neighbours first; default: this process's.
+      devices: in order, neighbours first; default: `local_devices()`.
 
     Returns:
       One Placement a replica.
@@ -180,7 +188,7 @@ def placements(shape: MeshShape, devices: Sequence[Any] | None = None) -> list[P
     Raises:
       UserError: the devices are too few.
     """
-    have = list(jax.local_devices() if devices is None else devices)
+    have = list(local_devices() if devices is None else devices)
     if shape.devices > len(have):
         raise UserError(
             f"--mesh {shape} needs {shape.devices} devices, here are {len(have)}; make it smaller"

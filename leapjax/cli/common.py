@@ -13,6 +13,11 @@ from leapjax.errors import UserError
 
 OK, INTERRUPTED, BAD = 0, 130, 2
 
+MESH_HELP = (
+    "devices to spread it over: data=2,tensor=4 (also fsdp); auto, the default: what memory "
+    "analysis says fits, on a CPU one device"
+)
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, and whose help keeps its layout."""
@@ -76,6 +81,19 @@ def run_main(
 
 def _interrupt(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt(number)
+
+
+def note_mesh(prog: str, asked: str | None, lm) -> None:
+    """Say which mesh was chosen, where there was a choice.
+
+    Args:
+      prog: as the user calls it.
+      asked: the value of `--mesh`, or None.
+      lm: the loaded model.
+    """
+    if asked in (None, "auto") and lm.mesh is not None:
+        line = f"{prog}: note: --mesh {lm.mesh}: what memory analysis says fits the devices here"
+        print(line, file=sys.stderr)
 
 
 def peak_memory_gb() -> float:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from leapjax.cli.common import OK, Parser, run_main
+from leapjax.cli.common import MESH_HELP, OK, Parser, run_main
+from leapjax.cli.decode_model import loaded
 from leapjax.errors import UserError
 
 HELP = "complete prompts, from the command line or a file"
@@ -82,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compute type (default: float32 on CPU, else bfloat16)",
     )
     add("--quantize", choices=QUANTIZATIONS, help="round the matrices to 8 bits after loading")
-    add("--mesh", metavar="AXES", help="devices to spread it over: data=2,tensor=4 (also fsdp)")
+    add("--mesh", metavar="AXES", help=MESH_HELP)
     add("--batch-size", type=_positive, metavar="N", help="rows decoded at once")
 
     add = parser.add_argument_group("prompts").add_argument
@@ -192,20 +193,13 @@ def run(args: argparse.Namespace) -> int:
       UserError: bad input or options.
     """
     from leapjax.compilation import enable_cache
-    from leapjax.evaluation.defaults import model_options
-    from leapjax.options import decode_config, read_config, set_flags
+    from leapjax.evaluation.defaults import job_options
+    from leapjax.options import read_config, set_flags
     from leapjax.terminal import show
 
     file = read_config(args.config) if args.config else None
     model = args.model or (file.model if file else None)
-    chosen = set_flags(args)
-    said = chosen.keys() | (file.options.keys() if file else set())
-    own = {k: v for k, v in model_options(model).items() if k not in said}
-    if said & {"gen_length", "block_length"}:
-        # Canvas and block go together: half of the checkpoint's pair may not fit the user's.
-        own.pop("gen_length", None)
-        own.pop("block_length", None)
-    config = decode_config({**own, **chosen}, file, _note)
+    config = job_options(model, set_flags(args), file, _note)
     if args.trace_policies and not args.trace:
         raise UserError("--trace-policies goes with --trace PATH")
     if args.trace:
@@ -230,7 +224,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _decode_folder(args, config, model_of_file: str | None) -> int:
     """Decode into a folder of shards, from the start or from where it was interrupted."""
-    import leapjax
     from leapjax.jobs import display, job
     from leapjax.jobs.loop import Stopped
     from leapjax.jobs.signals import Signals
@@ -254,9 +247,7 @@ def _decode_folder(args, config, model_of_file: str | None) -> int:
         save_seconds=args.save_every,
     )
     job.check(spec)  # before a large model is loaded
-    lm = leapjax.load(
-        args.model or model_of_file, dtype=args.dtype, quantize=args.quantize, mesh=args.mesh
-    )
+    lm = loaded(args, config, model_of_file)
     with Signals(lambda number: _stopped(args, number)) as signals:
         try:
             result = job.run(
@@ -291,15 +282,6 @@ def _check_trace(args: argparse.Namespace, config) -> None:
         collect.config_for(name, config)
 
 
-def _load(args: argparse.Namespace, model_of_file: str | None):
-    """The model that the flags, or else the options file, name."""
-    import leapjax
-
-    return leapjax.load(
-        args.model or model_of_file, dtype=args.dtype, quantize=args.quantize, mesh=args.mesh
-    )
-
-
 def _stopped(args: argparse.Namespace, number: int) -> None:
     """The last words of a job that a signal ends, one line written at once."""
     name = signal.Signals(number).name
@@ -311,7 +293,6 @@ def _decode(args, config, model_of_file: str | None) -> int:
     """Decode to stdout or into one file."""
     import itertools
 
-    import leapjax
     from leapjax.jobs import display, sinks
     from leapjax.jobs.loop import Loop
     from leapjax.jobs.source import Input, from_prompts
@@ -330,9 +311,7 @@ def _decode(args, config, model_of_file: str | None) -> int:
         several = len(args.prompt) > 1 and args.num_samples is None
         sink = TextSink(_utf8(sys.stdout), args.prompt if several else ())
 
-    lm = leapjax.load(
-        args.model or model_of_file, dtype=args.dtype, quantize=args.quantize, mesh=args.mesh
-    )
+    lm = loaded(args, config, model_of_file)
     shape = {"raw": args.raw, "stop": args.stop or (), "samples": args.num_samples}
     noted = record.Intake(config, lm.config, lm.codec, **shape) if args.trace else None
     watched = record.Sink(sink)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from leapjax.cli import evaluate_rows
-from leapjax.cli.common import OK, Parser, run_main
+from leapjax.cli.common import MESH_HELP, OK, Parser, note_mesh, run_main
 from leapjax.errors import UserError
 
 DESCRIPTION = """\
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", metavar="PATH_OR_ID", help="checkpoint (default: the one in the package)")
     add("--dtype", choices=("float32", "bfloat16"), help="compute type (default: as in decode)")
-    add("--mesh", metavar="AXES", help="devices to spread it over: data=2,tensor=4 (also fsdp)")
+    add("--mesh", metavar="AXES", help=MESH_HELP)
     add("--quantize", choices=QUANTIZATIONS, help="round the matrices to 8 bits after loading")
     add(
         "--task",
@@ -167,12 +167,17 @@ def evaluate(args: argparse.Namespace, task, problems, rows) -> dict[str, Any]:
     from leapjax.evaluation import report, runner
     from leapjax.evaluation.results import Results
     from leapjax.evaluation.statistics import percentile
+    from leapjax.fit import wanted
     from leapjax.terminal.embedded import load
 
-    lm = load(args.model, args.dtype, args.quantize, args.mesh)
+    batch_size = args.batch_size or runner.default_batch_size()
+    # A row with a cache needs the most room.
+    largest = max((row.config for row in rows), key=lambda config: config.cache != "none")
+    mesh = wanted(args.mesh, largest, batch_size)
+    lm = load(args.model, args.dtype, args.quantize, mesh)
+    note_mesh("leapjax evaluate", args.mesh, lm)
     if lm.codec is None:
         raise UserError(f"{args.model}: has no tokenizer, so answers can't be read")
-    batch_size = args.batch_size or runner.default_batch_size()
     folder = Path(args.output) if args.output else None
     answers = {}
     for row in rows:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from leapjax.cli.common import OK
+from leapjax.cli.common import OK, note_mesh
 from leapjax.errors import UserError
 
 
@@ -89,13 +89,15 @@ def _measure(args: argparse.Namespace, row, problems, prompts) -> dict[str, Any]
     from leapjax.evaluation import reproduce, runner
     from leapjax.evaluation.results import Results
     from leapjax.evaluation.settings import Row
+    from leapjax.fit import wanted
     from leapjax.terminal.embedded import load
 
     enable_cache()
-    lm = load(args.model, args.dtype, args.quantize, args.mesh)
+    batch_size = args.batch_size or runner.default_batch_size()
+    lm = load(args.model, args.dtype, args.quantize, wanted(args.mesh, row.decode, batch_size))
+    note_mesh("leapjax evaluate", args.mesh, lm)
     if lm.codec is None:
         raise UserError(f"{args.model}: has no tokenizer, so answers can't be read")
-    batch_size = args.batch_size or runner.default_batch_size()
     folder = Path(args.output) if args.output else None
     asked = reproduce.records(row, problems, prompts, lm.codec)
     settings = runner.row_settings(lm, Row(row.name, row.decode), batch_size)

@@ -7,10 +7,11 @@ A model that was trained on a canvas of 64 says so there, and nobody has to know
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from leapjax.config import POLICY_OPTIONS
+from leapjax.config import POLICY_OPTIONS, DecodeConfig
 from leapjax.errors import UserError
 
 FILE = "decode.yaml"
@@ -48,3 +49,31 @@ def model_options(model: str | Path | None) -> dict[str, Any]:
     if read.model is not None:
         raise UserError(f"{file}: model does not belong here")
     return dict(read.options)
+
+
+def job_options(
+    model: str | Path | None,
+    given: Mapping[str, Any],
+    file=None,
+    warn: Callable[[str], None] = lambda line: None,
+) -> DecodeConfig:
+    """A job's options: those given, then the file's, then the checkpoint's, then the defaults.
+
+    Args:
+      model: as in `model_options`.
+      given: options by name.
+      file: a `leapjax.options.ConfigFile`, or None.
+      warn: see `leapjax.options.decode_config`.
+
+    Raises:
+      UserError: as `model_options` and `leapjax.options.decode_config`.
+    """
+    from leapjax.options import decode_config
+
+    said = given.keys() | (file.options.keys() if file else set())
+    own = {k: v for k, v in model_options(model).items() if k not in said}
+    if said & {"gen_length", "block_length"}:
+        # Canvas and block go together: half of the checkpoint's pair may not fit the user's.
+        own.pop("gen_length", None)
+        own.pop("block_length", None)
+    return decode_config({**own, **given}, file, warn)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from leapjax.errors import UserError
+from leapjax.fit import Auto
 from leapjax.lm import LM
 
 
@@ -10,7 +11,7 @@ def load(
     model: str | None,
     dtype: str | None = None,
     quantize: str | None = None,
-    mesh: str | None = None,
+    mesh: str | Auto | None = None,
 ) -> LM:
     """The model at a path, or the embedded one.
 

@@ -8,6 +8,7 @@ import sys
 
 from leapjax.config import DecodeConfig
 from leapjax.errors import UserError
+from leapjax.fit import wanted
 
 # What belongs to records, not to what is shown here.
 _RECORDS = (
@@ -52,7 +53,8 @@ def run(args: argparse.Namespace, config: DecodeConfig, model: str | None) -> in
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="replace")
-    lm = embedded.load(model, args.dtype, args.quantize, args.mesh)
+    known = 1 if args.chat else args.limit or samples.COUNT
+    lm = embedded.load(model, args.dtype, args.quantize, wanted(args.mesh, config, requests=known))
     if args.chat:
         chat.run(lm, config, sys.stdin, sys.stdout)
     else:

@@ -17,7 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
-from leapjax.sharding import AXES, PARAMETERS, RULES, MeshShape
+from leapjax.sharding import AXES, PARAMETERS, RULES, MeshShape, local_devices
 
 
 class TrainingPlacement:
@@ -26,14 +26,14 @@ class TrainingPlacement:
     Args:
       shape: how many along each axis.
       model: the model's shape.
-      devices: in order, neighbours first; default: this process's.
+      devices: in order, neighbours first; default: `sharding.local_devices()`.
 
     Raises:
       UserError: the devices are too few.
     """
 
     def __init__(self, shape: MeshShape, model: ModelConfig, devices: Sequence[Any] | None = None):
-        have = list(jax.local_devices() if devices is None else devices)
+        have = list(local_devices() if devices is None else devices)
         if shape.devices > len(have):
             raise UserError(
                 f"--mesh {shape} needs {shape.devices} devices, here are {len(have)}; make it "

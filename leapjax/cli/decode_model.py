@@ -1,0 +1,36 @@
+"""The model of `leapjax decode`, on the devices that fit it."""
+
+from __future__ import annotations
+
+import argparse
+
+from leapjax.cli.common import note_mesh
+
+
+def loaded(args: argparse.Namespace, config, model_of_file: str | None):
+    """Load the model that the flags, or else the options file, name.
+
+    Args:
+      args: of `leapjax decode`.
+      config: the job's decode options.
+      model_of_file: what the options file names, or None.
+
+    Returns:
+      An `LM`.
+
+    Raises:
+      UserError: no such model, or the devices here can't hold it.
+    """
+    import leapjax
+    from leapjax.fit import wanted
+
+    records = len(args.prompt) if args.prompt else args.limit
+    known = records and records * (args.num_samples or 1)
+    lm = leapjax.load(
+        args.model or model_of_file,
+        dtype=args.dtype,
+        quantize=args.quantize,
+        mesh=wanted(args.mesh, config, args.batch_size, known),
+    )
+    note_mesh("leapjax decode", args.mesh, lm)
+    return lm

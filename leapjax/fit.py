@@ -1,0 +1,176 @@
+"""`--mesh auto`: the mesh that a model needs here, by what its compiled program takes.
+
+One device holds it: a replica on each. Otherwise the smallest replica that holds it, `tensor`
+before `fsdp`, and as many replicas as the devices give. A device's memory is what its allocator
+says; where it says nothing (CPU) there is nothing to go by, and one device is used as ever.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from leapjax.config import DecodeConfig
+from leapjax.decoding import program_for
+from leapjax.engine import bucket, default_refresh_group, device_limit
+from leapjax.errors import UserError
+from leapjax.lane import compile_run, needed_bytes
+from leapjax.models.config import ModelConfig
+from leapjax.models.quantize import quantize as quantized
+from leapjax.sharding import MeshShape, Placement, local_devices, placements
+
+# A replica has room for so many rows at least; the engine takes more where they fit.
+ROWS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Auto:
+    """What is to be decoded, so that a mesh with room for it can be chosen.
+
+    Attributes:
+      config: the options.
+      batch_size: rows decoded at once by all replicas, if that is fixed.
+      requests: how many will come, if that is known; more replicas than that are no use.
+      prompt_length: tokens of a long prompt; longer ones find room with fewer rows.
+    """
+
+    config: DecodeConfig = DecodeConfig()
+    batch_size: int | None = None
+    requests: int | None = None
+    prompt_length: int = 512
+
+
+def wanted(
+    mesh: str | None,
+    config: DecodeConfig,
+    batch_size: int | None = None,
+    requests: int | None = None,
+) -> str | Auto:
+    """A command's `--mesh` as `leapjax.load` takes it.
+
+    Args:
+      mesh: the flag's value; None means auto.
+      config: see `Auto`.
+      batch_size: see `Auto`.
+      requests: see `Auto`.
+    """
+    return Auto(config, batch_size, requests) if mesh in (None, "auto") else mesh
+
+
+def choose(
+    auto: Auto,
+    stored: Callable[[], Mapping[str, tuple[tuple[int, ...], Any]]],
+    model: ModelConfig,
+    *,
+    dtype: str,
+    quantize: str | None = None,
+    devices: Sequence[Any] | None = None,
+) -> MeshShape | None:
+    """The mesh to use on this process's devices.
+
+    Nothing is compiled with one device, nor for meshes whose weights alone are too large.
+
+    Args:
+      auto: what is to be decoded.
+      stored: tells of the weights: leaf name -> (shape, dtype); called if they matter.
+      model: its shape.
+      dtype: compute dtype's name.
+      quantize: as in `leapjax.load`.
+      devices: to choose from; default: this process's, in the order of their ids.
+
+    Returns:
+      The mesh; None is the default device.
+
+    Raises:
+      UserError: it fits none of them.
+    """
+    have = local_devices() if devices is None else devices
+    limit = device_limit(have[0]) if len(have) > 1 else None
+    if limit is None:
+        return None
+    weights = _tree(stored())
+    for mesh in candidates(len(have), model):
+        data = min(mesh.data, auto.requests or mesh.data, auto.batch_size or mesh.data)
+        mesh = dataclasses.replace(mesh, data=data)
+        if _needs(auto, mesh, weights, model, dtype, quantize, have, limit) <= limit:
+            return None if mesh.devices == 1 else mesh
+    fewer = "fewer rows (--batch-size), " if auto.batch_size else ""
+    raise UserError(
+        f"the model finds no room on {len(have)} devices of {limit / 1e9:.1f} GB; use {fewer}"
+        "--quantize int8 or more devices, or try a --mesh of your own"
+    )
+
+
+def candidates(devices: int, model: ModelConfig) -> Iterator[MeshShape]:
+    """Meshes in the order in which they are tried: small replicas first, `tensor` before `fsdp`.
+
+    Args:
+      devices: how many there are; some stay idle where a replica's size does not divide them.
+      model: `tensor` divides its heads, `fsdp` is a power of two that divides its width.
+    """
+    tensors = [t for t in range(1, devices + 1) if model.n_heads % t == 0]
+    fsdps = [2**i for i in range(devices.bit_length()) if model.d_model % 2**i == 0]
+    sizes = sorted((t * f, f, t) for t in tensors for f in fsdps if t * f <= devices)
+    for size, fsdp, tensor in sizes:
+        yield MeshShape(devices // size, fsdp, tensor)
+
+
+def _needs(auto, mesh, weights, model, dtype, quantize, devices, limit) -> int:
+    """Bytes that a device needs; without compiling where the weights alone exceed the limit."""
+    place = placements(dataclasses.replace(mesh, data=1), devices)[0]
+    stored = _spread(weights, place, model)
+    loading = _bytes(stored)
+    params = stored
+    if quantize is not None:
+        made = jax.eval_shape(lambda tree: quantized(tree, quantize), weights)
+        params = _spread(made, place, model)
+        loading += _bytes(params)  # both are there for a moment
+    if loading > limit:
+        return loading
+    rows = ROWS if auto.batch_size is None else -(-auto.batch_size // mesh.data)
+    rows = min(rows, auto.requests or rows)
+    slots = -(-rows // mesh.fsdp) * mesh.fsdp
+    config = auto.config
+    columns = min(bucket(auto.prompt_length) + config.gen_length, model.max_length)
+    program = program_for(
+        config,
+        model,
+        length=max(columns, config.gen_length),
+        dtype=dtype,
+        eot_token_id=None,
+        refresh_group=0 if config.cache == "none" else default_refresh_group(slots),
+    )
+    try:
+        return max(loading, needed_bytes(compile_run(params, program, slots, place)))
+    except jax.errors.JaxRuntimeError as e:
+        if "RESOURCE_EXHAUSTED" in str(e):  # how a TPU's compiler says that it is too large
+            return limit + 1
+        raise
+
+
+def _tree(leaves: Mapping[str, tuple[tuple[int, ...], Any]]):
+    from leapjax.checkpoint import unflatten
+
+    made = {n: jax.ShapeDtypeStruct(s, jnp.dtype(kind)) for n, (s, kind) in leaves.items()}
+    return unflatten(made)
+
+
+def _spread(tree, place: Placement, model: ModelConfig):
+    """The same shapes where a placement puts them."""
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        tree,
+        place.parameters(model, tree),
+    )
+
+
+def _bytes(tree) -> int:
+    """Bytes on one device of arrays that have shardings."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )
