@@ -68,17 +68,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--engine-requests",
         type=int,
         metavar="N",
-        help="of the engine's part (24 a slot; 3 a slot with models from 10M parameters on)",
+        help="of the engine's part (48 a slot; 6 a slot with models from 10M parameters on)",
     )
     parser.add_argument(
-        "--engine-repeats", type=int, metavar="N", help="its rounds (--repeats; 1 with those)"
+        "--engine-repeats", type=int, metavar="N", help="its rounds (2; 1 with those)"
     )
     parser.add_argument(
         "--engine-slots",
         type=int,
-        default=16,
         metavar="N",
-        help="rows at once in the engine's part (16, the default of decode on CPU)",
+        help="rows at once in the engine's part (16, as decode on CPU; 4 with those models)",
     )
     parser.add_argument(
         "--refresh-groups",
@@ -241,9 +240,10 @@ def run(args: argparse.Namespace) -> int:
                 flush=True,
             )
         large = part["parameters"] >= 10e6
-        slots = args.engine_slots
-        requests = args.engine_requests or (3 if large else 24) * slots
-        rounds = args.engine_repeats or (1 if large else args.repeats)
+        # A large model takes its time: fewer rows at once, and fewer of them.
+        slots = args.engine_slots or (4 if large else 16)
+        requests = args.engine_requests or (6 if large else 48) * slots
+        rounds = args.engine_repeats or (1 if large else 2)
         part["engine"], part["host"] = [], []
         for cache in args.caches.split(","):
             gain = decoding.against_lock_step(lm, cache, slots, requests, rounds)
