@@ -325,7 +325,7 @@ def memory_limit() -> int:
       The allocator's limit where the backend tells it; else nine tenths of the memory
       that the host has in all.
     """
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return int(stats.get("bytes_limit", 0) or host * 0.9)
 
