@@ -23,7 +23,8 @@ from leapjax.errors import UserError
 
 HEARTBEAT = 20  # seconds of silence after which a process counts as dead
 FAREWELL = 10.0  # seconds that process 0, with which the service ends, waits for the others
-_PAUSE = 0.1  # seconds between two looks for an answer
+_PAUSE = 0.05  # seconds between the first two looks for an answer
+_LONGEST_PAUSE = 2.0  # later
 _LOOK = 1.0  # seconds between two looks whether a peer has ended
 
 
@@ -89,13 +90,15 @@ class Peers:
         if self._store is None:
             return [value]
         self._store.key_value_set(f"leapjax/{name}/{self.index}", value)
+        pause = _PAUSE
         while True:
             found = self._store.key_value_dir_get(f"leapjax/{name}/")
             if len(found) == self.count:
                 return [v for _, v in sorted((int(k.rsplit("/", 1)[1]), v) for k, v in found)]
             self._look()
             stop()
-            time.sleep(_PAUSE)
+            time.sleep(pause)
+            pause = min(1.5 * pause, _LONGEST_PAUSE)
 
     def check(self) -> None:
         """Look, once a second, whether another process has ended.

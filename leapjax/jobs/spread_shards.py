@@ -120,12 +120,18 @@ class SpreadShards:
             self._unsaved = False
         self._saved_at = self._clock()
 
-    def finish(self) -> None:
+    def finish(self, settled: int | None = None) -> None:
         """Complete the last shard, which may be short.
 
+        Args:
+          settled: a shard of which an earlier run settled every record.
+
         Raises:
+          UserError: as for `settle`.
           OSError: a file can't be written.
         """
+        if settled is not None:
+            self._begin(settled)
         if self._shard is not None:
             self._complete()
 
@@ -156,6 +162,7 @@ class SpreadShards:
             raise damaged_file(self._folder, name, "is not what the journal says")
         self._bytes, self._counts = entry.bytes, dict(entry.counts)
         self._bad, self._first_line = list(part.bad), entry.first_line
+        self._last_line, self._chain = entry.last_line, entry.chain
 
     def _opened(self) -> Growing:
         assert self._shard is not None
