@@ -213,11 +213,12 @@ class Journal:
                 self.totals[name] += count
 
 
-def read_values(folder: Folder) -> tuple[list[dict[str, Any]], int] | None:
+def read_values(folder: Folder, newest: int = FORMAT) -> tuple[list[dict[str, Any]], int] | None:
     """What stands on the lines of a folder's journal, None if there is none.
 
     Args:
       folder: where the job's files are.
+      newest: format that the caller knows.
 
     Returns:
       The values, header first, and the length in bytes of the lines that count.
@@ -236,10 +237,9 @@ def read_values(folder: Folder) -> tuple[list[dict[str, Any]], int] | None:
     version = values[0].get("format")
     if type(version) is not int:
         raise damaged(where, 1)
-    if version > SPREAD_FORMAT:
+    if version > newest:
         raise UserError(
-            f"{where}: has format {version}, this leapjax knows {SPREAD_FORMAT}; use a newer "
-            "leapjax"
+            f"{where}: has format {version}, this leapjax knows {newest}; use a newer leapjax"
         )
     return values, length
 

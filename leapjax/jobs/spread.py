@@ -191,6 +191,7 @@ def _begin(
         size = spec.shard_size or found.header["shard_size"]
         state = spread_journal.from_single(folder, values, size)
     if state.done:
+        spread_journal.forget(folder)  # a crash may have come before that
         return state, b""
     return state, spread_journal.begin(folder, state)
 

@@ -299,13 +299,11 @@ def end(folder: Folder, state: State) -> None:
         folder.remove(ERRORS)
     state.done = True
     folder.write(journals.NAME, state.to_bytes())
-    for name in folder.sizes():
-        if _OWN.fullmatch(name):
-            folder.remove(name)
+    forget(folder)
 
 
 def forget(folder: Folder) -> None:
-    """Remove the processes' journals, before another job's is put in place."""
+    """Remove the processes' own journals, because `journal` says it all or soon another job."""
     for name in folder.sizes():
         if _OWN.fullmatch(name):
             folder.remove(name)

@@ -51,7 +51,7 @@ def to_resume(folder: Folder, spec: JobSpec) -> Journal | State | None:
             f"{where}: has shards but no journal, so it can't be resumed; restore the journal, or "
             "start anew with --overwrite"
         )
-    values, _ = journals.read_values(folder) or ([], 0)
+    values, _ = journals.read_values(folder, journals.SPREAD_FORMAT) or ([], 0)
     if values and values[0]["format"] == journals.SPREAD_FORMAT:
         return spread_journal.read(folder, values)
     return Journal.read(folder)
