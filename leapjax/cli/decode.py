@@ -229,7 +229,10 @@ def run(args: argparse.Namespace) -> int:
     if args.trace:
         _check_trace(args, config)
     enable_cache()
+    flags = (args.coordinator, args.num_processes, args.process_id)
     if args.chat or not (args.prompt or args.input or args.output or args.json or model):
+        if flags != (None, None, None) and count_of(*flags) > 1:
+            raise UserError("several processes decode into an --output folder only; name one")
         return show.run(args, config, model)
     if args.prompt and args.input:
         raise UserError("--prompt and --input are both given; choose one")
@@ -239,7 +242,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--prompt is empty; give some text")
     if (args.num_samples or 1) > 1 and config.temperature == 0:
         _note("temperature is 0, so samples of a prompt are alike unless its record sets one")
-    several = count_of(args.coordinator, args.num_processes, args.process_id, _note)
+    several = count_of(*flags, _note)
     if args.output and not args.output.endswith(".jsonl"):
         return decode_folder.run(args, config, file.model if file else None, several, _note)
     if several > 1:

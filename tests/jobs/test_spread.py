@@ -29,7 +29,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(peers, "_PAUSE", 0.002)
     monkeypatch.setattr(peers, "_LONGEST_PAUSE", 0.01)
     monkeypatch.setattr(peers, "_LOOK", 0.0)
-    monkeypatch.setattr(spread, "VISIBLE", 2.0)
+    monkeypatch.setattr(spread, "VISIBLE", 0.6)
 
 
 @pytest.fixture
