@@ -86,7 +86,7 @@ def _leave(args, spec, load, signals, note) -> None:
     from leapjax.jobs.peers import PeerEnded, join
 
     prog = "leapjax decode"
-    peers = join(args.coordinator, args.num_processes, args.process_id)
+    peers = join(args.coordinator, args.num_processes, args.process_id, note)
     status, why = 1, "failed"
     try:
         job.check(spec, peers)

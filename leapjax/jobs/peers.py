@@ -14,6 +14,7 @@ import contextlib
 import os
 import re
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -25,6 +26,7 @@ HEARTBEAT = 20  # seconds of silence after which a process counts as dead
 FAREWELL = 10.0  # seconds that process 0, with which the service ends, waits for the others
 _PAUSE = 0.05  # seconds between the first two looks for an answer
 _LONGEST_PAUSE = 2.0  # later
+_PATIENCE = 15.0  # seconds of waiting for the others before one is told
 _LOOK = 1.0  # seconds between two looks whether a peer has ended
 
 
@@ -213,7 +215,10 @@ def count_of(
 
 
 def join(
-    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    note: Callable[[str], None] = lambda line: None,
 ) -> Peers:
     """Connect the processes; before any backend of jax is started.
 
@@ -221,9 +226,11 @@ def join(
       coordinator: as for `count_of`, which has checked them.
       num_processes: see there.
       process_id: see there.
+      note: takes a line if the others let one wait; after 5 minutes jax gives up, and ends
+        the process.
 
     Raises:
-      UserError: they don't find each other.
+      UserError: they can't find each other.
     """
     import jax
     from jax._src.distributed import global_state
@@ -238,12 +245,17 @@ def join(
             "process_id": process_id,
             "cluster_detection_method": "deactivate",
         }
+    waiting = threading.Timer(_PATIENCE, note, ["waiting for the other processes"])
+    waiting.daemon = True
+    waiting.start()
     try:
         jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT, **chosen)
     except Exception as e:
         reason = " ".join(str(e).split())[:300]
         where = f"--coordinator {coordinator}" if coordinator else "jax.distributed"
-        raise UserError(f"{where}: the processes don't find each other ({reason})") from e
+        raise UserError(f"{where}: the processes can't find each other ({reason})") from e
+    finally:
+        waiting.cancel()
     store = global_state.client
     assert store is not None
     return Peers(store, global_state.process_id, global_state.num_processes)

@@ -139,19 +139,16 @@ def run(
         return result
 
 
-def turns(state: State, index: int, count: int) -> Callable[[int], bool]:
+def turns(peers: Peers) -> Iterator[bool]:
     """Whose shard is whose: incomplete ones go round.
 
     Args:
-      state: as the run began.
-      index: of the process.
-      count: of processes.
+      peers: the processes.
 
-    Returns:
-      Asked for each incomplete shard once, in order: whether it is this process's.
+    Yields:
+      For each incomplete shard in order, whether it is this process's.
     """
-    number = itertools.count()
-    return lambda shard: next(number) % count == index
+    return (number % peers.count == peers.index for number in itertools.count())
 
 
 def _begin(
@@ -240,9 +237,9 @@ def _own_total(spec: JobSpec, info: InputInfo, state: State, peers: Peers) -> in
     records = spec.records(info)
     if records is None:
         return None
-    cut, mine, total = state.cut, turns(state, peers.index, peers.count), 0
+    cut, mine, total = state.cut, turns(peers), 0
     for shard in range(cut.shards, cut.count(records)):
-        if not state.is_complete(shard) and mine(shard):
+        if not state.is_complete(shard) and next(mine):
             first = cut.records + (shard - cut.shards) * cut.size
             total += min(cut.size, records - first) - _saved(state, shard)
     return total
@@ -268,7 +265,7 @@ class _Share:
         self.shards: collections.deque[int] = collections.deque()
         self.settled: int | None = None
         self._state, self._intake, self._stop, self._name = state, intake, stop, name
-        self._is_mine = turns(state, peers.index, peers.count)
+        self._turns = turns(peers)
         self._bad = state.bad_lines()
         self._chains = {p.entry.last_line: p.entry.chain for p in state.parts.values()}
 
@@ -279,10 +276,9 @@ class _Share:
             number, self.records = self.records, self.records + 1
             now = self._state.cut.shard_of(number)
             if now != shard:
-                shard, position = now, 0
-                open_here = shard is not None and not self._state.is_complete(shard)
-                mine = open_here and self._is_mine(shard)
-                saved = _saved(self._state, shard) if open_here else 0
+                shard, position, mine, saved = now, 0, False, 0
+                if shard is not None and not self._state.is_complete(shard):
+                    mine, saved = next(self._turns), _saved(self._state, shard)
                 self.settled = shard if mine and saved else None
             position += 1
             if self._chains.pop(item.line, item.chain) != item.chain:
