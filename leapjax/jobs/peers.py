@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pkgutil
 import re
 import sys
 import threading
@@ -237,6 +238,7 @@ def join(
 
     # Would swallow the first SIGTERM; `leapjax.jobs.signals` looks after those.
     jax.config.update("jax_enable_preemption_service", False)
+    _compile_apart()
     chosen: dict[str, Any] = {}
     if coordinator is not None:
         chosen = {
@@ -259,3 +261,19 @@ def join(
     store = global_state.client
     assert store is not None
     return Peers(store, global_state.process_id, global_state.num_processes)
+
+
+def _compile_apart() -> None:
+    """On GPUs, let no process wait for another's autotuning.
+
+    XLA can share that work between processes that compile the same program; ours compile
+    whatever their records need. Elsewhere the flag would be one more that may disappear.
+    """
+    try:
+        import jax_plugins
+    except ImportError:
+        return
+    flags, name = os.environ.get("XLA_FLAGS", ""), "xla_gpu_shard_autotuning"
+    plugins = [m.name for m in pkgutil.iter_modules(jax_plugins.__path__)]
+    if name not in flags and any(p.startswith(("xla_cuda", "xla_rocm")) for p in plugins):
+        os.environ["XLA_FLAGS"] = f"{flags} --{name}=false".strip()

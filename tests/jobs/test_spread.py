@@ -7,7 +7,9 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import os
 import random
+import sys
 
 import pytest
 
@@ -302,6 +304,20 @@ def test_the_environment_says_how_many(monkeypatch, environment, count):
     assert peers.count_of(None, None, None) == count
     assert peers.count_of(None, 1, None) == 1
     assert peers.count_of("h:1", 3, 0) == 3
+
+
+@pytest.mark.parametrize(
+    "plugin, flags", [("xla_cuda13", "--a --xla_gpu_shard_autotuning=false"), ("libtpu", "--a")]
+)
+def test_gpus_autotune_alone(monkeypatch, tmp_path, plugin, flags):
+    (tmp_path / "jax_plugins" / plugin).mkdir(parents=True)
+    (tmp_path / "jax_plugins" / plugin / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "jax_plugins", raising=False)
+    monkeypatch.setenv("XLA_FLAGS", "--a")
+    for _ in range(2):
+        peers._compile_apart()
+        assert os.environ["XLA_FLAGS"] == flags
 
 
 def test_an_environment_that_tells_nothing_is_no_obstacle(monkeypatch):
