@@ -11,6 +11,7 @@ abort). One that fails or is stopped in good order says so first, and the others
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import pkgutil
 import re
@@ -269,11 +270,10 @@ def _compile_apart() -> None:
     XLA can share that work between processes that compile the same program; ours compile
     whatever their records need. Elsewhere the flag would be one more that may disappear.
     """
-    try:
-        import jax_plugins
-    except ImportError:
+    found = importlib.util.find_spec("jax_plugins")
+    if found is None:
         return
     flags, name = os.environ.get("XLA_FLAGS", ""), "xla_gpu_shard_autotuning"
-    plugins = [m.name for m in pkgutil.iter_modules(jax_plugins.__path__)]
+    plugins = [m.name for m in pkgutil.iter_modules(found.submodule_search_locations)]
     if name not in flags and any(p.startswith(("xla_cuda", "xla_rocm")) for p in plugins):
         os.environ["XLA_FLAGS"] = f"{flags} --{name}=false".strip()
