@@ -8,11 +8,12 @@ what a record may hold is decided here only (docs/contract.md, Records).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -81,6 +82,8 @@ class Intake:
       raw: see `to_request`.
       stop: see `to_request`.
       samples: requests per record, numbered by `sample`; None is one, not numbered.
+      earlier: the input's (line number, line), from its start; needed where records are
+        remembered that may be bad, to look again when an id seems to come twice.
 
     Raises:
       UserError: `samples` or `stop` is unusable.
@@ -95,12 +98,13 @@ class Intake:
         raw: bool = False,
         stop: Sequence[str] = (),
         samples: int | None = None,
+        earlier: Callable[[], Iterable[tuple[int, bytes]]] | None = None,
     ):
         if samples is not None and samples < 1:
             raise UserError(f"num_samples is {samples}; expected at least 1")
         self.job, self.model, self.codec = job, model, codec
         self.raw, self.stop, self.samples = raw, _stops(stop), samples
-        self._seen = IdSet()
+        self._seen, self._earlier = IdSet(), earlier
 
     def requests(self, record: Any, line: int, where: str | None = None) -> list[Request]:
         """The requests of one record.
@@ -114,17 +118,8 @@ class Intake:
           UserError: the record is unusable, or its id has come before.
         """
         where = where or f"record {line}"
-        first = to_request(
-            record,
-            line=line,
-            job=self.job,
-            model=self.model,
-            codec=self.codec,
-            raw=self.raw,
-            stop=self.stop,
-            where=where,
-        )
-        if not self._seen.add(first.id):
+        first = self._request(record, line, where)
+        if not self._seen.add(first.id) and self._came_before(first.id, line):
             raise UserError(
                 f"{where}: id {first.id!r} occurs twice (a record without an id has its line "
                 f"number as id); give every record an id of its own"
@@ -134,13 +129,39 @@ class Intake:
         return [dataclasses.replace(first, sample=n) for n in range(self.samples)]
 
     def remember(self, record: Mapping[str, Any], line: int) -> None:
-        """Note the id of a good record that was answered before, without looking further.
+        """Note the id of a record that is answered elsewhere, without looking further.
 
         Args:
           record: see `to_request`.
           line: its line number, from 1.
         """
         self._seen.add(_id(record.get("id"), line))
+
+    def _request(self, record: Any, line: int, where: str) -> Request:
+        return to_request(
+            record,
+            line=line,
+            job=self.job,
+            model=self.model,
+            codec=self.codec,
+            raw=self.raw,
+            stop=self.stop,
+            where=where,
+        )
+
+    def _came_before(self, own: Any, line: int) -> bool:
+        """Whether a good record before this line has the id."""
+        if self._earlier is None:
+            return True
+        for number, text in self._earlier():
+            if number >= line:
+                break
+            with contextlib.suppress(UserError):
+                record = parse_line(text, "")
+                if str(_id(record.get("id"), number)) == str(own):
+                    self._request(record, number, "")
+                    return True
+        return False
 
 
 def to_record(completion: Completion, details: bool = False) -> dict[str, Any]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +39,10 @@ examples:
   # Millions of records: a folder of shards; after a kill the same command goes on
   leapjax decode --model checkpoints/llada-8b --input gs://bucket/prompts.jsonl \\
       --output gs://bucket/answers --max-errors 100 --resume
+
+  # Two processes, each with devices of its own, share the job (the other has --process-id 1)
+  leapjax decode --model checkpoints/llada-8b --input prompts.jsonl --output answers \\
+      --resume --coordinator localhost:8476 --num-processes 2 --process-id 0
 
   # In a pipe: records in, records out
   cat prompts.jsonl | leapjax decode --input - | jq .text
@@ -174,6 +176,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "a line every minute)",
     )
 
+    add = parser.add_argument_group(
+        "several processes",
+        "that share an --output folder's job; found without flags on TPU slices, Kubernetes, "
+        "Slurm, Open MPI (docs/multihost.md)",
+    ).add_argument
+    add("--coordinator", metavar="HOST:PORT", help="of process 0; the port must be free there")
+    add(
+        "--num-processes",
+        type=_positive,
+        metavar="N",
+        help="how many; 1 alone: don't look for others",
+    )
+    add("--process-id", type=_natural, metavar="P", help="of this one, 0 to N - 1")
+
     parser.add_argument_group("options file").add_argument(
         "--config", metavar="FILE", help="YAML of the options below, flags win over it"
     )
@@ -192,8 +208,10 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       UserError: bad input or options.
     """
+    from leapjax.cli import decode_folder
     from leapjax.compilation import enable_cache
     from leapjax.evaluation.defaults import job_options
+    from leapjax.jobs.peers import count_of
     from leapjax.options import read_config, set_flags
     from leapjax.terminal import show
 
@@ -205,7 +223,10 @@ def run(args: argparse.Namespace) -> int:
     if args.trace:
         _check_trace(args, config)
     enable_cache()
+    flags = (args.coordinator, args.num_processes, args.process_id)
     if args.chat or not (args.prompt or args.input or args.output or args.json or model):
+        if flags != (None, None, None) and count_of(*flags) > 1:
+            raise UserError("several processes decode into an --output folder only; name one")
         return show.run(args, config, model)
     if args.prompt and args.input:
         raise UserError("--prompt and --input are both given; choose one")
@@ -215,58 +236,17 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--prompt is empty; give some text")
     if (args.num_samples or 1) > 1 and config.temperature == 0:
         _note("temperature is 0, so samples of a prompt are alike unless its record sets one")
+    several = count_of(*flags, _note)
     if args.output and not args.output.endswith(".jsonl"):
-        return _decode_folder(args, config, file.model if file else None)
+        return decode_folder.run(args, config, file.model if file else None, several, _note)
+    if several > 1:
+        raise UserError(
+            f"{several} processes decode into an --output folder only; name one, or give "
+            "--num-processes 1"
+        )
     if args.resume:
         raise UserError("--resume goes with an --output folder; a file is written in one go")
     return _decode(args, config, file.model if file else None)
-
-
-def _decode_folder(args, config, model_of_file: str | None) -> int:
-    """Decode into a folder of shards, from the start or from where it was interrupted."""
-    from leapjax.jobs import display, job
-    from leapjax.jobs.loop import Stopped
-    from leapjax.jobs.signals import Signals
-
-    if args.prompt:
-        raise UserError("an --output folder goes with --input; name a file that ends in .jsonl")
-    spec = job.JobSpec(
-        input=args.input,
-        output=args.output,
-        options=config,
-        resume=args.resume,
-        overwrite=args.overwrite,
-        max_errors=args.max_errors,
-        num_samples=args.num_samples,
-        details=args.details,
-        raw=args.raw,
-        stop=tuple(args.stop or ()),
-        limit=args.limit,
-        batch_size=args.batch_size,
-        shard_size=args.shard_size,
-        save_seconds=args.save_every,
-    )
-    job.check(spec)  # before a large model is loaded
-    lm = loaded(args, config, model_of_file)
-    with Signals(lambda number: _stopped(args, number)) as signals:
-        try:
-            result = job.run(
-                lm,
-                spec,
-                show=lambda total: display.shown(total, args.progress),
-                stop=signals.requested,
-            )
-        except Stopped as e:
-            _stopped(args, e.number)
-            return 128 + e.number
-    errors = result.content["errors"]
-    if errors:
-        _note(f"{errors} bad record{'s' * (errors != 1)} set aside in {args.output}/errors.jsonl")
-    if not result.ran:
-        _note(f"{args.output} was complete already")
-        return OK
-    print(result.summary.line(), file=sys.stderr)
-    return OK
 
 
 def _check_trace(args: argparse.Namespace, config) -> None:
@@ -280,13 +260,6 @@ def _check_trace(args: argparse.Namespace, config) -> None:
     check_path(args.trace, args.overwrite)
     for name in collect.names(args.trace_policies, config):
         collect.config_for(name, config)
-
-
-def _stopped(args: argparse.Namespace, number: int) -> None:
-    """The last words of a job that a signal ends, one line written at once."""
-    name = signal.Signals(number).name
-    line = f"leapjax decode: stopped by {name}; run the same command with --resume to go on\n"
-    os.write(2, line.encode())
 
 
 def _decode(args, config, model_of_file: str | None) -> int:

@@ -20,6 +20,7 @@ from leapjax.jobs.storage import Folder
 
 NAME = "journal"
 FORMAT = 1
+SPREAD_FORMAT = 2  # of jobs of several processes (leapjax.jobs.spread_journal)
 # Counts that every entry has for its shard; they are summed over the shards.
 COUNTS: tuple[str, ...] = (
     "records",  # of the input, bad ones included
@@ -111,7 +112,7 @@ class Journal:
           OSError: it can't be written.
         """
         journal = Journal(folder, {"format": FORMAT, **header})
-        data = _line(journal.header)
+        data = to_line(journal.header)
         folder.write(NAME, data)
         journal._length = len(data)
         return journal
@@ -129,39 +130,17 @@ class Journal:
           UserError: damaged, or of a newer format.
           OSError: it can't be read.
         """
-        data = folder.read(NAME)
-        if data is None:
+        found = read_values(folder)
+        if found is None:
             return None
-        where = f"{folder.path}/{NAME}"
-        lines = data.split(b"\n")[:-1]  # what follows the last line end is torn
-        values = []
-        for number, line in enumerate(lines, 1):
-            try:
-                value = json.loads(line)
-                if not isinstance(value, dict):
-                    raise ValueError
-            except ValueError:
-                if number == len(lines) > 1:
-                    lines.pop()  # its bytes never reached the disk
-                    break
-                raise _damaged(where, number) from None
-            values.append(value)
-        if not values:
-            raise _damaged(where, 1)
-        version = values[0].get("format")
-        if type(version) is not int:
-            raise _damaged(where, 1)
-        if version > FORMAT:
-            raise UserError(
-                f"{where}: has format {version}, this leapjax knows {FORMAT}; use a newer leapjax"
-            )
+        values, length = found
         journal = Journal(folder, values[0])
         for number, value in enumerate(values[1:], 2):
             try:
                 journal._take(value)
             except (KeyError, TypeError, ValueError):
-                raise _damaged(where, number) from None
-        journal._length = sum(len(line) + 1 for line in lines)
+                raise damaged(f"{folder.path}/{NAME}", number) from None
+        journal._length = length
         return journal
 
     @property
@@ -201,7 +180,7 @@ class Journal:
             self._file = None
 
     def _write(self, value: dict[str, Any]) -> None:
-        data = _line(value)
+        data = to_line(value)
         if self._file is None:
             self._file = self._folder.grow(NAME, keep=self._length)
         try:
@@ -234,11 +213,76 @@ class Journal:
                 self.totals[name] += count
 
 
-def _line(value: dict[str, Any]) -> bytes:
+def read_values(folder: Folder, newest: int = FORMAT) -> tuple[list[dict[str, Any]], int] | None:
+    """What stands on the lines of a folder's journal, None if there is none.
+
+    Args:
+      folder: where the job's files are.
+      newest: format that the caller knows.
+
+    Returns:
+      The values, header first, and the length in bytes of the lines that count.
+
+    Raises:
+      UserError: damaged, or of a newer format.
+      OSError: it can't be read.
+    """
+    data = folder.read(NAME)
+    if data is None:
+        return None
+    where = f"{folder.path}/{NAME}"
+    values, length = parse(data, where)
+    if not values:
+        raise damaged(where, 1)
+    version = values[0].get("format")
+    if type(version) is not int:
+        raise damaged(where, 1)
+    if version > newest:
+        raise UserError(
+            f"{where}: has format {version}, this leapjax knows {newest}; use a newer leapjax"
+        )
+    return values, length
+
+
+def parse(data: bytes, where: str, header: bool = True) -> tuple[list[dict[str, Any]], int]:
+    """What stands on a journal's lines.
+
+    A torn last line, left by a crash while it was written, does not count.
+
+    Args:
+      data: the file's content.
+      where: how messages call it.
+      header: the first line was written whole with the file, so it can't be torn.
+
+    Returns:
+      The values, and the length in bytes of the lines that count.
+
+    Raises:
+      UserError: another line is damaged.
+    """
+    lines = data.split(b"\n")[:-1]  # what follows the last line end is torn
+    values = []
+    for number, line in enumerate(lines, 1):
+        try:
+            value = json.loads(line)
+            if not isinstance(value, dict):
+                raise ValueError
+        except ValueError:
+            if number == len(lines) > header:
+                lines.pop()  # its bytes never reached the disk
+                break
+            raise damaged(where, number) from None
+        values.append(value)
+    return values, sum(len(line) + 1 for line in lines)
+
+
+def to_line(value: dict[str, Any]) -> bytes:
+    """A value as a line of the journal, line end included."""
     return (json.dumps(value, ensure_ascii=False) + "\n").encode()
 
 
-def _damaged(where: str, number: int) -> UserError:
+def damaged(where: str, number: int) -> UserError:
+    """The error of a line that can't be read."""
     return UserError(
         f"{where} line {number}: is damaged; restore the file, or start anew with --overwrite"
     )

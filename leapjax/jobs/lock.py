@@ -28,11 +28,12 @@ RENEW = 30.0
 
 
 @contextlib.contextmanager
-def locked(folder: Folder) -> Iterator[None]:
-    """Hold a folder's lock.
+def locked(folder: Folder, name: str = LOCK) -> Iterator[None]:
+    """Hold a folder's lock, or that of one process of a job.
 
     Args:
       folder: must exist.
+      name: of the lock's file.
 
     Raises:
       UserError: another job holds it.
@@ -41,23 +42,53 @@ def locked(folder: Folder) -> Iterator[None]:
     if isinstance(folder, LocalFolder):
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(_kernel_lock(folder))
+                stack.enter_context(_kernel_lock(folder, name))
             except OSError as e:
                 if e.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL):
                     raise
                 # A network filesystem without flock.
-                stack.enter_context(_lease(folder))
+                stack.enter_context(_lease(folder, name))
             yield
     else:
-        with _lease(folder):
+        with _lease(folder, name):
             yield
+
+
+def own_name(index: int) -> str:
+    """The name of the lock of one process of a job."""
+    return f"{LOCK}-{index:05d}"
+
+
+def wait_for_others(folder: Folder, seconds: float = 60.0) -> None:
+    """Wait until no process of an earlier run holds a lock of its own.
+
+    When process 0 dies, the others follow within seconds; until then they may write.
+
+    Args:
+      folder: whose `LOCK` is held.
+      seconds: how long.
+
+    Raises:
+      UserError: one still holds its lock.
+      OSError: the folder can't be read or written.
+    """
+    deadline = time.monotonic() + seconds
+    for name in sorted(folder.sizes()):
+        while name.startswith(own_name(0)[:-5]):
+            try:
+                with locked(folder, name):
+                    break
+            except UserError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(0.5)
 
 
 @contextlib.contextmanager
-def _kernel_lock(folder: LocalFolder) -> Iterator[None]:
+def _kernel_lock(folder: LocalFolder, name: str) -> Iterator[None]:
     import fcntl
 
-    path = os.path.join(folder.path, LOCK)
+    path = os.path.join(folder.path, name)
     while True:
         number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -88,18 +119,18 @@ def _kernel_lock(folder: LocalFolder) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _lease(folder: Folder) -> Iterator[None]:
+def _lease(folder: Folder, name: str) -> Iterator[None]:
     me = _me()
-    holder = _parsed(folder.read(LOCK))
+    holder = _parsed(folder.read(name))
     if holder and not _is_gone(holder):
         raise _held(folder, holder)
 
     def renew() -> None:
-        folder.write(LOCK, json.dumps({**me, "renewed": time.time()}).encode())
+        folder.write(name, json.dumps({**me, "renewed": time.time()}).encode())
 
     renew()
-    if (_parsed(folder.read(LOCK)) or {}).get("token") != me["token"]:
-        raise _held(folder, _parsed(folder.read(LOCK)))  # another was as quick
+    if (_parsed(folder.read(name)) or {}).get("token") != me["token"]:
+        raise _held(folder, _parsed(folder.read(name)))  # another was as quick
     stop = threading.Event()
 
     def keep() -> None:
@@ -115,7 +146,7 @@ def _lease(folder: Folder) -> Iterator[None]:
         stop.set()
         thread.join()
         with contextlib.suppress(OSError):
-            folder.remove(LOCK)
+            folder.remove(name)
 
 
 def _me() -> dict[str, Any]:

@@ -9,6 +9,7 @@
 A shard becomes complete in this order, and a crash between two steps loses nothing:
 its rows and the bad records are synced, the journal says so, it gets its name. In
 between, every `save_seconds`, the journal notes how much of the open shard is safe.
+(Several processes have other files meanwhile: leapjax.jobs.spread_journal.)
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ ERRORS = "errors.jsonl"
 SUMMARY = "summary.json"
 LOCK = "lock"
 _PART = re.compile(r"part-(\d{5,})\.jsonl")
+# Of jobs of several processes: the journal and the lock of each, and every open shard.
+_SPREAD = re.compile(r"(journal|lock)-\d{5,}|shard-\d{5,}\.open")
 
 
 def part_name(shard: int) -> str:
@@ -40,7 +43,19 @@ def part_name(shard: int) -> str:
 def is_ours(name: str) -> bool:
     """Whether a file name is one that a job gives."""
     whole = name.removesuffix(".new")  # `Folder.write` writes there first
-    return whole in (OPEN, ERRORS, SUMMARY, LOCK, journals.NAME) or bool(_PART.fullmatch(name))
+    ours = (OPEN, ERRORS, SUMMARY, LOCK, journals.NAME)
+    return whole in ours or any(kind.fullmatch(whole) for kind in (_PART, _SPREAD))
+
+
+def part_number(name: str) -> int | None:
+    """The number of the shard that a file is, None for other files."""
+    part = _PART.fullmatch(name)
+    return int(part[1]) if part else None
+
+
+def is_spread(name: str) -> bool:
+    """Whether a file name is one that only jobs of several processes give."""
+    return bool(_SPREAD.fullmatch(name))
 
 
 class Shards:
@@ -257,13 +272,14 @@ class Shards:
         """Delete what an interrupted or overwritten job left and the journal does not know."""
         sizes = self._folder.sizes()
         for name in sizes:
-            part = _PART.fullmatch(name)
+            part = part_number(name)
             if (
-                (part and int(part[1]) >= self._journal.shards)
+                (part is not None and part >= self._journal.shards)
                 or (name == OPEN and not self._journal.open)
                 or (name == ERRORS and not self._errors_bytes)
                 or (name == SUMMARY and not self._journal.done)
                 or (name.endswith(".new") and is_ours(name))
+                or is_spread(name)  # of an attempt to go on with several processes
             ):
                 self._folder.remove(name)
         found = sizes.get(ERRORS, 0) if self._errors_bytes else 0
@@ -287,7 +303,7 @@ def clashes(names: Iterable[str]) -> list[str]:
 
 def holds_output(names: Iterable[str]) -> bool:
     """Whether some of the names in a folder are output of a job."""
-    return any(name in (ERRORS, SUMMARY) or _PART.fullmatch(name) for name in names)
+    return any(name in (ERRORS, SUMMARY) or part_number(name) is not None for name in names)
 
 
 def summary_bytes(summary: dict[str, Any]) -> bytes:

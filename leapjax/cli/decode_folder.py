@@ -1,0 +1,141 @@
+"""`leapjax decode --output FOLDER`: a job that can be resumed, by one process or several."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+
+from leapjax.cli.common import BAD, OK, complain
+from leapjax.cli.decode_model import loaded
+from leapjax.errors import UserError
+
+
+def run(
+    args: argparse.Namespace,
+    config,
+    model_of_file: str | None,
+    processes: int,
+    note: Callable[[str], None],
+) -> int:
+    """Decode into a folder of shards, from the start or from where it was interrupted.
+
+    Args:
+      args: the command's.
+      config: decode options.
+      model_of_file: the model that the options file names.
+      processes: that share the job.
+      note: takes a line for the user.
+
+    Returns:
+      The exit status; with several processes it does not return.
+
+    Raises:
+      UserError: bad input or options.
+    """
+    from leapjax.jobs import job
+    from leapjax.jobs.signals import Signals
+    from leapjax.jobs.source import Input
+
+    if args.prompt:
+        raise UserError("an --output folder goes with --input; name a file that ends in .jsonl")
+    spec = job.JobSpec(
+        input=args.input,
+        output=args.output,
+        options=config,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        max_errors=args.max_errors,
+        num_samples=args.num_samples,
+        details=args.details,
+        raw=args.raw,
+        stop=tuple(args.stop or ()),
+        limit=args.limit,
+        batch_size=args.batch_size,
+        shard_size=args.shard_size,
+        save_seconds=args.save_every,
+    )
+
+    def load():
+        return loaded(args, config, model_of_file)
+
+    if processes == 1:
+        job.check(spec)  # before a large model is loaded
+        lm = load()
+        with Signals(_stopped) as signals:
+            return _run(args, lm, spec, None, signals, note)
+
+    from leapjax.jobs import spread
+
+    spread.check(Input(spec.input))
+    # From here on, because neither joining nor loading may be interrupted half-way: the
+    # signal is noted, and a process that takes too long to look is ended.
+    with Signals(_stopped) as signals:
+        _leave(args, spec, load, signals, note)
+    raise AssertionError
+
+
+def _leave(args, spec, load, signals, note) -> None:
+    """Run one of several processes, and end it."""
+    from leapjax.jobs import job
+    from leapjax.jobs.peers import PeerEnded, join
+
+    prog = "leapjax decode"
+    peers = join(args.coordinator, args.num_processes, args.process_id, note)
+    status, why = 1, "failed"
+    try:
+        job.check(spec, peers)
+        status = _run(args, load(), spec, peers, signals, note)
+        if status != OK:
+            why = f"stopped by {signal.Signals(status - 128).name}"
+    except PeerEnded as e:
+        if (number := signals.requested()) is not None:
+            _stopped(number)
+            status = 128 + number
+        else:
+            complain(prog, e)
+            status = e.status
+    except UserError as e:
+        complain(prog, e)
+        status, why = BAD, " ".join(str(e).split())
+    except BaseException as e:
+        traceback.print_exc()
+        why = type(e).__name__
+    peers.leave(status, why)
+
+
+def _run(args, lm, spec, peers, signals, note) -> int:
+    from leapjax.jobs import display, job
+    from leapjax.jobs.loop import Stopped
+
+    try:
+        result = job.run(
+            lm,
+            spec,
+            peers=peers,
+            show=lambda total: display.shown(total, args.progress),
+            stop=signals.requested,
+        )
+    except Stopped as e:
+        _stopped(e.number)
+        return 128 + e.number
+    if peers is not None and peers.index:
+        return OK  # process 0 says it all
+    errors = result.content["errors"]
+    if errors:
+        note(f"{errors} bad record{'s' * (errors != 1)} set aside in {args.output}/errors.jsonl")
+    if not result.ran:
+        note(f"{args.output} was complete already")
+        return OK
+    print(result.summary.line(), file=sys.stderr)
+    return OK
+
+
+def _stopped(number: int) -> None:
+    """The last words of a job that a signal ends, one line written at once."""
+    name = signal.Signals(number).name
+    line = f"leapjax decode: stopped by {name}; run the same command with --resume to go on\n"
+    os.write(2, line.encode())

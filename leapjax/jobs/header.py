@@ -1,0 +1,122 @@
+"""The journal's header: what a job's outputs depend on, and so what a resume must agree in."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from leapjax.jobs.source import InputInfo
+from leapjax.jobs.spec import JobSpec
+
+SHARD_SIZE = 1000
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+# What a resumed job must agree in, besides input and options; header key -> how it is called.
+_SETTINGS = {
+    "weights": "the model's weights",
+    "config": "the model's config.json",
+    "tokenizer": "the model's tokenizer or chat template",
+    "dtype": "dtype",
+    "quantization": "quantization",
+    "num_samples": "num_samples",
+    "details": "details",
+    "raw": "raw",
+    "stop": "stop",
+    "limit": "limit",
+}
+
+
+def describe(lm, spec: JobSpec, info: InputInfo) -> dict[str, Any]:
+    """The journal's header: everything that the outputs depend on.
+
+    Args:
+      lm: the model.
+      spec: the job.
+      info: the input.
+    """
+    config = json.dumps(dataclasses.asdict(lm.config), sort_keys=True)
+    return {
+        "input": dataclasses.asdict(info),
+        "weights": lm.model_hash,
+        "config": hashlib.sha256(config.encode()).hexdigest(),
+        "tokenizer": _tokenizer_hash(lm.path),
+        "dtype": lm.dtype,
+        "quantization": lm.quantization,
+        "options": spec.options.to_dict(),
+        "num_samples": spec.num_samples,
+        "details": spec.details,
+        "raw": spec.raw,
+        "stop": list(spec.stop),
+        "limit": spec.limit,
+        "batch_size": spec.batch_size,
+        "shard_size": spec.shard_size or SHARD_SIZE,
+        "versions": versions(),
+    }
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What forbids that a job goes on, in words; empty if nothing does.
+
+    Args:
+      old: header of the interrupted job.
+      new: header of the one that would go on.
+    """
+    found = []
+    before, now = old["input"], new["input"]
+    # A stream has no hash; its lines are compared as they are skipped.
+    if None not in (before["sha256"], now["sha256"]) and before["sha256"] != now["sha256"]:
+        found.append(f"the input changed ({before['bytes']} bytes before, {now['bytes']} now)")
+    for key, name in _SETTINGS.items():
+        if old.get(key) != new[key]:
+            if name.startswith("the "):
+                found.append(f"{name} changed")
+            else:
+                found.append(f"{name} was {_shown(old.get(key))}, now {_shown(new[key])}")
+    for name in {**old["options"], **new["options"]}:
+        was, now_is = old["options"].get(name), new["options"].get(name)
+        if was != now_is:
+            found.append(f"{name} was {_shown(was)}, now {_shown(now_is)}")
+    return found
+
+
+def _shown(value: Any) -> str:
+    return "off" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of what computes the outputs."""
+    import importlib.metadata
+
+    import leapjax
+
+    found = {"leapjax": leapjax.__version__, "python": platform.python_version()}
+    for name in ("jax", "jaxlib", "numpy", "tokenizers"):
+        found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _tokenizer_hash(path: str | Path | None) -> str | None:
+    """A hash of a model folder's tokenizer files; None without a folder."""
+    if path is None:
+        return None
+    digest = hashlib.sha256()
+    for name in _TOKENIZER_FILES:
+        file = Path(path) / name
+        if file.is_file():
+            digest.update(f"{name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode())
+    return digest.hexdigest()

@@ -1,0 +1,279 @@
+"""Several processes on one job: how they find each other, and hear of each other's end.
+
+`jax.distributed` connects them: process 0 runs a small service that holds keys and values
+and notices the dead. Nothing else in the package speaks to it. Decoding itself needs no
+connection: every process uses its own devices.
+
+A process that dies without a word ends the others through the service's heartbeat (they
+abort). One that fails or is stopped in good order says so first, and the others save.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import pkgutil
+import re
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn, Protocol
+
+from leapjax.errors import UserError
+
+HEARTBEAT = 20  # seconds of silence after which a process counts as dead
+FAREWELL = 10.0  # seconds that process 0, with which the service ends, waits for the others
+_PAUSE = 0.05  # seconds between the first two looks for an answer
+_LONGEST_PAUSE = 2.0  # later
+_PATIENCE = 15.0  # seconds of waiting for the others before one is told
+_LOOK = 1.0  # seconds between two looks whether a peer has ended
+
+
+class Store(Protocol):
+    """Keys and values that all processes see: the part of jax's client that is used."""
+
+    def key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None:
+        """Set a key; an error if it is there."""
+        ...
+
+    def key_value_try_get(self, key: str) -> str:
+        """A key's value; an error if it isn't there."""
+        ...
+
+    def key_value_dir_get(self, key: str) -> list[tuple[str, str]]:
+        """All keys below one, with their values."""
+        ...
+
+
+class PeerEnded(UserError):
+    """Another process of the job has ended, so this one does too.
+
+    Attributes:
+      status: the other's exit status.
+    """
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
+
+
+class Peers:
+    """The processes of a job, as one of them sees them.
+
+    Attributes:
+      index: of this process, from 0.
+      count: of all.
+
+    Args:
+      store: None for a process that is alone.
+      index: see above.
+      count: see above.
+    """
+
+    def __init__(self, store: Store | None = None, index: int = 0, count: int = 1):
+        self._store, self.index, self.count = store, index, count
+        self._looked = 0.0
+
+    def gather(self, name: str, value: str, stop: Callable[[], Any] = lambda: None) -> list[str]:
+        """Give a value and wait until everybody has.
+
+        Args:
+          name: of this occasion, used once.
+          value: this process's.
+          stop: called while waiting; may raise.
+
+        Returns:
+          The values by process.
+
+        Raises:
+          PeerEnded: one has ended instead.
+        """
+        if self._store is None:
+            return [value]
+        self._store.key_value_set(f"leapjax/{name}/{self.index}", value)
+        pause = _PAUSE
+        while True:
+            found = self._store.key_value_dir_get(f"leapjax/{name}/")
+            if len(found) == self.count:
+                return [v for _, v in sorted((int(k.rsplit("/", 1)[1]), v) for k, v in found)]
+            self._look()
+            stop()
+            time.sleep(pause)
+            pause = min(1.5 * pause, _LONGEST_PAUSE)
+
+    def check(self) -> None:
+        """Look, once a second, whether another process has ended.
+
+        Raises:
+          PeerEnded: it has.
+        """
+        now = time.monotonic()
+        if self._store is not None and now - self._looked >= _LOOK:
+            self._looked = now
+            self._look()
+
+    def _look(self) -> None:
+        assert self._store is not None
+        try:
+            said = self._store.key_value_try_get("leapjax/end")
+        except Exception:  # not there; where the service is gone, jax ends this process
+            return
+        index, status, why = said.split(" ", 2)
+        if int(index) != self.index:
+            raise PeerEnded(
+                f"process {index} ended ({why}); what is saved is kept: run the same command "
+                "with --resume",
+                int(status),
+            )
+
+    def leave(self, status: int, why: str = "") -> NoReturn:
+        """End this process, telling the others if the job isn't done.
+
+        Python's own end would wait for processes that may be gone.
+
+        Args:
+          status: exit status.
+          why: one line for the others.
+        """
+        try:
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            if self._store is not None:
+                self._say_farewell(self._store, status, why)
+        finally:
+            os._exit(status)
+
+    def _say_farewell(self, store: Store, status: int, why: str) -> None:
+        if status:
+            with contextlib.suppress(Exception):  # another was first
+                store.key_value_set("leapjax/end", f"{self.index} {status} {why}")
+        with contextlib.suppress(Exception):
+            store.key_value_set(f"leapjax/left/{self.index}", str(status))
+            deadline = time.monotonic() + FAREWELL
+            while self.index == 0 and time.monotonic() < deadline:
+                if len(store.key_value_dir_get("leapjax/left/")) == self.count:
+                    return
+                time.sleep(_PAUSE)
+
+
+def count_of(
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    note: Callable[[str], None] = lambda line: None,
+) -> int:
+    """How many processes the flags, or else the environment, speak of.
+
+    No backend is started and nothing is connected.
+
+    Args:
+      coordinator: `HOST:PORT` of process 0.
+      num_processes: how many; 1 alone means: one, whatever the environment says.
+      process_id: of this one, from 0.
+      note: takes a line about an environment that was seen but can't be used.
+
+    Raises:
+      UserError: the flags are incomplete or impossible.
+    """
+    flags = (coordinator, num_processes, process_id)
+    if flags == (None, 1, None):
+        return 1
+    if any(f is not None for f in flags):
+        if coordinator is None or num_processes is None or process_id is None:
+            raise UserError(
+                "--coordinator, --num-processes and --process-id go together; give all three, or "
+                "none to take them from the environment"
+            )
+        if not re.fullmatch(r"\S+:\d{1,5}", coordinator):
+            raise UserError(f"--coordinator {coordinator}: expected HOST:PORT")
+        if process_id >= num_processes:
+            raise UserError(
+                f"--process-id is {process_id}, but with --num-processes {num_processes} they are "
+                f"0 to {num_processes - 1}"
+            )
+        return num_processes
+    from jax._src.clusters import ClusterEnv
+
+    for kind in ClusterEnv._cluster_types:
+        if kind.opt_in_only_method:
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of Kubernetes packages that nobody needs
+                if kind.is_env_present():
+                    return kind.get_process_count()
+        except Exception as e:  # each kind has its own, such as a pod that belongs to no job
+            reason = " ".join(str(e).split())[:200]
+            note(
+                f"{kind.name} was found, but not its processes ({type(e).__name__}: {reason}); "
+                "going on as one process"
+            )
+            return 1
+    return 1
+
+
+def join(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    note: Callable[[str], None] = lambda line: None,
+) -> Peers:
+    """Connect the processes; before any backend of jax is started.
+
+    Args:
+      coordinator: as for `count_of`, which has checked them.
+      num_processes: see there.
+      process_id: see there.
+      note: takes a line if the others let one wait; after 5 minutes jax gives up, and ends
+        the process.
+
+    Raises:
+      UserError: they can't find each other.
+    """
+    import jax
+    from jax._src.distributed import global_state
+
+    # Would swallow the first SIGTERM; `leapjax.jobs.signals` looks after those.
+    jax.config.update("jax_enable_preemption_service", False)
+    _compile_apart()
+    chosen: dict[str, Any] = {}
+    if coordinator is not None:
+        chosen = {
+            "coordinator_address": coordinator,
+            "num_processes": num_processes,
+            "process_id": process_id,
+            "cluster_detection_method": "deactivate",
+        }
+    waiting = threading.Timer(_PATIENCE, note, ["waiting for the other processes"])
+    waiting.daemon = True
+    waiting.start()
+    try:
+        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT, **chosen)
+    except Exception as e:
+        reason = " ".join(str(e).split())[:300]
+        where = f"--coordinator {coordinator}" if coordinator else "jax.distributed"
+        raise UserError(f"{where}: the processes can't find each other ({reason})") from e
+    finally:
+        waiting.cancel()
+    store = global_state.client
+    assert store is not None
+    return Peers(store, global_state.process_id, global_state.num_processes)
+
+
+def _compile_apart() -> None:
+    """On GPUs, let no process wait for another's autotuning.
+
+    XLA can share that work between processes that compile the same program; ours compile
+    whatever their records need. Elsewhere the flag would be one more that may disappear.
+    """
+    found = importlib.util.find_spec("jax_plugins")
+    if found is None:
+        return
+    flags, name = os.environ.get("XLA_FLAGS", ""), "xla_gpu_shard_autotuning"
+    plugins = [m.name for m in pkgutil.iter_modules(found.submodule_search_locations)]
+    if name not in flags and any(p.startswith(("xla_cuda", "xla_rocm")) for p in plugins):
+        os.environ["XLA_FLAGS"] = f"{flags} --{name}=false".strip()
