@@ -1,4 +1,4 @@
-"""Policy x cache x family: every row equals the row alone, at batch 1, 2 and 7.
+"""Policy x cache x family: every row equals the row alone, at batch 1, 2 and 7, and on a mesh.
 
 This also makes `docs/support.md`: `pytest tests/test_support.py -m "" --write-support`.
 """
@@ -37,7 +37,14 @@ def _marks(case):
 
 
 CASES = [pytest.param(*c, marks=_marks(c)) for c in ALL]
-OUTCOME: dict[tuple[str, str, str], str] = {}
+# Replicas, each split in two.
+MESH = "data=2,tensor=2"
+MESH_CACHES = ("none", "dual")
+MESH_CASES = [
+    pytest.param(*c, marks=pytest.mark.slow if c[0] == "localleap" else pytest.mark.exhaustive)
+    for c in itertools.product(POLICIES, MESH_CACHES, FAMILIES)
+]
+OUTCOME: dict[tuple[str, ...], str] = {}
 
 
 @pytest.fixture(scope="module")
@@ -63,20 +70,23 @@ def support_page(request):
 
 def page(outcome) -> str:
     """The table, one row a policy; what did not run is `not tested`."""
-    head = [f"{cache} {family}" for cache in CACHES for family in FAMILIES]
+    keys = list(itertools.product(CACHES, FAMILIES))
+    keys += [("mesh", *rest) for rest in itertools.product(MESH_CACHES, FAMILIES)]
+    head = [" ".join(key) for key in keys]
     lines = [
         "# What is tested together",
         "",
         "Each cell: seven prompts of mixed lengths, decoded at batch 1, 2 and 7, give every row",
         "the tokens, steps, passes and commit order that it has alone (float32, CPU); `refused`:",
-        "the policy needs the whole sequence in every pass, and says so. Made by",
+        "the policy needs the whole sequence in every pass, and says so. Under `mesh` the same",
+        f"prompts, spread over `{MESH}` of virtual devices, give what one device gives. Made by",
         '`pytest tests/test_support.py -m "" --write-support`.',
         "",
         "| policy | " + " | ".join(head) + " |",
         "|---" * (len(head) + 1) + "|",
     ]
     for policy in POLICIES:
-        cells = [outcome.get((policy, c, f), "not tested") for c in CACHES for f in FAMILIES]
+        cells = [outcome.get((policy, *key), "not tested") for key in keys]
         lines.append(f"| `{policy}` | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -114,6 +124,28 @@ def test_each_row_is_the_row_alone(models, policy, cache, family):
         assert together == alone, f"batch {slots}"
     assert len({tuple(a[0]) for a in alone}) > 1  # the prompts do matter
     OUTCOME[policy, cache, family] = "passed"
+
+
+@pytest.fixture(scope="module")
+def spread():
+    return {family: leapjax.load(GOLDEN / name, mesh=MESH) for family, name in MODEL.items()}
+
+
+@pytest.mark.parametrize(("policy", "cache", "family"), MESH_CASES)
+def test_a_mesh_gives_what_one_device_gives(models, spread, policy, cache, family):
+    if cache != "none" and "recheck" in POLICIES[policy].needs:
+        OUTCOME[policy, "mesh", cache, family] = "refused"  # see above: before any model
+        return
+    config = DecodeConfig(policy=policy, cache=cache, gen_length=16, block_length=8)
+    one, many = (
+        leapjax.LM(m.params, m.config, m.codec, m.dtype, replicas=m.replicas)
+        for m in (models[family], spread[family])
+    )
+    asked = requests(one, config, MODEL[family])
+    OUTCOME[policy, "mesh", cache, family] = "FAILED"
+    wanted = [facts(c) for c in one.stream(asked, batch_size=4)]
+    assert [facts(c) for c in many.stream(asked, batch_size=4)] == wanted
+    OUTCOME[policy, "mesh", cache, family] = "passed"
 
 
 def test_the_page_is_about_these_policies():
