@@ -14,12 +14,15 @@ has whole objects only, so there a growing file is kept in memory and `sync` put
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import posixpath
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Protocol
 
 from leapjax.errors import UserError
+
+_READ_BYTES = 2**20  # at once, of a remote file
 
 
 class Growing(Protocol):
@@ -142,7 +145,8 @@ def open_read(path: str) -> BinaryIO:
         return open(local_path(path), "rb")
     system, inside = filesystem(path)
     with _as_oserror(path):
-        return system.open(inside, "rb")
+        # Files of object stores read lines of any length only, and as slowly as bytes.
+        return io.BufferedReader(system.open(inside, "rb"), _READ_BYTES)
 
 
 def whole(path: str) -> Whole:
