@@ -40,8 +40,8 @@ $(VENV)/.oracle: $(VENV)/.dev
 # What some tests need besides: the evaluation harness, a browser's driver, Ray. They skip, and say
 # so, without them (and without a Chromium on the machine).
 $(VENV)/.extras: $(VENV)/.oracle
-	$(BIN)/python -m pip install --quiet --editable '.[eval,browser,ray]' && touch $@ || \
-	  echo "NOTE: lm-eval, playwright or ray could not be installed; their tests will be skipped"
+	$(BIN)/python -m pip install --quiet --editable '.[eval,browser,ray,gcs]' gcp-storage-emulator && touch $@ || \
+	  echo "NOTE: lm-eval, playwright, ray or gcsfs could not be installed; their tests will be skipped"
 
 venv: $(VENV)/.dev
 
