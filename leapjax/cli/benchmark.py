@@ -40,6 +40,8 @@ With --cost, a step is timed by canvas, batch and vocabulary, and the model of i
 docs/performance.md states is fitted to that.
 
   leapjax benchmark --cost --write docs/performance.md
+
+With --grid N, N settings are answered in one stream, in a warm loop and in a process each.
 """
 
 SECTION = "benchmark against torch"
@@ -88,6 +90,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON too")
     parser.add_argument("--cost", action="store_true", help="a step's cost against its size")
+    parser.add_argument("--grid", type=int, metavar="N", help="N settings, three ways")
+    parser.add_argument("--limit", type=int, default=100, metavar="N", help="--grid: problems")
     versus = parser.add_argument_group("against PyTorch and --cost")
     versus.add_argument("--against", choices=["torch"], help="compare with PyTorch decoders")
     versus.add_argument(
@@ -203,6 +207,19 @@ def run_cost(args: argparse.Namespace, command: str) -> int:
     return 0
 
 
+def run_grid(args: argparse.Namespace) -> int:
+    """Time a grid of settings three ways, and print what came out."""
+    from leapjax.benchmarks import grid
+    from leapjax.compilation import enable_cache
+
+    enable_cache()
+    report = _report(args)
+    report["grid"] = grid.measure(args.grid, args.limit, 6, args.repeats)
+    print(grid.lines(report["grid"]))
+    _save(report, args.json)
+    return 0
+
+
 def run(args: argparse.Namespace) -> int:
     """Measure, and print tables."""
     from leapjax.benchmarks import decoding, models
@@ -286,8 +303,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         add_arguments(parser)
         args = parser.parse_args(argv)
         line = shlex.join([*PROG.split(), *(sys.argv[1:] if argv is None else argv)])
-        if args.against and args.cost:
-            parser.error("--against torch and --cost are two runs")
+        if bool(args.against) + args.cost + (args.grid is not None) > 1:
+            parser.error("--against torch, --cost and --grid are runs of their own")
+        if args.grid is not None:
+            if args.grid < 1:
+                parser.error(f"--grid is {args.grid}; expected at least 1")
+            return run_grid(args)
         if args.against:
             return run_against(args, line)
         if args.cost:

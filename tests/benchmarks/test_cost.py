@@ -58,4 +58,11 @@ def test_the_command(tmp_path, capsys):
 
 def test_two_runs_in_one(capsys):
     assert main(["--cost", "--against", "torch"]) == 2
-    assert "two runs" in capsys.readouterr().err
+    assert "runs of their own" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_grid_three_ways(capsys):
+    assert main(["--grid", "2", "--limit", "5", "--repeats", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "2 settings x 5 problems" in shown and "times faster" in shown

@@ -1,0 +1,122 @@
+"""A grid of settings three ways: one stream, a warm loop over the points, a process per point.
+
+All answer the same word problems under the same LocalLeap thresholds with the embedded model:
+
+    stream      one `leapjax decode`, every problem under every setting, as `leapjax ablate` does
+    processes   one `leapjax decode` per setting
+    loop        the settings one after the other, in a process that has compiled already; beside
+                it, in the same process, the stream again
+
+Whole commands have their compiled programs in the persistent cache, from a run that does not
+count. Of many settings some are given processes of their own, spread evenly; the others' time is
+theirs on average.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leapjax import tasks
+from leapjax.benchmarks.decoding import summarise, timed
+from leapjax.config import DecodeConfig
+from leapjax.lm import load
+
+BATCH = 32
+
+
+def settings(count: int) -> list[dict[str, float]]:
+    """Thresholds, their relaxed ones 0.15 below."""
+    values = np.linspace(0.7, 0.95, count).round(4).tolist()
+    return [{"threshold": t, "relaxed_threshold": round(t - 0.15, 4)} for t in values]
+
+
+def _records(problems, points: Sequence[dict[str, float]]) -> Iterator[dict[str, Any]]:
+    for i, options in enumerate(points):
+        for problem in problems:
+            yield {"id": f"{i}/{problem.id}", "prompt": problem.question, "options": options}
+
+
+def _command(folder: Path, records: Iterator[dict[str, Any]]) -> None:
+    """Run `leapjax decode` on some records, from start to end."""
+    source = folder / "in.jsonl"
+    source.write_text("".join(json.dumps(r) + "\n" for r in records))
+    argv = [sys.executable, "-m", "leapjax.cli.main", "decode", "--input", str(source)]
+    argv += ["--output", str(folder / "out.jsonl"), "--batch-size", str(BATCH)]
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def measure(count: int, limit: int, processes: int, rounds: int) -> dict[str, Any]:
+    """Time a grid each way.
+
+    Args:
+      count: settings.
+      limit: problems.
+      processes: settings that are run in processes of their own, at most.
+      rounds: of the warm comparison, alternating.
+
+    Returns:
+      `stream_s`, `process_s` (`summarise`, a setting each), `gain` of the stream over as many
+      processes as settings; `loop_s`, `warm_stream_s` and `warm_gain` (`summarise`).
+    """
+    task = tasks.get("wordproblems")
+    problems = task.problems(None, (), limit, 1)
+    points = settings(count)
+    some = [points[i] for i in np.linspace(0, count - 1, min(processes, count)).round().astype(int)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _command(folder, _records(problems, points[:1]))  # compiles
+        stream = timed(lambda: _command(folder, _records(problems, points)))
+        each = [timed(lambda p=p: _command(folder, _records(problems, [p]))) for p in some]
+
+    lm = load()
+    base = DecodeConfig(gen_length=task.gen_length, block_length=task.block_length)
+    requests = [
+        [lm.request(task.record(problem), base.replace(**point)) for problem in problems]
+        for point in points
+    ]
+    engine = lm.engine(BATCH)
+    list(engine.stream(requests[0]))
+
+    def loop():
+        for group in requests:
+            list(engine.stream(group))
+
+    def together():
+        list(engine.stream([r for group in requests for r in group]))
+
+    loops, streams = [], []
+    for _ in range(rounds):
+        loops.append(timed(loop))
+        streams.append(timed(together))
+    return {
+        "settings": count,
+        "problems": len(problems),
+        "stream_s": stream,
+        "process_s": summarise(each),
+        "gain": count * float(np.mean(each)) / stream,
+        "loop_s": summarise(loops),
+        "warm_stream_s": summarise(streams),
+        "warm_gain": summarise([a / b for a, b in zip(loops, streams, strict=True)]),
+    }
+
+
+def lines(found: dict[str, Any]) -> str:
+    """The figures in words."""
+    p, w, a, b = (found[k] for k in ("process_s", "warm_gain", "loop_s", "warm_stream_s"))
+    return (
+        f"{found['settings']} settings x {found['problems']} problems\n"
+        f"one stream, start to end: {found['stream_s']:.1f} s; a process per setting: "
+        f"{p['median']:.1f} s each ({p['min']:.1f}-{p['max']:.1f}, n = {p['n']}): "
+        f"the stream is {found['gain']:.1f} times faster\n"
+        f"warm, in one process: a loop over the settings {a['median']:.1f} s, one stream "
+        f"{b['median']:.1f} s: {w['median']:.2f} times ({w['min']:.2f}-{w['max']:.2f}, "
+        f"n = {w['n']})"
+    )
