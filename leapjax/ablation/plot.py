@@ -77,7 +77,7 @@ def heat_map(report: Mapping[str, Any], path: Path) -> bool:
     grid = fig.subplots(2, len(panels), squeeze=False)
     for line, (field, factor, form, colours, label) in enumerate(
         (
-            ("accuracy", 100, "{:.0f}", "viridis", "accuracy, %"),
+            ("accuracy", 100, "{:.1f}", "viridis", "accuracy, %"),
             ("steps", 1, "{:.1f}", "cividis", "mean steps"),
         )
     ):
