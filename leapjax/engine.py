@@ -308,14 +308,14 @@ def _finished(working: list[tuple[int, Lane]]) -> list[tuple[int, Lane]]:
 def default_refresh_group(slots: int) -> int:
     """Rows that refresh together by default.
 
-    An eighth of the slots: measured best on a CPU at 8 and 32 slots (docs/performance.md). A
+    A quarter of the slots on a CPU: measured best at 16 slots (docs/performance.md). A
     larger group wastes what it does not fill, a smaller one keeps new rows waiting.
-    Elsewhere at least four, so that small models fill the device; not measured.
+    Elsewhere an eighth, at least four, so that small models fill the device; not measured.
 
     Args:
       slots: of a replica.
     """
-    return max(1 if jax.default_backend() == "cpu" else 4, slots // 8)
+    return max(1, slots // 4) if jax.default_backend() == "cpu" else max(4, slots // 8)
 
 
 def memory_limit() -> int:

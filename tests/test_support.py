@@ -62,10 +62,22 @@ def room_for_programs():
 
 @pytest.fixture(scope="module", autouse=True)
 def support_page(request):
-    """Write the page when asked to, from what the tests of this run found."""
+    """Write the page when asked to; cells whose test did not run keep what they had."""
     yield
     if request.config.getoption("--write-support"):
-        (ROOT / "docs" / "support.md").write_text(page(OUTCOME))
+        path = ROOT / "docs" / "support.md"
+        path.write_text(page(cells(path.read_text()) | OUTCOME))
+
+
+def cells(text) -> dict[tuple[str, ...], str]:
+    """What a page says, by policy and column."""
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    columns = [tuple(name.split()) for name in rows[0][1:]]
+    return {
+        (row[0].strip(" `"), *column): cell.strip()
+        for row in rows[2:]
+        for column, cell in zip(columns, row[1:], strict=True)
+    }
 
 
 def page(outcome) -> str:
