@@ -37,8 +37,7 @@ def _marks(case):
 
 
 CASES = [pytest.param(*c, marks=_marks(c)) for c in ALL]
-# Replicas, each split in two.
-MESH = "data=2,tensor=2"
+MESH = "tensor=2"  # replicas along `data` are this, several times
 MESH_CACHES = ("none", "dual")
 MESH_CASES = [
     pytest.param(*c, marks=pytest.mark.slow if c[0] == "localleap" else pytest.mark.exhaustive)
@@ -91,7 +90,7 @@ def page(outcome) -> str:
         "Each cell: seven prompts of mixed lengths, decoded at batch 1, 2 and 7, give every row",
         "the tokens, steps, passes and commit order that it has alone (float32, CPU); `refused`:",
         "the policy needs the whole sequence in every pass, and says so. Under `mesh` the same",
-        f"prompts, spread over `{MESH}` of virtual devices, give what one device gives. Made by",
+        f"prompts give on a model spread as `{MESH}` what they give on one device. Made by",
         '`pytest tests/test_support.py -m "" --write-support`.',
         "",
         "| policy | " + " | ".join(head) + " |",
