@@ -131,4 +131,5 @@ def ended(number: int, said: str) -> Ended:
     if words is None:
         return Ended(how, name)
     place, text = words.groups()
+    text = text.partition(", metadata=")[0]  # of the instruction that it failed at: pages
     return Ended(how, f"{name}, {place}: {' '.join(text.split())[:200]}")
