@@ -26,7 +26,8 @@ def told(text):
 
 def aborts_on_tensor_4(place, mesh, program, slots):
     if mesh.tensor == 4:
-        line = "F1126 21:17:44.552335   31293 fusion_emitter.cc:10934] Check failed: no window for %a, metadata={}"
+        line = "F1126 21:17:44.552335   31293 fusion_emitter.cc:10934] "
+        line += "Check failed: no window for %a, metadata={}"
         print("I1126 nothing yet", line, "*** stack ***", sep="\\n", file=sys.stderr, flush=True)
         os.abort()
     return {
