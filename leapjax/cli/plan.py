@@ -35,6 +35,9 @@ examples:
 The tokens that a row commits in a step (--tokens-per-step) are your assumption: take it from
 `leapjax evaluate` on your task. Speeds are a roofline's (docs/scaling.md): upper bounds.
 
+Each mesh is compiled in a process of its own: if the compiler aborts, or takes longer than
+--compile-timeout, a row says so and the next mesh is tried.
+
 exit status: 0 something fits, 1 nothing does, 2 bad input.
 """
 
@@ -67,6 +70,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--chips", metavar="N,…", help="sizes of a sweep (all)")
     add("--tries", type=int, default=3, metavar="N", help="meshes compiled a slice at most (3)")
+    add(
+        "--compile-timeout",
+        type=float,
+        default=600.0,
+        metavar="S",
+        help="seconds that compiling one mesh may take (600)",
+    )
     add("--most-chips", type=int, default=256, metavar="N", help="of a sweep (256)")
     add(
         "--price",
@@ -111,6 +121,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--tokens-per-step is {args.tokens_per_step}; a step commits at least 1")
     if args.batch is not None and args.batch < 1:
         raise UserError(f"--batch is {args.batch}; expected >= 1")
+    if not args.compile_timeout > 0:
+        raise UserError(f"--compile-timeout is {args.compile_timeout:g}; expected seconds, > 0")
     model = models.find(args.model)
     prices = _prices(args.price)
     if args.topology:
@@ -138,16 +150,21 @@ def run(args: argparse.Namespace) -> int:
         tokens_per_step=args.tokens_per_step,
     )
     store = search.Store(_store_path(args.reuse))
-    plans = []
+    plans, told = [], set()
     _print(_MARKDOWN if args.markdown else _HEADING)
     for number, one in enumerate(where, 1):
         with _progress(f"compiling for {one} ({number} of {len(where)})"):
-            plan = search.plan(work, one, _tries(args, work, one), store)
+            plan = search.plan(work, one, _tries(args, work, one), store, args.compile_timeout)
         plans.append(plan)
+        for error in _without_answer(plan):
+            if error not in told:
+                _print(f"| {one} | {error} |" if args.markdown else f"{str(one):<11} {error}")
+            told.add(error)
         _print(_row(plan) if args.markdown else _line(plan))
     best = search.recommend(plans, prices)
     if args.topology:
-        _print("\n" + "\n".join(_details(plans[0])))
+        if "total" in plans[0]:
+            _print("\n" + "\n".join(_details(plans[0])))
     elif best is not None:
         cost = "price" if prices else "chip-seconds"
         _print(f"\nLeast {cost} a token: {best['topology']} with --mesh {best['mesh']}")
@@ -255,9 +272,13 @@ def _row(plan: dict[str, Any]) -> str:
     )
 
 
+def _without_answer(plan: dict[str, Any]) -> list[str]:
+    """Of meshes where the compiler aborted or took too long, unless the plan's row says it."""
+    errors = [failed["error"] for failed in plan["failed"] if failed["ended"]]
+    return [error for error in errors if error != plan.get("error")]
+
+
 def _details(plan: dict[str, Any]) -> list[str]:
-    if "total" not in plan:
-        return []
     parts = ("weights", "cache", "state", "temporaries")
     lines = [
         "memory a device: "

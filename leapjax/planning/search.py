@@ -21,7 +21,7 @@ from leapjax.decoding import Program, program_for
 from leapjax.engine import bucket
 from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
-from leapjax.planning import chips, compiled, roofline
+from leapjax.planning import chips, compiled, isolated, roofline
 from leapjax.sharding import MeshShape
 
 
@@ -88,10 +88,13 @@ class Store:
             raise UserError(f"{path}: is no file of compiled results ({e}); remove it") from e
 
     def get(self, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The result of a key, made if it is not known yet."""
+        """The result of a key, made if it is not known yet.
+
+        One with a true `again` is kept for this run only, not in the file.
+        """
         if key not in self.known:
             self.known[key] = make()
-            if self.path is not None:
+            if self.path is not None and not self.known[key].get("again"):
                 try:
                     self.path.parent.mkdir(parents=True, exist_ok=True)
                     with self.path.open("a") as file:
@@ -127,20 +130,25 @@ def meshes(work: Workload, where: chips.Slice) -> list[MeshShape]:
 
 
 def plan(
-    work: Workload, where: chips.Slice, tries: list[MeshShape], store: Store
+    work: Workload, where: chips.Slice, tries: list[MeshShape], store: Store, timeout_s: float
 ) -> dict[str, Any]:
     """The first of some meshes whose program fits.
+
+    Each is compiled in a process of its own: if the compiler aborts, the next mesh has its turn.
 
     Args:
       work: what is decoded.
       where: the slice.
       tries: meshes, best first.
       store: of results.
+      timeout_s: wall time that compiling one mesh may take, in seconds.
 
     Returns:
-      JSON-ready: topology, mesh, memory, collectives, prediction; `fits`.
+      JSON-ready: topology, mesh, memory, collectives, prediction; `fits`; in `failed` each mesh
+      that did not compile, its `error`, and how the compiler `ended` if it gave no answer.
     """
     out: dict[str, Any] = {"topology": str(where), "chips": where.chips, "fits": False}
+    out["failed"] = []
     for mesh in tries:
         slots = work.slots(where, mesh)
         program = work.program(slots)
@@ -148,11 +156,13 @@ def plan(
         alone = dataclasses.replace(mesh, data=1)
         made = store.get(
             _key(place, alone, program, slots),
-            lambda: _compile(place, alone, program, slots),  # noqa: B023
+            lambda: _compile(place, alone, program, slots, timeout_s),  # noqa: B023
         )
         out = {**out, "mesh": str(mesh), "rows_a_replica": slots, "compiled_for": str(place)}
         out |= made
         if "error" in made:
+            failed = {"mesh": str(mesh), "error": made["error"], "ended": made.get("ended")}
+            out["failed"].append(failed)
             continue
         has = where.chip.hbm / where.chip.devices
         guess = roofline.predict(where, mesh, program, slots, work.tokens_per_step)
@@ -185,7 +195,35 @@ def _key(place: chips.Slice, mesh: MeshShape, program: Program, slots: int) -> s
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
-def _compile(place: chips.Slice, mesh: MeshShape, program: Program, slots: int) -> dict[str, Any]:
+def _compile(
+    place: chips.Slice, mesh: MeshShape, program: Program, slots: int, timeout_s: float
+) -> dict[str, Any]:
+    """What `compile_one` says, or how its process ended."""
+    try:
+        return isolated.call(compile_one, place, mesh, program, slots, timeout_s=timeout_s)
+    except isolated.Ended as e:
+        verb = "compiling" if e.how == "timed out" else "compiler"
+        text = f"{place}, {mesh}: {verb} {e.how} ({e.reason})"
+        return {"error": text, "ended": e.how, "again": not e.lasting}
+
+
+def compile_one(
+    place: chips.Slice, mesh: MeshShape, program: Program, slots: int
+) -> dict[str, Any]:
+    """Compile one replica for a slice; may abort the process.
+
+    Args:
+      place: the slice.
+      mesh: of the replica.
+      program: the decode.
+      slots: rows of the replica.
+
+    Returns:
+      JSON-ready: bytes a device, seconds, collectives; or an `error`.
+
+    Raises:
+      UserError: no compiler, or not for this slice.
+    """
     try:
         made = compiled.compile_for(place, mesh, program, slots)
     except UserError as e:
