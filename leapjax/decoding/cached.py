@@ -132,15 +132,10 @@ def _refresh(params, state: DecodeState, columns, chosen, ids, hidden, cache, pr
     places = doubled(_places(everything, state), program)[source]
     valid = doubled(_valid(state, program), program)[source]
     outputs = doubled(predictors(columns, state.first, program), program)[source]
-    fresh, (keys, values) = transformer.hidden_states_and_cache(
-        params, program.model, ids, places, valid, program.compute_dtype, outputs
+    fresh, cache = transformer.refresh_states(
+        params, program.model, ids, places, valid, cache, target, program.compute_dtype, outputs
     )
-    hidden = hidden.at[target].set(fresh, mode="drop")
-    cache = (
-        cache[0].at[:, target].set(keys, mode="drop"),
-        cache[1].at[:, target].set(values, mode="drop"),
-    )
-    return hidden, cache
+    return hidden.at[target].set(fresh, mode="drop"), cache
 
 
 def _window_pass(params, state: DecodeState, columns, cache, program: Program):

@@ -180,51 +180,73 @@ def hidden_states(
     Returns:
       (B, T, D) in `dtype`; with `outputs` (B, W, D).
     """
-    return _whole(params, config, ids, positions, valid, dtype, outputs, keep=False)[0]
-
-
-def hidden_states_and_cache(
-    params: Params, config: ModelConfig, ids, positions, valid, dtype=jnp.float32, outputs=None
-):
-    """Like `hidden_states`, and the keys (rotated) and values of every layer.
-
-    Returns:
-      (B, T, D) or (B, W, D), and a (keys, values) pair, each (L, B, T, K, E), in `dtype`.
-    """
-    return _whole(params, config, ids, positions, valid, dtype, outputs, keep=True)
-
-
-def _whole(params, config, ids, positions, valid, dtype, outputs, keep: bool) -> tuple[Any, Any]:
     cos, sin = rope_tables(positions, config.head_dim, config.rope_theta)
     layers, x = params["layers"], embed(params, config, ids, dtype)
 
-    def body(x, layer):
-        x, fresh = _block(x, layer, config, cos, sin, valid, dtype)
-        return x, fresh if keep else None
+    def body(x, layer, outputs=None):
+        return _block(x, layer, config, cos, sin, valid, dtype, outputs=outputs)[0]
 
     if "layer_views" in params:
-        return _unrolled(params["layer_views"], config, x, cos, sin, valid, dtype, outputs, keep)
+        *first, final = params["layer_views"]
+        for layer in first:
+            x = body(x, layer)
+        return body(x, final, outputs)
     if outputs is None:
-        return lax.scan(body, x, layers)
+        return lax.scan(lambda x, layer: (body(x, layer), None), x, layers)[0]
     # By index: cutting the last layer off the stack would copy all the others.
     last = config.n_layers - 1
-    x, fresh = lax.scan(lambda x, i: body(x, _layer(layers, i)), x, jnp.arange(last))
-    x, final = _block(x, _layer(layers, last), config, cos, sin, valid, dtype, outputs=outputs)
-    if not keep:
-        return x, None
-    join = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), fresh, final)
-    return x, join
+    x, _ = lax.scan(lambda x, i: (body(x, _layer(layers, i)), None), x, jnp.arange(last))
+    return body(x, _layer(layers, last), outputs)
 
 
-def _unrolled(views, config: ModelConfig, x, cos, sin, valid, dtype, outputs, keep: bool):
-    """Like the scan of `_whole`, layer by layer."""
-    kept = []
-    for layer in views[:-1]:
-        x, fresh = _block(x, layer, config, cos, sin, valid, dtype)
-        kept.append(fresh)
-    x, fresh = _block(x, views[-1], config, cos, sin, valid, dtype, outputs=outputs)
-    kept.append(fresh)
-    return x, jax.tree.map(lambda *parts: jnp.stack(parts), *kept) if keep else None
+def refresh_states(
+    params: Params,
+    config: ModelConfig,
+    ids,
+    positions,
+    valid,
+    cache,
+    rows,
+    dtype=jnp.float32,
+    outputs=None,
+):
+    """Like `hidden_states`, and every layer's keys (rotated) and values go into a cache.
+
+    They go there layer by layer, in place where the cache is a loop's carry, so that no
+    second copy of all layers' is ever held.
+
+    Args:
+      params: pytree of `param_shapes(config)`.
+      config: static shape.
+      ids: (G, T) int32.
+      positions: (G, T) int32, rotary positions.
+      valid: (G, T) bool.
+      cache: (keys, values), each (L, B, T, K, E).
+      rows: (G,) int32, where in the cache each row goes; nowhere if out of range.
+      dtype: compute dtype.
+      outputs: as for `hidden_states`.
+
+    Returns:
+      (G, T, D) or (G, W, D), and the updated cache.
+    """
+    cos, sin = rope_tables(positions, config.head_dim, config.rope_theta)
+    views, last = params.get("layer_views"), config.n_layers - 1
+
+    def body(index, carry, layer=None, outputs=None):
+        x, keys, values = carry
+        layer = _layer(params["layers"], index) if layer is None else layer
+        x, (k, v) = _block(x, layer, config, cos, sin, valid, dtype, outputs=outputs)
+        keys = keys.at[index, rows].set(k, mode="drop")
+        return x, keys, values.at[index, rows].set(v, mode="drop")
+
+    carry = (embed(params, config, ids, dtype), *cache)
+    if views is None:
+        carry = lax.fori_loop(0, last, body, carry)
+    else:
+        for i in range(last):
+            carry = body(jnp.int32(i), carry, views[i])
+    x, *stores = body(jnp.int32(last), carry, views[last] if views else None, outputs)
+    return x, tuple(stores)
 
 
 def _layer(layers, index):

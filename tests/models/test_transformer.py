@@ -155,7 +155,7 @@ def test_cached_passes_repeat_the_whole_pass():
     def three(params, ids, positions):
         valid = jnp.ones(ids.shape, bool)
         plain = transformer.hidden_states(params, config, ids, positions, valid)
-        kept, cache = transformer.hidden_states_and_cache(params, config, ids, positions, valid)
+        kept, cache = refreshed(params, config, ids, positions, valid)
         part = ids[pick, columns], positions[pick, columns]
         window = transformer.window_states(params, config, *part, valid, cache, start, None)
         return plain, kept, cache, window
@@ -225,6 +225,35 @@ def test_tiny_models_cover_the_unit_interval():
         assert low < 0.45 < middle < 0.85 < high, (low, middle, high)
 
 
+def refreshed(params, config, ids, positions, valid, outputs=None):
+    """`refresh_states` into a cache of just these rows, but one more that must stay."""
+    shape = (config.n_layers, len(ids) + 1, ids.shape[1], config.n_kv_heads, config.head_dim)
+    empty = jnp.full(shape, 7.0), jnp.full(shape, 7.0)
+    rows = jnp.arange(len(ids), dtype=jnp.int32)
+    out, cache = transformer.refresh_states(
+        params, config, ids, positions, valid, empty, rows, outputs=outputs
+    )
+    return out, tuple(store[:, :-1] for store in cache)
+
+
+@pytest.mark.parametrize("rows", [(2, 0), (9, 1)], ids=["moved", "one of nobody"])
+def test_rows_go_where_they_are_told(rows):
+    config = VARIANTS["llada"]
+    params = tiny_params(config)
+    ids = np.random.default_rng(6).integers(0, 30, (2, 10)).astype(np.int32)
+    positions = np.broadcast_to(np.arange(10, dtype=np.int32), (2, 10))
+    valid = jnp.ones((2, 10), bool)
+    _, (wanted, _) = refreshed(params, config, ids, positions, valid)
+    store = jnp.full((config.n_layers, 3, *wanted.shape[2:]), 7.0)
+    args = (params, config, ids, positions, valid, (store, store), jnp.array(rows, jnp.int32))
+    _, (keys, _) = transformer.refresh_states(*args)
+    for row in range(3):
+        if row in rows:
+            assert np.array_equal(keys[:, row], wanted[:, rows.index(row)])
+        else:
+            assert (keys[:, row] == 7.0).all()
+
+
 @pytest.mark.parametrize("family", ["llada", "dream"])
 @pytest.mark.parametrize("layers", [1, 3])
 def test_some_outputs_are_those_of_the_whole(family, layers):
@@ -234,11 +263,11 @@ def test_some_outputs_are_those_of_the_whole(family, layers):
     valid = jnp.arange(10)[None, :] >= jnp.array([[0], [3]])
     positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0).astype(jnp.int32)
     outputs = jnp.array([[2, 3, 4], [7, 6, 9]], jnp.int32)
-    args = (params, config, ids, positions, valid, jnp.float32)
-    whole, cache = transformer.hidden_states_and_cache(*args)
-    some, again = transformer.hidden_states_and_cache(*args, outputs)
+    args = (params, config, ids, positions, valid)
+    whole, cache = refreshed(*args)
+    some, again = refreshed(*args, outputs)
     wanted = np.asarray(whole)[np.arange(2)[:, None], outputs]
     close(some, wanted, 1e-5)
-    close(transformer.hidden_states(*args, outputs), wanted, 1e-5)
+    close(transformer.hidden_states(*args, jnp.float32, outputs), wanted, 1e-5)
     for old, new in zip(cache, again, strict=True):
         close(new, old, 1e-5)

@@ -105,10 +105,11 @@ def test_flops_are_those_of_the_traced_model():
         is_leaf=lambda x: isinstance(x, tuple),
     )
 
-    def full(params, ids, outputs):
+    def full(params, ids, outputs, cache):
         valid = jnp.ones(ids.shape, bool)
-        hidden, _ = transformer.hidden_states_and_cache(
-            params, model, ids, ids, valid, outputs=outputs
+        everybody = jnp.arange(rows, dtype=jnp.int32)
+        hidden, _ = transformer.refresh_states(
+            params, model, ids, ids, valid, cache, everybody, outputs=outputs
         )
         return transformer.head(params, model, hidden)
 
@@ -124,7 +125,7 @@ def test_flops_are_those_of_the_traced_model():
     start = jax.ShapeDtypeStruct((rows,), jnp.int32)
     where, alone = chips.parse("v5e:1x1"), MeshShape()
     for positions, traced in (
-        (t, jax.make_jaxpr(full)(params, ids(t), ids(w))),
+        (t, jax.make_jaxpr(full)(params, ids(t), ids(w), (one, one))),
         (w, jax.make_jaxpr(window)(params, ids(w), start, (one, one))),
     ):
         time = roofline.pass_time(where, alone, made, rows, rows, positions)
