@@ -85,8 +85,9 @@ def commits(report: Mapping[str, Any], path: Path) -> None:
             [r["distance"] for r in near],
             [100 * r["share"] for r in near],
             yerr=[
-                [100 * (r["share"] - r["interval"][0]) for r in near],
-                [100 * (r["interval"][1] - r["share"]) for r in near],
+                # Rounding may put an end of the interval on the wrong side of 0 or 1.
+                [max(100 * (r["share"] - r["interval"][0]), 0) for r in near],
+                [max(100 * (r["interval"][1] - r["share"]), 0) for r in near],
             ],
             fmt="o",
             color="#d55e00",

@@ -1,5 +1,8 @@
 """Which commits differ from greedy's, on answers made by hand."""
 
+import pytest
+
+from leapjax.ablation import study_plot
 from leapjax.ablation.commits import differences, distances, with_eos
 
 ANCHOR, NEAR, TOP = "anchor", "propagated", "top1"
@@ -47,3 +50,21 @@ def test_without_a_difference_everything_is_clean():
     }
     rows = differences([answer], with_eos([{"output_ids": [1, 2]}], 9))
     assert [(r["clean"], r["commits"], r["differ"]) for r in rows] == [(False, 2, 0), (True, 2, 0)]
+
+
+def test_a_plot_where_nothing_differs(tmp_path):
+    """Wilson's interval of no or all of n ends at 0 or 1, but for rounding on either side."""
+    rows = [
+        {"kind": NEAR, "distance": 1, "clean": 149, "share": 0.0, "interval": [1e-18, 0.03]},
+        {"kind": NEAR, "distance": 2, "clean": 9, "share": 1.0, "interval": [0.7, 1 - 1e-16]},
+        {"kind": ANCHOR, "distance": None, "clean": 9, "share": 0.0, "interval": [0.0, 0.3]},
+    ]
+    report = {
+        "settings": {"task": "wordproblems", "split": "heldout", "seed": 1},
+        "model": {"name": "m", "hash": None},
+        "n": 3,
+        "commits": [{"label": "all", "rows": [r | {"confidence": 0.8} for r in rows]}],
+    }
+    pytest.importorskip("matplotlib", reason="needs the extra plots")
+    study_plot.commits(report, tmp_path / "commits.png")
+    assert (tmp_path / "commits.png").stat().st_size > 1000
