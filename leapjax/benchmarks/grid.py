@@ -49,8 +49,10 @@ def _command(folder: Path, records: Iterator[dict[str, Any]]) -> None:
     source = folder / "in.jsonl"
     source.write_text("".join(json.dumps(r) + "\n" for r in records))
     argv = [sys.executable, "-m", "leapjax.cli.main", "decode", "--input", str(source)]
-    argv += ["--output", str(folder / "out.jsonl"), "--batch-size", str(BATCH)]
-    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    argv += ["--output", str(folder / "out.jsonl"), "--overwrite", "--batch-size", str(BATCH)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"leapjax decode failed: {done.stderr.strip()}")
 
 
 def measure(count: int, limit: int, processes: int, rounds: int) -> dict[str, Any]:
