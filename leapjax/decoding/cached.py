@@ -76,11 +76,16 @@ def forward(params, state: DecodeState, columns, program: Program) -> Outcome:
     chosen = jnp.where(waiting[chosen], chosen, jnp.int32(2 * b))
 
     rows = jnp.minimum(chosen, b - 1)
-    ids = branches(state, program)[_both(rows, rows + b, program)]
+    # The unconditional branch of row i is row b + i.
+    source = _both(rows, rows + b, program)
+    target = _both(chosen, jnp.where(chosen < b, chosen + b, jnp.int32(2 * b)), program)
+    ids = branches(state, program)[source]
 
     def refresh(carry):
         hidden, cache, ids = carry
-        hidden, cache = _refresh(params, state, columns, chosen, ids, hidden, cache, program)
+        hidden, cache = _refresh(
+            params, state, columns, source, target, ids, hidden, cache, program
+        )
         # Nobody reads them again. That they change keeps the pass inside: XLA moves what
         # does not depend on the carry out of the loop, where it would run every time.
         return hidden, cache, jnp.zeros_like(ids)
@@ -114,18 +119,13 @@ def _both(rows, unconditional, program: Program):
     return jnp.concatenate([rows, unconditional]) if program.guidance else rows
 
 
-def _refresh(params, state: DecodeState, columns, chosen, ids, hidden, cache, program: Program):
+def _refresh(params, state, columns, source, target, ids, hidden, cache, program: Program):
     """Full pass of the chosen rows: their cache and their window's hidden states.
 
-    `chosen` (G,) int32 holds row indices, out of range = nobody; `ids` (G or 2 G, T) are
-    their tokens; `hidden` (R, W, D) is replaced where chosen, as are the rows of the cache
-    (L, R, T, K, E).
+    `source` (G or 2 G,) int32 holds the rows that are computed, `ids` their (…, T) tokens, and
+    `target` where they go, out of range = nowhere; `hidden` (R, W, D) is replaced there, as
+    are the rows of the cache (L, R, T, K, E).
     """
-    b = state.done.shape[0]
-    rows = jnp.minimum(chosen, b - 1)
-    # The unconditional branch of row i is row b + i.
-    target = _both(chosen, jnp.where(chosen < b, chosen + b, 2 * b), program)
-    source = _both(rows, rows + b, program)
     everything = jnp.broadcast_to(
         jnp.arange(program.length, dtype=jnp.int32)[None, :], state.tokens.shape
     )

@@ -74,7 +74,7 @@ def wait_for_others(folder: Folder, seconds: float = 60.0) -> None:
     """
     deadline = time.monotonic() + seconds
     for name in sorted(folder.sizes()):
-        while name.startswith(own_name(0)[:-5]):
+        while name.startswith(f"{LOCK}-"):
             try:
                 with locked(folder, name):
                     break
