@@ -23,7 +23,6 @@ MODEL = {"llada": "llada-a", "dream": "dream-a"}
 QUICK = {
     ("localleap", "none", "llada"),
     ("localleap", "dual", "dream"),
-    ("random", "prefix", "llada"),
 }
 ALL = list(itertools.product(POLICIES, CACHES, FAMILIES))
 # Every cell of the policies that one starts with; of the others every cell when the table is made.

@@ -78,15 +78,9 @@ def test_cached_decode_is_the_transcription(models, name, cache, policy):
     assert compared >= 5
 
 
-@pytest.mark.parametrize(
-    ("name", "cache"),
-    [
-        ("dream-a", "dual"),
-        pytest.param("dream-a", "prefix", marks=pytest.mark.slow),
-        pytest.param("llada-a", "prefix", marks=pytest.mark.slow),
-        pytest.param("llada-a", "dual", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dream-a", "llada-a"])
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
 def test_refresh_group_and_slots_change_nothing(models, name, cache):
     lm = models[name]
     config = DecodeConfig(gen_length=24, block_length=8, cache=cache, cfg_scale=0.5)

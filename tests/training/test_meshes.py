@@ -35,6 +35,7 @@ def losses(folder):
     return [json.loads(line)["loss"] for line in lines]
 
 
+@pytest.mark.slow
 def test_meshes_change_in_the_middle_of_a_run(tmp_path):
     run(tmp_path / "one")
     for done, mesh in zip(
