@@ -181,7 +181,7 @@ def hidden_states(
       (B, T, D) in `dtype`; with `outputs` (B, W, D).
     """
     cos, sin = rope_tables(positions, config.head_dim, config.rope_theta)
-    layers, x = params["layers"], embed(params, config, ids, dtype)
+    layers, x = params.get("layers"), embed(params, config, ids, dtype)
 
     def body(x, layer, outputs=None):
         return _block(x, layer, config, cos, sin, valid, dtype, outputs=outputs)[0]
