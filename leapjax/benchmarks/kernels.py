@@ -12,7 +12,10 @@ from typing import Any
 import jax
 
 SCOPES = ("attention", "mlp", "head", "proposal", "commit")  # jax.named_scope of the decode step
-_NAMED = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = .*?op_name=\"([^\"]*)\"", re.MULTILINE)
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(")
+_OPERATION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = ")
+_PATH = re.compile(r'op_name="([^"]*)"')
+_CALLS = re.compile(r"calls=%?([\w.\-]+)")
 _NUMBERS = re.compile(r"[._]\d+")
 
 
@@ -23,13 +26,33 @@ def scopes(program: str) -> dict[str, str]:
       program: its text.
 
     Returns:
-      Operation name -> one of `SCOPES`, the innermost, or `other`.
+      Operation name -> one of `SCOPES`, the innermost, or `other`; for a fusion that does not say
+      itself, what most of it belongs to.
     """
-    found = {}
-    for name, path in _NAMED.findall(program):
-        parts = path.split("/")
-        found[name] = next((p for p in reversed(parts) if p in SCOPES), "other")
+    found: dict[str, str] = {}
+    called: dict[str, str] = {}  # of operations that say nothing themselves
+    inside: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    computation = ""
+    for line in program.splitlines():
+        if match := _COMPUTATION.match(line):
+            computation = match[1]
+        elif match := _OPERATION.match(line):
+            path, calls = _PATH.search(line), _CALLS.search(line)
+            part = _part(path[1]) if path else ""
+            if part:
+                found[match[1]] = part
+                inside[computation][part] += 1
+            elif calls:
+                called[match[1]] = calls[1]
+    for name, computation in called.items():
+        if common := inside[computation].most_common(1):
+            found[name] = common[0][0]
     return found
+
+
+def _part(path: str) -> str:
+    """The innermost of `SCOPES` in an operation's path; `other` for none."""
+    return next((p for p in reversed(path.split("/")) if p in SCOPES), "other")
 
 
 def self_times(events: Iterable[tuple[float, float, Any]]) -> list[tuple[Any, float]]:

@@ -148,14 +148,14 @@ class Compiled:
     seconds: float
 
 
-def compile_both(params, case: Case, program: Program, options: dict[str, str]) -> Compiled:
+def compile_both(params, case: Case, program: Program, options: dict[str, str | bool]) -> Compiled:
     """Compile a case's programs.
 
     Args:
       params: the model's pytree, as the programs are to take it.
       case: what is decoded.
       program: its structure.
-      options: of the compiler, as `XLA_FLAGS` names them, without the dashes.
+      options: of the compiler, as `XLA_FLAGS` names them, without the dashes; a switch is a bool.
     """
     start = time.perf_counter()
     state = jax.eval_shape(lambda: _empty(case, program))

@@ -23,18 +23,18 @@ ARRANGEMENTS = ("default", "layers")
 PROFILED = {"none": 2, "dual": 10}  # passes
 
 
-def parse_options(text: str) -> dict[str, str]:
+def parse_options(text: str) -> dict[str, str | bool]:
     """`name=value;name=value` -> compiler options; a leading `--` may stay.
 
     Raises:
       ValueError: not of this form.
     """
-    options = {}
+    options: dict[str, str | bool] = {}
     for part in filter(None, text.split(";")):
         name, equals, value = part.removeprefix("--").partition("=")
         if not equals:
             raise ValueError(f"{part!r} is not NAME=VALUE")
-        options[name] = value
+        options[name] = {"true": True, "false": False}.get(value.lower(), value)
     return options
 
 
@@ -62,7 +62,7 @@ def rows(
     lm: LM,
     cases: Sequence[passes.Case],
     arrangements: Sequence[str],
-    options: Sequence[dict[str, str]],
+    options: Sequence[dict[str, str | bool]],
     machine: Machine,
     tokens_per_step: int,
     rounds: int,
