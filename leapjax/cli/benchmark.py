@@ -159,6 +159,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         long = args.floor is not None and not args.quick
         args.prompt_length = args.prompt_length or (512 if long else 32)
         args.gen_length = args.gen_length or (256 if long else 64)
+        if args.floor is not None:
+            return run_floor(args, line)
+        if args.keep or args.xla or args.weights != "default":
+            parser.error("--keep, --xla and --weights: each goes with --floor")
         if args.grid is not None:
             if args.grid < 1:
                 parser.error(f"--grid is {args.grid}; expected at least 1")
@@ -167,8 +171,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run_against(args, line)
         if args.cost:
             return run_cost(args, line)
-        if args.floor is not None:
-            return run_floor(args, line)
         for flag in ("write", "quick"):
             if getattr(args, flag):
                 parser.error(f"--{flag} goes with --against torch, --cost or --floor")
