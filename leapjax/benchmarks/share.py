@@ -103,7 +103,7 @@ def rows(
 def _measure(lm, params, case, row, machine, tokens_per_step, rounds, keep) -> dict[str, Any]:
     program = case.program(lm.config, lm.dtype)
     compiled = passes.compile_both(params, case, program, row["options"])
-    out = {"compile_s": compiled.seconds}
+    out: dict[str, Any] = {"compile_s": compiled.seconds}
     out |= passes.measure(params, case, program, compiled, tokens_per_step, rounds)
     out["shares"] = {
         name: shares(work, machine, out[name]["median"])
