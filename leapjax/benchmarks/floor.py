@@ -120,12 +120,13 @@ class Machine:
     """What this machine was measured to do.
 
     Attributes:
-      flops_per_s: best float32 matrix rate.
+      flops_per_s: best matrix rate, of float32 on a CPU.
       flops_by: who reached it, over which square.
       bytes_per_s: copy bandwidth, reads and writes counted.
       copy_bytes: size of the array that was copied.
       cache_bytes: last-level cache, as the system states it.
       cores: that this process may use.
+      read_bytes_per_s: of reading alone; 0 where it was not measured.
     """
 
     flops_per_s: float
@@ -134,6 +135,7 @@ class Machine:
     copy_bytes: int
     cache_bytes: int
     cores: int
+    read_bytes_per_s: float = 0.0
 
     def seconds(self, work: Work) -> float:
         """The floor of some work."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 
 import jax
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 from leapjax.lm import LM, load
 from leapjax.models.config import ModelConfig, param_shapes
 from leapjax.models.transformer import init_params
+from leapjax.planning.models import PRESETS
 
 MODEL_60M = ModelConfig(
     family="llada",
@@ -26,6 +29,21 @@ MODEL_60M = ModelConfig(
     mask_token_id=31_999,
     eos_token_id=31_998,
     pad_token_id=31_998,
+)
+
+# LLaDA-8B's proportions, to try the code.
+TINY_8B = dataclasses.replace(
+    PRESETS["llada-8b"],
+    vocab_size=1000,
+    d_model=64,
+    n_layers=3,
+    n_heads=2,
+    n_kv_heads=2,
+    head_dim=32,
+    mlp_hidden_size=192,
+    mask_token_id=999,
+    eos_token_id=998,
+    pad_token_id=998,
 )
 
 
@@ -49,8 +67,49 @@ def random_lm(config: ModelConfig, dtype: str = "float32", seed: int = 0) -> LM:
     return LM(params, config, None, dtype)
 
 
-def by_name(name: str) -> LM:
-    """`embedded`, `60m`, or a checkpoint's path."""
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _normal(key, shape: tuple[int, ...], scale: float, dtype):
+    """Normal numbers in a dtype; of a stack one layer at a time, so that little is held besides."""
+    if len(shape) < 3:
+        return jax.random.normal(key, shape, dtype) * jnp.asarray(scale, dtype)
+    return jax.lax.map(
+        lambda k: _normal(k, shape[1:], scale, dtype), jax.random.split(key, shape[0])
+    )
+
+
+def large_lm(config: ModelConfig, dtype: str = "bfloat16", seed: int = 0) -> LM:
+    """Like `random_lm`, leaf by leaf on the device: beside the weights no copy of them is held.
+
+    Args:
+      config: the shape, without biases.
+      dtype: storage and compute dtype.
+      seed: of the weights.
+    """
+    # The device's own generator: quick for billions, its numbers are another's elsewhere.
+    key, out = jax.random.key(seed, impl="rbg"), []
+    leaves, tree = jax.tree_util.tree_flatten_with_path(
+        param_shapes(config), is_leaf=lambda x: isinstance(x, tuple)
+    )
+    for i, (path, shape) in enumerate(leaves):
+        name = path[-1].key
+        if name.endswith("norm"):
+            out.append(jnp.ones(shape, dtype))
+        else:
+            scale = 0.02 / (2 * config.n_layers) ** 0.5 if name in ("o", "down") else 0.02
+            leaf = _normal(jax.random.fold_in(key, i), shape, scale, jnp.dtype(dtype))
+            out.append(jax.block_until_ready(leaf))
+    return LM(jax.tree_util.tree_unflatten(tree, out), config, None, dtype)
+
+
+def by_name(name: str, quick: bool = False) -> LM:
+    """`embedded`, `60m`, `llada-8b` (random, of its shape, bfloat16), or a checkpoint's path.
+
+    Args:
+      name: which.
+      quick: a tiny shape instead of LLaDA-8B's.
+    """
+    if name == "llada-8b":
+        return large_lm(TINY_8B if quick else PRESETS[name])
     if name == "embedded":
         return load()
     if name == "60m":

@@ -65,7 +65,7 @@ def forward(params, state: DecodeState, columns, program: Program) -> Outcome:
     blank = jnp.zeros((rows, w, program.model.d_model), program.compute_dtype)
 
     def window(cache):
-        return _window_pass(params, state, columns, cache, program)
+        return window_pass(params, state, columns, cache, program)
 
     hidden, cache = _if_any(moving, lambda carry: window(carry[1]), (blank, state.cache))
     group = min(program.refresh_group or b, b)
@@ -138,7 +138,7 @@ def _refresh(params, state, columns, source, target, ids, hidden, cache, program
     return hidden.at[target].set(fresh, mode="drop"), cache
 
 
-def _window_pass(params, state: DecodeState, columns, cache, program: Program):
+def window_pass(params, state: DecodeState, columns, cache, program: Program):
     """Recompute each row's block (dual) or everything from it on (prefix).
 
     Rows that wait or are done are computed too and their cache overwritten; nobody reads

@@ -62,6 +62,31 @@ def arrange(params, dtype="float32"):
     return {**params, **views, "head_pieces": tuple(pieces)}
 
 
+def unstack(params):
+    """The parameters with `layer_views`, arrays of each layer's own, instead of `layers`.
+
+    Compiled programs go through them one by one. The stacks are deleted one after the other, so
+    that the largest of them, at most, is held twice.
+
+    Args:
+      params: the model's pytree on one device; its `layers` can't be used any more.
+    """
+    depth = len(params["layers"]["q"])
+    views: list[dict] = [{} for _ in range(depth)]
+    for name, leaf in params["layers"].items():
+        for view, part in zip(views, _split(leaf), strict=True):
+            view[name] = part
+        jax.block_until_ready(views)
+        leaf.delete()
+    rest = {k: v for k, v in params.items() if k not in ("layers", "layer_views")}
+    return {**rest, "layer_views": tuple(views)}
+
+
+@jax.jit
+def _split(leaf):
+    return tuple(leaf[i] for i in range(len(leaf)))
+
+
 def _alias(array: np.ndarray, device):
     """A JAX array over the same memory, where it is aligned."""
     return jax.device_put(array, device, may_alias=True)

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from leapjax.models.config import ModelConfig
 from leapjax.models.layout import unpack
@@ -181,7 +182,7 @@ def hidden_states(
       (B, T, D) in `dtype`; with `outputs` (B, W, D).
     """
     cos, sin = rope_tables(positions, config.head_dim, config.rope_theta)
-    layers, x = params["layers"], embed(params, config, ids, dtype)
+    layers, x = params.get("layers"), embed(params, config, ids, dtype)
 
     def body(x, layer, outputs=None):
         return _block(x, layer, config, cos, sin, valid, dtype, outputs=outputs)[0]
@@ -236,8 +237,8 @@ def refresh_states(
         x, keys, values = carry
         layer = _layer(params["layers"], index) if layer is None else layer
         x, (k, v) = _block(x, layer, config, cos, sin, valid, dtype, outputs=outputs)
-        keys = keys.at[index, rows].set(k, mode="drop")
-        return x, keys, values.at[index, rows].set(v, mode="drop")
+        keys = _as_stored(keys.at[index, rows].set(k, mode="drop"))
+        return x, keys, _as_stored(values.at[index, rows].set(v, mode="drop"))
 
     carry = (embed(params, config, ids, dtype), *cache)
     if views is None:
@@ -247,6 +248,19 @@ def refresh_states(
             carry = body(jnp.int32(i), carry, views[i])
     x, *stores = body(jnp.int32(last), carry, views[last] if views else None, outputs)
     return x, tuple(stores)
+
+
+def _as_stored(cache):
+    """A cache in the order of its axes, as it is outside of programs.
+
+    Left free on a GPU, XLA gives full passes another order than passes over windows, and turns
+    the whole cache around before and after each. On a CPU it keeps this one by itself.
+    """
+
+    def pinned(cache):
+        return with_layout_constraint(cache, Layout(tuple(range(cache.ndim))))
+
+    return lax.platform_dependent(cache, cuda=pinned, rocm=pinned, default=lambda cache: cache)
 
 
 def _layer(layers, index):
@@ -316,7 +330,7 @@ def window_states(
         stores = []
 
         def store(k, v):
-            stores[:] = [write(keys, index, k), write(values, index, v)]
+            stores[:] = [_as_stored(write(c, index, x)) for c, x in ((keys, k), (values, v))]
             return tuple(lax.dynamic_index_in_dim(c, index, keepdims=False) for c in stores)
 
         x, _ = _block(x, layer, config, cos, sin, valid, dtype, store)

@@ -1,0 +1,184 @@
+"""Passes against the floor: what is timed, how it is summed up, and the command."""
+
+import json
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from leapjax.benchmarks import device, floor, kernels, models, passes, share
+from leapjax.cli.benchmark import main
+from leapjax.models import layout, transformer
+
+CASE = passes.Case("dual", 2, 8, 16, 8)
+CONFIG = models.TINY_8B
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return models.by_name("llada-8b", quick=True)
+
+
+def test_random_weights_are_of_the_shape_and_dtype(lm):
+    shapes = jax.tree.map(lambda x: x.shape, lm.params)
+    assert shapes == models.param_shapes(CONFIG)
+    assert {x.dtype for x in jax.tree.leaves(lm.params)} == {jnp.dtype("bfloat16")}
+    up = np.asarray(lm.params["layers"]["up"], np.float32)
+    assert up.std() == pytest.approx(0.02, rel=0.05) and abs(up.mean()) < 0.001
+    assert len({layer.tobytes() for layer in up}) == CONFIG.n_layers
+
+
+def test_layers_of_their_own_compute_the_same():
+    params = models.random_lm(CONFIG).params
+    ids = jnp.asarray(np.random.default_rng(0).integers(0, 900, (2, 12)), jnp.int32)
+    places = jnp.broadcast_to(jnp.arange(12, dtype=jnp.int32), (2, 12))
+    valid = places >= 1
+    outputs = places[:, 4:8]
+
+    def states(params):
+        return transformer.hidden_states(params, CONFIG, ids, places, valid, outputs=outputs)
+
+    whole = np.asarray(states(params))
+    stacks = list(params["layers"].values())
+    apart = layout.unstack(params)
+    assert "layers" not in apart and all(stack.is_deleted() for stack in stacks)
+    np.testing.assert_allclose(np.asarray(states(apart)), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_the_model_alone_computes_what_the_step_does():
+    """After the same full pass, a window pass of each leaves the same keys and values."""
+    params = models.random_lm(CONFIG).params
+    program = CASE.program(CONFIG, "float32")
+    compiled = passes.compile_both(params, CASE, program, {})
+    count = np.int32(CASE.batch)
+    states = [passes.begin(CASE, program, 1) for _ in range(2)]
+    step, alone = (compiled.step(params, s, np.int32(1), count) for s in states)
+    # The step's second pass and the first of `bare`, which sees the same tokens.
+    one = passes.bare_jit(params, alone, passes=1, program=program)
+    step = compiled.step(params, step, np.int32(1), count)
+    for got, want in zip(one.cache, step.cache, strict=True):
+        np.testing.assert_allclose(np.asarray(got), np.asarray(want), rtol=1e-5, atol=1e-6)
+    assert int(step.full_passes.sum()) == CASE.batch and int(step.steps.sum()) == 2 * CASE.batch
+
+
+@pytest.mark.slow
+def test_timings_are_of_the_passes_they_say(lm):
+    """One token a step: the timed windows end the first block, and no pass is counted twice."""
+    program = CASE.program(CONFIG, lm.dtype)
+    compiled = passes.compile_both(lm.params, CASE, program, {})
+    state = passes.begin(CASE, program, 1)
+    count = np.int32(CASE.batch)
+    state = compiled.step(lm.params, state, np.int32(1), count)
+    assert state.full_passes.tolist() == [1, 1]
+    state = compiled.step(lm.params, state, np.int32(CASE.passes), count)
+    assert state.full_passes.tolist() == [1, 1] and state.steps.tolist() == [8, 8]
+    assert (state.block - state.origin).tolist() == [8, 8]
+
+
+def test_shares():
+    machine = floor.Machine(100.0, "", 10.0, 0, 0, 1, 20.0)
+    by_bytes = share.shares(floor.Work(flops=100, bytes=50), machine, 10.0)
+    assert by_bytes == {
+        "floor_s": 5.0,
+        "bound": "bytes",
+        "share": 0.5,
+        "of_copy": 0.5,
+        "of_read": 0.25,
+        "of_matrices": 0.1,
+    }
+    assert share.shares(floor.Work(flops=1000, bytes=50), machine, 20.0)["bound"] == "FLOPs"
+
+
+def test_cases_and_options():
+    assert passes.parse_cases("dual:1,none:16", (512, 256, 32))[1] == passes.Case(
+        "none", 16, 512, 256, 32
+    )
+    for wrong in ("dual", "prefix:1", "dual:0", "dual:x", ""):
+        with pytest.raises(ValueError, match="is not none:ROWS"):
+            passes.parse_cases(wrong, (512, 256, 32))
+    assert share.parse_options("--a=true;b=0;c=X") == {"a": True, "b": "0", "c": "X"}
+    with pytest.raises(ValueError, match="NAME=VALUE"):
+        share.parse_options("a")
+
+
+def test_own_times():
+    """A loop's time is without what is inside it, however deep."""
+    events = [(0, 100, "loop"), (10, 20, "a"), (40, 50, "b"), (45, 5, "c"), (100, 7, "d")]
+    want = {"loop": 30, "a": 20, "b": 45, "c": 5, "d": 7}
+    assert dict(kernels.self_times(reversed(events))) == want
+
+
+def test_parts_of_a_compiled_program():
+    program = """
+%fused.1 (p: f32[2]) -> f32[2] {
+  %a.1 = f32[2]{0} add(%p, %p), metadata={op_name="jit(run)/while/body/mlp/add"}
+  ROOT %m.2 = f32[2]{0} multiply(%a.1, %p), metadata={op_name="jit(run)/mlp/proposal/head/mul"}
+  %n.3 = f32[2]{0} multiply(%a.1, %p), metadata={op_name="jit(run)/head/mul"}
+}
+
+ENTRY %main (x: f32[2]) -> f32[2] {
+  %fusion.7 = f32[2]{0} fusion(%x), kind=kLoop, calls=%fused.1
+  ROOT %copy.8 = f32[2]{0} copy(%fusion.7), metadata={op_name="jit(run)/while"}
+}
+"""
+    parts = kernels.scopes(program)
+    assert parts["a.1"] == "mlp" and parts["m.2"] == "head" and parts["copy.8"] == "other"
+    assert parts["fusion.7"] == "head"
+    found = [("fusion.7", "", 3e6), ("copy.8", "", 1e6), ("copy.9", "copy.8", 1e6)]
+    by_part, text = kernels.summary(found, program, 2)
+    assert by_part == {"head": 1.5, "other": 1.0}
+    assert "2.500 ms a pass" in text and "60.0%" in text
+
+
+def test_accelerators_are_measured():
+    """The same code runs on any device; on this one the numbers mean nothing."""
+    assert device.copy_bandwidth(2**20, 1, 2) > 0
+    assert device.read_bandwidth(2**20, 1, 2) > 0
+    rate, by = device.matrix_rate(jnp.bfloat16, (32, 64), 1, 2)
+    assert rate > 0 and by.endswith("bfloat16")
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path, capsys):
+    document, keep = tmp_path / "page.md", tmp_path / "kept"
+    words = ["--floor", "dual:1", "--quick", "--repeats", "1", "--block-length", "8"]
+    words += ["--gen-length", "16", "--weights", "default,layers", "--write", str(document)]
+    assert main([*words, "--keep", str(keep)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("| dual, 1 | default | window |") == 1
+    assert shown.count("| dual, 1 | layers | full |") == 1
+    assert "its numbers mean nothing" in document.read_text()
+    (model,) = json.loads((keep / "floor.json").read_text())["models"].values()
+    for row in model["rows"]:
+        assert row["tokens_per_s"] > 0 and 0 < row["shares"]["pass"]["share"]
+        assert row["outside"]["n"] == 1 and set(row["profile_ms"]) >= {"attention", "mlp"}
+    with zipfile.ZipFile(keep / "programs.zip") as archive:
+        assert len(archive.namelist()) == 4
+        assert archive.read("dual_1_layers_step.txt").startswith(b"HloModule jit_run")
+    assert "dual 1 layers: 7 passes" in (keep / "kernels.txt").read_text()
+
+
+@pytest.mark.slow
+def test_what_cannot_be_compiled_is_said_and_the_rest_goes_on(capsys):
+    words = ["--floor", "none:1", "--quick", "--repeats", "1", "--block-length", "8"]
+    words += ["--gen-length", "16", "--xla", "no_such_thing=1", "--xla", ""]
+    assert main(words) == 1
+    shown = capsys.readouterr().out
+    assert "No such compile option" in shown and "| none, 1 | default | full |" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--floor", "dual"], "is not none:ROWS or dual:ROWS"),
+        (["--floor", "--xla", "a"], "is not NAME=VALUE"),
+        (["--floor", "--weights", "upside-down"], "choose of default, layers"),
+        (["--floor", "--cost"], "runs of their own"),
+        (["--keep", "x"], "goes with --floor"),
+    ],
+)
+def test_bad_input(words, said, capsys):
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
