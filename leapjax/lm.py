@@ -96,6 +96,8 @@ def load(
         params = read(shardings=shardings)
         if quantize is not None:
             params = quantized(params, quantize)
+        if place is None:
+            params = layout.owned(params)
         replicas.append(Replica(params, place))
     codec = load_codec(folder, config)
     return LM(
@@ -120,7 +122,8 @@ class LM:
     """A masked diffusion language model, ready to decode.
 
     Attributes:
-      params: the weights as a pytree of JAX arrays, in their stored dtype.
+      params: the weights as a pytree of JAX arrays, in their stored dtype; of a model loaded to
+        one GPU with arrays of each layer's own (`leapjax.models.layout.unstack`).
       config: the model's shape and special ids.
       codec: its tokenizer and chat template; None if the checkpoint has none.
       dtype: compute dtype's name.

@@ -17,7 +17,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile hundreds of tiny programs: compile them quickly rather than well. Commands that
 # tests start as processes get the same flags; speed itself is `scripts/benchmark.py`'s.
 if os.environ["JAX_PLATFORMS"] == "cpu":
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"] = (
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+    )
 
 # Commands keep compiled programs between runs; those of tests leave nothing behind.
 _PROGRAMS = tempfile.TemporaryDirectory(prefix="leapjax-tests-")

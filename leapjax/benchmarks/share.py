@@ -19,7 +19,7 @@ from leapjax.benchmarks.floor import Machine, Work
 from leapjax.lm import LM
 from leapjax.models import layout
 
-ARRANGEMENTS = ("default", "layers")
+ARRANGEMENTS = ("stacked", "layers")
 PROFILED = {"none": 2, "dual": 10}  # passes
 
 
@@ -73,8 +73,8 @@ def rows(
     Args:
       lm: the model; its parameters can't be used any more after `layers`.
       cases: what is decoded.
-      arrangements: of the weights: `default`, as decoding takes them, and `layers`, an array for
-        each layer of each of its matrices; in that order.
+      arrangements: of the weights: `stacked`, as given, and `layers`, taken apart as on a GPU
+        (`layout.unstack`); in that order.
       options: of the compiler, in turn.
       machine: as measured for the model's dtype.
       tokens_per_step: of whole decodes.
@@ -85,7 +85,7 @@ def rows(
       A row each: what it is, and `passes.measure`'s timings with `shares`, or `error`.
     """
     for arrangement in arrangements:
-        if arrangement == "default":
+        if arrangement == "stacked":
             params = layout.arrange(lm.params, lm.dtype)
         else:
             params = layout.unstack(lm.params)

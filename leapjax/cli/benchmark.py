@@ -107,9 +107,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     floor.add_argument(
         "--weights",
-        default="default",
-        metavar="default,layers",
-        help="also with an array for each layer instead of stacks (default)",
+        metavar="stacked,layers",
+        help="layers in stacks, or taken apart (as decoding has them: on a GPU apart)",
     )
     floor.add_argument(
         "--xla",
@@ -161,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.gen_length = args.gen_length or (256 if long else 64)
         if args.floor is not None:
             return run_floor(args, line)
-        if args.keep or args.xla or args.weights != "default":
+        if args.keep or args.xla or args.weights:
             parser.error("--keep, --xla and --weights: each goes with --floor")
         if args.grid is not None:
             if args.grid < 1:

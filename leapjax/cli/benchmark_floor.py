@@ -24,12 +24,13 @@ def run_floor(args: argparse.Namespace, command: str) -> int:
         options = [share.parse_options(text) for text in args.xla or [""]]
     except ValueError as e:
         raise UserError(f"--floor or --xla: {e}") from e
-    arrangements = args.weights.split(",")
+    usual = "layers" if jax.default_backend() == "gpu" else "stacked"
+    arrangements = (args.weights or usual).split(",")
     if unknown := set(arrangements) - set(share.ARRANGEMENTS):
         raise UserError(
             f"--weights: {', '.join(sorted(unknown))}; choose of {', '.join(share.ARRANGEMENTS)}"
         )
-    # The stacks that `default` takes are gone after `layers`.
+    # The stacks are gone after `layers`.
     arrangements = [a for a in share.ARRANGEMENTS if a in arrangements]
     keep = Path(args.keep) if args.keep else None
     if keep is not None:

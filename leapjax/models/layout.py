@@ -1,4 +1,4 @@
-"""How the parameters are handed to compiled programs; on accelerators, as they are.
+"""How the parameters are handed to compiled programs; on TPUs and meshes, as they are.
 
 On one CPU device, as views of the same memory:
 
@@ -11,6 +11,10 @@ On one CPU device, as views of the same memory:
   the loop. For an 8B model that is 32 GB beside its 16. Words are no numbers to it, so each
   layer is widened when its turn comes. Smaller bfloat16 weights are widened here, once, for
   float32 compute; XLA would do it again at the beginning of every chunk of passes.
+
+On one GPU a loaded model is taken apart into arrays of each layer's own, some of them fused: of a
+stack XLA copies each layer's slice before it multiplies, three times the bytes. Measured with
+LLaDA-8B's shape on an H100 (docs/performance.md): a window pass takes 2.3 times less.
 """
 
 from __future__ import annotations
@@ -20,9 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from leapjax.models.config import ModelConfig
+
 # From here on the widened copy costs more than it saves; smaller models keep it.
 WORDS_FROM_BYTES = 2**30
-UNROLLED = 16  # layers at most that are compiled one by one
+UNROLLED = 16  # layers at most that are compiled one by one on a CPU
+UNSTACKED = 64  # and on a GPU, where 32 took 16 s longer to compile
 PIECE = 4096  # rows of the head; 32 positions' logits are half a megabyte
 
 
@@ -62,29 +69,62 @@ def arrange(params, dtype="float32"):
     return {**params, **views, "head_pieces": tuple(pieces)}
 
 
+# Matrices with the same input, which one product can take at once: their order side by side.
+FUSED = {"kvq": ("k", "v", "q"), "gate_up": ("gate", "up")}
+
+
+def widths(config: ModelConfig, names) -> list[int]:
+    """Output widths of some matrices of a layer."""
+    known = {"q": config.n_heads, "k": config.n_kv_heads, "v": config.n_kv_heads}
+    return [
+        known[name] * config.head_dim if name in known else config.mlp_hidden_size for name in names
+    ]
+
+
+def owned(params):
+    """Parameters that nobody else holds, as one GPU should have them; elsewhere as they are.
+
+    Args:
+      params: the model's pytree; on a GPU its `layers` can't be used any more (`unstack`).
+    """
+    devices = {d for x in jax.tree.leaves(params["layers"]) for d in x.devices()}
+    alone = [d.platform for d in devices] == ["gpu"]
+    return unstack(params) if alone and len(params["layers"]["q"]) <= UNSTACKED else params
+
+
 def unstack(params):
     """The parameters with `layer_views`, arrays of each layer's own, instead of `layers`.
 
-    Compiled programs go through them one by one. The stacks are deleted one after the other, so
-    that the largest of them, at most, is held twice.
+    Compiled programs go through them one by one. Keys, values and queries are one matrix side by
+    side, gate and up another, with their biases and scales likewise. The stacks are deleted one
+    after the other, so that the largest group of them, at most, is held twice.
 
     Args:
       params: the model's pytree on one device; its `layers` can't be used any more.
     """
-    depth = len(params["layers"]["q"])
-    views: list[dict] = [{} for _ in range(depth)]
-    for name, leaf in params["layers"].items():
-        for view, part in zip(views, _split(leaf), strict=True):
+    layers = dict(params["layers"])
+    groups = {name: (name,) for name in layers}
+    for fused, names in FUSED.items():
+        for suffix in ("", "_bias", "_scale"):
+            if parts := tuple(n + suffix for n in names if n + suffix in layers):
+                groups = {k: v for k, v in groups.items() if k not in parts}
+                groups[fused + suffix] = parts
+    views: list[dict] = [{} for _ in range(len(layers["q"]))]
+    for name, parts in groups.items():
+        for view, part in zip(views, _split([layers[p] for p in parts]), strict=True):
             view[name] = part
         jax.block_until_ready(views)
-        leaf.delete()
+        for p in parts:
+            layers[p].delete()
     rest = {k: v for k, v in params.items() if k not in ("layers", "layer_views")}
     return {**rest, "layer_views": tuple(views)}
 
 
 @jax.jit
-def _split(leaf):
-    return tuple(leaf[i] for i in range(len(leaf)))
+def _split(stacks):
+    """Layers of some stacks, side by side."""
+    depth = len(stacks[0])
+    return tuple(jnp.concatenate([s[i] for s in stacks], axis=-1) for i in range(depth))
 
 
 def _alias(array: np.ndarray, device):

@@ -10,6 +10,7 @@ Source: LLaDA (arXiv 2502.09992) and Dream (arXiv 2508.15487), both Llama-shaped
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from leapjax.models.config import ModelConfig
-from leapjax.models.layout import unpack
+from leapjax.models.layout import FUSED, unpack, widths
 
 Params = dict[str, Any]
 
@@ -123,6 +124,30 @@ def _linear(x, layer, name: str, dtype):
     return out if bias is None else out + _along_last(bias, out)
 
 
+def _projections(x, layer, fused: str, names, config: ModelConfig, dtype):
+    """Products of x with some matrices, in one where the layer has them fused side by side.
+
+    Args:
+      x: (B, S, D).
+      layer: its parameters; with `leapjax.models.layout.FUSED`, those of `fused` as one.
+      fused: the name there.
+      names: which of them, neighbours.
+      config: static shape.
+      dtype: compute dtype.
+
+    Returns:
+      A list of (B, S, width) products.
+    """
+    if fused not in layer:
+        return [_linear(x, layer, name, dtype) for name in names]
+    ends = list(itertools.accumulate(widths(config, FUSED[fused]), initial=0))
+    first = FUSED[fused].index(names[0])
+    part = slice(ends[first], ends[first + len(names)])
+    some = {k: v[..., part] for k, v in layer.items() if k.startswith(fused)}
+    cuts = [end - part.start for end in ends[first + 1 : first + len(names)]]
+    return jnp.split(_linear(x, some, fused, dtype), cuts, axis=-1)
+
+
 def _block(x, layer, config: ModelConfig, cos, sin, valid, dtype, store=None, outputs=None):
     """One transformer block.
 
@@ -133,20 +158,23 @@ def _block(x, layer, config: ModelConfig, cos, sin, valid, dtype, store=None, ou
     layer = {name: unpack(leaf) for name, leaf in layer.items()}
     with jax.named_scope("attention"):
         y = rms_norm(x, layer["attn_norm"], layer.get("attn_norm_bias"), config.norm_eps)
-        k = _linear(y, layer, "k", dtype).reshape(b, s, config.n_kv_heads, config.head_dim)
-        v = _linear(y, layer, "v", dtype).reshape(b, s, config.n_kv_heads, config.head_dim)
+        # Where all columns are computed, keys, values and queries may be one product.
+        names = ("k", "v", "q") if outputs is None else ("k", "v")
+        k, v, *q = _projections(y, layer, "kvq", names, config, dtype)
+        k, v = (x.reshape(b, s, config.n_kv_heads, config.head_dim) for x in (k, v))
         k = rotate(k, cos, sin)
         if outputs is not None:
             x, y, cos, sin = (_columns(part, outputs) for part in (x, y, cos, sin))
             s = outputs.shape[1]
-        q = _linear(y, layer, "q", dtype).reshape(b, s, config.n_heads, config.head_dim)
-        q = rotate(q, cos, sin)
+            q = _projections(y, layer, "kvq", ("q",), config, dtype)
+        q = rotate(q[0].reshape(b, s, config.n_heads, config.head_dim), cos, sin)
         if store is not None:
             k, v = store(k, v)
         x = x + _linear(attend(q, k, v, valid, dtype), layer, "o", dtype)
     with jax.named_scope("mlp"):
         y = rms_norm(x, layer["mlp_norm"], layer.get("mlp_norm_bias"), config.norm_eps)
-        y = jax.nn.silu(_linear(y, layer, "gate", dtype)) * _linear(y, layer, "up", dtype)
+        gate, up = _projections(y, layer, "gate_up", ("gate", "up"), config, dtype)
+        y = jax.nn.silu(gate) * up
         x = x + _linear(y, layer, "down", dtype)
     return x, (k, v)
 

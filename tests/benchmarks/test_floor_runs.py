@@ -11,6 +11,8 @@ import pytest
 from leapjax.benchmarks import device, floor, kernels, models, passes, share
 from leapjax.cli.benchmark import main
 from leapjax.models import layout, transformer
+from leapjax.models.quantize import quantize
+from leapjax.testing import tiny_config, tiny_params
 
 CASE = passes.Case("dual", 2, 8, 16, 8)
 CONFIG = models.TINY_8B
@@ -30,21 +32,35 @@ def test_random_weights_are_of_the_shape_and_dtype(lm):
     assert len({layer.tobytes() for layer in up}) == CONFIG.n_layers
 
 
-def test_layers_of_their_own_compute_the_same():
-    params = models.random_lm(CONFIG).params
-    ids = jnp.asarray(np.random.default_rng(0).integers(0, 900, (2, 12)), jnp.int32)
+@pytest.mark.parametrize("quantized", [False, True], ids=["float", "int8"])
+@pytest.mark.parametrize("family", ["llada", "dream"])
+def test_layers_of_their_own_compute_the_same(family, quantized):
+    """Fused with their biases (Dream's) and scales (of int8), whole and where some are cut out."""
+    config = tiny_config(family)
+    params = jax.tree.map(jnp.copy, tiny_params(config))
+    params = quantize(params, "int8") if quantized else params
+    ids = jnp.asarray(np.random.default_rng(0).integers(0, 20, (2, 12)), jnp.int32)
     places = jnp.broadcast_to(jnp.arange(12, dtype=jnp.int32), (2, 12))
     valid = places >= 1
-    outputs = places[:, 4:8]
 
-    def states(params):
-        return transformer.hidden_states(params, CONFIG, ids, places, valid, outputs=outputs)
+    def states(params, outputs):
+        return np.asarray(
+            transformer.hidden_states(params, config, ids, places, valid, outputs=outputs)
+        )
 
-    whole = np.asarray(states(params))
+    some = places[:, 4:8]
+    whole, cut = states(params, None), states(params, some)
     stacks = list(params["layers"].values())
     apart = layout.unstack(params)
     assert "layers" not in apart and all(stack.is_deleted() for stack in stacks)
-    np.testing.assert_allclose(np.asarray(states(apart)), whole, rtol=1e-5, atol=1e-6)
+    assert {"kvq", "gate_up"} <= set(apart["layer_views"][0])
+    np.testing.assert_allclose(states(apart, None), whole, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(states(apart, some), cut, rtol=1e-4, atol=1e-5)
+
+
+def test_a_cpu_keeps_its_stacks():
+    params = tiny_params(tiny_config())
+    assert layout.owned(params) is params
 
 
 def test_the_model_alone_computes_what_the_step_does():
@@ -144,10 +160,10 @@ def test_accelerators_are_measured():
 def test_the_command(tmp_path, capsys):
     document, keep = tmp_path / "page.md", tmp_path / "kept"
     words = ["--floor", "dual:1", "--quick", "--repeats", "1", "--block-length", "8"]
-    words += ["--gen-length", "16", "--weights", "default,layers", "--write", str(document)]
+    words += ["--gen-length", "16", "--weights", "stacked,layers", "--write", str(document)]
     assert main([*words, "--keep", str(keep)]) == 0
     shown = capsys.readouterr().out
-    assert shown.count("| dual, 1 | default | window |") == 1
+    assert shown.count("| dual, 1 | stacked | window |") == 1
     assert shown.count("| dual, 1 | layers | full |") == 1
     assert "its numbers mean nothing" in document.read_text()
     (model,) = json.loads((keep / "floor.json").read_text())["models"].values()
@@ -166,7 +182,7 @@ def test_what_cannot_be_compiled_is_said_and_the_rest_goes_on(capsys):
     words += ["--gen-length", "16", "--xla", "no_such_thing=1", "--xla", ""]
     assert main(words) == 1
     shown = capsys.readouterr().out
-    assert "No such compile option" in shown and "| none, 1 | default | full |" in shown
+    assert "No such compile option" in shown and "| none, 1 | stacked | full |" in shown
 
 
 @pytest.mark.parametrize(
@@ -174,7 +190,7 @@ def test_what_cannot_be_compiled_is_said_and_the_rest_goes_on(capsys):
     [
         (["--floor", "dual"], "is not none:ROWS or dual:ROWS"),
         (["--floor", "--xla", "a"], "is not NAME=VALUE"),
-        (["--floor", "--weights", "upside-down"], "choose of default, layers"),
+        (["--floor", "--weights", "upside-down"], "choose of stacked, layers"),
         (["--floor", "--cost"], "runs of their own"),
         (["--keep", "x"], "goes with --floor"),
     ],
