@@ -1,13 +1,16 @@
 """Models spread over 8 virtual devices decode what one device decodes."""
 
+import threading
+
 import jax
 import numpy as np
 import pytest
 
 import leapjax
-from leapjax import DecodeConfig, Request
+from leapjax import DecodeConfig, Request, engine
 from leapjax.engine import Replica
 from leapjax.errors import UserError
+from leapjax.lane import compile_run, needed_bytes
 from leapjax.sharding import MeshShape, parse, placements
 from leapjax.testing import tiny_config, tiny_params
 from tests.decoding.test_golden import GOLDEN, GROUPS, QUICK, features
@@ -95,6 +98,56 @@ def test_replicas_share_a_job_of_uneven_rows():
     assert len(passes) == 4 and min(passes) > 0
     # No replica stands still while others work: at most the last row's passes apart.
     assert max(passes) - min(passes) <= 64 + 8
+
+
+class Meeting:
+    """A lowered program that is not compiled until another one is about to be."""
+
+    def __init__(self, lowered, barrier):
+        self.lowered, self.barrier = lowered, barrier
+
+    def compile(self):
+        self.barrier.wait()
+        return self.lowered.compile()
+
+
+def test_replicas_with_rows_compile_beside_each_other(monkeypatch, compilations):
+    config = tiny_config()
+    params = tiny_params(config)
+    job = DecodeConfig(gen_length=24, block_length=8)
+    requests = [Request(str(i), (1, 2, 3 + i), job) for i in range(4)]
+    want = list(leapjax.LM(params, config, None).engine(1).stream(requests))
+    places = placements(MeshShape(data=4))
+    replicas = [Replica(jax.device_put(params, p.everywhere()), p) for p in places]
+    lm = leapjax.LM(replicas[0].params, config, None, replicas=replicas)
+    # Two at a time, or the barrier breaks: one after the other would wait forever.
+    pair = threading.Barrier(2, timeout=120)
+    lower = engine.lower_run
+    monkeypatch.setattr(engine, "lower_run", lambda *how: Meeting(lower(*how), pair))
+    for count, compiled in ((2, 2), (4, 2), (4, 0)):  # who has no rows compiles nothing
+        with compilations.seen() as names:
+            assert list(lm.engine(1).stream(requests[:count])) == want[:count]
+        assert names.count("run") == compiled
+
+
+def test_replicas_find_the_slots_that_fit_together(monkeypatch):
+    config = tiny_config()
+    params = tiny_params(config)
+    requests = [Request(str(i), (1, 2, 3 + i), DecodeConfig(gen_length=32)) for i in range(16)]
+    want = list(leapjax.LM(params, config, None).engine(4).stream(requests))
+    places = placements(MeshShape(data=2))
+    replicas = [Replica(jax.device_put(params, p.everywhere()), p) for p in places]
+    lm = leapjax.LM(replicas[0].params, config, None, replicas=replicas)
+    program = lm.engine(8).program(requests[0])
+    few, many = (
+        needed_bytes(compile_run(replicas[0].params, program, slots, places[0])) for slots in (4, 8)
+    )
+    assert few < many
+    monkeypatch.setattr(engine, "memory_limit", lambda: many - 1)
+    seen = []
+    answers = lm.engine(8, fixed=False).stream(requests, lambda p: seen.append(p.slots))
+    assert list(answers) == want
+    assert max(seen) == 2 * 4
 
 
 def test_a_row_is_the_same_in_any_replica():
