@@ -116,21 +116,23 @@ def test_replicas_with_rows_compile_beside_each_other(monkeypatch, compilations)
     config = tiny_config()
     params = tiny_params(config)
     job = DecodeConfig(gen_length=24, block_length=8)
-    requests = [Request(str(i), (1, 2, 3 + i), job) for i in range(4)]
+    requests = [Request(str(i), (1, 2, 3 + i), job) for i in range(2)]
     want = list(leapjax.LM(params, config, None).engine(1).stream(requests))
-    places = placements(MeshShape(data=4))
+    places = placements(MeshShape(data=3))
     replicas = [Replica(jax.device_put(params, p.everywhere()), p) for p in places]
     lm = leapjax.LM(replicas[0].params, config, None, replicas=replicas)
     # Two at a time, or the barrier breaks: one after the other would wait forever.
     pair = threading.Barrier(2, timeout=120)
     lower = engine.lower_run
     monkeypatch.setattr(engine, "lower_run", lambda *how: Meeting(lower(*how), pair))
-    for count, compiled in ((2, 2), (4, 2), (4, 0)):  # who has no rows compiles nothing
-        with compilations.seen() as names:
-            assert list(lm.engine(1).stream(requests[:count])) == want[:count]
-        assert names.count("run") == compiled
+    with compilations.seen() as names:
+        assert list(lm.engine(1).stream(requests)) == want
+    assert names.count("run") == 2  # the third has no rows
+    with compilations.none():
+        assert list(lm.engine(1).stream(requests)) == want
 
 
+@pytest.mark.slow
 def test_replicas_find_the_slots_that_fit_together(monkeypatch):
     config = tiny_config()
     params = tiny_params(config)
@@ -140,14 +142,14 @@ def test_replicas_find_the_slots_that_fit_together(monkeypatch):
     replicas = [Replica(jax.device_put(params, p.everywhere()), p) for p in places]
     lm = leapjax.LM(replicas[0].params, config, None, replicas=replicas)
     program = lm.engine(8).program(requests[0])
-    few, many = (
-        needed_bytes(compile_run(replicas[0].params, program, slots, places[0])) for slots in (4, 8)
-    )
+    params = lm.engine(8).replicas[0].params
+    few, many = (needed_bytes(compile_run(params, program, n, places[0])) for n in (4, 8))
     assert few < many
     monkeypatch.setattr(engine, "memory_limit", lambda: many - 1)
     seen = []
     answers = lm.engine(8, fixed=False).stream(requests, lambda p: seen.append(p.slots))
-    assert list(answers) == want
+    for one, other in zip(want, answers, strict=True):
+        assert one.output_ids == other.output_ids and one.commit_step == other.commit_step
     assert max(seen) == 2 * 4
 
 

@@ -281,3 +281,14 @@ def test_recommendation_is_the_cheapest_that_fits():
 def test_bad_input_is_one_line(argv, capsys):
     assert command.main(argv) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_why_a_program_does_not_compile_is_short():
+    large = (
+        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
+        "{0}. Used 67.50M of 64.00M {0}. Exceeded {0} capacity by 3.50M.\n\nProgram {0} …"
+    )
+    for space in ("hbm", "vmem"):
+        text = compiled.brief(large.format(space))
+        assert text == f"too little memory (Used 67.50M of 64.00M {space})"
+    assert compiled.brief("INTERNAL: no\n  such thing") == "INTERNAL: no such thing"
