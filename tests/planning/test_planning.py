@@ -292,3 +292,39 @@ def test_why_a_program_does_not_compile_is_short():
         text = compiled.brief(large.format(space))
         assert text == f"too little memory (Used 67.50M of 64.00M {space})"
     assert compiled.brief("INTERNAL: no\n  such thing") == "INTERNAL: no such thing"
+
+
+def test_a_plan_tells_of_one_mesh_only(monkeypatch):
+    """What was said of a mesh before is not mixed with the one that comes last."""
+    numbers = {"weights": 1, "cache": 1, "state": 1, "temporaries": 1, "donated": 1}
+    answers = [
+        {"error": "no room"},
+        {"total": 17_015_768_576, **numbers},
+        {"error": "still no room"},
+        {"total": 15_000_000_000, **numbers},
+    ]
+    work = search.Workload(
+        model=models.find("100b"),
+        config=DecodeConfig(gen_length=256, cache="dual"),
+        prompt_length=512,
+        dtype="bfloat16",
+        batch=None,
+        refresh_group=None,
+        tokens_per_step=4.0,
+    )
+    meshes = [MeshShape(1, f, t) for f, t in ((4, 4), (2, 8), (8, 2), (1, 16))]
+    for count, fits, total, error in (
+        (1, False, None, "no room"),
+        (2, False, 17_015_768_576, "v5e:4x4, data=1,fsdp=2,tensor=8: needs 17.0 GB a device of 16"),
+        (3, False, None, "still no room"),
+        (4, True, 15_000_000_000, None),
+    ):
+        made = iter(answers)
+        monkeypatch.setattr(search, "_compile", lambda *how, made=made: next(made))
+        store = search.Store(None)
+        got = search.plan(work, chips.parse("v5e:4x4"), meshes[:count], store, 60.0)
+        assert (got["fits"], got.get("total")) == (fits, total)
+        assert got["mesh"] == str(meshes[count - 1])
+        assert (got.get("error") or "").startswith(error or "")
+        assert ("error" in got) is not fits
+        assert len(got["failed"]) == min(count, 3)
