@@ -6,6 +6,7 @@
 import contextlib
 import functools
 import gc
+import itertools
 import os
 import tempfile
 
@@ -117,14 +118,24 @@ class _Hasty:
         return self.lowered.compile(_hasty_options())
 
 
+_exhaustive_tests = itertools.count(1)
+
+
 @pytest.fixture(autouse=True)
 def haste(request, monkeypatch):
     """Exhaustive tests compile hundreds of programs, each for a few passes."""
-    if request.node.get_closest_marker("exhaustive"):
-        from leapjax import engine
+    if not request.node.get_closest_marker("exhaustive"):
+        yield
+        return
+    from leapjax import engine
 
-        lower = engine.lower_run
-        monkeypatch.setattr(engine, "lower_run", lambda *how: _Hasty(lower(*how)))
+    lower = engine.lower_run
+    monkeypatch.setattr(engine, "lower_run", lambda *how: _Hasty(lower(*how)))
+    yield
+    # A program is dozens of memory maps, of which Linux gives a process 65,530.
+    if next(_exhaustive_tests) % 20 == 0:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
