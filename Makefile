@@ -60,7 +60,7 @@ test-slow: extras
 	$(BIN)/python -m pytest -m "(slow or oracle) and not exhaustive and not tpu_compile" $(PYTEST)
 
 test-exhaustive: extras
-	$(BIN)/python -m pytest -m exhaustive $(PYTEST)
+	$(BIN)/python -m pytest -m exhaustive --dist worksteal $(PYTEST)
 
 # The real TPU compiler, for slices that are not attached. An environment of its own, because an
 # installed libtpu looks for a TPU wherever JAX starts.

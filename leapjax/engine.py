@@ -18,13 +18,14 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
 
 from leapjax.decoding import Program, program_for
-from leapjax.lane import Lane, compile_run, needed_bytes
+from leapjax.lane import Lane, lower_run, needed_bytes
 from leapjax.models.config import ModelConfig
 from leapjax.sharding import Placement
 from leapjax.types import COMMIT_KINDS, Completion, Request
@@ -130,7 +131,7 @@ class Engine:
         self.look_ahead = max(look_ahead or 8 * in_all, in_all)
         self.progress = Progress(slots=in_all, lane_passes=[0] * len(self.replicas))
         self._finish = finish
-        self._compiled: dict[tuple[int, Program], tuple[int, Any]] = {}
+        self._compiled: dict[tuple[int, Program], tuple[int, Future]] = {}
 
     def program(self, request: Request) -> Program:
         """The compiled structure that a request needs."""
@@ -188,11 +189,7 @@ class Engine:
                 return
             idle = [i for i, lane in enumerate(at_work) if lane is None or not lane.busy]
             for place, index in enumerate(idle):
-                # Few requests are shared out among the idle; many fill every slot.
-                sharers = len(idle) - place
-                at_work[index] = self._begin(
-                    index, lanes[index], queues, waiting, exhausted, sharers
-                )
+                at_work[index] = self._begin(idle[place:], lanes[index], queues, waiting, exhausted)
             # While the devices work, the caller handles what is ready.
             for completion in self._in_order(ready, emitted):
                 emitted += 1
@@ -216,22 +213,20 @@ class Engine:
 
     def _begin(
         self,
-        index: int,
+        idle: Sequence[int],
         lanes: dict[Program, Lane],
         queues: dict[Program, collections.deque],
         waiting: dict[int, Program],
         exhausted: bool,
-        sharers: int,
     ) -> Lane | None:
         """Seat rows on an idle replica and begin a chunk.
 
         Args:
-          index: the replica.
+          idle: the replica, and those that have their turn after it.
           lanes: its lanes so far.
           queues: requests that wait for a slot, by program.
           waiting: program of every ticket without an answer.
           exhausted: no request will come.
-          sharers: replicas that are idle, this one among them.
 
         Returns:
           The lane at work, or None if there is nothing to do here.
@@ -243,8 +238,10 @@ class Engine:
             if not queue and (lane is None or len(lane.free) == lane.slots):
                 continue
             if lane is None:
-                lane = lanes[program] = self._lane(index, program)
-            most = -(-len(queue) // sharers)
+                # So many of the idle will have rows of this program.
+                lane = lanes[program] = self._lane(idle[: len(queue)], program)
+            # Few requests are shared out among the idle; many fill every slot.
+            most = -(-len(queue) // len(idle))
             seated = [queue.popleft() for _ in range(min(most, len(lane.free)))]
             lane.put([(entry, entry[1]) for entry in seated])
             # With a queue, come back for a refill as soon as a share of the slots is free.
@@ -258,18 +255,29 @@ class Engine:
             yield ready.pop(emitted)
             emitted += 1
 
-    def _lane(self, index: int, program: Program) -> Lane:
-        """New slots for a program on a replica; compiled at its first use."""
-        params, placement = self.replicas[index].params, self.replicas[index].placement
-        key = index, program
-        if key not in self._compiled:
-            slots = self.slots
-            executable = compile_run(params, program, slots, placement)
-            while not self.fixed and slots > 1 and needed_bytes(executable) > memory_limit():
-                slots //= 2
-                executable = compile_run(params, program, slots, placement)
-            self._compiled[key] = slots, executable
-        return Lane(params, program, *self._compiled[key], placement)
+    def _lane(self, users: Sequence[int], program: Program) -> Lane:
+        """New slots for a program on the first of some replicas; compiled at its first use."""
+        replica = self.replicas[users[0]]
+        if (users[0], program) not in self._compiled:
+            self._compile([i for i in users if (i, program) not in self._compiled], program)
+        slots, executable = self._compiled[users[0], program]
+        return Lane(replica.params, program, slots, executable.result(), replica.placement)
+
+    def _compile(self, users: Sequence[int], program: Program) -> None:
+        """Compile a program for some replicas at once, and wait for the first's.
+
+        An executable knows its devices, so each replica has its own.
+        """
+        slots = self.slots
+        while True:
+            replicas = [self.replicas[i] for i in users]
+            lowered = (lower_run(r.params, program, slots, r.placement) for r in replicas)
+            made = _compiling(lowered, len(users))
+            needed = needed_bytes(made[0].result())
+            if self.fixed or slots == 1 or needed <= memory_limit():
+                break
+            slots //= 2  # the replicas are alike: what the others compile is of no use
+        self._compiled |= {(i, program): (slots, one) for i, one in zip(users, made, strict=True)}
 
     def _completion(self, request: Request, row: dict[str, np.ndarray], program: Program):
         start = int(row["first"]) if request.infill else program.length - program.gen_length
@@ -290,6 +298,24 @@ class Engine:
             sample=request.sample,
             metadata=request.metadata,
         )
+
+
+def _compiling(lowered: Iterable[Any], count: int) -> list[Future]:
+    """Compile lowered programs beside each other: XLA lets go of Python's lock meanwhile.
+
+    Args:
+      lowered: made here, one after the other, where the caller's settings of jax apply.
+      count: how many.
+
+    Returns:
+      One future executable each.
+    """
+    at_once = min(count, max(2, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(at_once, thread_name_prefix="leapjax-compile")
+    try:
+        return [pool.submit(one.compile) for one in lowered]
+    finally:
+        pool.shutdown(wait=False)
 
 
 def _finished(working: list[tuple[int, Lane]]) -> list[tuple[int, Lane]]:

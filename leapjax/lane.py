@@ -32,8 +32,8 @@ def empty_state(program: Program, slots: int) -> DecodeState:
     return state
 
 
-def compile_run(params, program: Program, slots: int, placement: Placement | None = None):
-    """Compile a lane's chunk without allocating its state.
+def lower_run(params, program: Program, slots: int, placement: Placement | None = None):
+    """Trace and lower a lane's chunk without allocating its state.
 
     Args:
       params: the model's pytree (arrays or their shapes).
@@ -42,12 +42,12 @@ def compile_run(params, program: Program, slots: int, placement: Placement | Non
       placement: the replica's devices; None is the default device.
 
     Returns:
-      The executable; its `memory_analysis()` says what it needs (on one device).
+      The `jax.stages.Lowered`; its `compile()` is what takes long.
     """
     state = jax.eval_shape(lambda: empty_state(program, slots))
     count = jax.ShapeDtypeStruct((), jnp.int32)
     if placement is None:
-        return run_jit.lower(params, state, count, count, program=program).compile()
+        return run_jit.lower(params, state, count, count, program=program)
     shardings = placement.state(state, program.model)
     count = jax.ShapeDtypeStruct((), jnp.int32, sharding=placement.everywhere())
     state = jax.tree.map(
@@ -57,7 +57,22 @@ def compile_run(params, program: Program, slots: int, placement: Placement | Non
     jitted = jax.jit(
         run, static_argnames="program", donate_argnames="state", out_shardings=shardings
     )
-    return jitted.lower(params, state, count, count, program=program).compile()
+    return jitted.lower(params, state, count, count, program=program)
+
+
+def compile_run(params, program: Program, slots: int, placement: Placement | None = None):
+    """Compile a lane's chunk without allocating its state.
+
+    Args:
+      params: as `lower_run` takes it, like the others.
+      program: static structure.
+      slots: B.
+      placement: the replica's devices.
+
+    Returns:
+      The executable; its `memory_analysis()` says what it needs (on one device).
+    """
+    return lower_run(params, program, slots, placement).compile()
 
 
 @functools.lru_cache

@@ -4,7 +4,9 @@
 """
 
 import contextlib
+import functools
 import gc
+import itertools
 import os
 import tempfile
 
@@ -87,6 +89,56 @@ def forget_programs():
     yield
     jax.clear_caches()
     gc.collect()
+
+
+# What every pair is compiled with: no MLIR emitters, half of the compiler's time and more; one
+# piece of code a program. The quick and slow tests compile as users do.
+_HASTY = {
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+    "xla_llvm_disable_expensive_passes": True,
+}
+
+
+@functools.cache
+def _hasty_options():
+    """Those that this version of XLA knows."""
+    known = {}
+    for name, value in _HASTY.items():
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            jax.jit(jax.numpy.negative).lower(1.0).compile({name: value})
+            known[name] = value
+    return known
+
+
+class _Hasty:
+    """A lowered program that compiles with those options."""
+
+    def __init__(self, lowered):
+        self.lowered = lowered
+
+    def compile(self):
+        return self.lowered.compile(_hasty_options())
+
+
+_exhaustive_tests = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def haste(request, monkeypatch):
+    """Exhaustive tests compile hundreds of programs, each for a few passes."""
+    if not request.node.get_closest_marker("exhaustive"):
+        yield
+        return
+    from leapjax import engine
+
+    lower = engine.lower_run
+    monkeypatch.setattr(engine, "lower_run", lambda *how: _Hasty(lower(*how)))
+    yield
+    # A program is dozens of memory maps, of which Linux gives a process 65,530.
+    if next(_exhaustive_tests) % 20 == 0:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

@@ -1,13 +1,16 @@
 """Models spread over 8 virtual devices decode what one device decodes."""
 
+import threading
+
 import jax
 import numpy as np
 import pytest
 
 import leapjax
-from leapjax import DecodeConfig, Request
+from leapjax import DecodeConfig, Request, engine
 from leapjax.engine import Replica
 from leapjax.errors import UserError
+from leapjax.lane import compile_run, needed_bytes
 from leapjax.sharding import MeshShape, parse, placements
 from leapjax.testing import tiny_config, tiny_params
 from tests.decoding.test_golden import GOLDEN, GROUPS, QUICK, features
@@ -37,8 +40,8 @@ COVERED = {(m, g) for i, g in enumerate(few(15)) for m in [MESHES[i % len(MESHES
     ("mesh", "group"),
     [
         pytest.param(m, g, marks=() if (m, g) in COVERED else _mark(g))
+        for g in GROUPS  # first, so that its meshes share what is traced
         for m in MESHES
-        for g in GROUPS
     ],
 )
 def test_goldens(mesh, group):
@@ -48,7 +51,8 @@ def test_goldens(mesh, group):
         Request(case["id"], tuple(case["prompt_ids"]), DecodeConfig(**case["options"]))
         for case in cases
     ]
-    for case, got in zip(cases, lm.stream(requests, batch_size=8), strict=True):
+    answers = lm.stream(requests, batch_size=4 * parse(mesh).data)
+    for case, got in zip(cases, answers, strict=True):
         assert got.output_ids == case["output_ids"], case["id"]
         assert got.steps == case["steps"] and got.commit_step == case["commit_step"], case["id"]
 
@@ -95,6 +99,58 @@ def test_replicas_share_a_job_of_uneven_rows():
     assert len(passes) == 4 and min(passes) > 0
     # No replica stands still while others work: at most the last row's passes apart.
     assert max(passes) - min(passes) <= 64 + 8
+
+
+class Meeting:
+    """A lowered program that is not compiled until another one is about to be."""
+
+    def __init__(self, lowered, barrier):
+        self.lowered, self.barrier = lowered, barrier
+
+    def compile(self):
+        self.barrier.wait()
+        return self.lowered.compile()
+
+
+def test_replicas_with_rows_compile_beside_each_other(monkeypatch, compilations):
+    config = tiny_config()
+    params = tiny_params(config)
+    job = DecodeConfig(gen_length=24, block_length=8)
+    requests = [Request(str(i), (1, 2, 3 + i), job) for i in range(2)]
+    want = list(leapjax.LM(params, config, None).engine(1).stream(requests))
+    places = placements(MeshShape(data=3))
+    replicas = [Replica(jax.device_put(params, p.everywhere()), p) for p in places]
+    lm = leapjax.LM(replicas[0].params, config, None, replicas=replicas)
+    # Two at a time, or the barrier breaks: one after the other would wait forever.
+    pair = threading.Barrier(2, timeout=120)
+    lower = engine.lower_run
+    monkeypatch.setattr(engine, "lower_run", lambda *how: Meeting(lower(*how), pair))
+    with compilations.seen() as names:
+        assert list(lm.engine(1).stream(requests)) == want
+    assert names.count("run") == 2  # the third has no rows
+    with compilations.none():
+        assert list(lm.engine(1).stream(requests)) == want
+
+
+@pytest.mark.slow
+def test_replicas_find_the_slots_that_fit_together(monkeypatch):
+    config = tiny_config()
+    params = tiny_params(config)
+    requests = [Request(str(i), (1, 2, 3 + i), DecodeConfig(gen_length=32)) for i in range(16)]
+    want = list(leapjax.LM(params, config, None).engine(4).stream(requests))
+    places = placements(MeshShape(data=2))
+    replicas = [Replica(jax.device_put(params, p.everywhere()), p) for p in places]
+    lm = leapjax.LM(replicas[0].params, config, None, replicas=replicas)
+    program = lm.engine(8).program(requests[0])
+    params = lm.engine(8).replicas[0].params
+    few, many = (needed_bytes(compile_run(params, program, n, places[0])) for n in (4, 8))
+    assert few < many
+    monkeypatch.setattr(engine, "memory_limit", lambda: many - 1)
+    seen = []
+    answers = lm.engine(8, fixed=False).stream(requests, lambda p: seen.append(p.slots))
+    for one, other in zip(want, answers, strict=True):
+        assert one.output_ids == other.output_ids and one.commit_step == other.commit_step
+    assert max(seen) == 2 * 4
 
 
 def test_a_row_is_the_same_in_any_replica():

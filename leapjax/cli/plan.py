@@ -260,7 +260,7 @@ _MARKDOWN = (
 
 def _row(plan: dict[str, Any]) -> str:
     if not plan["fits"]:
-        return f"| {plan['topology']} | {_why(plan) if 'total' not in plan else 'does not fit'} |"
+        return f"| {plan['topology']} | {_why(plan)} |"
     rest = plan["total"] - plan["weights"] - plan["cache"]
     parts = " + ".join(f"{x / 1e9:.1f}" for x in (plan["weights"], plan["cache"], rest))
     return (

@@ -18,6 +18,7 @@ from leapjax.jobs.header import describe
 from leapjax.jobs.journal import Journal
 from leapjax.jobs.lock import locked, wait_for_others
 from leapjax.jobs.loop import Loop, Progress, Stopped
+from leapjax.jobs.open_shard import kept
 from leapjax.jobs.peers import Peers
 from leapjax.jobs.shards import Shards
 from leapjax.jobs.source import Input, Item
@@ -107,17 +108,8 @@ def run(
                 shard_size=spec.shard_size or journal.header["shard_size"],
                 save_seconds=spec.save_seconds,
             )
-            try:
-                with show(spec.records(info)) as seen:
-                    summary = _decode(lm, spec, source, info, journal, shards, seen, stop)
-            except OSError:
-                raise
-            except Exception:
-                with contextlib.suppress(OSError):
-                    shards.save()
-                raise
-            finally:
-                shards.close()
+            with kept(shards), show(spec.records(info)) as seen:
+                summary = _decode(lm, spec, source, info, journal, shards, seen, stop)
             return ended(folder, journal, summary)
 
 

@@ -23,7 +23,8 @@ from typing import Any
 
 from leapjax.errors import UserError
 from leapjax.jobs import journal as journals
-from leapjax.jobs.journal import COUNTS, Entry, Journal
+from leapjax.jobs.journal import Entry, Journal
+from leapjax.jobs.open_shard import OpenShard
 from leapjax.jobs.storage import Folder, Growing
 
 OPEN = "shard.open"
@@ -88,8 +89,7 @@ class Shards:
         self._folder, self._journal = folder, journal
         self._shard_size, self._save_seconds = shard_size, save_seconds
         self._clock = clock
-        self._rows: list[bytes] = []  # of the record that is not settled
-        self._row_counts = dict.fromkeys(COUNTS, 0)
+        self._open = OpenShard()
         self._new_errors: list[bytes] = []  # settled, not yet in the file
         self._file: Growing | None = None
         self._errors_file: Growing | None = None
@@ -125,14 +125,12 @@ class Shards:
           row: a line of JSON, line end included.
           counts: what the row adds to `COUNTS`.
         """
-        self._rows.append(row)
-        for name, count in counts.items():
-            self._row_counts[name] += count
+        self._open.write(row, counts)
 
     def keep_bad(self, row: bytes) -> None:
         """Take the error of the record in progress, a line of JSON."""
         self._new_errors.append(row)
-        self._row_counts["errors"] += 1
+        self._open.count_error()
 
     def settle(self, line: int, chain: str) -> None:
         """The record in progress is through.
@@ -144,19 +142,11 @@ class Shards:
         Raises:
           OSError: a file can't be written.
         """
-        if self._rows:
-            data = b"".join(self._rows)
+        if data := self._open.pending:
             self._opened().write(data)
-            self._digest.update(data)
-            self._bytes += len(data)
-            self._rows = []
-        self._row_counts["records"] += 1
-        for name, count in self._row_counts.items():
-            self._counts[name] += count
-        self._row_counts = dict.fromkeys(COUNTS, 0)
-        self._first_line = self._first_line or line
-        self._last_line, self._chain, self._unsaved = line, chain, True
-        if self._counts["records"] >= self._shard_size:
+        self._open.settle(line, chain)
+        self._unsaved = True
+        if self._open.counts["records"] >= self._shard_size:
             self._complete()
         elif self._clock() - self._saved_at >= self._save_seconds:
             self.save()
@@ -179,7 +169,7 @@ class Shards:
         Raises:
           OSError: a file can't be written.
         """
-        if self._counts["records"]:
+        if self._open.counts["records"]:
             self._complete()
         self._journal.finish()
 
@@ -193,16 +183,13 @@ class Shards:
 
     def _begin(self) -> None:
         """The state of an empty shard."""
-        self._bytes, self._digest = 0, hashlib.sha256()
-        self._counts = dict.fromkeys(COUNTS, 0)
-        self._first_line = self._last_line = 0
-        self._chain = ""
+        self._open.begin()
         self._unsaved = False
         self._saved_at = self._clock()
 
     def _opened(self) -> Growing:
         if self._file is None:
-            self._file = self._folder.grow(OPEN, keep=self._bytes)
+            self._file = self._folder.grow(OPEN, keep=self._open.bytes)
         return self._file
 
     def _sync(self) -> None:
@@ -227,17 +214,7 @@ class Shards:
         self._begin()
 
     def _entry(self, kind: str) -> Entry:
-        return Entry(
-            kind=kind,
-            shard=self._journal.shards,
-            first_line=self._first_line,
-            last_line=self._last_line,
-            chain=self._chain,
-            bytes=self._bytes,
-            sha256=self._digest.hexdigest(),
-            errors_bytes=self._errors_bytes,
-            counts=dict(self._counts),
-        )
+        return self._open.entry(kind, self._journal.shards, self._errors_bytes)
 
     def _finish_rename(self) -> None:
         """Give the last complete shard its name, where a crash came before that."""
@@ -259,14 +236,8 @@ class Shards:
 
     def _reopen(self, entry: Entry) -> None:
         """Take up the open shard where it was last saved."""
-        data = (self._folder.read(OPEN) or b"")[: entry.bytes]
-        digest = hashlib.sha256(data)
-        if len(data) != entry.bytes or digest.hexdigest() != entry.sha256:
+        if not self._open.take_up(entry, self._folder.read(OPEN) or b""):
             raise self._damaged(OPEN, "is not what the journal says")
-        self._bytes, self._digest = entry.bytes, digest
-        self._counts = dict(entry.counts)
-        self._first_line, self._last_line = entry.first_line, entry.last_line
-        self._chain = entry.chain
 
     def _remove_leftovers(self) -> None:
         """Delete what an interrupted or overwritten job left and the journal does not know."""

@@ -27,6 +27,7 @@ from leapjax.jobs import spread_journal
 from leapjax.jobs.header import SHARD_SIZE, describe, differences
 from leapjax.jobs.lock import locked, own_name, wait_for_others
 from leapjax.jobs.loop import Loop, Stopped
+from leapjax.jobs.open_shard import kept
 from leapjax.jobs.peers import Peers
 from leapjax.jobs.source import Input, InputInfo, Item
 from leapjax.jobs.spec import JobSpec, Result
@@ -109,19 +110,11 @@ def run(
             stack.enter_context(locked(folder, own_name(peers.index)))
         peers.gather("locked", "", look)
         shards = SpreadShards(folder, state, peers.index, save_seconds=spec.save_seconds)
-        try:
-            with show(_own_total(spec, info, state, peers) if peers.index == 0 else None) as seen:
-                records, summary = _decode(
-                    lm, spec, source, info, state, peers, shards, seen, asked
-                )
-        except OSError:
-            raise
-        except Exception:
-            with contextlib.suppress(OSError):
-                shards.save()
-            raise
-        finally:
-            shards.close()
+        with (
+            kept(shards),
+            show(_own_total(spec, info, state, peers) if peers.index == 0 else None) as seen,
+        ):
+            records, summary = _decode(lm, spec, source, info, state, peers, shards, seen, asked)
         own = [shards.written.hexdigest(), dataclasses.asdict(summary)]
         told = [json.loads(t) for t in peers.gather("finished", json.dumps(own), look)]
         result = Result(summary, {}, True)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from leapjax.jobs import journal as journals
-from leapjax.jobs.journal import COUNTS, Entry
+from leapjax.jobs.open_shard import OpenShard
 from leapjax.jobs.shards import part_name
 from leapjax.jobs.spread_journal import Part, State, damaged_file, open_name, own_name
 from leapjax.jobs.storage import Folder, Growing
@@ -49,9 +49,9 @@ class SpreadShards:
     ):
         self._folder, self._state, self._save_seconds = folder, state, save_seconds
         self._clock = clock
-        self._rows: list[bytes] = []  # of the record that is not settled
-        self._row_bad: list[str] = []
-        self._row_counts = dict.fromkeys(COUNTS, 0)
+        self._open = OpenShard()
+        self._bad: list[str] = []
+        self._row_bad: list[str] = []  # of the record that is not settled
         self._shard: int | None = None
         self._file: Growing | None = None
         self._saved_at = self._clock()
@@ -66,14 +66,12 @@ class SpreadShards:
           row: a line of JSON, line end included.
           counts: what the row adds to `COUNTS`.
         """
-        self._rows.append(row)
-        for name, count in counts.items():
-            self._row_counts[name] += count
+        self._open.write(row, counts)
 
     def keep_bad(self, row: bytes) -> None:
         """Take the error of the record in progress, a line of JSON."""
         self._row_bad.append(row.decode().rstrip("\n"))
-        self._row_counts["errors"] += 1
+        self._open.count_error()
 
     def settle(self, shard: int, line: int, chain: str) -> None:
         """The record in progress is through.
@@ -89,21 +87,12 @@ class SpreadShards:
         """
         if shard != self._shard:
             self._begin(shard)
-        if self._rows:
-            data = b"".join(self._rows)
+        if data := self._open.pending:
             self._opened().write(data)
-            self._digest.update(data)
-            self._bytes += len(data)
-            self._rows = []
+        self._open.settle(line, chain)
         self._bad += self._row_bad
-        self._row_bad = []
-        self._row_counts["records"] += 1
-        for name, count in self._row_counts.items():
-            self._counts[name] += count
-        self._row_counts = dict.fromkeys(COUNTS, 0)
-        self._first_line = self._first_line or line
-        self._last_line, self._chain, self._unsaved = line, chain, True
-        if self._counts["records"] >= self._state.cut.size:
+        self._row_bad, self._unsaved = [], True
+        if self._open.counts["records"] >= self._state.cut.size:
             self._complete()
         elif self._clock() - self._saved_at >= self._save_seconds:
             self.save()
@@ -146,28 +135,23 @@ class SpreadShards:
         """Take up a shard, where it was last saved or empty."""
         assert self._shard is None, "the shard before is not complete"
         part = self._state.parts.get(shard)
-        self._bytes, self._digest = 0, hashlib.sha256()
-        self._counts, self._bad = dict.fromkeys(COUNTS, 0), []
-        self._first_line = 0
+        self._open.begin()
+        self._bad = []
         if part is not None:
             self._take_up(part)
         self._shard = shard
 
     def _take_up(self, part: Part) -> None:
         entry = part.entry
-        data = (self._folder.read(open_name(entry.shard)) or b"")[: entry.bytes]
-        self._digest = hashlib.sha256(data)
-        if len(data) != entry.bytes or self._digest.hexdigest() != entry.sha256:
-            name = open_name(entry.shard)
+        name = open_name(entry.shard)
+        if not self._open.take_up(entry, self._folder.read(name) or b""):
             raise damaged_file(self._folder, name, "is not what the journal says")
-        self._bytes, self._counts = entry.bytes, dict(entry.counts)
-        self._bad, self._first_line = list(part.bad), entry.first_line
-        self._last_line, self._chain = entry.last_line, entry.chain
+        self._bad = list(part.bad)
 
     def _opened(self) -> Growing:
         assert self._shard is not None
         if self._file is None:
-            self._file = self._folder.grow(open_name(self._shard), keep=self._bytes)
+            self._file = self._folder.grow(open_name(self._shard), keep=self._open.bytes)
         return self._file
 
     def _complete(self) -> None:
@@ -183,17 +167,7 @@ class SpreadShards:
 
     def _note(self, kind: str) -> None:
         assert self._shard is not None
-        entry = Entry(
-            kind=kind,
-            shard=self._shard,
-            first_line=self._first_line,
-            last_line=self._last_line,
-            chain=self._chain,
-            bytes=self._bytes,
-            sha256=self._digest.hexdigest(),
-            errors_bytes=0,
-            counts=dict(self._counts),
-        )
+        entry = self._open.entry(kind, self._shard)
         value: dict[str, Any] = Part(entry, tuple(self._bad)).to_json()
         data = journals.to_line(value)
         self._journal.write(data)

@@ -39,6 +39,7 @@ class Compiled:
       reused: those arrays, as (dtype, dimensions on a device).
       partitions: devices that the program knows of.
       collectives: all of them.
+      text: the compiled program, as the compiler prints it.
     """
 
     seconds: float
@@ -50,6 +51,7 @@ class Compiled:
     reused: tuple[tuple[str, tuple[int, ...]], ...]
     partitions: int
     collectives: tuple[Collective, ...]
+    text: str = dataclasses.field(repr=False)
 
     @property
     def total(self) -> int:
@@ -117,10 +119,7 @@ def compile_for(where: Slice, mesh: MeshShape, program: Program, slots: int) -> 
     try:
         executable = compile_run(params, program, slots, place)
     except jax.errors.JaxRuntimeError as e:
-        text = " ".join(str(e).split())
-        short = re.search(r"Used [\d.]+\w+ of [\d.]+\w+ hbm", text)
-        reason = f"too little memory ({short.group()})" if short else text[:300]
-        raise UserError(f"{where}, {mesh}: does not compile: {reason}") from e
+        raise UserError(f"{where}, {mesh}: does not compile: {brief(str(e))}") from e
     seconds, cpu = time.perf_counter() - began, time.process_time() - worked
     stats, text = executable.memory_analysis(), executable.as_text()
     if stats is None or text is None:
@@ -139,7 +138,20 @@ def compile_for(where: Slice, mesh: MeshShape, program: Program, slots: int) -> 
         reused=tuple(donated(text)),
         partitions=partitions(text),
         collectives=tuple(read_collectives(text)),
+        text=text,
     )
+
+
+def brief(reason: str) -> str:
+    """Why a program does not compile: the compiler's words, or only how much memory is missing.
+
+    Args:
+      reason: its message.
+    """
+    text = " ".join(reason.split())
+    # HBM holds arrays; vmem, on the chip, what one operation works on.
+    short = re.search(r"Used [\d.]+\w+ of [\d.]+\w+ (?:hbm|vmem)", text)
+    return f"too little memory ({short.group()})" if short else text[:300]
 
 
 def abstract_params(program: Program, place: Placement):

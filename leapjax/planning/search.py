@@ -144,11 +144,13 @@ def plan(
       timeout_s: wall time that compiling one mesh may take, in seconds.
 
     Returns:
-      JSON-ready: topology, mesh, memory, collectives, prediction; `fits`; in `failed` each mesh
-      that did not compile, its `error`, and how the compiler `ended` if it gave no answer.
+      JSON-ready: topology, mesh, memory, collectives, prediction; `fits`, or else the last mesh's
+      `error`; in `failed` each mesh that did not compile or needs too much, its `error`, and how
+      the compiler `ended` if it gave no answer.
     """
-    out: dict[str, Any] = {"topology": str(where), "chips": where.chips, "fits": False}
-    out["failed"] = []
+    base: dict[str, Any] = {"topology": str(where), "chips": where.chips, "fits": False}
+    out = base | {"failed": []}
+    has = where.chip.hbm / where.chip.devices
     for mesh in tries:
         slots = work.slots(where, mesh)
         program = work.program(slots)
@@ -158,25 +160,24 @@ def plan(
             _key(place, alone, program, slots),
             lambda: _compile(place, alone, program, slots, timeout_s),  # noqa: B023
         )
-        out = {**out, "mesh": str(mesh), "rows_a_replica": slots, "compiled_for": str(place)}
-        out |= made
-        if "error" in made:
-            failed = {"mesh": str(mesh), "error": made["error"], "ended": made.get("ended")}
-            out["failed"].append(failed)
-            continue
-        has = where.chip.hbm / where.chip.devices
-        guess = roofline.predict(where, mesh, program, slots, work.tokens_per_step)
-        out |= {
-            "fits": made["total"] <= has,
-            "hbm_device": int(has),
-            "window_pass": _time(guess.window),
-            "full_pass": _time(guess.full),
-            "step_s": guess.step,
-            "tokens_per_s_chip": guess.tokens_per_s_chip,
-        }
-        if out["fits"]:
-            out.pop("error", None)
-            break
+        out = base | {"failed": out["failed"], "mesh": str(mesh), "rows_a_replica": slots}
+        out |= {"compiled_for": str(place)} | made
+        if "error" not in made:
+            guess = roofline.predict(where, mesh, program, slots, work.tokens_per_step)
+            out |= {
+                "fits": made["total"] <= has,
+                "hbm_device": int(has),
+                "window_pass": _time(guess.window),
+                "full_pass": _time(guess.full),
+                "step_s": guess.step,
+                "tokens_per_s_chip": guess.tokens_per_s_chip,
+            }
+            if out["fits"]:
+                break
+            needed = f"needs {made['total'] / 1e9:.1f} GB a device of {has / 1e9:.1f}"
+            out["error"] = f"{place}, {alone}: {needed}"
+        failed = {"mesh": str(mesh), "error": out["error"], "ended": made.get("ended")}
+        out["failed"] = [*out["failed"], failed]
     return out
 
 

@@ -22,20 +22,6 @@ BAD = (31, 60)  # the first of a shard and the last of one
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """One CPU device, and a cache of compiled programs that the processes share."""
-    cache = tmp_path_factory.mktemp("compiled")
-    return {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-
-
-@pytest.fixture(scope="module")
 def prompts(tmp_path_factory):
     path = tmp_path_factory.mktemp("input") / "in.jsonl"
     lines = [

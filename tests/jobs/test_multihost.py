@@ -1,7 +1,6 @@
 """Real processes under jax.distributed: one job, killed and resumed with other numbers."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -10,7 +9,7 @@ import time
 
 import pytest
 
-from tests.jobs.test_kill import MODEL, ROOT, union, wait_until
+from tests.jobs.test_kill import MODEL, union, wait_until
 
 RECORDS = 60
 BAD = 14
@@ -18,19 +17,11 @@ WITHIN = 60  # seconds after a death in which all others must end
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """One CPU device each, and a cache of compiled programs that they share."""
-    cache = tmp_path_factory.mktemp("compiled")
-    kept = {n: v for n, v in os.environ.items() if not n.startswith(("SLURM", "OMPI", "KUBERN"))}
-    return {
-        **kept,
-        "PYTHONPATH": str(ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
+def environment(environment):
+    """Without flags, and without what would say that there are several processes."""
+    several = ("SLURM", "OMPI", "KUBERN")
+    kept = {name: value for name, value in environment.items() if not name.startswith(several)}
+    return kept | {"XLA_FLAGS": ""}
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ Needs `gcsfs` (extra `gcs`) and `gcp-storage-emulator`; `make extras` installs b
 """
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -59,15 +58,11 @@ def prompts():
 
 
 @pytest.fixture(scope="module")
-def start(store, tmp_path_factory):
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
+def start(store, environment):
+    environ = environment | {
         "STORAGE_EMULATOR_HOST": store,
         # Its gRPC part asks for what the emulator has not.
         "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 
     def run(source, output, *more):
@@ -75,7 +70,7 @@ def start(store, tmp_path_factory):
         argv += ["--input", str(source), "--output", str(output), "--shard-size", "10"]
         argv += ["--gen-length", "16", "--block-length", "8", "--batch-size", "4", "--details"]
         argv += ["--save-every", "0.05", *more]
-        return subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(argv, env=environ, stderr=subprocess.PIPE, text=True)
 
     return run
 

@@ -281,3 +281,50 @@ def test_recommendation_is_the_cheapest_that_fits():
 def test_bad_input_is_one_line(argv, capsys):
     assert command.main(argv) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_why_a_program_does_not_compile_is_short():
+    large = (
+        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
+        "{0}. Used 67.50M of 64.00M {0}. Exceeded {0} capacity by 3.50M.\n\nProgram {0} …"
+    )
+    for space in ("hbm", "vmem"):
+        text = compiled.brief(large.format(space))
+        assert text == f"too little memory (Used 67.50M of 64.00M {space})"
+    assert compiled.brief("INTERNAL: no\n  such thing") == "INTERNAL: no such thing"
+
+
+def test_a_plan_tells_of_one_mesh_only(monkeypatch):
+    """What was said of a mesh before is not mixed with the one that comes last."""
+    numbers = {"weights": 1, "cache": 1, "state": 1, "temporaries": 1, "donated": 1}
+    answers = [
+        {"error": "no room"},
+        {"total": 17_015_768_576, **numbers},
+        {"error": "still no room"},
+        {"total": 15_000_000_000, **numbers},
+    ]
+    work = search.Workload(
+        model=models.find("100b"),
+        config=DecodeConfig(gen_length=256, cache="dual"),
+        prompt_length=512,
+        dtype="bfloat16",
+        batch=None,
+        refresh_group=None,
+        tokens_per_step=4.0,
+    )
+    meshes = [MeshShape(1, f, t) for f, t in ((4, 4), (2, 8), (8, 2), (1, 16))]
+    for count, fits, total, error in (
+        (1, False, None, "no room"),
+        (2, False, 17_015_768_576, "v5e:4x4, data=1,fsdp=2,tensor=8: needs 17.0 GB a device of 16"),
+        (3, False, None, "still no room"),
+        (4, True, 15_000_000_000, None),
+    ):
+        made = iter(answers)
+        monkeypatch.setattr(search, "_compile", lambda *how, made=made: next(made))
+        store = search.Store(None)
+        got = search.plan(work, chips.parse("v5e:4x4"), meshes[:count], store, 60.0)
+        assert (got["fits"], got.get("total")) == (fits, total)
+        assert got["mesh"] == str(meshes[count - 1])
+        assert (got.get("error") or "").startswith(error or "")
+        assert ("error" in got) is not fits
+        assert len(got["failed"]) == min(count, 3)

@@ -1,12 +1,13 @@
 """What the real TPU compiler makes of the decode, for slices that are not attached."""
 
 import importlib.util
+import re
 
 import pytest
 
 from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for
-from leapjax.planning import chips, compiled, models
+from leapjax.planning import chips, compiled, hlo, models
 from leapjax.sharding import MeshShape
 
 pytestmark = [
@@ -53,6 +54,12 @@ def test_llada_8b(where, mesh, rows):
     for collective in made.collectives:
         for _, shape in collective.shapes:
             assert model.vocab_size not in shape and model.vocab_size // mesh.tensor not in shape
+    # The full pass of the 4 rows that refresh stays inside the loop of no or one turn, where a
+    # pass without a refresh does not pay for it: the decode loop, that one, the layers.
+    width = model.mlp_hidden_size // mesh.tensor
+    full = re.compile(rf"= bf16\[(?:{4 * 768}|4,768),{width}\]")
+    lines = zip(made.text.splitlines(), hlo.loop_depths(made.text), strict=True)
+    assert {depth for line, depth in lines if full.search(line)} == {3}
 
 
 @pytest.mark.parametrize("where", ["v5e:4x4", "v6e:16x16", "v5p:2x2x4", "7x:2x2x2", "v5e:1x1"])
