@@ -8,10 +8,15 @@ import functools
 import gc
 import itertools
 import os
+import signal
 import tempfile
 
 import hypothesis
 import pytest
+
+# Whoever starts tests in the background may have SIGINT ignored, and processes would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before anything starts the backend; a test session that inherits a device count keeps it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
