@@ -12,6 +12,7 @@ the next seed of prompts is tried, a few times, and the report says which seed w
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -35,6 +36,7 @@ from leapjax.models.config import ModelConfig
 from leapjax.testing import tiny_config, tiny_params
 from leapjax.types import Request
 
+PAUSE = 0.5  # seconds before each turn: OpenMP's threads spin for 0.2 s after torch's last work
 SEEDS = 3  # of prompts, before a disagreement is believed
 CAPPED_FROM = 10_000_000  # parameters; the uncached decodes of larger models are cut short
 
@@ -248,6 +250,7 @@ def compare(
     rounds: int,
     machine: Machine,
     each_round: Callable[[int], None] | None = None,
+    pause: float = PAUSE,
 ) -> list[dict[str, Any]]:
     """Time everybody on one case.
 
@@ -258,6 +261,7 @@ def compare(
       rounds: of alternating turns.
       machine: for the floor.
       each_round: called before each.
+      pause: seconds of rest before each turn.
 
     Returns:
       A row an implementation: `seconds_a_step` (`summarise`), `leapjax_gain`, its time over
@@ -273,6 +277,7 @@ def compare(
         # There and back, so that nobody always follows the same neighbour.
         for i in implementations if n % 2 == 0 else implementations[::-1]:
             job = case.job(config, seed, i.cache)
+            time.sleep(pause)
             seconds[i.name].append(timed(lambda i=i, job=job: i.decode(job)))
     steps = {name: max(r.steps) for name, r in results.items()}
     a_step = {name: [t / steps[name] for t in times] for name, times in seconds.items()}

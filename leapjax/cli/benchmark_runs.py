@@ -45,6 +45,7 @@ def run_against(args: argparse.Namespace, command: str) -> int:
     report = report_of(args)
     names = (args.models or ("tiny" if args.quick else "embedded,60m")).split(",")
     rounds = 2 if args.quick else args.repeats
+    pause = 0.0 if args.quick else against.PAUSE
     sections = []
 
     def show(text: str) -> None:
@@ -68,12 +69,13 @@ def run_against(args: argparse.Namespace, command: str) -> int:
         for case in against.cases(
             config, args.cases.split(","), batches, args.max_steps, args.quick
         ):
-            rows = against.compare(case, config, sides[name], rounds, machine)
+            rows = against.compare(case, config, sides[name], rounds, machine, pause=pause)
             report["models"][name].append(dataclasses.asdict(case) | {"rows": rows})
             show(f"**{document.heading(size, case)}**")
             show(document.table(case, rows))
-    if args.write:
-        document.write_section(Path(args.write), SECTION, "\n\n".join(sections))
+            # After every case: a run that is cut off leaves what it has.
+            if args.write:
+                document.write_section(Path(args.write), SECTION, "\n\n".join(sections))
     save(report, args.json)
     return 0
 

@@ -118,7 +118,7 @@ def test_no_ratio_where_tokens_differ(model):
     sides = [ours, Wrong("torch, plain", "none", ours)]
     case = against.Case(1, 8, 16, 8)
     machine = Machine(1e9, "nobody", 1e9, 1, 1, 1)
-    rows = against.compare(case, model[1], sides, 1, machine)
+    rows = against.compare(case, model[1], sides, 1, machine, pause=0)
     assert [r["equal"] for r in rows] == [True, False]
     assert rows[1]["leapjax_gain"] is None and rows[0]["gain"] is None
     text = table(case, rows)
