@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from leapjax.lm import LM, load
 from leapjax.models.config import ModelConfig, param_shapes
-from leapjax.models.transformer import init_params
+from leapjax.models.transformer import init_params, init_scale
 from leapjax.planning.models import PRESETS
 
 MODEL_60M = ModelConfig(
@@ -95,7 +95,7 @@ def large_lm(config: ModelConfig, dtype: str = "bfloat16", seed: int = 0) -> LM:
         if name.endswith("norm"):
             out.append(jnp.ones(shape, dtype))
         else:
-            scale = 0.02 / (2 * config.n_layers) ** 0.5 if name in ("o", "down") else 0.02
+            scale = init_scale(name, config)
             leaf = _normal(jax.random.fold_in(key, i), shape, scale, jnp.dtype(dtype))
             out.append(jax.block_until_ready(leaf))
     return LM(jax.tree_util.tree_unflatten(tree, out), config, None, dtype)

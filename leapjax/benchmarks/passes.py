@@ -24,9 +24,10 @@ from jax import lax
 from leapjax.benchmarks import floor
 from leapjax.benchmarks.decoding import summarise
 from leapjax.config import DecodeConfig
-from leapjax.decoding import DecodeState, Program, cached, forward, initial_state, run_jit, streamed
+from leapjax.decoding import DecodeState, Program, cached, forward, initial_state, streamed
 from leapjax.decoding.program import program_for
 from leapjax.decoding.window import block_columns
+from leapjax.lane import empty_state, lower_run
 from leapjax.models import transformer
 from leapjax.models.config import ModelConfig
 from leapjax.types import Request
@@ -158,21 +159,15 @@ def compile_both(params, case: Case, program: Program, options: dict[str, str | 
       options: of the compiler, as `XLA_FLAGS` names them, without the dashes; a switch is a bool.
     """
     start = time.perf_counter()
-    state = jax.eval_shape(lambda: _empty(case, program))
-    count = jax.ShapeDtypeStruct((), jnp.int32)
+    state = jax.eval_shape(lambda: empty_state(program, case.batch))
     chosen = options or None
-    step = run_jit.lower(params, state, count, count, program=program)
+    step = lower_run(params, program, case.batch)
     alone = bare_jit.lower(params, state, passes=case.passes, program=program)
     return Compiled(
         step.compile(compiler_options=chosen),
         alone.compile(compiler_options=chosen),
         time.perf_counter() - start,
     )
-
-
-def _empty(case: Case, program: Program) -> DecodeState:
-    state = jax.tree.map(jnp.asarray, initial_state([], program, case.batch))
-    return cached.with_cache(state, program) if program.cache != "none" else state
 
 
 def _timed(function, *args) -> tuple[Any, float]:

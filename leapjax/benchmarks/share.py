@@ -71,7 +71,8 @@ def rows(
     """Time every case, arrangement and set of options.
 
     Args:
-      lm: the model; its parameters can't be used any more after `layers`.
+      lm: the model; its parameters can't be used any more after `layers`. One loaded to a GPU has
+        no stacks: `layers` is all there is.
       cases: what is decoded.
       arrangements: of the weights: `stacked`, as given, and `layers`, taken apart as on a GPU
         (`layout.unstack`); in that order.
@@ -84,7 +85,8 @@ def rows(
     Yields:
       A row each: what it is, and `passes.measure`'s timings with `shares`, or `error`.
     """
-    for arrangement in arrangements:
+    apart = "layers" not in lm.params
+    for arrangement in arrangements if not apart else ("layers",):
         if arrangement == "stacked":
             params = layout.arrange(lm.params, lm.dtype)
         else:

@@ -85,11 +85,33 @@ def owned(params):
     """Parameters that nobody else holds, as one GPU should have them; elsewhere as they are.
 
     Args:
-      params: the model's pytree; on a GPU its `layers` can't be used any more (`unstack`).
+      params: the model's pytree; on a GPU its `layers` can't be used any more (`unstack`), unless
+        there is no room to take them apart.
     """
     devices = {d for x in jax.tree.leaves(params["layers"]) for d in x.devices()}
-    alone = [d.platform for d in devices] == ["gpu"]
-    return unstack(params) if alone and len(params["layers"]["q"]) <= UNSTACKED else params
+    if [d.platform for d in devices] != ["gpu"] or len(params["layers"]["q"]) > UNSTACKED:
+        return params
+    stats = devices.pop().memory_stats()  # None where the allocator can't tell
+    if stats and stats["bytes_limit"] - stats["bytes_in_use"] < largest_group(params):
+        return params
+    return unstack(params)
+
+
+def _groups(layers) -> dict[str, tuple[str, ...]]:
+    """Names of a layer's arrays when taken apart -> the leaves that each is made of."""
+    groups = {name: (name,) for name in layers}
+    for fused, names in FUSED.items():
+        for suffix in ("", "_bias", "_scale"):
+            if parts := tuple(n + suffix for n in names if n + suffix in layers):
+                groups = {k: v for k, v in groups.items() if k not in parts}
+                groups[fused + suffix] = parts
+    return groups
+
+
+def largest_group(params) -> int:
+    """Bytes that `unstack` needs beside the parameters at most."""
+    layers = params["layers"]
+    return max(sum(layers[p].nbytes for p in parts) for parts in _groups(layers).values())
 
 
 def unstack(params):
@@ -100,17 +122,14 @@ def unstack(params):
     after the other, so that the largest group of them, at most, is held twice.
 
     Args:
-      params: the model's pytree on one device; its `layers` can't be used any more.
+      params: the model's pytree on one device; its `layers` can't be used any more. Returned
+        as they are where this has been done.
     """
-    layers = dict(params["layers"])
-    groups = {name: (name,) for name in layers}
-    for fused, names in FUSED.items():
-        for suffix in ("", "_bias", "_scale"):
-            if parts := tuple(n + suffix for n in names if n + suffix in layers):
-                groups = {k: v for k, v in groups.items() if k not in parts}
-                groups[fused + suffix] = parts
+    if "layers" not in params:
+        return params
+    layers = params["layers"]
     views: list[dict] = [{} for _ in range(len(layers["q"]))]
-    for name, parts in groups.items():
+    for name, parts in _groups(layers).items():
         for view, part in zip(views, _split([layers[p] for p in parts]), strict=True):
             view[name] = part
         jax.block_until_ready(views)

@@ -442,6 +442,11 @@ def _logits(params, config: ModelConfig, y, table, ids: slice, dtype):
     return logits
 
 
+def init_scale(name: str, config: ModelConfig) -> float:
+    """Standard deviation of a matrix at the start, by its name; see `init_params`."""
+    return 0.02 / (2 * config.n_layers) ** 0.5 if name in ("o", "down") else 0.02
+
+
 def init_params(config: ModelConfig, key, dtype=jnp.float32) -> Params:
     """Random parameters for training from scratch.
 
@@ -466,7 +471,7 @@ def init_params(config: ModelConfig, key, dtype=jnp.float32) -> Params:
         elif name.endswith("bias"):
             leaf = jnp.zeros(shape, dtype)
         else:
-            scale = 0.02 / (2 * config.n_layers) ** 0.5 if name in ("o", "down") else 0.02
+            scale = init_scale(name, config)
             leaf = (scale * jax.random.normal(jax.random.fold_in(key, i), shape)).astype(dtype)
         out.append(leaf)
     return jax.tree_util.tree_unflatten(tree, out)

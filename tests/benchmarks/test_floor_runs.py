@@ -51,7 +51,11 @@ def test_layers_of_their_own_compute_the_same(family, quantized):
     some = places[:, 4:8]
     whole, cut = states(params, None), states(params, some)
     stacks = list(params["layers"].values())
+    most = layout.largest_group(params)
     apart = layout.unstack(params)
+    assert layout.unstack(apart) is apart
+    each = apart["layer_views"]
+    assert most == max(sum(layer[name].nbytes for layer in each) for name in each[0])
     assert "layers" not in apart and all(stack.is_deleted() for stack in stacks)
     assert {"kvq", "gate_up"} <= set(apart["layer_views"][0])
     np.testing.assert_allclose(states(apart, None), whole, rtol=1e-4, atol=1e-5)
