@@ -24,12 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from leapjax import native
 from leapjax.models.config import ModelConfig
 
 # From here on the widened copy costs more than it saves; smaller models keep it.
 WORDS_FROM_BYTES = 2**30
 UNROLLED = 16  # layers at most that are compiled one by one on a CPU
-UNSTACKED = 64  # and on a GPU, where 32 took 16 s longer to compile
+UNSTACKED = 64  # and on a GPU, where 32 took 16 s longer to compile; and with packed matrices
+PACKED_UP_TO_BYTES = 2**31  # of matrices, which are then held twice
 PIECE = 4096  # rows of the head; 32 positions' logits are half a megabyte
 
 
@@ -60,6 +62,8 @@ def arrange(params, dtype="float32"):
         params = jax.tree.map(lambda leaf: _words(leaf, device), params)
     elif jnp.dtype(dtype) == jnp.float32:
         params = jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.bfloat16 else x, params)
+    if _packs(params, jnp.dtype(dtype)):
+        return {**params, **_packed(params, device)}
     if narrow < WORDS_FROM_BYTES and depth <= UNROLLED:
         host = jax.tree.map(np.asarray, params["layers"])
         each = (jax.tree.map(lambda x, i=i: _alias(x[i], device), host) for i in range(depth))
@@ -146,6 +150,39 @@ def _split(stacks):
     return tuple(jnp.concatenate([s[i] for s in stacks], axis=-1) for i in range(depth))
 
 
+def _packs(params, dtype) -> bool:
+    """Whether the matrices are to be packed for the kernels of `leapjax.native`."""
+    matrices = [x for x in jax.tree.leaves(params) if x.ndim > 1]
+    return (
+        dtype == jnp.float32
+        and all(x.dtype == jnp.float32 for x in matrices)
+        and len(params["layers"]["q"]) <= UNSTACKED
+        and sum(x.nbytes for x in matrices) <= PACKED_UP_TO_BYTES
+        and native.available()
+    )
+
+
+def _packed(params, device) -> dict:
+    """`layer_views` and `head_pieces` with packed matrices; biases and norms as they are."""
+    host = jax.tree.map(np.asarray, params["layers"])
+    groups = _groups(host)
+    # A product with keys and values alone has to end where a panel does.
+    if any(host[name].shape[-1] % native.panel() for name in FUSED["kvq"]):
+        groups = {k: v for k, v in groups.items() if not k.startswith("kvq")}
+        groups |= {n: (n,) for n in host if n.partition("_")[0] in FUSED["kvq"]}
+    views, pages = [], native.Pages()
+    for i in range(len(host["q"])):
+        view = {}
+        for name, parts in groups.items():
+            leaf = np.concatenate([host[p][i] for p in parts], axis=-1)
+            view[name] = native.pack(leaf, device, pages) if leaf.ndim == 2 else _alias(leaf, device)
+        views.append(view)
+    table = np.asarray(params.get("head", params["embed"]))
+    starts = range(0, len(table), PIECE)
+    pieces = [native.pack(table[i : i + PIECE].T, device, pages) for i in starts]
+    return {"layer_views": tuple(views), "head_pieces": tuple(pieces)}
+
+
 def _alias(array: np.ndarray, device):
     """A JAX array over the same memory, where it is aligned."""
     return jax.device_put(array, device, may_alias=True)
@@ -158,5 +195,7 @@ def _words(leaf, device):
 
 
 def unpack(leaf):
-    """The bfloat16 array that 16-bit words stand for; other arrays as they are."""
+    """The bfloat16 array that 16-bit words stand for; anything else as it is."""
+    if isinstance(leaf, native.Packed):
+        return leaf
     return lax.bitcast_convert_type(leaf, jnp.bfloat16) if leaf.dtype == jnp.uint16 else leaf

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
+from leapjax import native
 from leapjax.models.config import ModelConfig
 from leapjax.models.layout import FUSED, unpack, widths
 
@@ -116,7 +117,11 @@ def attend(q, k, v, valid, dtype):
 
 def _linear(x, layer, name: str, dtype):
     """Product x @ layer[name] (+ bias if the layer has one), in the compute dtype."""
-    out = jnp.matmul(x, layer[name].astype(dtype), precision=precision_for(dtype))
+    matrix = layer[name]
+    if isinstance(matrix, native.Packed):
+        out = native.product(x, matrix)
+    else:
+        out = jnp.matmul(x, matrix.astype(dtype), precision=precision_for(dtype))
     scale = layer.get(f"{name}_scale")  # of int8 weights
     if scale is not None:
         out = out * _along_last(scale, out)
@@ -142,17 +147,22 @@ def _projections(x, layer, fused: str, names, config: ModelConfig, dtype):
         return [_linear(x, layer, name, dtype) for name in names]
     ends = list(itertools.accumulate(widths(config, FUSED[fused]), initial=0))
     first = FUSED[fused].index(names[0])
-    part = slice(ends[first], ends[first + len(names)])
-    some = {k: v[..., part] for k, v in layer.items() if k.startswith(fused)}
-    cuts = [end - part.start for end in ends[first + 1 : first + len(names)]]
+    start, stop = ends[first], ends[first + len(names)]
+    some = {
+        k: v.part(start, stop) if isinstance(v, native.Packed) else v[..., start:stop]
+        for k, v in layer.items()
+        if k.startswith(fused)
+    }
+    cuts = [end - start for end in ends[first + 1 : first + len(names)]]
     return jnp.split(_linear(x, some, fused, dtype), cuts, axis=-1)
 
 
 def _block(x, layer, config: ModelConfig, cos, sin, valid, dtype, store=None, outputs=None):
     """One transformer block.
 
-    `store` maps fresh (k, v) to the (k, v) to attend to. `outputs` (B, W) int32 names the
-    columns to compute beyond keys and values; None is all of them.
+    `store` puts fresh (k, v) into a cache and gives all layers' keys and values, (L, B, T, K, E),
+    and which of them to attend to; None attends to the fresh ones. `outputs` (B, W) int32 names
+    the columns to compute beyond keys and values; None is all of them.
     """
     b, s, _ = x.shape
     layer = {name: unpack(leaf) for name, leaf in layer.items()}
@@ -168,9 +178,13 @@ def _block(x, layer, config: ModelConfig, cos, sin, valid, dtype, store=None, ou
             s = outputs.shape[1]
             q = _projections(y, layer, "kvq", ("q",), config, dtype)
         q = rotate(q[0].reshape(b, s, config.n_heads, config.head_dim), cos, sin)
-        if store is not None:
-            k, v = store(k, v)
-        x = x + _linear(attend(q, k, v, valid, dtype), layer, "o", dtype)
+        stores, index = ((k[None], v[None]), 0) if store is None else store(k, v)
+        if isinstance(layer["o"], native.Packed) and native.attention_fits(valid, dtype):
+            mixed = native.attention(q, *stores, valid, index)
+        else:
+            one = (lax.dynamic_index_in_dim(c, index, keepdims=False) for c in stores)
+            mixed = attend(q, *one, valid, dtype)
+        x = x + _linear(mixed, layer, "o", dtype)
     with jax.named_scope("mlp"):
         y = rms_norm(x, layer["mlp_norm"], layer.get("mlp_norm_bias"), config.norm_eps)
         gate, up = _projections(y, layer, "gate_up", ("gate", "up"), config, dtype)
@@ -336,7 +350,7 @@ def window_states(
         if replace is not None:
             old = store[index, slots[:, None], columns]
             fresh = jnp.where(replace[:, :, None, None], fresh, old)
-        place = jnp.stack([jnp.full((rows,), index), slots, start], axis=1)
+        place = jnp.stack([jnp.full((rows,), index, jnp.int32), slots, start], axis=1)
         return lax.scatter(
             store,
             place,
@@ -359,7 +373,7 @@ def window_states(
 
         def store(k, v):
             stores[:] = [_as_stored(write(c, index, x)) for c, x in ((keys, k), (values, v))]
-            return tuple(lax.dynamic_index_in_dim(c, index, keepdims=False) for c in stores)
+            return stores, index
 
         x, _ = _block(x, layer, config, cos, sin, valid, dtype, store)
         return (x, *stores)
@@ -368,7 +382,7 @@ def window_states(
     carry = (x, *cache)
     if "layer_views" in params:
         for i, layer in enumerate(params["layer_views"]):
-            carry = body(jnp.int32(i), carry, layer)
+            carry = body(i, carry, layer)
     else:
         carry = lax.fori_loop(0, config.n_layers, body, carry)
     x, keys, values = carry
@@ -388,8 +402,10 @@ def head(params: Params, config: ModelConfig, hidden, dtype=jnp.float32):
       (B, W, V) float32 logits.
     """
     with jax.named_scope("head"):
-        y = _normed(params, config, hidden)
-        return _logits(params, config, y, params[_table(config)], slice(None), dtype)
+        if not any(isinstance(piece, native.Packed) for piece in params.get("head_pieces", ())):
+            y = _normed(params, config, hidden)
+            return _logits(params, config, y, params[_table(config)], slice(None), dtype)
+    return jnp.concatenate([*head_in_pieces(params, config, hidden, dtype)], axis=-1)
 
 
 def head_in_pieces(params: Params, config: ModelConfig, hidden, dtype=jnp.float32):
@@ -408,7 +424,8 @@ def head_in_pieces(params: Params, config: ModelConfig, hidden, dtype=jnp.float3
         y = _normed(params, config, hidden)
         start = 0
         for piece in params["head_pieces"]:
-            ids = slice(start, start + piece.shape[0])
+            size = piece.columns if isinstance(piece, native.Packed) else piece.shape[0]
+            ids = slice(start, start + size)
             yield _logits(params, config, y, piece, ids, dtype)
             start = ids.stop
 
@@ -426,13 +443,16 @@ def _normed(params, config: ModelConfig, hidden):
 
 def _logits(params, config: ModelConfig, y, table, ids: slice, dtype):
     """Normed hidden states (B, W, D) times rows `ids` of the head, (B, W, C) float32."""
-    logits = jnp.einsum(
-        "bwd,vd->bwv",
-        y,
-        unpack(table).astype(dtype),
-        precision=precision_for(dtype),
-        preferred_element_type=jnp.float32,
-    )
+    if isinstance(table, native.Packed):
+        logits = native.product(y, table)
+    else:
+        logits = jnp.einsum(
+            "bwd,vd->bwv",
+            y,
+            unpack(table).astype(dtype),
+            precision=precision_for(dtype),
+            preferred_element_type=jnp.float32,
+        )
     if "head_scale" in params:  # of int8 weights
         logits = logits * _along_last(params["head_scale"][ids], logits)
     if config.head_bias:
