@@ -115,7 +115,11 @@ def bare(params, state: DecodeState, passes: int, program: Program) -> DecodeSta
             hidden, cache = forward.uncached(params, state, columns, program).hidden, None
         else:
             hidden, cache = cached.window_pass(params, state, columns, state.cache, program)
-        if streamed.applies(params, program):
+        if streamed.applies(params, program) and "head_packed" in params:
+            # The kernel that multiplies takes the maximum too, with the rest of the summary.
+            apart = [program.model.mask_token_id]
+            top = transformer.head_summary(params, program.model, hidden, apart)[0]
+        elif streamed.applies(params, program):
             pieces = transformer.head_in_pieces(
                 params, program.model, hidden, program.compute_dtype
             )

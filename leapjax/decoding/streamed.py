@@ -27,14 +27,15 @@ def applies(params, program: Program) -> bool:
     """Whether the parameters come in pieces and the program needs no more than they give."""
     plain = not (program.guidance or program.sampling or program.holds_masks)
     policy = program.policy
-    return "head_pieces" in params and plain and not policy.needs and policy.adjust is None
+    ready = "head_pieces" in params or "head_packed" in params
+    return ready and plain and not policy.needs and policy.adjust is None
 
 
 def propose(params, hidden, options: RowOptions, program: Program) -> Proposal:
     """Choose a token for each position and say how sure the model is of it.
 
     Args:
-      params: the model's pytree with `head_pieces` (`leapjax.models.layout`).
+      params: the model's pytree with `head_pieces` or `head_packed` (`leapjax.models.layout`).
       hidden: (B, W, D), the window's hidden states.
       options: the rows' numbers.
       program: static structure, for which `applies`.
@@ -42,6 +43,8 @@ def propose(params, hidden, options: RowOptions, program: Program) -> Proposal:
     Returns:
       A Proposal without margin, entropy and noise.
     """
+    if "head_packed" in params:
+        return _from_summary(params, hidden, options, program)
     model = program.model
     with jax.named_scope("proposal"):
         rows = hidden.shape[:2]
@@ -75,9 +78,40 @@ def propose(params, hidden, options: RowOptions, program: Program) -> Proposal:
             total = total * jnp.exp(top - base)
             total = total + jnp.sum(jnp.exp(weighed - base[..., None]), axis=-1)
             top, start = summit, start + size
-        is_end = token == model.eos_token_id
-        if program.eot_token_id is not None:
-            is_end = is_end | (token == program.eot_token_id)
-        muted = is_end & options.confidence_eos_eot_inf[:, None]
-        confidence = jnp.where(muted, 0.0, jnp.exp(best - top - jnp.log(total)))
-    return Proposal(token, confidence)
+        return Proposal(token, _confidence(token, best, top, total, options, program))
+
+
+def _from_summary(params, hidden, options: RowOptions, program: Program) -> Proposal:
+    """The same from what the head's kernel says of the ordinary ids, and the special ids' logits."""
+    model = program.model
+    special = sorted({model.mask_token_id, model.eos_token_id, program.eot_token_id} - {None})
+    best, token, total, logits = transformer.head_summary(params, model, hidden, special)
+    with jax.named_scope("proposal"):
+        top, weights = best, []
+        base = best  # what the ordinary ids' total is measured from
+        for i, number in enumerate(special):
+            weight = logits[..., i]
+            if number == model.eos_token_id:
+                weight = jnp.where(options.logits_eos_inf[:, None], _NEVER, weight)
+            if number != model.mask_token_id:
+                # The lowest id of equals.
+                wins = (weight > best) | ((weight == best) & (number < token))
+                token = jnp.where(wins & ~jnp.isneginf(weight), jnp.int32(number), token)
+                best = jnp.maximum(best, weight)
+            if number in (model.eos_token_id, program.eot_token_id):
+                weight = jnp.where(options.confidence_eos_eot_inf[:, None], _NEVER, weight)
+            weights.append(weight)
+            top = jnp.maximum(top, weight)
+        total = total * jnp.exp(base - top)
+        for weight in weights:
+            total = total + jnp.exp(weight - top)
+        return Proposal(token, _confidence(token, best, top, total, options, program))
+
+
+def _confidence(token, best, top, total, options: RowOptions, program: Program):
+    """Softmax probability of the tokens; 0 for muted ends."""
+    is_end = token == program.model.eos_token_id
+    if program.eot_token_id is not None:
+        is_end = is_end | (token == program.eot_token_id)
+    muted = is_end & options.confidence_eos_eot_inf[:, None]
+    return jnp.where(muted, 0.0, jnp.exp(best - top - jnp.log(total)))

@@ -163,7 +163,7 @@ def _packs(params, dtype) -> bool:
 
 
 def _packed(params, device) -> dict:
-    """`layer_views` and `head_pieces` with packed matrices; biases and norms as they are."""
+    """`layer_views` and `head_packed`: packed matrices; biases and norms as they are."""
     host = jax.tree.map(np.asarray, params["layers"])
     groups = _groups(host)
     # A product with keys and values alone has to end where a panel does.
@@ -178,9 +178,7 @@ def _packed(params, device) -> dict:
             view[name] = native.pack(leaf, device, pages) if leaf.ndim == 2 else _alias(leaf, device)
         views.append(view)
     table = np.asarray(params.get("head", params["embed"]))
-    starts = range(0, len(table), PIECE)
-    pieces = [native.pack(table[i : i + PIECE].T, device, pages) for i in starts]
-    return {"layer_views": tuple(views), "head_pieces": tuple(pieces)}
+    return {"layer_views": tuple(views), "head_packed": native.pack(table.T, device, pages)}
 
 
 def _alias(array: np.ndarray, device):

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
@@ -402,10 +403,9 @@ def head(params: Params, config: ModelConfig, hidden, dtype=jnp.float32):
       (B, W, V) float32 logits.
     """
     with jax.named_scope("head"):
-        if not any(isinstance(piece, native.Packed) for piece in params.get("head_pieces", ())):
-            y = _normed(params, config, hidden)
-            return _logits(params, config, y, params[_table(config)], slice(None), dtype)
-    return jnp.concatenate([*head_in_pieces(params, config, hidden, dtype)], axis=-1)
+        y = _normed(params, config, hidden)
+        table = params.get("head_packed", params[_table(config)])
+        return _logits(params, config, y, table, slice(None), dtype)
 
 
 def head_in_pieces(params: Params, config: ModelConfig, hidden, dtype=jnp.float32):
@@ -424,10 +424,32 @@ def head_in_pieces(params: Params, config: ModelConfig, hidden, dtype=jnp.float3
         y = _normed(params, config, hidden)
         start = 0
         for piece in params["head_pieces"]:
-            size = piece.columns if isinstance(piece, native.Packed) else piece.shape[0]
-            ids = slice(start, start + size)
+            ids = slice(start, start + piece.shape[0])
             yield _logits(params, config, y, piece, ids, dtype)
             start = ids.stop
+
+
+def head_summary(params: Params, config: ModelConfig, hidden, apart: list[int]):
+    """What a softmax needs to know of the logits, which are held nowhere; and some of them.
+
+    Args:
+      params: the model's pytree, with `head_packed` (`leapjax.models.layout`).
+      config: static shape.
+      hidden: (B, W, D) float32.
+      apart: ids, in order, whose logits are given one by one and left out of the rest.
+
+    Returns:
+      Of all other ids: the largest logit, the lowest id that has it, and the sum of
+      exponentials of the logits less the largest, each (B, W); and (B, W, len(apart)) logits.
+    """
+    with jax.named_scope("head"):
+        y, matrix = _normed(params, config, hidden), params["head_packed"]
+        bias = unpack(params["head_bias"]) if config.head_bias else jnp.zeros(matrix.columns)
+        ids, scale = np.asarray(apart), jnp.float32(config.logit_scale)
+        rest = native.summary(y, matrix, (bias * scale).at[ids].set(-jnp.inf), config.logit_scale)
+        rows = unpack(params[_table(config)])[ids]
+        some = jnp.einsum("bwd,kd->bwk", y, rows, precision=precision_for(y.dtype))
+        return *rest, (some + bias[None, None, ids]) * scale
 
 
 def _table(config: ModelConfig) -> str:

@@ -6,7 +6,7 @@ XLA packs a matrix in every product anew, which costs more than the product wher
 """
 
 from leapjax.native.build import available, panel
-from leapjax.native.packed import Packed, attention, attention_fits, pack, product
+from leapjax.native.packed import Packed, attention, attention_fits, pack, product, summary
 from leapjax.native.pages import Pages
 
-__all__ = ["Packed", "Pages", "attention", "attention_fits", "available", "pack", "panel", "product"]
+__all__ = ["Packed", "Pages", "attention", "attention_fits", "available", "pack", "panel", "product", "summary"]

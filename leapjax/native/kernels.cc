@@ -149,57 +149,6 @@ void Share(ffi::ThreadPool& pool, int64_t tasks, Make&& make) {
 
 int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// x (..., K) times columns [first * NR, first * NR + N) of a packed matrix -> (..., N).
-ffi::Error Product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> packed,
-                   ffi::ResultBuffer<ffi::F32> y, int64_t first) {
-  const auto dims = packed.dimensions();
-  const int64_t depth = dims[1], columns = y->dimensions().back();
-  const int64_t panels = Ceil(columns, kPanel);
-  if (dims.size() != 3 || dims[2] != kPanel || x.dimensions().back() != depth || first < 0 ||
-      first + panels > dims[0]) {
-    return ffi::Error::InvalidArgument("leapjax_product: shapes do not agree");
-  }
-  if (y->element_count() == 0) return ffi::Error::Success();
-  const int64_t rows = y->element_count() / columns;
-  const float* const weights = packed.typed_data() + first * depth * kPanel;
-  // Rows of a block stay in the second-level cache. A pitch that is no power of two keeps them
-  // from competing for the same places in the first.
-  const int64_t pitch = depth + 16;
-  const int64_t most = std::clamp<int64_t>((1 << 17) / pitch, kRows, 16 * kRows);
-  const int64_t height = Ceil(Ceil(rows, Ceil(rows, most)), kRows) * kRows;
-  const int64_t blocks = Ceil(rows, height);
-  Share(pool, blocks * panels, [&] {
-    float* const mine = Scratch(0, height * pitch);
-    float* const edge = Scratch(1, kRows * kPanel);
-    return [&, mine, edge, held = int64_t{-1}](int64_t task) mutable {
-      const int64_t block = task / panels, p = task % panels;
-      const int64_t top = block * height, many = std::min(height, rows - top);
-      if (block != held) {
-        for (int64_t i = 0; i < many; ++i) {
-          std::memcpy(mine + i * pitch, x.typed_data() + (top + i) * depth, depth * sizeof(float));
-        }
-        held = block;
-      }
-      const float* const panel = weights + p * depth * kPanel;
-      const int64_t width = std::min<int64_t>(kPanel, columns - p * kPanel);
-      InTiles(many, [&](TileFunction tile, int64_t at, int64_t n, int64_t which) {
-        float* const to = y->typed_data() + (top + at) * columns + p * kPanel;
-        // The first two tiles fetch half of the next panel each.
-        const char* const next = reinterpret_cast<const char*>(panel + depth * kPanel) +
-                                 (which == 1 ? depth * 64 : 0);
-        const bool whole = width == kPanel;
-        tile(mine + at * pitch, pitch, 1, panel, kPanel, depth, whole ? to : edge,
-             whole ? columns : kPanel, next);
-        if (whole) return;
-        for (int64_t i = 0; i < n; ++i) {
-          std::memcpy(to + i * columns, edge + i * kPanel, width * sizeof(float));
-        }
-      });
-    };
-  });
-  return ffi::Error::Success();
-}
-
 // e^x within two units in the last place; 0 below the smallest normal number.
 inline Vector Exp(Vector x) {
   const Whole tiny = x < All(-87.3f);
@@ -219,6 +168,139 @@ inline Vector Exp(Vector x) {
   const Whole power = (reinterpret_cast<Whole>(shifted) - reinterpret_cast<Whole>(magic)) << 23;
   p = reinterpret_cast<Vector>(reinterpret_cast<Whole>(p) + power);
   return tiny ? Vector{} : p;
+}
+
+// Rows of x (rows, depth) times panels: for every tile of rows and every panel,
+// `place(row, panel, own)` says where its products go and how far apart rows are there, and
+// `finish(row, many, panel, own)` is called when they are there. `own` is the thread's, one tile.
+template <typename Place, typename Finish>
+void Multiply(ffi::ThreadPool& pool, const float* x, int64_t rows, int64_t depth,
+              const float* weights, int64_t panels, Place&& place, Finish&& finish) {
+  // Rows of a block stay in the second-level cache. A pitch that is no power of two keeps them
+  // from competing for the same places in the first.
+  const int64_t pitch = depth + 16;
+  const int64_t most = std::clamp<int64_t>((1 << 17) / pitch, kRows, 16 * kRows);
+  const int64_t height = Ceil(Ceil(rows, Ceil(rows, most)), kRows) * kRows;
+  const int64_t blocks = Ceil(rows, height);
+  Share(pool, blocks * panels, [&] {
+    float* const mine = Scratch(0, height * pitch);
+    float* const own = Scratch(1, kRows * kPanel);
+    return [&, mine, own, held = int64_t{-1}](int64_t task) mutable {
+      const int64_t block = task / panels, p = task % panels;
+      const int64_t top = block * height, many = std::min(height, rows - top);
+      if (block != held) {
+        for (int64_t i = 0; i < many; ++i) {
+          std::memcpy(mine + i * pitch, x + (top + i) * depth, depth * sizeof(float));
+        }
+        held = block;
+      }
+      const float* const panel = weights + p * depth * kPanel;
+      InTiles(many, [&](TileFunction tile, int64_t at, int64_t n, int64_t which) {
+        // The first two tiles fetch half of the next panel each.
+        const char* const next = reinterpret_cast<const char*>(panel + depth * kPanel) +
+                                 (which == 1 ? depth * 64 : 0);
+        const auto [to, apart] = place(top + at, p, own);
+        tile(mine + at * pitch, pitch, 1, panel, kPanel, depth, to, apart, next);
+        finish(top + at, n, p, own);
+      });
+    };
+  });
+}
+
+// x (..., K) times columns [first * NR, first * NR + N) of a packed matrix -> (..., N).
+ffi::Error Product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> packed,
+                   ffi::ResultBuffer<ffi::F32> y, int64_t first) {
+  const auto dims = packed.dimensions();
+  const int64_t depth = dims[1], columns = y->dimensions().back();
+  const int64_t panels = Ceil(columns, kPanel), whole = columns / kPanel;
+  if (dims.size() != 3 || dims[2] != kPanel || x.dimensions().back() != depth || first < 0 ||
+      first + panels > dims[0]) {
+    return ffi::Error::InvalidArgument("leapjax_product: shapes do not agree");
+  }
+  if (y->element_count() == 0) return ffi::Error::Success();
+  float* const out = y->typed_data();
+  Multiply(
+      pool, x.typed_data(), y->element_count() / columns, depth,
+      packed.typed_data() + first * depth * kPanel, panels,
+      [&](int64_t row, int64_t p, float* own) {
+        return p < whole ? std::pair(out + row * columns + p * kPanel, columns)
+                         : std::pair(own, int64_t{kPanel});
+      },
+      [&](int64_t row, int64_t many, int64_t p, const float* own) {
+        if (p < whole) return;
+        for (int64_t i = 0; i < many; ++i) {
+          std::memcpy(out + (row + i) * columns + p * kPanel, own + i * kPanel,
+                      (columns - p * kPanel) * sizeof(float));
+        }
+      });
+  return ffi::Error::Success();
+}
+
+// The lanes in another order: each changes place with the one `w` further on or back.
+template <typename T>
+inline T Swapped(T x, int w) {
+#if defined(__clang__)
+  T y;
+  for (int j = 0; j < kLanes; ++j) y[j] = x[j ^ w];
+  return y;
+#else
+  Whole from;
+  for (int j = 0; j < kLanes; ++j) from[j] = j ^ w;
+  return __builtin_shuffle(x, from);
+#endif
+}
+
+// In every lane what `join` makes of all of them.
+template <typename T, typename F>
+inline T Across(T x, F&& join) {
+#pragma GCC unroll 4
+  for (int w = kLanes / 2; w > 0; w /= 2) x = join(x, Swapped(x, w));
+  return x;
+}
+
+// Of scale * (x times a packed matrix) + bias, panel by panel: the largest number of each row, the
+// first column it stands in, and the sum of exponentials of the numbers less the largest.
+// x (..., K), bias (P, NR) -> three times (P, ...). The product itself is held nowhere.
+ffi::Error Summary(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> packed,
+                   ffi::Buffer<ffi::F32> bias, ffi::ResultBuffer<ffi::F32> largest,
+                   ffi::ResultBuffer<ffi::S32> column, ffi::ResultBuffer<ffi::F32> total,
+                   float scale) {
+  const auto dims = packed.dimensions();
+  const int64_t depth = dims[1], panels = dims[0];
+  if (dims.size() != 3 || dims[2] != kPanel || x.dimensions().back() != depth ||
+      static_cast<int64_t>(bias.element_count()) != panels * kPanel ||
+      largest->element_count() * depth != x.element_count() * panels) {
+    return ffi::Error::InvalidArgument("leapjax_summary: shapes do not agree");
+  }
+  if (x.element_count() == 0) return ffi::Error::Success();
+  const int64_t rows = x.element_count() / depth;
+  Multiply(
+      pool, x.typed_data(), rows, depth, packed.typed_data(), panels,
+      [](int64_t, int64_t, float* own) { return std::pair(own, int64_t{kPanel}); },
+      [&](int64_t row, int64_t many, int64_t p, const float* own) {
+        const Vector left = Load(bias.typed_data() + p * kPanel);
+        const Vector right = Load(bias.typed_data() + p * kPanel + kLanes);
+        Whole lane;
+        for (int j = 0; j < kLanes; ++j) lane[j] = j;
+        for (int64_t i = 0; i < many; ++i, ++row) {
+          const Vector a = Load(own + i * kPanel) * All(scale) + left;
+          const Vector b = Load(own + i * kPanel + kLanes) * All(scale) + right;
+          const auto larger = [](Vector u, Vector v) { return u > v ? u : v; };
+          const Vector top = Across(larger(a, b), larger);
+          const Whole none = Whole{} + 2 * kPanel;
+          const Whole in_a = a == top ? lane : none, in_b = b == top ? lane + kLanes : none;
+          const auto less = [](Whole u, Whole v) { return u < v ? u : v; };
+          const Whole where = Across(less(in_a, in_b), less);
+          // Of nothing but barred columns the sum is none: no number less itself.
+          const bool some = top[0] > -std::numeric_limits<float>::infinity();
+          const Vector e = Exp(a - top) + Exp(b - top);
+          const Vector sum = Across(e, [](Vector u, Vector v) { return u + v; });
+          largest->typed_data()[p * rows + row] = top[0];
+          column->typed_data()[p * rows + row] = static_cast<int32_t>(p * kPanel) + where[0];
+          total->typed_data()[p * rows + row] = some ? sum[0] : 0.f;
+        }
+      });
+  return ffi::Error::Success();
 }
 
 // Attention of q (B, S, H, E) to layer `layer` of keys and values (L, B, T, G, E), H / G query
@@ -316,6 +398,17 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(leapjax_product, Product,
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Ret<ffi::Buffer<ffi::F32>>()
                                   .Attr<int64_t>("first"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(leapjax_summary, Summary,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::S32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Attr<float>("scale"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(leapjax_attention, Attention,
                               ffi::Ffi::Bind()

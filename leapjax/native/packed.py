@@ -69,6 +69,33 @@ def product(x, matrix: Packed):
     return call(x, matrix.panels, first=np.int64(matrix.first))
 
 
+def summary(x, matrix: Packed, bias, scale: float):
+    """What a softmax needs to know of scale * x @ matrix + bias, which is held nowhere.
+
+    Args:
+      x: (..., K) float32.
+      matrix: (K, N), all of its columns.
+      bias: (N,) float32; minus infinity bars a column.
+      scale: of the product.
+
+    Returns:
+      Three arrays of shape x.shape[:-1]: the largest number (float32, minus infinity where
+      nothing but barred columns), the first column it stands in (int32), and the sum of
+      exponentials of all less the largest (float32). The sum's order is always the same.
+    """
+    count, _, size = matrix.panels.shape
+    bias = jnp.pad(bias, (0, count * size - matrix.columns), constant_values=-jnp.inf)
+    shape = (count, *x.shape[:-1])
+    outs = [jax.ShapeDtypeStruct(shape, t) for t in (jnp.float32, jnp.int32, jnp.float32)]
+    call = jax.ffi.ffi_call("leapjax_summary", outs, vmap_method="sequential")
+    tops, places, sums = call(x, matrix.panels, bias, scale=np.float32(scale))
+    top = jnp.max(tops, axis=0)
+    # Of equals the lowest column; panels are in order.
+    place = jnp.min(jnp.where(tops == top, places, jnp.int32(matrix.columns - 1)), axis=0)
+    base = jnp.where(jnp.isneginf(top), 0.0, top)
+    return top, place, jnp.sum(sums * jnp.exp(tops - base), axis=0)
+
+
 def attention_fits(valid, dtype) -> bool:
     """Whether `attention` covers such masks (not those that differ by query) and this dtype."""
     return valid.ndim == 2 and dtype == jnp.float32
