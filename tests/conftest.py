@@ -147,6 +147,14 @@ def haste(request, monkeypatch):
 
 
 @pytest.fixture
+def without_kernels(monkeypatch):
+    """On this CPU, XLA's products, as where there is no C++ compiler."""
+    from leapjax import native
+
+    monkeypatch.setattr(native, "available", lambda: False)
+
+
+@pytest.fixture
 def compilations():
     """`with compilations.none(): ...` fails on a compilation; `.seen()` lists them."""
     return _compilations

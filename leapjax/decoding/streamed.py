@@ -82,7 +82,7 @@ def propose(params, hidden, options: RowOptions, program: Program) -> Proposal:
 
 
 def _from_summary(params, hidden, options: RowOptions, program: Program) -> Proposal:
-    """The same from what the head's kernel says of the ordinary ids, and the special ids' logits."""
+    """The same from what the head's kernel says of ordinary ids, and the special ids' logits."""
     model = program.model
     special = sorted({model.mask_token_id, model.eos_token_id, program.eot_token_id} - {None})
     best, token, total, logits = transformer.head_summary(params, model, hidden, special)

@@ -1,6 +1,7 @@
 """How the parameters are handed to compiled programs; on TPUs and meshes, as they are.
 
-On one CPU device, as views of the same memory:
+On one CPU device, for float32 compute: matrices packed for the kernels of `leapjax.native`, up to
+`PACKED_UP_TO_BYTES` of them. Where these can't be had, as views of the same memory:
 
 - the vocabulary head comes in pieces too, whose logits fit in the processor's caches
   (`leapjax.decoding.streamed`);
@@ -43,8 +44,9 @@ def arrange(params, dtype="float32"):
       dtype: compute dtype.
 
     Returns:
-      The same pytree; on one CPU device with `head_pieces`, a tuple of (C, D) views of the
-      head (or of the tied embedding), up to `UNROLLED` layers with `layer_views`, a view of
+      The same pytree; on one CPU device with `layer_views` and `head_packed`, whose matrices are
+      `native.Packed`, or else with `head_pieces`, a tuple of (C, D) views of the head (or of the
+      tied embedding), up to `UNROLLED` layers with `layer_views`, a view of
       every leaf of `layers` for each of them, and, from `WORDS_FROM_BYTES` of bfloat16 weights on,
       with uint16 words for bfloat16 leaves
       instead of those; smaller ones in `dtype` if that is float32.
@@ -175,7 +177,9 @@ def _packed(params, device) -> dict:
         view = {}
         for name, parts in groups.items():
             leaf = np.concatenate([host[p][i] for p in parts], axis=-1)
-            view[name] = native.pack(leaf, device, pages) if leaf.ndim == 2 else _alias(leaf, device)
+            view[name] = (
+                native.pack(leaf, device, pages) if leaf.ndim == 2 else _alias(leaf, device)
+            )
         views.append(view)
     table = np.asarray(params.get("head", params["embed"]))
     return {"layer_views": tuple(views), "head_packed": native.pack(table.T, device, pages)}

@@ -1,12 +1,22 @@
 """Kernels of our own for programs on one CPU: products with packed matrices, and attention.
 
 XLA packs a matrix in every product anew, which costs more than the product where the rows are few.
-`kernels.cc` is compiled when it is first needed, by the machine's C++ compiler; without one, or with
-`LEAPJAX_NATIVE=off`, XLA's own products are used.
+`kernels.cc` is compiled when it is first needed, by the machine's C++ compiler; without one, or
+with `LEAPJAX_NATIVE=off`, XLA's own products are used.
 """
 
 from leapjax.native.build import available, panel
 from leapjax.native.packed import Packed, attention, attention_fits, pack, product, summary
 from leapjax.native.pages import Pages
 
-__all__ = ["Packed", "Pages", "attention", "attention_fits", "available", "pack", "panel", "product", "summary"]
+__all__ = [
+    "Packed",
+    "Pages",
+    "attention",
+    "attention_fits",
+    "available",
+    "pack",
+    "panel",
+    "product",
+    "summary",
+]

@@ -41,7 +41,9 @@ def panel() -> int:
         return 0
     compiler = _compiler()
     if compiler is None:
-        _log.info("No C++ compiler found: decoding on this CPU uses XLA's products, which are slower")
+        _log.info(
+            "No C++ compiler found: decoding on this CPU uses XLA's products, which are slower"
+        )
         return 0
     try:
         library = ctypes.CDLL(str(_built(compiler)))
@@ -95,7 +97,9 @@ def _compile(compiler: str, target: Path) -> None:
     command = [compiler, *_FLAGS, "-I", jax.ffi.include_dir(), str(_SOURCE), "-o", str(target)]
     for i, native in enumerate(_FOR_THIS_CPU):
         try:
-            subprocess.run([*command, native], capture_output=True, text=True, check=True, timeout=300)
+            subprocess.run(
+                [*command, native], capture_output=True, text=True, check=True, timeout=300
+            )
             return
         except subprocess.CalledProcessError:
             if i == len(_FOR_THIS_CPU) - 1:

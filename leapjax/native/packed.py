@@ -1,7 +1,7 @@
 """Packed matrices, and the operations on them, as JAX sees them.
 
-Shapes: K rows and N columns of a matrix, P panels of C columns, B rows, S queries, T keys, L layers,
-H query heads, G key/value heads, E head width.
+Shapes: K rows and N columns of a matrix, P panels of C columns, B rows, S queries, T keys,
+L layers, H query heads, G key/value heads, E head width.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def pack(matrix: np.ndarray, device=None, pages: Pages | None = None) -> Packed:
 
 
 def product(x, matrix: Packed):
-    """x @ matrix in float32: (..., K) -> (..., N).
+    """X @ matrix in float32: (..., K) -> (..., N).
 
     Sums run over K in order: a row's result doesn't depend on how many rows there are.
     """
@@ -91,9 +91,9 @@ def summary(x, matrix: Packed, bias, scale: float):
     tops, places, sums = call(x, matrix.panels, bias, scale=np.float32(scale))
     top = jnp.max(tops, axis=0)
     # Of equals the lowest column; panels are in order.
-    place = jnp.min(jnp.where(tops == top, places, jnp.int32(matrix.columns - 1)), axis=0)
+    place = jnp.min(jnp.where(tops == top[None], places, jnp.int32(matrix.columns - 1)), axis=0)
     base = jnp.where(jnp.isneginf(top), 0.0, top)
-    return top, place, jnp.sum(sums * jnp.exp(tops - base), axis=0)
+    return top, place, jnp.sum(sums * jnp.exp(tops - base[None]), axis=0)
 
 
 def attention_fits(valid, dtype) -> bool:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from leapjax import native
 from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for, run_jit
 from leapjax.lane import compile_run, empty_state, needed_bytes
@@ -68,6 +69,7 @@ def test_products_and_loops(family, cache, products, loops):
     assert "f64" not in text
 
 
+@pytest.mark.usefixtures("without_kernels")
 @pytest.mark.parametrize("cache", ["none", "dual"])
 def test_no_array_is_as_large_as_all_logits(monkeypatch, cache):
     monkeypatch.setattr(layout, "PIECE", 256)
@@ -77,6 +79,25 @@ def test_no_array_is_as_large_as_all_logits(monkeypatch, cache):
     assert operations(text)["dot_general"] == (2 if cache == "none" else 4) * LAYER + 4
     assert f"tensor<{B}x{W}x{V}xf32>" not in text
     assert f"tensor<{B}x{W}x256xf32>" in text
+
+
+@pytest.mark.skipif(not native.available(), reason="no C++ compiler for leapjax.native")
+@pytest.mark.parametrize("cache", ["none", "dual"])
+def test_with_packed_matrices_a_pass_is_kernels(cache):
+    made = program(cache)
+    text = lowered(layout.arrange(tiny_params(made.model)), made)
+    found = collections.Counter(re.findall(r"custom_call @leapjax_(\w+)", text))
+    layers, passes = made.model.n_layers, 1 if cache == "none" else 2
+    # Keys, values and queries are apart, since these heads don't end where panels do.
+    each = {"product": 6 * layers * passes, "attention": layers * passes, "summary": 1}
+    assert found == each
+    # Of products there is left the logits of the special ids.
+    assert operations(text)["dot_general"] == 1
+    for columns in (V, -(-V // native.panel()) * native.panel()):
+        assert f"tensor<{B}x{W}x{columns}xf32>" not in text
+    # The cache is read where it is: nothing slices a layer's keys off.
+    one = rf"dynamic_slice.*-> tensor<1x{B}x{T}x{made.model.n_kv_heads}x{made.model.head_dim}xf32>"
+    assert not re.search(one, text)
 
 
 def test_grouped_heads_share_their_keys():

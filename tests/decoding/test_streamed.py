@@ -16,6 +16,10 @@ from leapjax.testing import tiny_config, tiny_params
 B, W = 6, 4
 
 
+# The head's own kernel says the same: tests/native.
+pytestmark = pytest.mark.usefixtures("without_kernels")
+
+
 def made(seed, piece, monkeypatch, **changes):
     """Parameters in pieces, and a program that streams them."""
     monkeypatch.setattr(layout, "PIECE", piece)

@@ -12,6 +12,9 @@ from leapjax.lane import compile_run, needed_bytes
 from leapjax.models import layout
 from leapjax.testing import tiny_config, tiny_params
 
+# How packed matrices are handed over: tests/native.
+pytestmark = pytest.mark.usefixtures("without_kernels")
+
 
 @pytest.fixture
 def at_any_size(monkeypatch):

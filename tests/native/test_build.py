@@ -1,0 +1,91 @@
+"""How the kernels come to be compiled, and what happens where they can't be."""
+
+import logging
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from leapjax import native
+from leapjax.native import build
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """As in a process that has not looked for kernels yet, with an empty folder to keep them."""
+    monkeypatch.setenv("LEAPJAX_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("LEAPJAX_NATIVE", raising=False)
+    return build.panel.__wrapped__
+
+
+def test_off_compiles_nothing(fresh, monkeypatch, tmp_path):
+    monkeypatch.setenv("LEAPJAX_NATIVE", "off")
+    assert fresh() == 0 and not list(tmp_path.iterdir())
+
+
+def test_no_compiler(fresh, monkeypatch, caplog):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", "")
+    with caplog.at_level(logging.INFO):
+        assert fresh() == 0
+    assert "No C++ compiler" in caplog.text
+
+
+def test_a_compiler_that_fails_is_one_warning(fresh, monkeypatch, caplog, tmp_path):
+    broken = tmp_path / "broken"
+    broken.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "no such luck" >&2\nexit 1\n'
+    )
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    assert fresh() == 0
+    (record,) = caplog.records
+    assert "no such luck" in record.message and "LEAPJAX_NATIVE=off" in record.message
+    assert not list((tmp_path / "native").iterdir())  # nothing half-written
+
+
+@pytest.mark.skipif(not native.available(), reason="no C++ compiler for leapjax.native")
+def test_compiled_once(fresh, monkeypatch, tmp_path):
+    compiler = build._compiler()
+    first = build._built(compiler)
+    assert [first] == list((tmp_path / "native").iterdir())
+    monkeypatch.setattr(build, "_compile", lambda *args: pytest.fail("compiled again"))
+    assert build._built(compiler) == first
+
+
+NARROW = """
+import sys
+import numpy as np
+import jax.numpy as jnp
+from leapjax import native
+from leapjax.models.transformer import attend
+from leapjax.native import build
+
+build._FLAGS, build._FOR_THIS_CPU = (*build._FLAGS, *sys.argv[1:]), ("-O3",)
+x, w = np.ones((33, 50), np.float32), np.arange(3500, dtype=np.float32).reshape(50, 70)
+assert np.array_equal(native.product(jnp.asarray(x), native.pack(w)), x @ w)
+q = jnp.asarray(np.random.default_rng(0).standard_normal((1, 20, 2, 24), np.float32))
+valid = jnp.ones((1, 20), bool)
+wanted = attend(q, q, q, valid, jnp.float32)
+np.testing.assert_allclose(native.attention(q, q[None], q[None], valid, 0), wanted, atol=1e-5)
+top, place, total = native.summary(jnp.asarray(x), native.pack(w), jnp.zeros(70), 1e-4)
+y = 1e-4 * (x @ w)
+assert (np.asarray(place) == 69).all()
+np.testing.assert_allclose(total, np.exp(y - y.max(-1, keepdims=True)).sum(-1), rtol=1e-4)
+print(native.panel())
+"""
+
+
+@pytest.mark.skipif(not native.available(), reason="no C++ compiler for leapjax.native")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="flags of x86-64")
+@pytest.mark.parametrize(
+    ("flags", "columns"), [(["-mavx2", "-mfma"], 16), (["-mavx"], 16), ([], 8)]
+)
+def test_narrower_vectors_than_this_processors(tmp_path, flags, columns):
+    env = {**os.environ, "LEAPJAX_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", NARROW, *flags]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == columns

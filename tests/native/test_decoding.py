@@ -1,0 +1,100 @@
+"""Decodes with our kernels are those of XLA's products."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import leapjax
+from leapjax import native
+from leapjax.config import DecodeConfig
+from leapjax.decoding import program_for, streamed
+from leapjax.decoding.proposal import propose
+from leapjax.decoding.state import initial_state
+from leapjax.models import layout, transformer
+from leapjax.testing import tiny_config, tiny_params
+
+pytestmark = pytest.mark.skipif(not native.available(), reason="no C++ compiler for leapjax.native")
+PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8]]
+
+
+def fused(family, **changes):
+    """A model whose keys and values end where panels do."""
+    return tiny_config(family, n_heads=4, head_dim=native.panel(), **changes)
+
+
+@pytest.mark.parametrize("config", [tiny_config, fused])
+@pytest.mark.parametrize("family", ["llada", "dream"])
+@pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
+def test_same_decode(monkeypatch, config, family, cache):
+    shape = config(family, tie_embeddings=family == "dream")
+    params = tiny_params(shape)
+    job = DecodeConfig(gen_length=16, block_length=8, cache=cache)
+    packed = leapjax.LM(params, shape, codec=None)
+    got, logits = packed.generate(PROMPTS, job, batch_size=2), packed.logits([[1, 2, 3, 4]])
+    views = layout.arrange(params)["layer_views"]
+    assert isinstance(views[0]["o"], native.Packed)
+    assert ("kvq" in views[0]) == (config is fused)
+    monkeypatch.setattr(native, "available", lambda: False)
+    plain = leapjax.LM(params, shape, codec=None)
+    assert "head_packed" not in layout.arrange(params)
+    np.testing.assert_allclose(logits, plain.logits([[1, 2, 3, 4]]), rtol=1e-3, atol=1e-4)
+    for a, b in zip(got, plain.generate(PROMPTS, job, batch_size=2), strict=True):
+        assert a.output_ids == b.output_ids and a.commit_step == b.commit_step
+
+
+@pytest.mark.parametrize("cache", ["none", "dual"])
+def test_a_row_decodes_alike_in_any_batch(cache):
+    lm = leapjax.LM(tiny_params(config := fused("llada")), config, codec=None)
+    job = DecodeConfig(gen_length=16, block_length=8, cache=cache)
+    prompts = [*PROMPTS, [9, 8, 7, 6, 5, 4, 3, 2, 1, 2, 3]]
+    together = lm.generate(prompts, job, batch_size=3)
+    for prompt, wanted in zip(prompts, together, strict=True):
+        (alone,) = lm.generate([prompt], job, batch_size=1)
+        assert alone.output_ids == wanted.output_ids
+        assert alone.commit_confidence == wanted.commit_confidence
+
+
+@pytest.mark.parametrize("vocab_size", [33, 100])
+@pytest.mark.parametrize("tied", [False, True])
+def test_same_proposal(vocab_size, tied):
+    b, w = 6, 4
+    config = tiny_config(
+        vocab_size=vocab_size, tie_embeddings=tied, head_bias=not tied, logit_scale=1.5
+    )
+    params = layout.arrange(tiny_params(config))
+    program = program_for(
+        DecodeConfig(gen_length=8, block_length=w),
+        config,
+        length=16,
+        dtype="float32",
+        eot_token_id=3,
+    )
+    hidden = jax.random.normal(jax.random.key(0), (b, w, config.d_model))
+    options = initial_state([], program, b).options
+    options = options.__class__(
+        **{
+            **{n: getattr(options, n) for n in options.__dataclass_fields__},
+            "logits_eos_inf": jnp.arange(b) % 2 == 0,
+            "confidence_eos_eot_inf": jnp.arange(b) % 3 == 0,
+        }
+    )
+    for loud in (None, config.eos_token_id, config.mask_token_id, 3):
+        if loud is not None and not tied:
+            bias = np.zeros(config.vocab_size, np.float32)
+            bias[loud] = 40.0
+            params = {**params, "head_bias": jnp.asarray(bias)}
+        logits = transformer.head(params, config, hidden)
+        whole = propose(logits, options, None, jnp.zeros(b, bool), program)
+        got = streamed.propose(params, hidden, options, program)
+        assert np.array_equal(whole.token, got.token)
+        np.testing.assert_allclose(got.confidence, whole.confidence, rtol=2e-5, atol=1e-7)
+
+
+def test_large_or_narrow_weights_are_not_packed(monkeypatch):
+    params = tiny_params(config := tiny_config())
+    assert "head_packed" in layout.arrange(params)
+    assert "head_packed" not in layout.arrange(params, "bfloat16")
+    assert "head_packed" in layout.arrange(tiny_params(config, dtype=jnp.bfloat16))
+    monkeypatch.setattr(layout, "PACKED_UP_TO_BYTES", 1000)
+    assert "head_packed" not in layout.arrange(params)

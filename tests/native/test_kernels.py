@@ -1,0 +1,134 @@
+"""Our CPU kernels against float64 NumPy and XLA, over shapes that fit no tile."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from leapjax import native
+from leapjax.models.transformer import attend
+
+pytestmark = pytest.mark.skipif(not native.available(), reason="no C++ compiler for leapjax.native")
+sizes = st.integers(1, 70)
+few = settings(max_examples=20)  # every shape is compiled
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+@few
+@given(rows=sizes, depth=sizes, columns=st.integers(1, 140), seed=st.integers(0, 3))
+def test_product(rows, depth, columns, seed):
+    x, w = normal(seed, rows, depth), normal(seed + 9, depth, columns)
+    got = native.product(jnp.asarray(x), native.pack(w))
+    wanted = x.astype(np.float64) @ w
+    assert got.shape == wanted.shape
+    np.testing.assert_allclose(got, wanted, atol=4e-7 * depth)
+
+
+@pytest.mark.parametrize("shape", [(3, 500, 77), (2, 1000, 513)])
+def test_large_products_in_blocks(shape):
+    x, w = normal(0, *shape), normal(1, shape[-1], 300)
+    got = native.product(jnp.asarray(x), native.pack(w))
+    np.testing.assert_allclose(got, x.astype(np.float64) @ w, atol=2e-4)
+
+
+def test_part_of_a_matrix_is_the_same_memory():
+    c = native.panel()
+    x, w = normal(0, 5, 7), normal(1, 7, 4 * c + 3)
+    matrix = native.pack(w)
+    part = matrix.part(c, 3 * c).part(c, 2 * c)
+    assert part.panels is matrix.panels
+    got = native.product(jnp.asarray(x), part)
+    assert np.array_equal(got, native.product(jnp.asarray(x), matrix)[:, 2 * c : 3 * c])
+    with pytest.raises(ValueError, match="panel"):
+        matrix.part(1, 5)
+
+
+@few
+@given(rows=st.integers(2, 300), depth=sizes, seed=st.integers(0, 3))
+def test_a_row_is_the_same_alone(rows, depth, seed):
+    x, matrix = normal(seed, rows, depth), native.pack(normal(seed + 9, depth, 50))
+    whole = native.product(jnp.asarray(x), matrix)
+    for i in (0, rows // 2, rows - 1):
+        assert np.array_equal(whole[i : i + 1], native.product(jnp.asarray(x[i : i + 1]), matrix))
+
+
+@few
+@given(
+    rows=st.integers(1, 3),
+    queries=st.integers(1, 70),
+    more=st.integers(0, 40),
+    groups=st.integers(1, 3),
+    share=st.integers(1, 3),
+    width=st.sampled_from([2, 4, 16, 24, 32, 64, 100]),
+    seed=st.integers(0, 3),
+)
+def test_attention(rows, queries, more, groups, share, width, seed):
+    keys = queries + more
+    q = 3 * normal(seed, rows, queries, groups * share, width)
+    k, v = normal(seed + 9, 2, 3, rows, keys, groups, width)
+    # Pads on the left, up to rows of nothing else.
+    pads = np.random.default_rng(seed).integers(0, keys + 1, rows)
+    valid = jnp.asarray(np.arange(keys)[None] >= pads[:, None])
+    got = native.attention(jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), valid, 1)
+    wanted = attend(jnp.asarray(q), jnp.asarray(k[1]), jnp.asarray(v[1]), valid, jnp.float32)
+    np.testing.assert_allclose(got, wanted, atol=2e-5)
+
+
+def test_pads_change_nothing_of_attention():
+    q, k, v = normal(0, 1, 9, 2, 32), normal(1, 1, 1, 40, 2, 32), normal(2, 1, 1, 40, 2, 32)
+    valid = jnp.ones((1, 40), bool)
+    plain = native.attention(q, k, v, valid, 0)
+    pad = [(0, 0), (0, 0), (24, 0), (0, 0), (0, 0)]
+    padded = native.attention(
+        q, np.pad(k, pad, constant_values=7), np.pad(v, pad, constant_values=9),
+        jnp.arange(64)[None] >= 24, 0,
+    )  # fmt: skip
+    assert np.array_equal(plain, padded)
+
+
+@few
+@given(
+    rows=st.integers(1, 40),
+    depth=sizes,
+    columns=st.integers(1, 140),
+    barred=st.integers(0, 3),
+    seed=st.integers(0, 3),
+)
+def test_summary(rows, depth, columns, barred, seed):
+    x, w, bias = normal(seed, rows, depth), normal(seed + 9, depth, columns), normal(3, columns)
+    bias[np.random.default_rng(seed).integers(0, columns, barred)] = -np.inf
+    top, place, total = native.summary(jnp.asarray(x), native.pack(w), jnp.asarray(bias), 0.7)
+    logits = 0.7 * np.asarray(native.product(jnp.asarray(x), native.pack(w))) + bias
+    if np.isneginf(bias).all():
+        assert np.isneginf(top).all() and not np.asarray(total).any()
+        return
+    np.testing.assert_allclose(top, logits.max(axis=-1), rtol=1e-5, atol=1e-5)
+    # Rounding may decide between neighbours; what is chosen is as good as the best.
+    chosen = np.take_along_axis(logits, np.asarray(place)[:, None], axis=-1)[:, 0]
+    np.testing.assert_allclose(chosen, logits.max(axis=-1), rtol=1e-5, atol=1e-5)
+    wanted = np.exp(logits - logits.max(axis=-1, keepdims=True)).sum(axis=-1)
+    np.testing.assert_allclose(total, wanted, rtol=2e-5)
+
+
+def test_the_first_of_equals():
+    matrix = native.pack(np.zeros((8, 100), np.float32))
+    bias = jnp.zeros(100).at[jnp.arange(5)].set(-jnp.inf)
+    top, place, total = native.summary(jnp.ones((13, 8)), matrix, bias, 1.0)
+    assert (np.asarray(top) == 0).all() and (np.asarray(place) == 5).all()
+    np.testing.assert_allclose(total, 95, rtol=1e-6)
+
+
+def test_wrong_shapes_are_refused():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="shapes do not agree"):
+        native.product(jnp.ones((2, 5)), native.pack(normal(0, 6, 3))).block_until_ready()
+
+
+def test_infinities_and_nans_pass_through():
+    x = jnp.asarray([[1.0, np.inf], [np.nan, 1.0]])
+    got = native.product(x, native.pack(np.ones((2, 3), np.float32)))
+    assert np.isposinf(got[0]).all() and np.isnan(got[1]).all()
