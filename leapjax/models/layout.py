@@ -20,6 +20,8 @@ LLaDA-8B's shape on an H100 (docs/performance.md): a window pass takes 2.3 times
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -196,7 +198,7 @@ def _words(leaf, device):
     return _alias(np.asarray(leaf).view(np.uint16), device)
 
 
-def unpack(leaf):
+def unpack(leaf) -> Any:
     """The bfloat16 array that 16-bit words stand for; anything else as it is."""
     if isinstance(leaf, native.Packed):
         return leaf

@@ -179,11 +179,11 @@ def _block(x, layer, config: ModelConfig, cos, sin, valid, dtype, store=None, ou
             s = outputs.shape[1]
             q = _projections(y, layer, "kvq", ("q",), config, dtype)
         q = rotate(q[0].reshape(b, s, config.n_heads, config.head_dim), cos, sin)
-        stores, index = ((k[None], v[None]), 0) if store is None else store(k, v)
+        (keys, values), index = ((k[None], v[None]), 0) if store is None else store(k, v)
         if isinstance(layer["o"], native.Packed) and native.attention_fits(valid, dtype):
-            mixed = native.attention(q, *stores, valid, index)
+            mixed = native.attention(q, keys, values, valid, index)
         else:
-            one = (lax.dynamic_index_in_dim(c, index, keepdims=False) for c in stores)
+            one = (lax.dynamic_index_in_dim(c, index, keepdims=False) for c in (keys, values))
             mixed = attend(q, *one, valid, dtype)
         x = x + _linear(mixed, layer, "o", dtype)
     with jax.named_scope("mlp"):
