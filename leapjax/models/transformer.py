@@ -183,8 +183,8 @@ def _block(x, layer, config: ModelConfig, cos, sin, valid, dtype, store=None, ou
         if isinstance(layer["o"], native.Packed) and native.attention_fits(valid, dtype):
             mixed = native.attention(q, keys, values, valid, index)
         else:
-            one = (lax.dynamic_index_in_dim(c, index, keepdims=False) for c in (keys, values))
-            mixed = attend(q, *one, valid, dtype)
+            own = [lax.dynamic_index_in_dim(c, index, keepdims=False) for c in (keys, values)]
+            mixed = attend(q, own[0], own[1], valid, dtype)
         x = x + _linear(mixed, layer, "o", dtype)
     with jax.named_scope("mlp"):
         y = rms_norm(x, layer["mlp_norm"], layer.get("mlp_norm_bias"), config.norm_eps)
