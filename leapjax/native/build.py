@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import hashlib
@@ -51,7 +52,7 @@ def panel() -> int:
         said = (getattr(e, "stderr", None) or str(e)).strip()
         _log.warning(
             "The CPU kernels could not be compiled or loaded, XLA's products are used, which are "
-            "slower (LEAPJAX_NATIVE=off says so without trying): %s",
+            "slower (LEAPJAX_NATIVE=off asks for these): %s",
             said.splitlines()[0] if said else type(e).__name__,
         )
         return 0
@@ -72,14 +73,14 @@ def _built(compiler: str) -> Path:
     parts = (_SOURCE.read_text(), jax.__version__, version.stdout, " ".join(_FLAGS), _processor())
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
     base = cache_folder()
-    folder = base / "native" if base else Path(tempfile.mkdtemp(prefix="leapjax-native-"))
+    folder = base / "native" if base else _passing_folder()
     library = folder / f"kernels-{key}.so"
     if library.exists():
         return library
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
-        folder = Path(tempfile.mkdtemp(prefix="leapjax-native-"))
+        folder = _passing_folder()
         library = folder / library.name
     # Under another name first: whoever looks meanwhile finds all of it or nothing.
     handle, name = tempfile.mkstemp(dir=folder, suffix=".so")
@@ -91,6 +92,13 @@ def _built(compiler: str) -> Path:
         Path(name).unlink(missing_ok=True)
         raise
     return library
+
+
+def _passing_folder() -> Path:
+    """Where nothing can be kept: a folder that goes with the process."""
+    folder = tempfile.mkdtemp(prefix="leapjax-native-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def _compile(compiler: str, target: Path) -> None:

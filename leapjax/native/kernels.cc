@@ -149,7 +149,7 @@ void Share(ffi::ThreadPool& pool, int64_t tasks, Make&& make) {
 
 int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// e^x within two units in the last place; 0 below the smallest normal number.
+// e^x in float32's precision; 0 below the smallest normal number.
 inline Vector Exp(Vector x) {
   const Whole tiny = x < All(-87.3f);
   x = tiny ? All(-87.3f) : x;
@@ -218,6 +218,9 @@ ffi::Error Product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ff
     return ffi::Error::InvalidArgument("leapjax_product: shapes do not agree");
   }
   if (y->element_count() == 0) return ffi::Error::Success();
+  if (y->element_count() / columns * depth != static_cast<int64_t>(x.element_count())) {
+    return ffi::Error::InvalidArgument("leapjax_product: rows do not agree");
+  }
   float* const out = y->typed_data();
   Multiply(
       pool, x.typed_data(), y->element_count() / columns, depth,
@@ -312,7 +315,8 @@ ffi::Error Attention(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> q, ffi::Buffer<
   const auto qd = q.dimensions(), kd = keys.dimensions(), vd = values.dimensions();
   const int64_t b = qd[0], s = qd[1], heads = qd[2], width = qd[3];
   if (qd.size() != 4 || kd.size() != 5 || kd[1] != b || kd[4] != width || heads % kd[3] ||
-      layer < 0 || layer >= kd[0] || !std::equal(kd.begin(), kd.end(), vd.begin(), vd.end())) {
+      layer < 0 || layer >= kd[0] || out->element_count() != q.element_count() ||
+      static_cast<int64_t>(valid.element_count()) != b * kd[2] || !std::equal(kd.begin(), kd.end(), vd.begin(), vd.end())) {
     return ffi::Error::InvalidArgument("leapjax_attention: shapes do not agree");
   }
   const int64_t t = kd[2], groups = kd[3], share = heads / groups, pitch = groups * width;

@@ -60,7 +60,7 @@ def pack(matrix: np.ndarray, device=None, pages: Pages | None = None) -> Packed:
 
 
 def product(x, matrix: Packed):
-    """X @ matrix in float32: (..., K) -> (..., N).
+    """Product x @ matrix in float32, (..., K) -> (..., N).
 
     Sums run over K in order: a row's result doesn't depend on how many rows there are.
     """

@@ -13,9 +13,9 @@ _ALIGNED = 64  # as JAX asks of memory that it is to use without copying
 class Pages:
     """Hands out pieces of memory for which the system was asked for large pages.
 
-    With small ones the processor looks up the address of every 4 kB: a fifth of the time of a
-    product of few rows with a large matrix. Where the system knows no large pages it is plain
-    memory. It is given back when the last array over it is gone.
+    With small ones the processor looks up the address of every 4 kB, which a product of few rows
+    with a large matrix waits for. Where the system knows no large pages it is plain memory. It is
+    given back when the last array over it is gone.
     """
 
     def __init__(self):
