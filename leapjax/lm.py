@@ -198,7 +198,10 @@ class LM:
     @functools.cached_property
     def _arranged(self) -> list[Replica]:
         """The replicas as the compiled programs take them."""
-        return [Replica(layout.arrange(r.params, self.dtype), r.placement) for r in self.replicas]
+        return [
+            Replica(layout.arrange(r.params, self.config, self.dtype), r.placement)
+            for r in self.replicas
+        ]
 
     def logits(self, ids, attention_mask=None) -> jax.Array:
         """The model's raw output; for Dream not shifted.

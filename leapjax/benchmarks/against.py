@@ -70,7 +70,7 @@ class Leapjax:
         self.name = "leapjax" if cache == "none" else "leapjax, dual cache"
         self.cache = cache
         self.config = config
-        self.params = layout.arrange(params)
+        self.params = layout.arrange(params, config)
         self._compiled: dict[tuple[Program, int], Any] = {}
 
     def notes(self) -> str:

@@ -88,7 +88,7 @@ def rows(
     apart = "layers" not in lm.params
     for arrangement in arrangements if not apart else ("layers",):
         if arrangement == "stacked":
-            params = layout.arrange(lm.params, lm.dtype)
+            params = layout.arrange(lm.params, lm.config, lm.dtype)
         else:
             params = layout.unstack(lm.params)
         for case in cases:

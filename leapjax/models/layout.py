@@ -38,11 +38,12 @@ PACKED_UP_TO_BYTES = 2**31  # of matrices, which are then held twice
 PIECE = 4096  # rows of the head; 32 positions' logits are half a megabyte
 
 
-def arrange(params, dtype="float32"):
+def arrange(params, config: ModelConfig, dtype="float32"):
     """The parameters as compiled programs should take them.
 
     Args:
       params: the model's pytree, on its device.
+      config: static shape.
       dtype: compute dtype.
 
     Returns:
@@ -67,7 +68,7 @@ def arrange(params, dtype="float32"):
     elif jnp.dtype(dtype) == jnp.float32:
         params = jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.bfloat16 else x, params)
     if _packs(params, jnp.dtype(dtype)):
-        return {**params, **_packed(params, device)}
+        return {**params, **_packed(params, config, device)}
     if narrow < WORDS_FROM_BYTES and depth <= UNROLLED:
         host = jax.tree.map(np.asarray, params["layers"])
         each = (jax.tree.map(lambda x, i=i: _alias(x[i], device), host) for i in range(depth))
@@ -78,7 +79,7 @@ def arrange(params, dtype="float32"):
 
 
 # Matrices with the same input, which one product can take at once: their order side by side.
-FUSED = {"kvq": ("k", "v", "q"), "gate_up": ("gate", "up")}
+FUSED = {"vkq": ("v", "k", "q"), "gate_up": ("gate", "up")}
 
 
 def widths(config: ModelConfig, names) -> list[int]:
@@ -125,7 +126,7 @@ def largest_group(params) -> int:
 def unstack(params):
     """The parameters with `layer_views`, arrays of each layer's own, instead of `layers`.
 
-    Compiled programs go through them one by one. Keys, values and queries are one matrix side by
+    Compiled programs go through them one by one. Values, keys and queries are one matrix side by
     side, gate and up another, with their biases and scales likewise. The stacks are deleted one
     after the other, so that the largest group of them, at most, is held twice.
 
@@ -166,25 +167,32 @@ def _packs(params, dtype) -> bool:
     )
 
 
-def _packed(params, device) -> dict:
+def _packed(params, config: ModelConfig, device) -> dict:
     """`layer_views` and `head_packed`: packed matrices; biases and norms as they are."""
     host = jax.tree.map(np.asarray, params["layers"])
-    groups = _groups(host)
-    # A product with keys and values alone has to end where a panel does.
-    if any(host[name].shape[-1] % native.panel() for name in FUSED["kvq"]):
-        groups = {k: v for k, v in groups.items() if not k.startswith("kvq")}
-        groups |= {n: (n,) for n in host if n.partition("_")[0] in FUSED["kvq"]}
+    groups, size, head = _groups(host), native.panel(), config.head_dim
+    # The rotary embedding is the product's own where halves of heads are halves of panels.
+    heads = (0, 0, 0) if head % size else (0, head, head)
+    # In one product with others each has to end where a panel does.
+    if any(n % size for n in widths(config, FUSED["vkq"])):
+        groups = {k: v for k, v in groups.items() if not k.startswith("vkq")}
+        groups |= {n: (n,) for n in host if n.partition("_")[0] in FUSED["vkq"]}
     views, pages = [], native.Pages()
     for i in range(len(host["q"])):
         view = {}
         for name, parts in groups.items():
-            leaf = np.concatenate([host[p][i] for p in parts], axis=-1)
-            view[name] = (
-                native.pack(leaf, device, pages) if leaf.ndim == 2 else _alias(leaf, device)
-            )
+            leaves = [host[p][i] for p in parts]
+            if leaves[0].ndim == 1:
+                view[name] = _alias(np.concatenate(leaves), device)
+            elif name == "vkq":
+                view[name] = native.pack(*leaves, device=device, pages=pages, heads=heads)
+            else:
+                gated = name == "gate_up"
+                view[name] = native.pack(*leaves, device=device, pages=pages, gated=gated)
         views.append(view)
     table = np.asarray(params.get("head", params["embed"]))
-    return {"layer_views": tuple(views), "head_packed": native.pack(table.T, device, pages)}
+    head_packed = native.pack(table.T, device=device, pages=pages)
+    return {"layer_views": tuple(views), "head_packed": head_packed}
 
 
 def _alias(array: np.ndarray, device):

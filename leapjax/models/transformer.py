@@ -20,114 +20,30 @@ from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from leapjax import native
+from leapjax.models import packed
 from leapjax.models.config import ModelConfig
+from leapjax.models.layers import (
+    along_last,
+    attend,
+    columns,
+    precision_for,
+    rms_norm,
+    rope_tables,
+    rotate,
+)
 from leapjax.models.layout import FUSED, unpack, widths
 
 Params = dict[str, Any]
 
 
-def precision_for(dtype) -> lax.Precision:
-    """Matmul precision of a compute dtype: float32 means float32, on every device."""
-    return lax.Precision.HIGHEST if dtype == jnp.float32 else lax.Precision.DEFAULT
-
-
-def _along_last(vector, like):
-    """A (D,) vector in the dtype of `like`, shaped to meet its last axis explicitly."""
-    return vector.astype(like.dtype).reshape((1,) * (like.ndim - 1) + (-1,))
-
-
-def rms_norm(x, weight, bias, eps: float):
-    """Root-mean-square norm in float32, returned in x's dtype.
-
-    Args:
-      x: (..., D).
-      weight: (D,) scale.
-      bias: (D,) or None.
-      eps: added to the mean square.
-    """
-    wide = x.astype(jnp.float32)
-    wide = wide * lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    out = wide.astype(x.dtype) * _along_last(weight, x)
-    return out if bias is None else out + _along_last(bias, x)
-
-
-def rope_tables(positions, head_dim: int, theta: float):
-    """Cosines and sines of the rotary embedding.
-
-    Args:
-      positions: (B, S) int32, each token's place in its own row.
-      head_dim: E.
-      theta: base.
-
-    Returns:
-      Two (B, S, 1, E / 2) float32 arrays; the 1 broadcasts over heads.
-    """
-    inverse = 1.0 / theta ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angles = positions.astype(jnp.float32)[:, :, None, None] * inverse[None, None, None, :]
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x, cos, sin):
-    """Apply the rotary embedding to (B, S, heads, E), halves layout, in float32."""
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x.dtype)
-
-
-def attend(q, k, v, valid, dtype):
-    """Bidirectional attention; grouped heads share keys without repeating them.
-
-    Args:
-      q: (B, S, H, E).
-      k: (B, T, K, E), already rotated.
-      v: (B, T, K, E).
-      valid: (B, T) bool; False keys (pads) are never attended. Or (B, S, T), for each query.
-      dtype: compute dtype.
-
-    Returns:
-      (B, S, H * E).
-    """
-    b, s, h, e = q.shape
-    groups = k.shape[2]
-    per_group = h // groups
-    precision = precision_for(dtype)
-    # One product per KV head: the queries that share it are rows of the same matrix.
-    q = q.reshape(b, s, groups, per_group, e).transpose(0, 2, 3, 1, 4)
-    q = (q * jnp.asarray(e**-0.5, q.dtype)).reshape(b, groups, per_group * s, e)
-    scores = jnp.matmul(
-        q,
-        k.transpose(0, 2, 3, 1),
-        precision=precision,
-        preferred_element_type=jnp.float32,
-    )
-    # A finite floor: a slot without any key (an idle row) must not make NaNs.
-    seen = valid[:, None, :] if valid.ndim == 2 else jnp.tile(valid, (1, per_group, 1))
-    scores = jnp.where(seen[:, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
-    # Normalised after the product, which has fewer columns (E) than there are keys (T).
-    total = jnp.sum(weights, axis=-1, keepdims=True)
-    mixed = jnp.matmul(
-        weights.astype(dtype),
-        v.transpose(0, 2, 1, 3),
-        precision=precision,
-        preferred_element_type=jnp.float32,
-    )
-    mixed = (mixed / total).astype(dtype).reshape(b, groups, per_group, s, e)
-    return mixed.transpose(0, 3, 1, 2, 4).reshape(b, s, h * e)
-
-
 def _linear(x, layer, name: str, dtype):
     """Product x @ layer[name] (+ bias if the layer has one), in the compute dtype."""
-    matrix = layer[name]
-    if isinstance(matrix, native.Packed):
-        out = native.product(x, matrix)
-    else:
-        out = jnp.matmul(x, matrix.astype(dtype), precision=precision_for(dtype))
+    out = jnp.matmul(x, layer[name].astype(dtype), precision=precision_for(dtype))
     scale = layer.get(f"{name}_scale")  # of int8 weights
     if scale is not None:
-        out = out * _along_last(scale, out)
+        out = out * along_last(scale, out)
     bias = layer.get(f"{name}_bias")
-    return out if bias is None else out + _along_last(bias, out)
+    return out if bias is None else out + along_last(bias, out)
 
 
 def _projections(x, layer, fused: str, names, config: ModelConfig, dtype):
@@ -149,11 +65,7 @@ def _projections(x, layer, fused: str, names, config: ModelConfig, dtype):
     ends = list(itertools.accumulate(widths(config, FUSED[fused]), initial=0))
     first = FUSED[fused].index(names[0])
     start, stop = ends[first], ends[first + len(names)]
-    some = {
-        k: v.part(start, stop) if isinstance(v, native.Packed) else v[..., start:stop]
-        for k, v in layer.items()
-        if k.startswith(fused)
-    }
+    some = {k: v[..., start:stop] for k, v in layer.items() if k.startswith(fused)}
     cuts = [end - start for end in ends[first + 1 : first + len(names)]]
     return jnp.split(_linear(x, some, fused, dtype), cuts, axis=-1)
 
@@ -167,36 +79,29 @@ def _block(x, layer, config: ModelConfig, cos, sin, valid, dtype, store=None, ou
     """
     b, s, _ = x.shape
     layer = {name: unpack(leaf) for name, leaf in layer.items()}
+    if isinstance(layer["o"], native.Packed):
+        return packed.block(x, layer, config, cos, sin, valid, store, outputs)
     with jax.named_scope("attention"):
         y = rms_norm(x, layer["attn_norm"], layer.get("attn_norm_bias"), config.norm_eps)
-        # Where all columns are computed, keys, values and queries may be one product.
-        names = ("k", "v", "q") if outputs is None else ("k", "v")
-        k, v, *q = _projections(y, layer, "kvq", names, config, dtype)
-        k, v = (x.reshape(b, s, config.n_kv_heads, config.head_dim) for x in (k, v))
+        # Where all columns are computed, values, keys and queries may be one product.
+        names = ("v", "k", "q") if outputs is None else ("v", "k")
+        v, k, *q = _projections(y, layer, "vkq", names, config, dtype)
+        v, k = (x.reshape(b, s, config.n_kv_heads, config.head_dim) for x in (v, k))
         k = rotate(k, cos, sin)
         if outputs is not None:
-            x, y, cos, sin = (_columns(part, outputs) for part in (x, y, cos, sin))
+            x, y, cos, sin = (columns(part, outputs) for part in (x, y, cos, sin))
             s = outputs.shape[1]
-            q = _projections(y, layer, "kvq", ("q",), config, dtype)
+            q = _projections(y, layer, "vkq", ("q",), config, dtype)
         q = rotate(q[0].reshape(b, s, config.n_heads, config.head_dim), cos, sin)
         (keys, values), index = ((k[None], v[None]), 0) if store is None else store(k, v)
-        if isinstance(layer["o"], native.Packed) and native.attention_fits(valid, dtype):
-            mixed = native.attention(q, keys, values, valid, index)
-        else:
-            own = [lax.dynamic_index_in_dim(c, index, keepdims=False) for c in (keys, values)]
-            mixed = attend(q, own[0], own[1], valid, dtype)
-        x = x + _linear(mixed, layer, "o", dtype)
+        keys, values = (lax.dynamic_index_in_dim(c, index, keepdims=False) for c in (keys, values))
+        x = x + _linear(attend(q, keys, values, valid, dtype), layer, "o", dtype)
     with jax.named_scope("mlp"):
         y = rms_norm(x, layer["mlp_norm"], layer.get("mlp_norm_bias"), config.norm_eps)
         gate, up = _projections(y, layer, "gate_up", ("gate", "up"), config, dtype)
         y = jax.nn.silu(gate) * up
         x = x + _linear(y, layer, "down", dtype)
     return x, (k, v)
-
-
-def _columns(x, places):
-    """Columns (B, W) of an array (B, T, ...)."""
-    return jnp.take_along_axis(x, places.reshape(places.shape + (1,) * (x.ndim - 2)), axis=1)
 
 
 def embed(params: Params, config: ModelConfig, ids, dtype):
@@ -344,12 +249,12 @@ def window_states(
     cos, sin = rope_tables(positions, config.head_dim, config.rope_theta)
     rows, s = ids.shape
     slots = jnp.arange(rows, dtype=jnp.int32)
-    columns = start[:, None] + jnp.arange(s, dtype=jnp.int32)[None, :]
+    places = start[:, None] + jnp.arange(s, dtype=jnp.int32)[None, :]
 
     def write(store, index, fresh):
         # One contiguous (S, K, E) piece per row; in place, since the store is a carry.
         if replace is not None:
-            old = store[index, slots[:, None], columns]
+            old = store[index, slots[:, None], places]
             fresh = jnp.where(replace[:, :, None, None], fresh, old)
         place = jnp.stack([jnp.full((rows,), index, jnp.int32), slots, start], axis=1)
         return lax.scatter(
@@ -466,7 +371,7 @@ def _normed(params, config: ModelConfig, hidden):
 def _logits(params, config: ModelConfig, y, table, ids: slice, dtype):
     """Normed hidden states (B, W, D) times rows `ids` of the head, (B, W, C) float32."""
     if isinstance(table, native.Packed):
-        logits = native.product(y, table)
+        (logits,) = native.product(y, table)
     else:
         logits = jnp.einsum(
             "bwd,vd->bwv",
@@ -476,9 +381,9 @@ def _logits(params, config: ModelConfig, y, table, ids: slice, dtype):
             preferred_element_type=jnp.float32,
         )
     if "head_scale" in params:  # of int8 weights
-        logits = logits * _along_last(params["head_scale"][ids], logits)
+        logits = logits * along_last(params["head_scale"][ids], logits)
     if config.head_bias:
-        logits = logits + _along_last(unpack(params["head_bias"])[ids], logits)
+        logits = logits + along_last(unpack(params["head_bias"])[ids], logits)
     if config.logit_scale != 1.0:
         logits = logits * jnp.float32(config.logit_scale)
     return logits

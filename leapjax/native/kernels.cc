@@ -47,18 +47,19 @@ inline void Store(float* at, Vector x) { *reinterpret_cast<Loose*>(at) = x; }
 inline Vector All(float x) { return x - Vector{}; }  // minus zero changes nothing, plus would
 
 // c[i, :] = sum over k of a[i * row + k * step] * b[k * pitch, :], for R rows i and one panel.
-// Meanwhile `next` is fetched into the cache, a line for each k.
+// Meanwhile what lies at `next` is fetched into the cache, `ahead` bytes further on for each k.
 template <int R>
 __attribute__((noinline)) void Tile(const float* a, int64_t row, int64_t step, const float* b,
                                     int64_t pitch, int64_t depth, float* c, int64_t out,
-                                    const char* next) {
+                                    const char* next, int64_t ahead) {
   Vector sums[R][2];
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) sums[i][0] = sums[i][1] = Vector{};
   const float* rows[3] = {a, a + 4 * row, a + 8 * row};
   for (int64_t k = 0; k < depth; ++k) {
     const Vector left = Load(b), right = Load(b + kLanes);
-    __builtin_prefetch(next + k * 64, 0, 2);
+    __builtin_prefetch(next, 0, 2);
+    next += ahead;
     // Three pointers, of which the compiler is not to make one: it would run out of registers.
     __asm__("" : "+r"(rows[0]), "+r"(rows[1]), "+r"(rows[2]));
 #pragma GCC unroll 16
@@ -80,7 +81,7 @@ __attribute__((noinline)) void Tile(const float* a, int64_t row, int64_t step, c
 }
 
 using TileFunction = void (*)(const float*, int64_t, int64_t, const float*, int64_t, int64_t,
-                              float*, int64_t, const char*);
+                              float*, int64_t, const char*, int64_t);
 
 template <int... R>
 constexpr TileFunction TileOf(int rows, std::integer_sequence<int, R...>) {
@@ -94,7 +95,7 @@ void InTiles(int64_t rows, F&& each) {
   const int64_t tiles = (rows + kRows - 1) / kRows;
   for (int64_t t = 0, at = 0; t < tiles; ++t) {
     const int64_t n = (rows - at + tiles - t - 1) / (tiles - t);
-    each(TileOf(n, std::make_integer_sequence<int, kRows>()), at, n, t);
+    each(TileOf(n, std::make_integer_sequence<int, kRows>()), at, n, t, tiles);
     at += n;
   }
 }
@@ -170,72 +171,199 @@ inline Vector Exp(Vector x) {
   return tiny ? Vector{} : p;
 }
 
-// Rows of x (rows, depth) times panels: for every tile of rows and every panel,
-// `place(row, panel, own)` says where its products go and how far apart rows are there, and
-// `finish(row, many, panel, own)` is called when they are there. `own` is the thread's, one tile.
-template <typename Place, typename Finish>
-void Multiply(ffi::ThreadPool& pool, const float* x, int64_t rows, int64_t depth,
-              const float* weights, int64_t panels, Place&& place, Finish&& finish) {
+// Rows of x (rows, depth) times panels, `each` of which are a task: `load(row, to)` gives a row of x,
+// `place(first, row, panel, own)` says where the products of the rows from `row` on with a panel go
+// and how far apart rows are there, and `finish(row, many, panel, own)` is called when they are
+// there; `end(first, many, panel, own)` when those of all rows of a block with the panels of a
+// task, from `panel` on, are. `first` is the block's first row, `own` the thread's memory, `wide` floats for
+// each of them.
+template <typename Load, typename Place, typename Finish, typename End>
+void Multiply(ffi::ThreadPool& pool, int64_t rows, int64_t depth, const float* weights,
+              int64_t panels, int64_t each, int64_t wide, Load&& load, Place&& place, Finish&& finish,
+              End&& end) {
   // Rows of a block stay in the second-level cache. A pitch that is no power of two keeps them
   // from competing for the same places in the first.
   const int64_t pitch = depth + 16;
   const int64_t most = std::clamp<int64_t>((1 << 17) / pitch, kRows, 16 * kRows);
   const int64_t height = Ceil(Ceil(rows, Ceil(rows, most)), kRows) * kRows;
-  const int64_t blocks = Ceil(rows, height);
-  Share(pool, blocks * panels, [&] {
+  const int64_t blocks = Ceil(rows, height), groups = Ceil(panels, each);
+  Share(pool, blocks * groups, [&] {
     float* const mine = Scratch(0, height * pitch);
-    float* const own = Scratch(1, kRows * kPanel);
+    float* const own = Scratch(1, height * wide);
     return [&, mine, own, held = int64_t{-1}](int64_t task) mutable {
-      const int64_t block = task / panels, p = task % panels;
+      const int64_t block = task / groups, start = task % groups * each;
       const int64_t top = block * height, many = std::min(height, rows - top);
       if (block != held) {
-        for (int64_t i = 0; i < many; ++i) {
-          std::memcpy(mine + i * pitch, x + (top + i) * depth, depth * sizeof(float));
-        }
+        for (int64_t i = 0; i < many; ++i) load(top + i, mine + i * pitch);
         held = block;
       }
-      const float* const panel = weights + p * depth * kPanel;
-      InTiles(many, [&](TileFunction tile, int64_t at, int64_t n, int64_t which) {
-        // The first two tiles fetch half of the next panel each.
-        const char* const next = reinterpret_cast<const char*>(panel + depth * kPanel) +
-                                 (which == 1 ? depth * 64 : 0);
-        const auto [to, apart] = place(top + at, p, own);
-        tile(mine + at * pitch, pitch, 1, panel, kPanel, depth, to, apart, next);
-        finish(top + at, n, p, own);
-      });
+      for (int64_t p = start; p < std::min(start + each, panels); ++p) {
+        const float* const panel = weights + p * depth * kPanel;
+        InTiles(many, [&](TileFunction tile, int64_t at, int64_t n, int64_t which, int64_t tiles) {
+          // All tiles together fetch the next panel, evenly: in bursts it would hold them up.
+          constexpr int64_t line = kPanel * sizeof(float);
+          const char* const next = reinterpret_cast<const char*>(panel + depth * kPanel) +
+                                   depth * line * which / tiles;
+          const auto [to, apart] = place(top, top + at, p, own);
+          tile(mine + at * pitch, pitch, 1, panel, kPanel, depth, to, apart, next, Ceil(line, tiles));
+          finish(top + at, n, p, own);
+        });
+      }
+      end(top, many, start, own);
     };
   });
 }
 
-// x (..., K) times columns [first * NR, first * NR + N) of a packed matrix -> (..., N).
-ffi::Error Product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> packed,
-                   ffi::ResultBuffer<ffi::F32> y, int64_t first) {
-  const auto dims = packed.dimensions();
-  const int64_t depth = dims[1], columns = y->dimensions().back();
-  const int64_t panels = Ceil(columns, kPanel), whole = columns / kPanel;
-  if (dims.size() != 3 || dims[2] != kPanel || x.dimensions().back() != depth || first < 0 ||
-      first + panels > dims[0]) {
+// `many` numbers, at most a vector's; the other lanes are 0.
+inline Vector LoadSome(const float* at, int64_t many) {
+  if (many >= kLanes) return Load(at);
+  float some[kLanes] = {};
+  if (many > 0) std::memcpy(some, at, many * sizeof(float));
+  return Load(some);
+}
+
+inline void StoreSome(float* at, Vector x, int64_t many) {
+  if (many >= kLanes) return Store(at, x);
+  float some[kLanes];
+  Store(some, x);
+  if (many > 0) std::memcpy(at, some, many * sizeof(float));
+}
+
+// x / sqrt(mean of x^2 + eps) * weight.
+void Norm(const float* x, const float* weight, float eps, int64_t depth, float* to) {
+  Vector squares = {};
+  int64_t k = 0;
+  for (; k + kLanes <= depth; k += kLanes) squares += Load(x + k) * Load(x + k);
+  float sum = 0;
+  for (int j = 0; j < kLanes; ++j) sum += squares[j];
+  for (; k < depth; ++k) sum += x[k] * x[k];
+  const float scale = 1.f / std::sqrt(sum / static_cast<float>(depth) + eps);
+  for (k = 0; k < depth; ++k) to[k] = x[k] * scale * weight[k];
+}
+
+using Floats = ffi::Buffer<ffi::F32>;
+
+// An operand that may be left out: empty.
+const float* Maybe(const Floats& buffer) {
+  return buffer.element_count() ? buffer.typed_data() : nullptr;
+}
+
+bool Counts(const Floats& buffer, int64_t wanted) {
+  const auto count = static_cast<int64_t>(buffer.element_count());
+  return count == 0 || count == wanted;
+}
+
+// x (..., K), or its root-mean-square norm with weights (K,), times columns of a packed matrix
+// from panel `first` on -> results (..., N), side by side in the matrix, each from a panel's
+// beginning; then, in this order and where given:
+//   bias (sum of N,), twice as many if gated: added.
+//   gated: a panel's halves are columns of a gate and the same of another matrix; silu(gate) times
+//     the other is the result.
+//   cos, sin (..., E / 2): results from number `turned` on are heads of `head` = E columns, to be
+//     rotated; a panel's halves are columns of a head's first half and the same of its second.
+//   add (..., N): added.
+ffi::Error Product(ffi::ThreadPool pool, Floats x, Floats packed, Floats norm, Floats bias,
+                   Floats cos, Floats sin, Floats add, ffi::RemainingRets results, int64_t first,
+                   float eps, bool gated, int64_t head, int64_t turned) {
+  struct Side {
+    float* to;
+    int64_t columns, column, panel;  // its own, and where it begins
+    bool turned;
+  };
+  const auto refused = [] {
     return ffi::Error::InvalidArgument("leapjax_product: shapes do not agree");
+  };
+  const auto dims = packed.dimensions();
+  if (dims.size() != 3 || dims[2] != kPanel || x.dimensions().back() != dims[1]) return refused();
+  const int64_t depth = dims[1], rows = depth ? x.element_count() / depth : 0;
+  const int64_t each = gated ? kLanes : kPanel;  // columns of a result that a panel gives
+  std::vector<Side> sides;
+  int64_t columns = 0, panels = 0;
+  for (size_t i = 0; i < results.size(); ++i) {
+    auto result = results.get<Floats>(i);
+    if (!result) return result.error();
+    const int64_t n = (*result)->dimensions().back();
+    const bool turns = cos.element_count() && static_cast<int64_t>(i) >= turned;
+    if (static_cast<int64_t>((*result)->element_count()) != rows * n || n == 0 ||
+        (i + 1 < results.size() && n % each) || (turns && (head % kPanel || n % head))) {
+      return refused();
+    }
+    sides.push_back({(*result)->typed_data(), n, columns, panels, turns});
+    columns += n;
+    panels += Ceil(n, each);
   }
-  if (y->element_count() == 0) return ffi::Error::Success();
-  if (y->element_count() / columns * depth != static_cast<int64_t>(x.element_count())) {
-    return ffi::Error::InvalidArgument("leapjax_product: rows do not agree");
+  if (sides.empty() || first < 0 || first + panels > dims[0] || !Counts(norm, depth) ||
+      !Counts(bias, gated ? 2 * columns : columns) || !Counts(cos, rows * (head / 2)) ||
+      cos.element_count() != sin.element_count() || !Counts(add, rows * columns) ||
+      ((gated || add.element_count()) && sides.size() > 1) || (gated && cos.element_count())) {
+    return refused();
   }
-  float* const out = y->typed_data();
+  if (rows == 0) return ffi::Error::Success();
+  const auto side = [&](int64_t p) -> const Side& {
+    size_t i = sides.size() - 1;
+    while (p < sides[i].panel) --i;
+    return sides[i];
+  };
+  const bool plain = !gated && !bias.element_count() && !add.element_count();
+  // Such panels go where they belong without a stop.
+  const auto direct = [&](const Side& of, int64_t p) {
+    return plain && !of.turned && (p - of.panel + 1) * kPanel <= of.columns;
+  };
   Multiply(
-      pool, x.typed_data(), y->element_count() / columns, depth,
-      packed.typed_data() + first * depth * kPanel, panels,
-      [&](int64_t row, int64_t p, float* own) {
-        return p < whole ? std::pair(out + row * columns + p * kPanel, columns)
-                         : std::pair(own, int64_t{kPanel});
+      pool, rows, depth, packed.typed_data() + first * depth * kPanel, panels, 1, kPanel,
+      [&, weights = Maybe(norm)](int64_t row, float* to) {
+        const float* const from = x.typed_data() + row * depth;
+        if (weights) return Norm(from, weights, eps, depth, to);
+        std::memcpy(to, from, depth * sizeof(float));
       },
-      [&](int64_t row, int64_t many, int64_t p, const float* own) {
-        if (p < whole) return;
-        for (int64_t i = 0; i < many; ++i) {
-          std::memcpy(out + (row + i) * columns + p * kPanel, own + i * kPanel,
-                      (columns - p * kPanel) * sizeof(float));
+      [&](int64_t, int64_t row, int64_t p, float* own) {
+        const Side& of = side(p);
+        return direct(of, p)
+                   ? std::pair(of.to + row * of.columns + (p - of.panel) * kPanel, of.columns)
+                   : std::pair(own, int64_t{kPanel});
+      },
+      [&, shift = Maybe(bias), more = Maybe(add)](int64_t row, int64_t many, int64_t p,
+                                                  const float* own) {
+        const Side& of = side(p);
+        if (direct(of, p)) return;
+        int64_t left = (p - of.panel) * each, right = left + kLanes, angle = 0;
+        if (of.turned) {
+          angle = left % head / 2;
+          left = left / head * head + angle;
+          right = left + head / 2;
         }
-      });
+        // Of the matrix, and of the result, whose columns may end within a half.
+        const int64_t other = gated ? of.columns + left : right;
+        const int64_t here = of.columns - left, there = gated ? here : of.columns - right;
+        Vector before[2] = {};
+        if (shift) {
+          before[0] = LoadSome(shift + of.column + left, here);
+          before[1] = LoadSome(shift + of.column + other, there);
+        }
+        for (int64_t i = 0; i < many; ++i) {
+          Vector a = Load(own + i * kPanel) + before[0];
+          Vector b = Load(own + i * kPanel + kLanes) + before[1];
+          if (gated) {
+            const Vector down = -a < All(87.f) ? -a : All(87.f);
+            a = a / (All(1.f) + Exp(down)) * b;
+          }
+          if (of.turned) {
+            const int64_t at = (row + i) * (head / 2) + angle;
+            const Vector c = Load(cos.typed_data() + at), s = Load(sin.typed_data() + at);
+            const Vector turned_a = a * c - b * s;
+            b = b * c + a * s;
+            a = turned_a;
+          }
+          const int64_t at = (row + i) * of.columns;
+          if (more) {
+            a += LoadSome(more + at + left, here);
+            if (!gated) b += LoadSome(more + at + right, there);
+          }
+          StoreSome(of.to + at + left, a, here);
+          if (!gated) StoreSome(of.to + at + right, b, there);
+        }
+      },
+      [](int64_t, int64_t, int64_t, const float*) {});
   return ffi::Error::Success();
 }
 
@@ -261,46 +389,64 @@ inline T Across(T x, F&& join) {
   return x;
 }
 
-// Of scale * (x times a packed matrix) + bias, panel by panel: the largest number of each row, the
-// first column it stands in, and the sum of exponentials of the numbers less the largest.
-// x (..., K), bias (P, NR) -> three times (P, ...). The product itself is held nowhere.
-ffi::Error Summary(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> packed,
-                   ffi::Buffer<ffi::F32> bias, ffi::ResultBuffer<ffi::F32> largest,
-                   ffi::ResultBuffer<ffi::S32> column, ffi::ResultBuffer<ffi::F32> total,
-                   float scale) {
+// Of scale * (x times a packed matrix) + bias, some panels at a time: the largest number of each
+// row, the first column it stands in, and the sum of exponentials of the numbers less the largest.
+// x (..., K), bias (P, NR) -> three times (groups of panels, ...). The product is held nowhere.
+ffi::Error Summary(ffi::ThreadPool pool, Floats x, Floats packed, Floats bias,
+                   ffi::ResultBuffer<ffi::F32> largest, ffi::ResultBuffer<ffi::S32> column,
+                   ffi::ResultBuffer<ffi::F32> total, float scale) {
   const auto dims = packed.dimensions();
-  const int64_t depth = dims[1], panels = dims[0];
-  if (dims.size() != 3 || dims[2] != kPanel || x.dimensions().back() != depth ||
-      static_cast<int64_t>(bias.element_count()) != panels * kPanel ||
-      largest->element_count() * depth != x.element_count() * panels) {
+  const int64_t depth = dims[1], panels = dims[0], groups = largest->dimensions()[0];
+  if (dims.size() != 3 || dims[2] != kPanel || x.dimensions().back() != depth || panels == 0 ||
+      static_cast<int64_t>(bias.element_count()) != panels * kPanel || groups < 1 ||
+      Ceil(panels, Ceil(panels, groups)) != groups ||
+      largest->element_count() * depth != x.element_count() * groups) {
     return ffi::Error::InvalidArgument("leapjax_summary: shapes do not agree");
   }
   if (x.element_count() == 0) return ffi::Error::Success();
-  const int64_t rows = x.element_count() / depth;
+  const int64_t rows = x.element_count() / depth, each = Ceil(panels, groups);
+  const int64_t wide = each * kPanel;
   Multiply(
-      pool, x.typed_data(), rows, depth, packed.typed_data(), panels,
-      [](int64_t, int64_t, float* own) { return std::pair(own, int64_t{kPanel}); },
-      [&](int64_t row, int64_t many, int64_t p, const float* own) {
-        const Vector left = Load(bias.typed_data() + p * kPanel);
-        const Vector right = Load(bias.typed_data() + p * kPanel + kLanes);
+      pool, rows, depth, packed.typed_data(), panels, each, wide,
+      [&](int64_t row, float* to) {
+        std::memcpy(to, x.typed_data() + row * depth, depth * sizeof(float));
+      },
+      [&](int64_t top, int64_t row, int64_t p, float* own) {
+        return std::pair(own + (row - top) * wide + p % each * kPanel, wide);
+      },
+      [](int64_t, int64_t, int64_t, const float*) {},
+      [&](int64_t first, int64_t many, int64_t start, float* own) {
+        const int64_t count = std::min(each, panels - start) * kPanel;
+        const float* const shift = bias.typed_data() + start * kPanel;
         Whole lane;
         for (int j = 0; j < kLanes; ++j) lane[j] = j;
-        for (int64_t i = 0; i < many; ++i, ++row) {
-          const Vector a = Load(own + i * kPanel) * All(scale) + left;
-          const Vector b = Load(own + i * kPanel + kLanes) * All(scale) + right;
-          const auto larger = [](Vector u, Vector v) { return u > v ? u : v; };
-          const Vector top = Across(larger(a, b), larger);
-          const Whole none = Whole{} + 2 * kPanel;
-          const Whole in_a = a == top ? lane : none, in_b = b == top ? lane + kLanes : none;
-          const auto less = [](Whole u, Whole v) { return u < v ? u : v; };
-          const Whole where = Across(less(in_a, in_b), less);
+        const Whole none = Whole{} + static_cast<int32_t>(panels * kPanel);
+        for (int64_t i = 0; i < many; ++i) {
+          float* const numbers = own + i * wide;
+          Vector tops = All(-std::numeric_limits<float>::infinity());
+          for (int64_t k = 0; k < count; k += kLanes) {
+            const Vector x = Load(numbers + k) * All(scale) + Load(shift + k);
+            Store(numbers + k, x);
+            tops = x > tops ? x : tops;
+          }
+          const Vector top = Across(tops, [](Vector u, Vector v) { return u > v ? u : v; });
           // Of nothing but barred columns the sum is none: no number less itself.
           const bool some = top[0] > -std::numeric_limits<float>::infinity();
-          const Vector e = Exp(a - top) + Exp(b - top);
-          const Vector sum = Across(e, [](Vector u, Vector v) { return u + v; });
-          largest->typed_data()[p * rows + row] = top[0];
-          column->typed_data()[p * rows + row] = static_cast<int32_t>(p * kPanel) + where[0];
-          total->typed_data()[p * rows + row] = some ? sum[0] : 0.f;
+          const Vector base = some ? top : Vector{};
+          Whole where = none;
+          Vector sums = {};
+          for (int64_t k = 0; k < count; k += kLanes) {
+            const Vector x = Load(numbers + k);
+            const Whole at = x == top ? lane + static_cast<int32_t>(start * kPanel + k) : none;
+            where = at < where ? at : where;
+            sums += Exp(x - base);
+          }
+          where = Across(where, [](Whole u, Whole v) { return u < v ? u : v; });
+          sums = Across(sums, [](Vector u, Vector v) { return u + v; });
+          const int64_t to = start / each * rows + first + i;
+          largest->typed_data()[to] = top[0];
+          column->typed_data()[to] = where[0];
+          total->typed_data()[to] = sums[0];
         }
       });
   return ffi::Error::Success();
@@ -309,9 +455,8 @@ ffi::Error Summary(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ff
 // Attention of q (B, S, H, E) to layer `layer` of keys and values (L, B, T, G, E), H / G query
 // heads for each of theirs; valid (B, T). -> (B, S, H * E). Scores of a panel of queries are held
 // as (T, NR), so that both products are the tile above and the softmax runs over columns.
-ffi::Error Attention(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> q, ffi::Buffer<ffi::F32> keys,
-                     ffi::Buffer<ffi::F32> values, ffi::Buffer<ffi::PRED> valid,
-                     ffi::ResultBuffer<ffi::F32> out, int64_t layer) {
+ffi::Error Attention(ffi::ThreadPool pool, Floats q, Floats keys, Floats values,
+                     ffi::Buffer<ffi::PRED> valid, ffi::ResultBuffer<ffi::F32> out, int64_t layer) {
   const auto qd = q.dimensions(), kd = keys.dimensions(), vd = values.dimensions();
   const int64_t b = qd[0], s = qd[1], heads = qd[2], width = qd[3];
   if (qd.size() != 4 || kd.size() != 5 || kd[1] != b || kd[4] != width || heads % kd[3] ||
@@ -340,9 +485,9 @@ ffi::Error Attention(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> q, ffi::Buffer<
       }
       const int64_t offset = ((layer * b + row) * t * groups + group) * width;
       const float* const k = keys.typed_data() + offset;
-      InTiles(t, [&](TileFunction tile, int64_t at, int64_t, int64_t) {
+      InTiles(t, [&](TileFunction tile, int64_t at, int64_t, int64_t, int64_t) {
         tile(k + at * pitch, pitch, 1, query, kPanel, width, scores + at * kPanel, kPanel,
-             reinterpret_cast<const char*>(k + (at + kRows) * pitch));
+             reinterpret_cast<const char*>(k + (at + kRows) * pitch), 64);
       });
       Vector top[2] = {All(std::numeric_limits<float>::lowest()), All(std::numeric_limits<float>::lowest())};
       for (int64_t i = 0; i < t; ++i) {
@@ -378,9 +523,9 @@ ffi::Error Attention(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> q, ffi::Buffer<
         step = wide;
       }
       for (int64_t e = 0; e < wide; e += kPanel) {
-        InTiles(many, [&](TileFunction tile, int64_t at, int64_t, int64_t) {
+        InTiles(many, [&](TileFunction tile, int64_t at, int64_t, int64_t, int64_t) {
           tile(scores + at, 1, kPanel, v + e, step, t, mixed + at * wide + e, wide,
-               reinterpret_cast<const char*>(scores));
+               reinterpret_cast<const char*>(scores), 0);
         });
       }
       for (int64_t i = 0; i < many; ++i) {
@@ -398,17 +543,26 @@ ffi::Error Attention(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> q, ffi::Buffer<
 XLA_FFI_DEFINE_HANDLER_SYMBOL(leapjax_product, Product,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Ret<ffi::Buffer<ffi::F32>>()
-                                  .Attr<int64_t>("first"));
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .RemainingRets()
+                                  .Attr<int64_t>("first")
+                                  .Attr<float>("eps")
+                                  .Attr<bool>("gated")
+                                  .Attr<int64_t>("head")
+                                  .Attr<int64_t>("turned"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(leapjax_summary, Summary,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
                                   .Ret<ffi::Buffer<ffi::F32>>()
                                   .Ret<ffi::Buffer<ffi::S32>>()
                                   .Ret<ffi::Buffer<ffi::F32>>()
@@ -417,9 +571,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(leapjax_summary, Summary,
 XLA_FFI_DEFINE_HANDLER_SYMBOL(leapjax_attention, Attention,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
                                   .Arg<ffi::Buffer<ffi::PRED>>()
                                   .Ret<ffi::Buffer<ffi::F32>>()
                                   .Attr<int64_t>("layer"));

@@ -7,6 +7,7 @@ L layers, H query heads, G key/value heads, E head width.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,58 +16,137 @@ import numpy as np
 from leapjax.native.build import panel
 from leapjax.native.pages import Pages
 
+TOGETHER = 8  # panels whose summary is made at once; more leave less to share between threads
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """A float32 matrix (K, N) in panels of neighbouring columns, or some columns of one.
+    """Float32 matrices (K, N) side by side, in panels of columns, or some of those matrices.
 
     Attributes:
-      panels: (P, K, C) float32; the last panel is filled up with zeros.
-      columns: how many columns are meant.
-      first: the panel that holds the first of them.
+      panels: (P, K, C) float32; a matrix's last panel is filled up with zeros.
+      columns: how many each matrix has; all but the last fill their panels.
+      first: the panel that holds the first column.
+      gated: two matrices of equal columns stand for one, silu of the first's product times the
+        second's; half of each panel is the first's.
+      heads: of each matrix, the width of its heads, half of whose panels is the first half of a
+        head and half the second, as the rotary embedding needs them; 0 if its columns are in order.
     """
 
     panels: jax.Array
-    columns: int = dataclasses.field(metadata={"static": True})
+    columns: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     first: int = dataclasses.field(default=0, metadata={"static": True})
+    gated: bool = dataclasses.field(default=False, metadata={"static": True})
+    heads: tuple[int, ...] = dataclasses.field(default=(), metadata={"static": True})
 
     def part(self, start: int, stop: int) -> Packed:
-        """Columns from `start` up to `stop`, without copying; `start` begins a panel."""
-        if start % self.panels.shape[-1]:
-            raise ValueError(f"column {start} doesn't begin a panel of {self.panels.shape[-1]}")
-        first = self.first + start // self.panels.shape[-1]
-        return dataclasses.replace(self, columns=stop - start, first=first)
+        """Matrices from number `start` up to `stop`, without copying."""
+        before = sum(-(-n // self.panels.shape[-1]) for n in self.columns[:start])
+        return dataclasses.replace(
+            self,
+            columns=self.columns[start:stop],
+            first=self.first + before,
+            heads=self.heads[start:stop],
+        )
 
 
-def pack(matrix: np.ndarray, device=None, pages: Pages | None = None) -> Packed:
-    """Pack a matrix for this processor, which must be `available` for it.
+def pack(
+    *matrices: np.ndarray,
+    device=None,
+    pages: Pages | None = None,
+    gated: bool = False,
+    heads: Sequence[int] = (),
+) -> Packed:
+    """Pack matrices for this processor, which must be `available` for it.
 
     Args:
-      matrix: (K, N), any float dtype.
+      matrices: (K, N) each, any float dtype; all but the last fill their panels.
       device: where to; None is JAX's default.
-      pages: memory to use, for several matrices.
+      pages: memory to use, for several of these.
+      gated: two matrices are a gate and what it is for (`Packed`).
+      heads: widths of the matrices' heads if they are to be rotated, else 0; whole panels.
     """
     size = panel()
-    depth, columns = matrix.shape
-    count = -(-columns // size)
-    panels = (pages or Pages()).empty((count, depth, size))
-    whole = columns // size
-    panels[:whole] = matrix[:, : whole * size].reshape(depth, whole, size).transpose(1, 0, 2)
-    if whole < count:
-        panels[whole] = 0
-        panels[whole, :, : columns - whole * size] = matrix[:, whole * size :]
-    return Packed(jax.device_put(panels, device, may_alias=True), columns)
+    heads = tuple(heads) or (0,) * len(matrices)
+    if gated:
+        gate, other = matrices
+        ordered = [_alternating(gate, other, size // 2)]
+        columns, heads = (gate.shape[1],), (0,)
+    else:
+        ordered = [_by_halves(m, h, size) if h else m for m, h in zip(matrices, heads, strict=True)]
+        columns = tuple(m.shape[1] for m in matrices)
+        if any(n % size for n in columns[:-1]) or any(h % size for h in heads):
+            raise ValueError(f"matrices and heads must end where a panel of {size} columns does")
+    depth = matrices[0].shape[0]
+    counts = [-(-m.shape[1] // size) for m in ordered]
+    panels = (pages or Pages()).empty((sum(counts), depth, size))
+    start = 0
+    for matrix, count in zip(ordered, counts, strict=True):
+        whole, n = matrix.shape[1] // size, matrix.shape[1]
+        own = panels[start : start + count]
+        own[:whole] = matrix[:, : whole * size].reshape(depth, whole, size).transpose(1, 0, 2)
+        if whole < count:
+            own[whole] = 0
+            own[whole, :, : n - whole * size] = matrix[:, whole * size :]
+        start += count
+    return Packed(jax.device_put(panels, device, may_alias=True), columns, gated=gated, heads=heads)
 
 
-def product(x, matrix: Packed):
-    """Product x @ matrix in float32, (..., K) -> (..., N).
+def _alternating(gate, other, half: int):
+    """Columns of two matrices in turns, `half` of each; filled up with zeros."""
+    depth, n = gate.shape
+    fill = [(0, 0), (0, -n % half)]
+    pair = [np.pad(m, fill).reshape(depth, -1, half) for m in (gate, other)]
+    return np.stack(pair, axis=2).reshape(depth, -1)
+
+
+def _by_halves(matrix, head: int, size: int):
+    """Columns in panels of half a head's first half and half its second, of the same places."""
+    depth = matrix.shape[0]
+    parts = matrix.reshape(depth, -1, 2, head // size, size // 2)
+    return parts.transpose(0, 1, 3, 2, 4).reshape(depth, -1)
+
+
+def product(x, matrix: Packed, *, norm=None, eps: float = 0.0, bias=None, turn=None, add=None):
+    """Products of x with the matrices in float32, and what comes before and after them.
 
     Sums run over K in order: a row's result doesn't depend on how many rows there are.
+
+    Args:
+      x: (..., K) float32.
+      matrix: one or several, side by side.
+      norm: (K,) weights of a root-mean-square norm of x that comes first; None for none.
+      eps: added to the norm's mean square.
+      bias: the matrices' biases, one after the other (a gate's and the other's, if gated); added
+        to the products. None for none.
+      turn: cosines and sines, each (..., 1, E / 2); matrices with heads are rotated by them.
+      add: (..., N), added to the only result.
+
+    Returns:
+      A list of (..., N), one for each matrix; for a gated pair one.
     """
-    out = jax.ShapeDtypeStruct((*x.shape[:-1], matrix.columns), jnp.float32)
-    call = jax.ffi.ffi_call("leapjax_product", out, vmap_method="sequential")
-    return call(x, matrix.panels, first=np.int64(matrix.first))
+    none = jnp.zeros((0,), jnp.float32)
+    turned = next((i for i, head in enumerate(matrix.heads) if head), len(matrix.columns))
+    width, cos, sin = 0, none, none
+    if turned < len(matrix.columns):
+        width = matrix.heads[turned]
+        if turn is None or set(matrix.heads[turned:]) != {width}:
+            raise ValueError("rotated matrices come last, have equal heads and need a turn")
+        cos, sin = turn
+    outs = [jax.ShapeDtypeStruct((*x.shape[:-1], n), jnp.float32) for n in matrix.columns]
+    call = jax.ffi.ffi_call("leapjax_product", outs, vmap_method="sequential")
+    given = [none if a is None else a.astype(jnp.float32) for a in (norm, bias, cos, sin, add)]
+    return call(
+        x,
+        matrix.panels,
+        *given,
+        first=np.int64(matrix.first),
+        eps=np.float32(eps),
+        gated=np.bool_(matrix.gated),
+        head=np.int64(width),
+        turned=np.int64(turned),
+    )
 
 
 def summary(x, matrix: Packed, bias, scale: float):
@@ -74,7 +154,7 @@ def summary(x, matrix: Packed, bias, scale: float):
 
     Args:
       x: (..., K) float32.
-      matrix: (K, N), all of its columns.
+      matrix: one (K, N), all of its columns.
       bias: (N,) float32; minus infinity bars a column.
       scale: of the product.
 
@@ -84,21 +164,22 @@ def summary(x, matrix: Packed, bias, scale: float):
       exponentials of all less the largest (float32). The sum's order is always the same.
     """
     count, _, size = matrix.panels.shape
-    bias = jnp.pad(bias, (0, count * size - matrix.columns), constant_values=-jnp.inf)
-    shape = (count, *x.shape[:-1])
+    (columns,) = matrix.columns
+    bias = jnp.pad(bias, (0, count * size - columns), constant_values=-jnp.inf)
+    shape = (-(-count // TOGETHER), *x.shape[:-1])
     outs = [jax.ShapeDtypeStruct(shape, t) for t in (jnp.float32, jnp.int32, jnp.float32)]
     call = jax.ffi.ffi_call("leapjax_summary", outs, vmap_method="sequential")
     tops, places, sums = call(x, matrix.panels, bias, scale=np.float32(scale))
     top = jnp.max(tops, axis=0)
     # Of equals the lowest column; panels are in order.
-    place = jnp.min(jnp.where(tops == top[None], places, jnp.int32(matrix.columns - 1)), axis=0)
+    place = jnp.min(jnp.where(tops == top[None], places, jnp.int32(columns - 1)), axis=0)
     base = jnp.where(jnp.isneginf(top), 0.0, top)
     return top, place, jnp.sum(sums * jnp.exp(tops - base[None]), axis=0)
 
 
-def attention_fits(valid, dtype) -> bool:
-    """Whether `attention` covers such masks (not those that differ by query) and this dtype."""
-    return valid.ndim == 2 and dtype == jnp.float32
+def attention_fits(valid) -> bool:
+    """Whether `attention` covers such masks: not those that differ by query."""
+    return valid.ndim == 2
 
 
 def attention(q, keys, values, valid, layer: int):

@@ -57,7 +57,7 @@ def test_layers_of_their_own_compute_the_same(family, quantized):
     each = apart["layer_views"]
     assert most == max(sum(layer[name].nbytes for layer in each) for name in each[0])
     assert "layers" not in apart and all(stack.is_deleted() for stack in stacks)
-    assert {"kvq", "gate_up"} <= set(apart["layer_views"][0])
+    assert {"vkq", "gate_up"} <= set(apart["layer_views"][0])
     np.testing.assert_allclose(states(apart, None), whole, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(states(apart, some), cut, rtol=1e-4, atol=1e-5)
 

@@ -74,7 +74,7 @@ def test_products_and_loops(family, cache, products, loops):
 def test_no_array_is_as_large_as_all_logits(monkeypatch, cache):
     monkeypatch.setattr(layout, "PIECE", 256)
     made = program(cache)
-    params = layout.arrange(tiny_params(made.model))
+    params = layout.arrange(tiny_params(made.model), made.model)
     text = lowered(params, made)
     assert operations(text)["dot_general"] == (2 if cache == "none" else 4) * LAYER + 4
     assert f"tensor<{B}x{W}x{V}xf32>" not in text
@@ -85,7 +85,7 @@ def test_no_array_is_as_large_as_all_logits(monkeypatch, cache):
 @pytest.mark.parametrize("cache", ["none", "dual"])
 def test_with_packed_matrices_a_pass_is_kernels(cache):
     made = program(cache)
-    text = lowered(layout.arrange(tiny_params(made.model)), made)
+    text = lowered(layout.arrange(tiny_params(made.model), made.model), made)
     found = collections.Counter(re.findall(r"custom_call @leapjax_(\w+)", text))
     layers, passes = made.model.n_layers, 1 if cache == "none" else 2
     # Keys, values and queries are apart, since these heads don't end where panels do.

@@ -24,7 +24,7 @@ def made(seed, piece, monkeypatch, **changes):
     """Parameters in pieces, and a program that streams them."""
     monkeypatch.setattr(layout, "PIECE", piece)
     config = tiny_config(**changes)
-    params = layout.arrange(tiny_params(config, seed))
+    params = layout.arrange(tiny_params(config, seed), config)
     program = program_for(
         DecodeConfig(gen_length=8, block_length=W),
         config,

@@ -22,26 +22,26 @@ def at_any_size(monkeypatch):
 
 
 def test_small_models_are_widened_once_if_at_all():
-    params = tiny_params(tiny_config(), dtype=jnp.bfloat16)
-    assert layout.arrange(params, "bfloat16")["layers"] is params["layers"]
-    for leaf in jax.tree.leaves(layout.arrange(params, "float32")):
+    params = tiny_params(config := tiny_config(), dtype=jnp.bfloat16)
+    assert layout.arrange(params, config, "bfloat16")["layers"] is params["layers"]
+    for leaf in jax.tree.leaves(layout.arrange(params, config, "float32")):
         assert leaf.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_head_comes_in_pieces_of_the_same_memory(monkeypatch, tied):
     monkeypatch.setattr(layout, "PIECE", 16)
-    params = tiny_params(tiny_config(tie_embeddings=tied))
+    params = tiny_params(config := tiny_config(tie_embeddings=tied))
     table = params["embed" if tied else "head"]
-    pieces = layout.arrange(params)["head_pieces"]
+    pieces = layout.arrange(params, config)["head_pieces"]
     assert [p.shape[0] for p in pieces] == [16, 16, 8]
     assert np.array_equal(np.concatenate(pieces), table)
     assert pieces[0].unsafe_buffer_pointer() == table.unsafe_buffer_pointer()
 
 
 def test_few_layers_come_one_by_one_too():
-    params = tiny_params(tiny_config())
-    views = layout.arrange(params)["layer_views"]
+    params = tiny_params(config := tiny_config())
+    views = layout.arrange(params, config)["layer_views"]
     assert len(views) == len(params["layers"]["q"])
     for i, view in enumerate(views):
         assert all(np.array_equal(view[name], leaf[i]) for name, leaf in params["layers"].items())
@@ -77,13 +77,13 @@ def test_programs_slice_no_layer_off_the_stack(cache):
 
 
 def test_float32_stays_float32(at_any_size):
-    arranged = layout.arrange(tiny_params(tiny_config()))
+    arranged = layout.arrange(tiny_params(tiny_config()), tiny_config())
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(arranged))
 
 
 def test_words_copy_nothing(at_any_size):
-    params = tiny_params(tiny_config(), dtype=jnp.bfloat16)
-    arranged = layout.arrange(params)
+    params = tiny_params(config := tiny_config(), dtype=jnp.bfloat16)
+    arranged = layout.arrange(params, config)
     for name, leaf in params["layers"].items():
         words = arranged["layers"][name]
         assert words.dtype == jnp.uint16
@@ -94,7 +94,7 @@ def test_spread_weights_keep_their_sharding(at_any_size):
     mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
     params = {"a": jax.device_put(jnp.ones((256, 64), jnp.bfloat16), place)}
-    assert layout.arrange(params) is params
+    assert layout.arrange(params, tiny_config()) is params
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -129,7 +129,7 @@ def test_layers_are_widened_one_at_a_time(at_any_size, cache):
         eot_token_id=None,
     )
     wide = needed_bytes(compile_run(params, program, 1))
-    packed = needed_bytes(compile_run(layout.arrange(params), program, 1))
+    packed = needed_bytes(compile_run(layout.arrange(params, config), program, 1))
     weights = sum(x.nbytes for x in jax.tree.leaves(params))
     # Plain: beside the weights, 4 bytes for each of the layers' matrix entries.
     assert wide > weights + 3.9 * layers

@@ -58,6 +58,7 @@ def test_compiled_once(fresh, monkeypatch, tmp_path):
 NARROW = """
 import sys
 import numpy as np
+import jax
 import jax.numpy as jnp
 from leapjax import native
 from leapjax.models.transformer import attend
@@ -65,7 +66,19 @@ from leapjax.native import build
 
 build._FLAGS, build._FOR_THIS_CPU = (*build._FLAGS, *sys.argv[1:]), ("-O3",)
 x, w = np.ones((33, 50), np.float32), np.arange(3500, dtype=np.float32).reshape(50, 70)
-assert np.array_equal(native.product(jnp.asarray(x), native.pack(w)), x @ w)
+def once(weights, **more):
+    return np.asarray(native.product(jnp.asarray(x), weights, **more)[0])
+
+
+assert np.array_equal(once(native.pack(w)), x @ w)
+gated = once(native.pack(w / 3500, w, gated=True))
+np.testing.assert_allclose(gated, jax.nn.silu(x @ w / 3500) * (x @ w), rtol=1e-5)
+c = native.panel()
+turn = [jnp.full((33, 1, c // 2), angle) for angle in (0.6, 0.8)]
+turned = once(native.pack(w[:, :c], heads=(c,)), turn=turn)
+a, b = np.split(x @ w[:, :c], 2, axis=-1)
+wanted = np.concatenate([a * 0.6 - b * 0.8, b * 0.6 + a * 0.8], axis=-1)
+np.testing.assert_allclose(turned, wanted, rtol=1e-5)
 q = jnp.asarray(np.random.default_rng(0).standard_normal((1, 20, 2, 24), np.float32))
 valid = jnp.ones((1, 20), bool)
 wanted = attend(q, q, q, valid, jnp.float32)

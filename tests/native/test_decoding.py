@@ -32,12 +32,12 @@ def test_same_decode(monkeypatch, config, family, cache):
     job = DecodeConfig(gen_length=16, block_length=8, cache=cache)
     packed = leapjax.LM(params, shape, codec=None)
     got, logits = packed.generate(PROMPTS, job, batch_size=2), packed.logits([[1, 2, 3, 4]])
-    views = layout.arrange(params)["layer_views"]
+    views = layout.arrange(params, shape)["layer_views"]
     assert isinstance(views[0]["o"], native.Packed)
-    assert ("kvq" in views[0]) == (config is fused)
+    assert ("vkq" in views[0]) == (config is fused)
     monkeypatch.setattr(native, "available", lambda: False)
     plain = leapjax.LM(params, shape, codec=None)
-    assert "head_packed" not in layout.arrange(params)
+    assert "head_packed" not in layout.arrange(params, shape)
     np.testing.assert_allclose(logits, plain.logits([[1, 2, 3, 4]]), rtol=1e-3, atol=1e-4)
     for a, b in zip(got, plain.generate(PROMPTS, job, batch_size=2), strict=True):
         assert a.output_ids == b.output_ids and a.commit_step == b.commit_step
@@ -62,7 +62,7 @@ def test_same_proposal(vocab_size, tied):
     config = tiny_config(
         vocab_size=vocab_size, tie_embeddings=tied, head_bias=not tied, logit_scale=1.5
     )
-    params = layout.arrange(tiny_params(config))
+    params = layout.arrange(tiny_params(config), config)
     program = program_for(
         DecodeConfig(gen_length=8, block_length=w),
         config,
@@ -93,8 +93,8 @@ def test_same_proposal(vocab_size, tied):
 
 def test_large_or_narrow_weights_are_not_packed(monkeypatch):
     params = tiny_params(config := tiny_config())
-    assert "head_packed" in layout.arrange(params)
-    assert "head_packed" not in layout.arrange(params, "bfloat16")
-    assert "head_packed" in layout.arrange(tiny_params(config, dtype=jnp.bfloat16))
+    assert "head_packed" in layout.arrange(params, config)
+    assert "head_packed" not in layout.arrange(params, config, "bfloat16")
+    assert "head_packed" in layout.arrange(tiny_params(config, dtype=jnp.bfloat16), config)
     monkeypatch.setattr(layout, "PACKED_UP_TO_BYTES", 1000)
-    assert "head_packed" not in layout.arrange(params)
+    assert "head_packed" not in layout.arrange(params, config)

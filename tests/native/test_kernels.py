@@ -19,11 +19,17 @@ def normal(seed, *shape):
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
+def product(x, w):
+    """Of one matrix, without anything else."""
+    (out,) = native.product(jnp.asarray(x), w if isinstance(w, native.Packed) else native.pack(w))
+    return out
+
+
 @few
 @given(rows=sizes, depth=sizes, columns=st.integers(1, 140), seed=st.integers(0, 3))
 def test_product(rows, depth, columns, seed):
     x, w = normal(seed, rows, depth), normal(seed + 9, depth, columns)
-    got = native.product(jnp.asarray(x), native.pack(w))
+    got = product(x, w)
     wanted = x.astype(np.float64) @ w
     assert got.shape == wanted.shape
     np.testing.assert_allclose(got, wanted, atol=4e-7 * depth)
@@ -32,29 +38,132 @@ def test_product(rows, depth, columns, seed):
 @pytest.mark.parametrize("shape", [(3, 500, 77), (2, 1000, 513)])
 def test_large_products_in_blocks(shape):
     x, w = normal(0, *shape), normal(1, shape[-1], 300)
-    got = native.product(jnp.asarray(x), native.pack(w))
+    got = product(x, w)
     np.testing.assert_allclose(got, x.astype(np.float64) @ w, atol=2e-4)
 
 
-def test_part_of_a_matrix_is_the_same_memory():
+def test_some_matrices_of_several_are_the_same_memory():
     c = native.panel()
     x, w = normal(0, 5, 7), normal(1, 7, 4 * c + 3)
-    matrix = native.pack(w)
-    part = matrix.part(c, 3 * c).part(c, 2 * c)
+    matrix = native.pack(w[:, :c], w[:, c : 3 * c], w[:, 3 * c :])
+    whole = native.product(jnp.asarray(x), matrix)
+    assert np.array_equal(jnp.concatenate(whole, axis=-1), product(x, w))
+    part = matrix.part(1, 3).part(0, 1)
     assert part.panels is matrix.panels
-    got = native.product(jnp.asarray(x), part)
-    assert np.array_equal(got, native.product(jnp.asarray(x), matrix)[:, 2 * c : 3 * c])
-    with pytest.raises(ValueError, match="panel"):
-        matrix.part(1, 5)
+    (got,) = native.product(jnp.asarray(x), part)
+    assert np.array_equal(got, whole[1])
+    with pytest.raises(ValueError, match="end where a panel"):
+        native.pack(w, w)
+
+
+def halves(x, cos, sin):
+    """The rotary embedding, a head at a time, in float64."""
+    first, second = np.split(x.astype(np.float64), 2, axis=-1)
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+@few
+@given(
+    rows=st.integers(1, 40),
+    depth=sizes,
+    columns=st.integers(1, 140),
+    norm=st.booleans(),
+    bias=st.booleans(),
+    add=st.booleans(),
+    seed=st.integers(0, 3),
+)
+def test_what_comes_before_and_after_a_product(rows, depth, columns, norm, bias, add, seed):
+    x, w, g = normal(seed, rows, depth), normal(5, depth, columns), normal(6, depth)
+    b, more = normal(7, columns), normal(8, rows, columns)
+    wide = x.astype(np.float64)
+    if norm:
+        wide = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 0.1) * g
+    wanted = wide @ w + b * bias + more * add
+    given = {"norm": g if norm else None, "bias": b if bias else None, "add": more if add else None}
+    given = {name: None if a is None else jnp.asarray(a) for name, a in given.items()}
+    (got,) = native.product(jnp.asarray(x), native.pack(w), eps=0.1, **given)
+    np.testing.assert_allclose(got, wanted, atol=4e-6 * depth)
+    if rows > 1:  # alone as among others, bit for bit
+        given |= {"add": None if given["add"] is None else given["add"][-1:]}
+        (alone,) = native.product(jnp.asarray(x[-1:]), native.pack(w), eps=0.1, **given)
+        assert np.array_equal(alone, got[-1:])
+
+
+@few
+@given(
+    rows=st.integers(1, 40),
+    depth=sizes,
+    columns=st.integers(1, 140),
+    bias=st.booleans(),
+    seed=st.integers(0, 3),
+)
+def test_gated(rows, depth, columns, bias, seed):
+    x, gate, up = (
+        normal(seed + i, *s) for i, s in enumerate([(rows, depth)] + 2 * [(depth, columns)])
+    )
+    b = normal(7, 2 * columns)
+    x[0] *= 100  # silu far from 0
+    matrix = native.pack(gate, up, gated=True)
+    (got,) = native.product(jnp.asarray(x), matrix, bias=jnp.asarray(b) if bias else None)
+    a, other = np.asarray(product(x, gate)), np.asarray(product(x, up))
+    if bias:
+        a, other = a + b[:columns], other + b[columns:]
+    a = a.astype(np.float64)
+    wanted = a * 0.5 * (1 + np.tanh(0.5 * a)) * other
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-25)
+
+
+@few
+@given(
+    rows=st.integers(1, 3),
+    queries=st.integers(1, 30),
+    depth=sizes,
+    groups=st.integers(1, 3),
+    share=st.integers(1, 3),
+    panels=st.integers(1, 3),
+    bias=st.booleans(),
+    seed=st.integers(0, 3),
+)
+def test_rotated(rows, queries, depth, groups, share, panels, bias, seed):
+    width = panels * native.panel()
+    heads = (groups, groups, groups * share)  # of values, keys, queries
+    x = normal(seed, rows, queries, depth)
+    matrices = [normal(seed + i, depth, n * width) for i, n in enumerate(heads)]
+    b = normal(9, sum(heads) * width)
+    cos, sin = normal(7, rows, queries, 1, width // 2), normal(8, rows, queries, 1, width // 2)
+    matrix = native.pack(*matrices, heads=(0, width, width))
+    shift = jnp.asarray(b) if bias else None
+    got = native.product(
+        jnp.asarray(x), matrix, bias=shift, turn=(jnp.asarray(cos), jnp.asarray(sin))
+    )
+    wanted = np.split(
+        x.astype(np.float64) @ np.concatenate(matrices, axis=-1) + b * bias,
+        np.cumsum(heads)[:2] * width,
+        axis=-1,
+    )
+    for i, n in enumerate(heads):
+        y = wanted[i].reshape(rows, queries, n, width)
+        y = halves(y, cos, sin) if i else y
+        np.testing.assert_allclose(got[i], y.reshape(got[i].shape), atol=1e-5 * depth)
+    # One of them alone is the same.
+    (again,) = native.product(
+        jnp.asarray(x),
+        matrix.part(2, 3),
+        bias=None if shift is None else shift[-heads[2] * width :],
+        turn=(jnp.asarray(cos), jnp.asarray(sin)),
+    )
+    assert np.array_equal(again, got[2])
+    with pytest.raises(ValueError, match="turn"):
+        native.product(jnp.asarray(x), matrix)
 
 
 @few
 @given(rows=st.integers(2, 300), depth=sizes, seed=st.integers(0, 3))
 def test_a_row_is_the_same_alone(rows, depth, seed):
     x, matrix = normal(seed, rows, depth), native.pack(normal(seed + 9, depth, 50))
-    whole = native.product(jnp.asarray(x), matrix)
+    whole = product(x, matrix)
     for i in (0, rows // 2, rows - 1):
-        assert np.array_equal(whole[i : i + 1], native.product(jnp.asarray(x[i : i + 1]), matrix))
+        assert np.array_equal(whole[i : i + 1], product(x[i : i + 1], matrix))
 
 
 @few
@@ -103,7 +212,7 @@ def test_summary(rows, depth, columns, barred, seed):
     x, w, bias = normal(seed, rows, depth), normal(seed + 9, depth, columns), normal(3, columns)
     bias[np.random.default_rng(seed).integers(0, columns, barred)] = -np.inf
     top, place, total = native.summary(jnp.asarray(x), native.pack(w), jnp.asarray(bias), 0.7)
-    logits = 0.7 * np.asarray(native.product(jnp.asarray(x), native.pack(w))) + bias
+    logits = 0.7 * np.asarray(product(x, w)) + bias
     if np.isneginf(bias).all():
         assert np.isneginf(top).all() and not np.asarray(total).any()
         return
@@ -125,10 +234,10 @@ def test_the_first_of_equals():
 
 def test_wrong_shapes_are_refused():
     with pytest.raises(jax.errors.JaxRuntimeError, match="shapes do not agree"):
-        native.product(jnp.ones((2, 5)), native.pack(normal(0, 6, 3))).block_until_ready()
+        product(jnp.ones((2, 5)), normal(0, 6, 3)).block_until_ready()
 
 
 def test_infinities_and_nans_pass_through():
     x = jnp.asarray([[1.0, np.inf], [np.nan, 1.0]])
-    got = native.product(x, native.pack(np.ones((2, 3), np.float32)))
+    got = product(x, np.ones((2, 3), np.float32))
     assert np.isposinf(got[0]).all() and np.isnan(got[1]).all()
