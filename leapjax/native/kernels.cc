@@ -452,6 +452,15 @@ ffi::Error Summary(ffi::ThreadPool pool, Floats x, Floats packed, Floats bias,
   return ffi::Error::Success();
 }
 
+// Rows of `width` numbers, `pitch` apart, to `wide` apart, filled up with zeros.
+void Gather(const float* from, int64_t pitch, int64_t rows, int64_t width, float* to,
+            int64_t wide) {
+  for (int64_t i = 0; i < rows; ++i) {
+    std::memcpy(to + i * wide, from + i * pitch, width * sizeof(float));
+    std::memset(to + i * wide + width, 0, (wide - width) * sizeof(float));
+  }
+}
+
 // Attention of q (B, S, H, E) to layer `layer` of keys and values (L, B, T, G, E), H / G query
 // heads for each of theirs; valid (B, T). -> (B, S, H * E). Scores of a panel of queries are held
 // as (T, NR), so that both products are the tile above and the softmax runs over columns.
@@ -468,26 +477,53 @@ ffi::Error Attention(ffi::ThreadPool pool, Floats q, Floats keys, Floats values,
   if (out->element_count() == 0) return ffi::Error::Success();
   const float scale = 1.f / std::sqrt(static_cast<float>(width));
   const int64_t panels = Ceil(share * s, kPanel), wide = Ceil(width, kPanel) * kPanel;
+  // Keys and values of a head lie apart. Where several panels of queries read them, and where a
+  // head ends within a panel, they are put side by side first.
+  const bool copied = panels > 1 || wide != width;
+  const int64_t step = copied ? wide : pitch;
   Share(pool, b * groups * panels, [&] {
-    return [&](int64_t task) {
+    float* const query = Scratch(0, kPanel * (width + t + wide));
+    float* const scores = query + kPanel * width;
+    float* const mixed = scores + kPanel * t;
+    float* const own = Scratch(1, copied ? 2 * t * wide : 0);
+    return [&, query, scores, mixed, own, held = int64_t{-1}](int64_t task) mutable {
       const int64_t row = task / (groups * panels), group = task / panels % groups;
       const int64_t from = task % panels * kPanel;
       const int64_t many = std::min<int64_t>(kPanel, share * s - from);
-      float* const query = Scratch(0, kPanel * (width + t + wide) + (wide == width ? 0 : t * wide));
-      float* const scores = query + kPanel * width;
-      float* const mixed = scores + kPanel * t;
-      // Query i of the panel: place `(from + i) % s` of the head `(from + i) / s` of this group.
-      const auto head = [&](int64_t i) { return group * share + (from + i) / s; };
-      for (int64_t i = 0; i < kPanel; ++i) {
-        const float* at = q.typed_data();
-        if (i < many) at += ((row * s + (from + i) % s) * heads + head(i)) * width;
-        for (int64_t e = 0; e < width; ++e) query[e * kPanel + i] = i < many ? at[e] * scale : 0.f;
-      }
       const int64_t offset = ((layer * b + row) * t * groups + group) * width;
-      const float* const k = keys.typed_data() + offset;
-      InTiles(t, [&](TileFunction tile, int64_t at, int64_t, int64_t, int64_t) {
-        tile(k + at * pitch, pitch, 1, query, kPanel, width, scores + at * kPanel, kPanel,
-             reinterpret_cast<const char*>(k + (at + kRows) * pitch), 64);
+      const float* k = keys.typed_data() + offset;
+      const float* v = values.typed_data() + offset;
+      if (copied) {
+        if (held != task / panels) {
+          Gather(k, pitch, t, width, own, wide);
+          Gather(v, pitch, t, width, own + t * wide, wide);
+          held = task / panels;
+        }
+        k = own;
+        v = own + t * wide;
+      }
+      // Where the panel's queries are: the places of this group's first head, then of its next.
+      int64_t places[kPanel];
+      for (int64_t i = 0, place = from % s, head = group * share + from / s; i < kPanel; ++i) {
+        places[i] = i < many ? ((row * s + place) * heads + head) * width : places[0];
+        if (++place == s) place = 0, ++head;
+      }
+      for (int64_t i = 0; i < kPanel; ++i) {
+        const float* const at = q.typed_data() + places[i];
+        for (int64_t e = 0; e < width; ++e) query[e * kPanel + i] = at[e] * scale;
+      }
+      InTiles(t, [&](TileFunction tile, int64_t at, int64_t n, int64_t, int64_t) {
+        if (!copied) {
+          // Keys after the next ones, and the values that go with these.
+          for (int64_t i = at; i < at + n; ++i) {
+            for (int64_t e = 0; e < width; e += 16) {
+              __builtin_prefetch(k + (i + 2 * kRows) * pitch + e, 0, 2);
+              __builtin_prefetch(v + i * pitch + e, 0, 2);
+            }
+          }
+        }
+        tile(k + at * step, step, 1, query, kPanel, width, scores + at * kPanel, kPanel,
+             reinterpret_cast<const char*>(query), 0);
       });
       Vector top[2] = {All(std::numeric_limits<float>::lowest()), All(std::numeric_limits<float>::lowest())};
       for (int64_t i = 0; i < t; ++i) {
@@ -511,17 +547,6 @@ ffi::Error Attention(ffi::ThreadPool pool, Floats q, Floats keys, Floats values,
       float sums[kPanel];
       Store(sums, total[0]);
       Store(sums + kLanes, total[1]);
-      const float* v = values.typed_data() + offset;
-      int64_t step = pitch;
-      if (wide != width) {
-        float* const padded = mixed + kPanel * wide;
-        for (int64_t i = 0; i < t; ++i) {
-          std::memcpy(padded + i * wide, v + i * pitch, width * sizeof(float));
-          std::memset(padded + i * wide + width, 0, (wide - width) * sizeof(float));
-        }
-        v = padded;
-        step = wide;
-      }
       for (int64_t e = 0; e < wide; e += kPanel) {
         InTiles(many, [&](TileFunction tile, int64_t at, int64_t, int64_t, int64_t) {
           tile(scores + at, 1, kPanel, v + e, step, t, mixed + at * wide + e, wide,
@@ -529,9 +554,9 @@ ffi::Error Attention(ffi::ThreadPool pool, Floats q, Floats keys, Floats values,
         });
       }
       for (int64_t i = 0; i < many; ++i) {
-        float* const to = out->typed_data() + ((row * s + (from + i) % s) * heads + head(i)) * width;
-        const float inverse = sums[i];
-        for (int64_t e = 0; e < width; ++e) to[e] = mixed[i * wide + e] / inverse;
+        float* const to = out->typed_data() + places[i];
+        const float inverse = 1.f / sums[i];
+        for (int64_t e = 0; e < width; ++e) to[e] = mixed[i * wide + e] * inverse;
       }
     };
   });
