@@ -44,13 +44,14 @@ def quota(state: DecodeState, masked, program: Program):
     return schedule.even(state.block_masks, state.block_step, passes)
 
 
-def step(params, state: DecodeState, program: Program) -> DecodeState:
+def step(params, state: DecodeState, program: Program, nobody_waits=False) -> DecodeState:
     """Advance every unfinished row by one pass; finished rows don't change.
 
     Args:
       params: the model's pytree.
       state: B rows.
       program: static structure.
+      nobody_waits: with a cache, no row waits for a full pass (`cached.waits`).
 
     Returns:
       The state after the pass.
@@ -61,7 +62,7 @@ def step(params, state: DecodeState, program: Program) -> DecodeState:
     else:
         from leapjax.decoding import cached
 
-        result = cached.forward(params, state, columns, program)
+        result = cached.forward(params, state, columns, program, nobody_waits)
     live = result.served
     last_pass = state.block_step >= state.options.steps // program.blocks - 1
     keys = noise_keys(state, columns, program)
