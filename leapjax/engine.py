@@ -148,7 +148,6 @@ class Engine:
             eot_token_id=self.eot_token_id,
             infill=request.infill,
             refresh_group=0 if request.config.cache == "none" else self.refresh_group,
-            windows_apart=default_windows_apart(),
         )
 
     def stream(
@@ -343,15 +342,6 @@ def default_refresh_group(slots: int) -> int:
       slots: of a replica.
     """
     return max(1, slots // 4) if jax.default_backend() == "cpu" else max(4, slots // 8)
-
-
-def default_windows_apart() -> bool:
-    """Whether passes in which nobody refreshes have a loop of their own (`Program`).
-
-    On GPUs, whose loops ask the host after every turn. Elsewhere a condition costs little, and
-    compiling the window's pass twice much.
-    """
-    return jax.default_backend() == "gpu"
 
 
 def memory_limit() -> int:

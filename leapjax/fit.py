@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for
-from leapjax.engine import bucket, default_refresh_group, default_windows_apart, device_limit
+from leapjax.engine import bucket, default_refresh_group, device_limit
 from leapjax.errors import UserError
 from leapjax.lane import compile_run, needed_bytes
 from leapjax.models.config import ModelConfig
@@ -144,7 +144,6 @@ def _needs(auto, mesh, weights, model, dtype, quantize, devices, limit) -> int:
         dtype=dtype,
         eot_token_id=None,
         refresh_group=0 if config.cache == "none" else default_refresh_group(slots),
-        windows_apart=default_windows_apart(),
     )
     try:
         return max(loading, needed_bytes(compile_run(params, program, slots, place)))

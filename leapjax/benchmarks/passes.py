@@ -27,7 +27,6 @@ from leapjax.config import DecodeConfig
 from leapjax.decoding import DecodeState, Program, cached, forward, initial_state, streamed
 from leapjax.decoding.program import program_for
 from leapjax.decoding.window import block_columns
-from leapjax.engine import default_windows_apart
 from leapjax.lane import empty_state, lower_run
 from leapjax.models import transformer
 from leapjax.models.config import ModelConfig
@@ -79,12 +78,7 @@ class Case:
     def program(self, model: ModelConfig, dtype: str) -> Program:
         """The compiled structure; the schedule is no part of it."""
         return program_for(
-            self.config(1),
-            model,
-            length=self.columns,
-            dtype=dtype,
-            eot_token_id=None,
-            windows_apart=default_windows_apart(),
+            self.config(1), model, length=self.columns, dtype=dtype, eot_token_id=None
         )
 
 

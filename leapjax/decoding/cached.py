@@ -49,12 +49,7 @@ def with_cache(state: DecodeState, program: Program) -> DecodeState:
     return dataclasses.replace(state, cache=empty)
 
 
-def waits(state: DecodeState):
-    """(B,) bool: rows whose next pass is a full one."""
-    return ~state.done & (state.due >= 0)
-
-
-def forward(params, state: DecodeState, columns, program: Program, nobody_waits=False) -> Outcome:
+def forward(params, state: DecodeState, columns, program: Program) -> Outcome:
     """Full pass for some waiting rows, window pass for the others.
 
     Args:
@@ -62,13 +57,9 @@ def forward(params, state: DecodeState, columns, program: Program, nobody_waits=
       state: B rows with a cache.
       columns: (B, W) int32, each row's window.
       program: static structure.
-      nobody_waits: the caller knows that no row waits; the full pass is left out then.
     """
-    waiting = waits(state)
+    waiting = ~state.done & (state.due >= 0)
     moving = ~state.done & (state.due < 0)
-    if nobody_waits:
-        hidden, cache = window_pass(params, state, columns, state.cache, program)
-        return Outcome(hidden, moving, jnp.zeros_like(moving), cache)
     b, w = columns.shape
     rows = 2 * b if program.guidance else b
     blank = jnp.zeros((rows, w, program.model.d_model), program.compute_dtype)

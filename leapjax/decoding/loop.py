@@ -3,9 +3,6 @@
      +------------------------------- while rows live and passes left ----------+
 state |-> step: model -> proposal -> policy -> commit -> next block / done -> state' |
      +--------------------------------------------------------------------------+
-
-Where a loop's condition is costly, passes with a KV cache in which nobody refreshes have a loop of
-their own inside (`Program.windows_apart`).
 """
 
 from __future__ import annotations
@@ -16,7 +13,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from leapjax.decoding import cached
 from leapjax.decoding.program import Program
 from leapjax.decoding.state import DecodeState, refill
 from leapjax.decoding.step import step
@@ -42,19 +38,7 @@ def run(params, state: DecodeState, max_passes, free_rows, program: Program) -> 
         free = jnp.sum(state.done, dtype=jnp.int32)
         return (free < free_rows) & ~jnp.all(state.done) & (state.iteration < limit)
 
-    def one(state):
-        return step(params, state, program)
-
-    def window(state):
-        return step(params, state, program, nobody_waits=True)
-
-    def windows_go_on(state):
-        return unfinished(state) & ~jnp.any(cached.waits(state))
-
-    def several(state):
-        return lax.while_loop(windows_go_on, window, one(state))
-
-    return lax.while_loop(unfinished, several if program.windows_apart else one, state)
+    return lax.while_loop(unfinished, lambda s: step(params, s, program), state)
 
 
 # The compiled programs. State is donated: the caches and tokens live once.

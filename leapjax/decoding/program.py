@@ -30,8 +30,6 @@ class Program:
       dtype: compute dtype's name.
       infill: open positions may be anywhere; no canvas is appended.
       refresh_group: rows G that may refresh their cache in one iteration; 0 = all.
-      windows_apart: with a cache, passes while no row waits for a full one have a loop of their
-        own: one condition a pass instead of four, and a second window pass to compile.
     """
 
     model: ModelConfig
@@ -48,7 +46,6 @@ class Program:
     dtype: str
     infill: bool = False
     refresh_group: int = 0
-    windows_apart: bool = False
 
     @property
     def policy(self) -> Policy:
@@ -80,7 +77,6 @@ def program_for(
     eot_token_id: int | None,
     infill: bool = False,
     refresh_group: int = 0,
-    windows_apart: bool = False,
 ) -> Program:
     """The program that a request with these options needs.
 
@@ -92,7 +88,6 @@ def program_for(
       eot_token_id: end-of-turn id, or None.
       infill: see `Program`.
       refresh_group: see `Program`.
-      windows_apart: see `Program`.
     """
     sampling = config.temperature > 0
     return Program(
@@ -110,5 +105,4 @@ def program_for(
         dtype=dtype,
         infill=infill,
         refresh_group=refresh_group,
-        windows_apart=windows_apart and config.cache != "none",
     )

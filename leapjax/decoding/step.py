@@ -44,14 +44,13 @@ def quota(state: DecodeState, masked, program: Program):
     return schedule.even(state.block_masks, state.block_step, passes)
 
 
-def step(params, state: DecodeState, program: Program, nobody_waits=False) -> DecodeState:
+def step(params, state: DecodeState, program: Program) -> DecodeState:
     """Advance every unfinished row by one pass; finished rows don't change.
 
     Args:
       params: the model's pytree.
       state: B rows.
       program: static structure.
-      nobody_waits: with a cache, no row waits for a full pass (`cached.waits`).
 
     Returns:
       The state after the pass.
@@ -62,7 +61,7 @@ def step(params, state: DecodeState, program: Program, nobody_waits=False) -> De
     else:
         from leapjax.decoding import cached
 
-        result = cached.forward(params, state, columns, program, nobody_waits)
+        result = cached.forward(params, state, columns, program)
     live = result.served
     last_pass = state.block_step >= state.options.steps // program.blocks - 1
     keys = noise_keys(state, columns, program)

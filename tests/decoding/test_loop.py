@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from leapjax.decoding import refill_jit, row_arrays, run_jit, stack_rows, step
+from leapjax.decoding import refill_jit, row_arrays, stack_rows, step
 from leapjax.decoding.state import idle_row
 from leapjax.policies import POLICIES
 from leapjax.testing import tiny_config, tiny_params
@@ -95,28 +95,6 @@ def test_the_loop_repeats_step_state_for_state(name):
     before = jax.device_get(whole)
     after = jax.device_get(once(params, whole, program=program))
     same(dataclasses.replace(after, iteration=before.iteration), before)
-
-
-CACHED = {"all-at-once", "threshold-prefix", "credit-all-at-once", "slowfast-prefix"}
-
-
-@pytest.mark.parametrize("name", [s for s in BY_STRUCTURE if s.values[0] in CACHED])
-def test_windows_in_a_loop_of_their_own_change_nothing(name):
-    params, asked, program = batch(name, count=5, seed=2)
-    program = dataclasses.replace(program, refresh_group=2)
-    apart = dataclasses.replace(program, windows_apart=True)
-    for passes in (1, 2, 3, 5, 8, 1000):
-        wanted = run(params, start(asked, program), program, passes)
-        got = run(params, start(asked, program), apart, passes)
-        same(jax.device_get(got), jax.device_get(wanted), exact=False)
-    assert got.done.all()
-    # Until a row is done, to be refilled, whichever loop ends it.
-    ended = [
-        run_jit(params, start(asked, p), jnp.int32(1000), jnp.int32(1), program=p)
-        for p in (program, apart)
-    ]
-    assert int(ended[0].iteration) == int(ended[1].iteration) < int(wanted.iteration)
-    same(jax.device_get(ended[1]), jax.device_get(ended[0]), exact=False)
 
 
 @pytest.mark.parametrize("name", BY_STRUCTURE)
