@@ -49,11 +49,11 @@ def panel() -> int:
     try:
         library = ctypes.CDLL(str(_built(compiler)))
     except (OSError, subprocess.SubprocessError) as e:
-        said = (getattr(e, "stderr", None) or str(e)).strip()
+        said = (getattr(e, "stderr", None) or str(e)).strip().splitlines() or [type(e).__name__]
         _log.warning(
             "The CPU kernels could not be compiled or loaded, XLA's products are used, which are "
             "slower (LEAPJAX_NATIVE=off asks for these): %s",
-            said.splitlines()[0] if said else type(e).__name__,
+            next((line for line in said if "error" in line), said[0]),
         )
         return 0
     for name in _TARGETS:

@@ -4,6 +4,7 @@ The counts are exact on purpose: who changes the pass sees here what it costs.
 """
 
 import collections
+import dataclasses
 import re
 
 import jax
@@ -83,14 +84,24 @@ def test_no_array_is_as_large_as_all_logits(monkeypatch, cache):
 
 @pytest.mark.skipif(not native.available(), reason="no C++ compiler for leapjax.native")
 @pytest.mark.parametrize("cache", ["none", "dual"])
-def test_with_packed_matrices_a_pass_is_kernels(cache):
+@pytest.mark.parametrize("fused", [False, True])
+def test_with_packed_matrices_a_pass_is_kernels(cache, fused):
     made = program(cache)
+    if fused:
+        model = dataclasses.replace(made.model, head_dim=native.panel())
+        made = dataclasses.replace(made, model=model)
     text = lowered(layout.arrange(tiny_params(made.model), made.model), made)
     found = collections.Counter(re.findall(r"custom_call @leapjax_(\w+)", text))
     layers, passes = made.model.n_layers, 1 if cache == "none" else 2
-    # Keys, values and queries are apart, since these heads don't end where panels do.
-    each = {"product": 6 * layers * passes, "attention": layers * passes, "summary": 1}
-    assert found == each
+    # Values, keys and queries, where these heads don't end with panels; o, gate and up, down. The
+    # last layer of a full pass has queries of the window alone.
+    products = (4 * layers * passes + 1) if fused else 6 * layers * passes
+    assert found == {"product": products, "attention": layers * passes, "summary": 1}
+    # Norms, gates and rotations are the kernels' own, but for the final norm and the tables.
+    assert operations(text)["rsqrt"] == 1 and "logistic" not in text
+    # A rotation outside puts the halves of keys and queries together.
+    turned = 0 if fused else 2 * layers * passes
+    assert operations(text)["concatenate"] - turned == {"none": 0, "dual": 8}[cache]
     # Of products there is left the logits of the special ids.
     assert operations(text)["dot_general"] == 1
     for columns in (V, -(-V // native.panel()) * native.panel()):
