@@ -2,8 +2,9 @@
 //
 // A matrix (K, N) is packed ahead of time into panels (N / NR, K, NR): what the innermost loop
 // reads lies in a row. One micro-kernel does everything: R rows times one panel, all sums in
-// registers. Every row's sum runs over K in order, whatever R is, so that a row's result does not
-// depend on its mates. Vectors are the compiler's own (GCC, Clang), as wide as the processor's.
+// registers. What goes before and after a product in a transformer is done to its rows on their
+// way in and out. Every row's sum runs over K in order, whatever R is, so that a row's result does
+// not depend on its mates. Vectors are the compiler's own (GCC, Clang), as wide as the processor's.
 //
 // Work is shared with XLA's own threads: whoever comes takes the next task, and the caller waits for
 // tasks that were taken, never for threads that have not come.
@@ -171,16 +172,16 @@ inline Vector Exp(Vector x) {
   return tiny ? Vector{} : p;
 }
 
-// Rows of x (rows, depth) times panels, `each` of which are a task: `load(row, to)` gives a row of x,
-// `place(first, row, panel, own)` says where the products of the rows from `row` on with a panel go
-// and how far apart rows are there, and `finish(row, many, panel, own)` is called when they are
+// Rows of x (rows, depth) times panels, `each` of which are a task: `load(row, to)` gives a row of
+// x, `place(first, row, panel, own)` says where the products of the rows from `row` on with a panel
+// go and how far apart rows are there, and `finish(row, many, panel, own)` is called when they are
 // there; `end(first, many, panel, own)` when those of all rows of a block with the panels of a
-// task, from `panel` on, are. `first` is the block's first row, `own` the thread's memory, `wide` floats for
-// each of them.
+// task, from `panel` on, are. `first` is the block's first row, `own` the thread's memory, `wide`
+// floats for each of the block's.
 template <typename Load, typename Place, typename Finish, typename End>
 void Multiply(ffi::ThreadPool& pool, int64_t rows, int64_t depth, const float* weights,
-              int64_t panels, int64_t each, int64_t wide, Load&& load, Place&& place, Finish&& finish,
-              End&& end) {
+              int64_t panels, int64_t each, int64_t wide, Load&& load, Place&& place,
+              Finish&& finish, End&& end) {
   // Rows of a block stay in the second-level cache. A pitch that is no power of two keeps them
   // from competing for the same places in the first.
   const int64_t pitch = depth + 16;
@@ -205,7 +206,8 @@ void Multiply(ffi::ThreadPool& pool, int64_t rows, int64_t depth, const float* w
           const char* const next = reinterpret_cast<const char*>(panel + depth * kPanel) +
                                    depth * line * which / tiles;
           const auto [to, apart] = place(top, top + at, p, own);
-          tile(mine + at * pitch, pitch, 1, panel, kPanel, depth, to, apart, next, Ceil(line, tiles));
+          tile(mine + at * pitch, pitch, 1, panel, kPanel, depth, to, apart, next,
+               Ceil(line, tiles));
           finish(top + at, n, p, own);
         });
       }
@@ -470,7 +472,8 @@ ffi::Error Attention(ffi::ThreadPool pool, Floats q, Floats keys, Floats values,
   const int64_t b = qd[0], s = qd[1], heads = qd[2], width = qd[3];
   if (qd.size() != 4 || kd.size() != 5 || kd[1] != b || kd[4] != width || heads % kd[3] ||
       layer < 0 || layer >= kd[0] || out->element_count() != q.element_count() ||
-      static_cast<int64_t>(valid.element_count()) != b * kd[2] || !std::equal(kd.begin(), kd.end(), vd.begin(), vd.end())) {
+      static_cast<int64_t>(valid.element_count()) != b * kd[2] ||
+      !std::equal(kd.begin(), kd.end(), vd.begin(), vd.end())) {
     return ffi::Error::InvalidArgument("leapjax_attention: shapes do not agree");
   }
   const int64_t t = kd[2], groups = kd[3], share = heads / groups, pitch = groups * width;
@@ -525,12 +528,13 @@ ffi::Error Attention(ffi::ThreadPool pool, Floats q, Floats keys, Floats values,
         tile(k + at * step, step, 1, query, kPanel, width, scores + at * kPanel, kPanel,
              reinterpret_cast<const char*>(query), 0);
       });
-      Vector top[2] = {All(std::numeric_limits<float>::lowest()), All(std::numeric_limits<float>::lowest())};
+      const Vector lowest = All(std::numeric_limits<float>::lowest());
+      Vector top[2] = {lowest, lowest};
       for (int64_t i = 0; i < t; ++i) {
         for (int h = 0; h < 2; ++h) {
           float* const at = scores + i * kPanel + h * kLanes;
           // The lowest number: a row without any key attends to all of them alike, as in XLA.
-          if (!valid.typed_data()[row * t + i]) Store(at, All(std::numeric_limits<float>::lowest()));
+          if (!valid.typed_data()[row * t + i]) Store(at, lowest);
           const Vector x = Load(at);
           top[h] = x > top[h] ? x : top[h];
         }

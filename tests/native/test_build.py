@@ -36,7 +36,8 @@ def test_no_compiler(fresh, monkeypatch, caplog):
 def test_a_compiler_that_fails_is_one_warning(fresh, monkeypatch, caplog, tmp_path):
     broken = tmp_path / "broken"
     broken.write_text(
-        '#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "so what" >&2; echo "error: no such luck" >&2\nexit 1\n'
+        '#!/bin/sh\n[ "$1" = --version ] && exit 0\n'
+        'echo "so what" >&2\necho "error: no such luck" >&2\nexit 1\n'
     )
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
