@@ -88,7 +88,7 @@ def measure(base: ModelConfig, points: Sequence[Point], repeats: int) -> Iterato
                 early_stop=False,
             )
             engine = lm.engine(point.batch)
-            requests = random_requests(lm, job, point.batch, PROMPT)
+            requests = random_requests(lm.config, job, point.batch, PROMPT)
             list(engine.stream(requests))
             steps, times = job.steps or 1, []
             for _ in range(repeats):

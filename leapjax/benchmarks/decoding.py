@@ -12,6 +12,7 @@ import numpy as np
 
 from leapjax.config import DecodeConfig
 from leapjax.lm import LM
+from leapjax.models.config import ModelConfig
 from leapjax.types import Request
 
 
@@ -47,11 +48,13 @@ class Setting:
         )
 
 
-def random_requests(lm: LM, config: DecodeConfig, count: int, length: int) -> list[Request]:
+def random_requests(
+    model: ModelConfig, config: DecodeConfig, count: int, length: int
+) -> list[Request]:
     """Requests of random tokens, special ids excepted."""
     rng = np.random.default_rng(0)
-    special = {lm.config.mask_token_id, lm.config.eos_token_id}
-    allowed = [i for i in range(min(lm.config.vocab_size, 256)) if i not in special]
+    special = {model.mask_token_id, model.eos_token_id}
+    allowed = [i for i in range(min(model.vocab_size, 256)) if i not in special]
     return [
         Request(id=str(i), ids=tuple(rng.choice(allowed, length).tolist()), config=config)
         for i in range(count)
@@ -89,7 +92,7 @@ def throughput(lm: LM, settings: list[Setting], repeats: int) -> Iterator[dict[s
     jobs = []
     for s in settings:
         engine = lm.engine(s.batch)
-        requests = random_requests(lm, s.config(), s.batch, s.prompt_length)
+        requests = random_requests(lm.config, s.config(), s.batch, s.prompt_length)
         list(engine.stream(requests))  # compiles
         jobs.append((s, engine, requests))
     seconds: list[list[float]] = [[] for _ in jobs]
@@ -165,7 +168,7 @@ def spread_requests(lm: LM, cache: str, count: int) -> list[Request]:
     passes = np.random.default_rng(1).integers(1, 9, count)
     return [
         dataclasses.replace(r, config=job.replace(steps=8 * int(n)))
-        for r, n in zip(random_requests(lm, job, count, 32), passes, strict=True)
+        for r, n in zip(random_requests(lm.config, job, count, 32), passes, strict=True)
     ]
 
 
@@ -215,7 +218,7 @@ def host_share(lm: LM, cache: str, slots: int, count: int) -> dict[str, Any]:
       count: requests.
     """
     config = Setting(cache, slots, 32, 64, 32, 4).config()
-    requests = random_requests(lm, config, count, 32)
+    requests = random_requests(lm.config, config, count, 32)
     engine = lm.engine(slots)
     list(engine.stream(requests[:slots]))
     busy = engine.progress.device_s

@@ -22,7 +22,7 @@ import numpy as np
 from jax import lax
 
 from leapjax.benchmarks import floor
-from leapjax.benchmarks.decoding import summarise
+from leapjax.benchmarks.decoding import random_requests, summarise
 from leapjax.config import DecodeConfig
 from leapjax.decoding import DecodeState, Program, cached, forward, initial_state, streamed
 from leapjax.decoding.program import program_for
@@ -30,7 +30,6 @@ from leapjax.decoding.window import block_columns
 from leapjax.lane import empty_state, lower_run
 from leapjax.models import transformer
 from leapjax.models.config import ModelConfig
-from leapjax.types import Request
 
 UNCACHED_PASSES = 4  # that are timed together; they all cost the same
 ALL = np.int32(2**30)
@@ -84,13 +83,8 @@ class Case:
 
 def begin(case: Case, program: Program, tokens_per_step: int) -> DecodeState:
     """Random prompts on the device, before their first pass."""
-    rng = np.random.default_rng(0)
-    top = min(program.model.mask_token_id, program.model.eos_token_id, program.model.vocab_size - 1)
     config = case.config(tokens_per_step)
-    requests = [
-        Request(str(i), tuple(rng.integers(0, top, case.prompt_length).tolist()), config)
-        for i in range(case.batch)
-    ]
+    requests = random_requests(program.model, config, case.batch, case.prompt_length)
     state = jax.tree.map(jnp.asarray, initial_state(requests, program))
     state = cached.with_cache(state, program) if program.cache != "none" else state
     return jax.block_until_ready(state)

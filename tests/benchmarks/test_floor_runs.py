@@ -83,6 +83,13 @@ def test_the_model_alone_computes_what_the_step_does():
     assert int(step.full_passes.sum()) == CASE.batch and int(step.steps.sum()) == 2 * CASE.batch
 
 
+def test_prompts_hold_no_special_ids_wherever_these_are():
+    config = tiny_config(mask_token_id=0, eos_token_id=1)
+    state = passes.begin(CASE, CASE.program(config, "float32"), 1)
+    prompts = np.asarray(state.tokens)[:, : CASE.prompt_length]
+    assert prompts.min() >= 2 and len(np.unique(prompts)) > 5
+
+
 @pytest.mark.slow
 def test_timings_are_of_the_passes_they_say(lm):
     """One token a step: the timed windows end the first block, and no pass is counted twice."""
