@@ -72,6 +72,12 @@ def once(weights, **more):
 
 
 assert np.array_equal(once(native.pack(w)), x @ w)
+y = x * np.linspace(0.5, 2, 50, dtype=np.float32)
+root = np.sqrt((y * y).mean(-1, keepdims=True) + 0.1)
+normed = once(native.pack(w), norm=jnp.full(50, 3.0), eps=0.1, bias=jnp.ones(70), add=x @ w)
+np.testing.assert_allclose(normed, 3 * x / np.sqrt(1.1) @ w + 1 + x @ w, rtol=1e-5)
+normed = np.asarray(native.product(jnp.asarray(y), native.pack(w), norm=jnp.ones(50), eps=0.1)[0])
+np.testing.assert_allclose(normed, y / root @ w, rtol=1e-5)
 gated = once(native.pack(w / 3500, w, gated=True))
 np.testing.assert_allclose(gated, jax.nn.silu(x @ w / 3500) * (x @ w), rtol=1e-5)
 c = native.panel()
