@@ -1,8 +1,8 @@
 """A transformer block whose matrices are packed for the kernels of `leapjax.native`.
 
-The same block as `leapjax.models.transformer`'s, in float32 on one CPU. Norms, biases, the rotary
-embedding, the gate and the residual sums are done by the kernels that multiply, while the numbers
-are at hand:
+The same block as `leapjax.models.transformer`'s, in float32 on one CPU. Norms (without a bias),
+biases, the rotary embedding (of heads as wide as whole panels), the gate and the residual sums are
+done by the kernels that multiply, while the numbers are at hand:
 
     norm, product with values, keys and queries, rotation -> attention -> product with o, + x
     norm, product with gate and up, silu(gate) * up -> product with down, + x

@@ -49,7 +49,9 @@ def panel() -> int:
     try:
         library = ctypes.CDLL(str(_built(compiler)))
     except (OSError, subprocess.SubprocessError) as e:
-        said = (getattr(e, "stderr", None) or str(e)).strip().splitlines() or [type(e).__name__]
+        said = getattr(e, "stderr", None) or str(e)
+        said = said.decode(errors="replace") if isinstance(said, bytes) else said  # of a timeout
+        said = said.strip().splitlines() or [type(e).__name__]
         _log.warning(
             "The CPU kernels could not be compiled or loaded, XLA's products are used, which are "
             "slower (LEAPJAX_NATIVE=off asks for these): %s",

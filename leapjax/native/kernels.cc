@@ -201,7 +201,8 @@ void Multiply(ffi::ThreadPool& pool, int64_t rows, int64_t depth, const float* w
       for (int64_t p = start; p < std::min(start + each, panels); ++p) {
         const float* const panel = weights + p * depth * kPanel;
         InTiles(many, [&](TileFunction tile, int64_t at, int64_t n, int64_t which, int64_t tiles) {
-          // All tiles together fetch the next panel, evenly: in bursts it would hold them up.
+          // All tiles together fetch the next panel, evenly: in bursts it would hold them up. (One
+          // tile alone fetches every other line.)
           constexpr int64_t line = kPanel * sizeof(float);
           const char* const next = reinterpret_cast<const char*>(panel + depth * kPanel) +
                                    depth * line * which / tiles;
@@ -287,7 +288,7 @@ ffi::Error Product(ffi::ThreadPool pool, Floats x, Floats packed, Floats norm, F
     const int64_t n = (*result)->dimensions().back();
     const bool turns = cos.element_count() && static_cast<int64_t>(i) >= turned;
     if (static_cast<int64_t>((*result)->element_count()) != rows * n || n == 0 ||
-        (i + 1 < results.size() && n % each) || (turns && (head % kPanel || n % head))) {
+        (i + 1 < results.size() && n % each) || (turns && (head < kPanel || head % kPanel || n % head))) {
       return refused();
     }
     sides.push_back({(*result)->typed_data(), n, columns, panels, turns});
@@ -346,6 +347,7 @@ ffi::Error Product(ffi::ThreadPool pool, Floats x, Floats packed, Floats norm, F
           Vector a = Load(own + i * kPanel) + before[0];
           Vector b = Load(own + i * kPanel + kLanes) + before[1];
           if (gated) {
+            // Below -87 what is left of a is 1e-38 of it, not nothing.
             const Vector down = -a < All(87.f) ? -a : All(87.f);
             a = a / (All(1.f) + Exp(down)) * b;
           }

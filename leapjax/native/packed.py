@@ -30,8 +30,9 @@ class Packed:
       first: the panel that holds the first column.
       gated: two matrices of equal columns stand for one, silu of the first's product times the
         second's; half of each panel is the first's.
-      heads: of each matrix, the width of its heads, half of whose panels is the first half of a
-        head and half the second, as the rotary embedding needs them; 0 if its columns are in order.
+      heads: of each matrix, the width of its heads if each panel holds columns of a head's first
+        half and the same of its second, as the rotary embedding needs them; 0 if its columns are
+        in order.
     """
 
     panels: jax.Array
@@ -173,6 +174,7 @@ def summary(x, matrix: Packed, bias, scale: float):
     top = jnp.max(tops, axis=0)
     # Of equals the lowest column; panels are in order.
     place = jnp.min(jnp.where(tops == top[None], places, jnp.int32(columns - 1)), axis=0)
+    place = jnp.minimum(place, jnp.int32(columns - 1))  # of nothing but NaNs too
     base = jnp.where(jnp.isneginf(top), 0.0, top)
     return top, place, jnp.sum(sums * jnp.exp(tops - base[None]), axis=0)
 

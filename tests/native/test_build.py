@@ -47,6 +47,16 @@ def test_a_compiler_that_fails_is_one_warning(fresh, monkeypatch, caplog, tmp_pa
     assert not list((tmp_path / "native").iterdir())  # nothing half-written
 
 
+def test_a_compiler_that_takes_too_long_is_one_warning(fresh, monkeypatch, caplog):
+    def slow(*args):
+        raise subprocess.TimeoutExpired("c++", 300, stderr=b"still at it")  # bytes, as Python does
+
+    monkeypatch.setattr(build, "_compiler", lambda: "c++")
+    monkeypatch.setattr(build, "_built", slow)
+    assert fresh() == 0
+    assert "still at it" in caplog.text
+
+
 @pytest.mark.skipif(not native.available(), reason="no C++ compiler for leapjax.native")
 def test_compiled_once(fresh, monkeypatch, tmp_path):
     compiler = build._compiler()
@@ -81,11 +91,21 @@ np.testing.assert_allclose(normed, y / root @ w, rtol=1e-5)
 gated = once(native.pack(w / 3500, w, gated=True))
 np.testing.assert_allclose(gated, jax.nn.silu(x @ w / 3500) * (x @ w), rtol=1e-5)
 c = native.panel()
-turn = [jnp.full((33, 1, c // 2), angle) for angle in (0.6, 0.8)]
-turned = once(native.pack(w[:, :c], heads=(c,)), turn=turn)
-a, b = np.split(x @ w[:, :c], 2, axis=-1)
-wanted = np.concatenate([a * 0.6 - b * 0.8, b * 0.6 + a * 0.8], axis=-1)
-np.testing.assert_allclose(turned, wanted, rtol=1e-5)
+# Numbers at random: what stands in the wrong place shows.
+rng = np.random.default_rng(1)
+x, w = (rng.standard_normal(s, np.float32) for s in ((33, 50), (50, 2 * c)))
+bias = rng.standard_normal(2 * c, np.float32)
+cos, sin = (rng.standard_normal((33, 1, c), np.float32) for _ in range(2))
+turn = (jnp.asarray(cos), jnp.asarray(sin))
+turned = once(native.pack(w, heads=(2 * c,)), turn=turn, bias=jnp.asarray(bias))
+a, b = np.split((x @ w + bias)[:, None], 2, axis=-1)
+wanted = np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)[:, 0]
+np.testing.assert_allclose(turned, wanted, atol=1e-4)
+gate, up, shift = w[:, : c - 3], w[:, c + 3 :], bias[: 2 * c - 6]
+gated = once(native.pack(gate, up, gated=True), bias=jnp.asarray(shift))
+wanted = jax.nn.silu(x @ gate + shift[: c - 3]) * (x @ up + shift[c - 3 :])
+np.testing.assert_allclose(gated, wanted, atol=1e-3)
+x, w = np.ones((33, 50), np.float32), np.arange(3500, dtype=np.float32).reshape(50, 70)
 q = jnp.asarray(np.random.default_rng(0).standard_normal((1, 20, 2, 24), np.float32))
 valid = jnp.ones((1, 20), bool)
 wanted = attend(q, q, q, valid, jnp.float32)

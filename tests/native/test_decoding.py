@@ -34,10 +34,34 @@ def test_same_decode(monkeypatch, config, family, cache):
     got, logits = packed.generate(PROMPTS, job, batch_size=2), packed.logits([[1, 2, 3, 4]])
     views = layout.arrange(params, shape)["layer_views"]
     assert isinstance(views[0]["o"], native.Packed)
-    assert ("vkq" in views[0]) == (config is fused)
+    widths = layout.widths(shape, layout.FUSED["vkq"])
+    assert ("vkq" in views[0]) == (not any(n % native.panel() for n in widths))
     monkeypatch.setattr(native, "available", lambda: False)
     plain = leapjax.LM(params, shape, codec=None)
     assert "head_packed" not in layout.arrange(params, shape)
+    np.testing.assert_allclose(logits, plain.logits([[1, 2, 3, 4]]), rtol=1e-3, atol=1e-4)
+    for a, b in zip(got, plain.generate(PROMPTS, job, batch_size=2), strict=True):
+        assert a.output_ids == b.output_ids and a.commit_step == b.commit_step
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"linear_bias": True, "norm_bias": True},
+        {"linear_bias": True, "head_dim": 24, "n_kv_heads": 2},
+        # In one product, but rotated outside.
+        {"head_dim": native.panel() // 2, "n_heads": 4, "n_kv_heads": 2},
+    ],
+    ids=["norm-bias", "apart", "rotated-outside"],
+)
+def test_same_decode_of_other_models(monkeypatch, changes):
+    shape = fused("llada", **changes) if "head_dim" not in changes else tiny_config(**changes)
+    params = tiny_params(shape)
+    job = DecodeConfig(gen_length=16, block_length=8, cache="dual")
+    packed = leapjax.LM(params, shape, codec=None)
+    got, logits = packed.generate(PROMPTS, job, batch_size=2), packed.logits([[1, 2, 3, 4]])
+    monkeypatch.setattr(native, "available", lambda: False)
+    plain = leapjax.LM(params, shape, codec=None)
     np.testing.assert_allclose(logits, plain.logits([[1, 2, 3, 4]]), rtol=1e-3, atol=1e-4)
     for a, b in zip(got, plain.generate(PROMPTS, job, batch_size=2), strict=True):
         assert a.output_ids == b.output_ids and a.commit_step == b.commit_step

@@ -232,9 +232,53 @@ def test_the_first_of_equals():
     np.testing.assert_allclose(total, 95, rtol=1e-6)
 
 
+def test_summaries_of_many_panels_and_rows():
+    c = native.panel()
+    x, w, bias = normal(0, 400, 30), normal(1, 30, 19 * c + 3), normal(2, 19 * c + 3)
+    top, place, total = native.summary(jnp.asarray(x), native.pack(w), jnp.asarray(bias), 0.7)
+    logits = 0.7 * (x.astype(np.float64) @ w) + bias
+    np.testing.assert_allclose(top, logits.max(axis=-1), rtol=1e-5)
+    assert (np.asarray(place) == logits.argmax(axis=-1)).mean() > 0.99  # near-ties aside
+    wanted = np.exp(logits - logits.max(axis=-1, keepdims=True)).sum(axis=-1)
+    np.testing.assert_allclose(total, wanted, rtol=2e-5)
+    # Equals in several groups of panels: the first; a row of NaNs: some column.
+    zeros, some = native.pack(np.zeros((30, 19 * c + 3), np.float32)), jnp.asarray(x[:2])
+    bias = jnp.zeros(19 * c + 3).at[: c + 5].set(-jnp.inf)
+    assert (np.asarray(native.summary(some, zeros, bias, 1.0)[1]) == c + 5).all()
+    _, place, _ = native.summary(some * jnp.nan, zeros, bias, 1.0)
+    assert (np.asarray(place) < 19 * c + 3).all()
+
+
+def test_blocks_of_rows_with_all_that_goes_with_a_product():
+    c = native.panel()
+    x, g = normal(0, 2, 200, 40), normal(1, 40)
+    wide = x.astype(np.float64)
+    wide = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 0.1) * g
+    w, b, more = normal(2, 40, 3 * c + 5), normal(3, 3 * c + 5), normal(4, 2, 200, 3 * c + 5)
+    norm = {"norm": jnp.asarray(g), "eps": 0.1}
+    (got,) = native.product(
+        jnp.asarray(x), native.pack(w), bias=jnp.asarray(b), add=jnp.asarray(more), **norm
+    )
+    np.testing.assert_allclose(got, wide @ w + b + more, atol=2e-4)
+    up = normal(5, 40, 3 * c + 5)
+    (got,) = native.product(jnp.asarray(x), native.pack(w, up, gated=True), **norm)
+    gate = wide @ w
+    np.testing.assert_allclose(got, gate / (1 + np.exp(-gate)) * (wide @ up), atol=1e-3)
+    turn = normal(6, 2, 200, 1, c), normal(7, 2, 200, 1, c)
+    turned = native.pack(w[:, :c], w[:, c : 3 * c], heads=(0, 2 * c))
+    got = native.product(jnp.asarray(x), turned, turn=tuple(map(jnp.asarray, turn)), **norm)
+    np.testing.assert_allclose(got[0], wide @ w[:, :c], atol=2e-4)
+    wanted = halves((wide @ w[:, c : 3 * c])[:, :, None], *turn)[:, :, 0]
+    np.testing.assert_allclose(got[1], wanted, atol=5e-4)
+
+
 def test_wrong_shapes_are_refused():
     with pytest.raises(jax.errors.JaxRuntimeError, match="shapes do not agree"):
         product(jnp.ones((2, 5)), normal(0, 6, 3)).block_until_ready()
+    x, matrix = jnp.ones((2, 6)), native.pack(normal(0, 6, 3))
+    for wrong in ({"norm": jnp.ones(5)}, {"bias": jnp.ones(4)}, {"add": jnp.ones((1, 3))}):
+        with pytest.raises(jax.errors.JaxRuntimeError, match="shapes do not agree"):
+            jax.block_until_ready(native.product(x, matrix, **wrong))
 
 
 def test_infinities_and_nans_pass_through():
