@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from leapjax.benchmarks import floor
-from leapjax.models.transformer import precision_for
+from leapjax.models.layers import precision_for
 
 COPY_BYTES = 4 * 2**30  # of the array that is copied; no cache holds a hundredth
 SQUARES = (4096, 8192)

@@ -26,8 +26,9 @@ from jax import lax
 from leapjax.decoding.forward import Outcome, branches, doubled
 from leapjax.decoding.program import Program
 from leapjax.decoding.state import DecodeState
-from leapjax.decoding.window import predictors, take
+from leapjax.decoding.window import predictors
 from leapjax.models import transformer
+from leapjax.models.layers import take
 
 
 def cache_shape(program: Program, slots: int) -> tuple[int, ...]:

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from leapjax.decoding.program import Program
 from leapjax.decoding.proposal import guided
 from leapjax.decoding.state import DecodeState
-from leapjax.decoding.window import predictors, take
+from leapjax.decoding.window import predictors
 from leapjax.models import transformer
+from leapjax.models.layers import take
 
 
 class Outcome(NamedTuple):

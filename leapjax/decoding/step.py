@@ -15,7 +15,8 @@ from leapjax.decoding import forward, schedule, streamed
 from leapjax.decoding.program import Program
 from leapjax.decoding.proposal import never_proposed, probability, propose
 from leapjax.decoding.state import DecodeState, row_keys
-from leapjax.decoding.window import block_columns, take
+from leapjax.decoding.window import block_columns
+from leapjax.models.layers import take
 from leapjax.policies import Pass
 from leapjax.types import NONE
 

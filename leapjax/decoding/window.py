@@ -46,9 +46,3 @@ def predictors(columns, first, program: Program):
         return columns
     before = columns - 1
     return jnp.where(before >= first[:, None], before, columns)
-
-
-def take(values, columns):
-    """Gather columns of (B, T, ...) by (B, W) -> (B, W, ...)."""
-    index = columns.reshape(columns.shape + (1,) * (values.ndim - 2))
-    return jnp.take_along_axis(values, index, axis=1)

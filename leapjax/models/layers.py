@@ -100,6 +100,7 @@ def attend(q, k, v, valid, dtype):
     return mixed.transpose(0, 3, 1, 2, 4).reshape(b, s, h * e)
 
 
-def columns(x, places):
-    """Columns (B, W) of an array (B, T, ...)."""
-    return jnp.take_along_axis(x, places.reshape(places.shape + (1,) * (x.ndim - 2)), axis=1)
+def take(values, columns):
+    """Gather columns of (B, T, ...) by (B, W) int32 -> (B, W, ...)."""
+    index = columns.reshape(columns.shape + (1,) * (values.ndim - 2))
+    return jnp.take_along_axis(values, index, axis=1)

@@ -20,7 +20,7 @@ from jax import lax
 
 from leapjax import native
 from leapjax.models.config import ModelConfig
-from leapjax.models.layers import attend, columns, rms_norm, rotate
+from leapjax.models.layers import attend, rms_norm, rotate, take
 from leapjax.models.layout import FUSED, widths
 
 
@@ -46,10 +46,10 @@ def block(x, layer, config: ModelConfig, cos, sin, valid, store=None, outputs=No
         names = ("v", "k", "q") if outputs is None else ("v", "k")
         v, k, *q = _heads(y, layer, names, norm, (cos, sin), config)
         if outputs is not None:
-            x, y, cos, sin = (columns(part, outputs) for part in (x, y, cos, sin))
+            x, y, cos, sin = (take(part, outputs) for part in (x, y, cos, sin))
             q = _heads(y, layer, ("q",), norm, (cos, sin), config)
         (keys, values), index = ((k[None], v[None]), 0) if store is None else store(k, v)
-        if native.attention_fits(valid):
+        if valid.ndim == 2:  # the kernel's masks don't differ by query
             mixed = native.attention(q[0], keys, values, valid, index)
         else:
             keys, values = (

@@ -25,11 +25,11 @@ from leapjax.models.config import ModelConfig
 from leapjax.models.layers import (
     along_last,
     attend,
-    columns,
     precision_for,
     rms_norm,
     rope_tables,
     rotate,
+    take,
 )
 from leapjax.models.layout import FUSED, unpack, widths
 
@@ -89,7 +89,7 @@ def _block(x, layer, config: ModelConfig, cos, sin, valid, dtype, store=None, ou
         v, k = (x.reshape(b, s, config.n_kv_heads, config.head_dim) for x in (v, k))
         k = rotate(k, cos, sin)
         if outputs is not None:
-            x, y, cos, sin = (columns(part, outputs) for part in (x, y, cos, sin))
+            x, y, cos, sin = (take(part, outputs) for part in (x, y, cos, sin))
             s = outputs.shape[1]
             q = _projections(y, layer, "vkq", ("q",), config, dtype)
         q = rotate(q[0].reshape(b, s, config.n_heads, config.head_dim), cos, sin)

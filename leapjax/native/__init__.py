@@ -6,14 +6,13 @@ with `LEAPJAX_NATIVE=off`, XLA's own products are used.
 """
 
 from leapjax.native.build import available, panel
-from leapjax.native.packed import Packed, attention, attention_fits, pack, product, summary
+from leapjax.native.packed import Packed, attention, pack, product, summary
 from leapjax.native.pages import Pages
 
 __all__ = [
     "Packed",
     "Pages",
     "attention",
-    "attention_fits",
     "available",
     "pack",
     "panel",

@@ -288,7 +288,8 @@ ffi::Error Product(ffi::ThreadPool pool, Floats x, Floats packed, Floats norm, F
     const int64_t n = (*result)->dimensions().back();
     const bool turns = cos.element_count() && static_cast<int64_t>(i) >= turned;
     if (static_cast<int64_t>((*result)->element_count()) != rows * n || n == 0 ||
-        (i + 1 < results.size() && n % each) || (turns && (head < kPanel || head % kPanel || n % head))) {
+        (i + 1 < results.size() && n % each) ||
+        (turns && (head < kPanel || head % kPanel || n % head))) {
       return refused();
     }
     sides.push_back({(*result)->typed_data(), n, columns, panels, turns});

@@ -179,13 +179,8 @@ def summary(x, matrix: Packed, bias, scale: float):
     return top, place, jnp.sum(sums * jnp.exp(tops - base[None]), axis=0)
 
 
-def attention_fits(valid) -> bool:
-    """Whether `attention` covers such masks: not those that differ by query."""
-    return valid.ndim == 2
-
-
 def attention(q, keys, values, valid, layer: int):
-    """Bidirectional attention in float32, as `leapjax.models.transformer.attend`.
+    """Bidirectional attention in float32, as `leapjax.models.layers.attend`.
 
     Keys and values are read where they are, all layers' in one array; scores stay in the caches.
 

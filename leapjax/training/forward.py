@@ -12,7 +12,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from leapjax.models import transformer
+from leapjax.models import layers, transformer
 from leapjax.models.config import ModelConfig
 
 
@@ -33,16 +33,16 @@ def _block(x, layer, config: ModelConfig, cos, sin, closed, b: int, t: int):
         a = jnp.repeat(a, h // a.shape[2], axis=2) if a.shape[2] != h else a
         return a.transpose(0, 2, 1, 3).reshape(b * h, t, e)
 
-    y = transformer.rms_norm(x, layer["attn_norm"], layer.get("attn_norm_bias"), config.norm_eps)
-    q = batched(transformer.rotate(heads("q", h), cos, sin))
-    k = batched(transformer.rotate(heads("k", groups), cos, sin))
+    y = layers.rms_norm(x, layer["attn_norm"], layer.get("attn_norm_bias"), config.norm_eps)
+    q = batched(layers.rotate(heads("q", h), cos, sin))
+    k = batched(layers.rotate(heads("k", groups), cos, sin))
     v = batched(heads("v", groups))
     scores = jnp.matmul(q, k.transpose(0, 2, 1)).reshape(b, h, t, t) * jnp.float32(e**-0.5)
     scores = jnp.where(closed, jnp.finfo(jnp.float32).min, scores)
     weights = jax.nn.softmax(scores, axis=-1).reshape(b * h, t, t)
     mixed = jnp.matmul(weights, v).reshape(b, h, t, e).transpose(0, 2, 1, 3)
     x = x + _linear(mixed.reshape(b * t, h * e), layer, "o")
-    y = transformer.rms_norm(x, layer["mlp_norm"], layer.get("mlp_norm_bias"), config.norm_eps)
+    y = layers.rms_norm(x, layer["mlp_norm"], layer.get("mlp_norm_bias"), config.norm_eps)
     return x + _linear(
         jax.nn.silu(_linear(y, layer, "gate")) * _linear(y, layer, "up"), layer, "down"
     )
@@ -62,7 +62,7 @@ def hidden_states(params, config: ModelConfig, ids, positions, valid):
       (B, T, D) float32.
     """
     b, t = ids.shape
-    cos, sin = transformer.rope_tables(positions, config.head_dim, config.rope_theta)
+    cos, sin = layers.rope_tables(positions, config.head_dim, config.rope_theta)
     x = transformer.embed(params, config, ids, jnp.float32).reshape(b * t, config.d_model)
     closed = ~valid[:, None, None, :]
     for i in range(config.n_layers):

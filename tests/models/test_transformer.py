@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from leapjax.models import transformer
+from leapjax.models import layers, transformer
 from leapjax.models.config import param_shapes
 from leapjax.testing import tiny_config, tiny_params
 from tests.models import transcription
@@ -50,13 +50,13 @@ def logits(params, config, ids, positions, valid, dtype):
 
 
 jit_logits = jax.jit(logits, static_argnames=("config", "dtype"))
-attend = jax.jit(transformer.attend, static_argnames="dtype")
+attend = jax.jit(layers.attend, static_argnames="dtype")
 
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_rms_norm(bias):
     x, weight, shift = random(5, 8), random(8, seed=1), random(8, seed=2)
-    got = jax.jit(transformer.rms_norm)(x, weight, shift if bias else None, 0.1)
+    got = jax.jit(layers.rms_norm)(x, weight, shift if bias else None, 0.1)
     want = transcription.rms_norm(x.astype(np.float64), weight, shift if bias else None, 0.1)
     close(got, want)
 
@@ -64,7 +64,7 @@ def test_rms_norm(bias):
 @pytest.mark.parametrize("theta", [100.0, 1e6])
 def test_rotary_embedding(theta):
     x, positions = random(2, 5, 3, 8), np.array([[0, 1, 2, 3, 4], [7, 0, 300, 2, 2]], np.int32)
-    turn = jax.jit(lambda x, at: transformer.rotate(x, *transformer.rope_tables(at, 8, theta)))
+    turn = jax.jit(lambda x, at: layers.rotate(x, *layers.rope_tables(at, 8, theta)))
     got = turn(x, positions)
     for b in range(2):
         close(got[b], transcription.rotate(x[b].astype(np.float64), positions[b], theta))
@@ -94,7 +94,7 @@ def test_one_block(name):
 
     @jax.jit
     def block(x, layer, positions):
-        tables = transformer.rope_tables(positions, config.head_dim, config.rope_theta)
+        tables = layers.rope_tables(positions, config.head_dim, config.rope_theta)
         valid = jnp.ones((1, 6), bool)
         return transformer._block(x, layer, config, *tables, valid, jnp.float32)[0]
 

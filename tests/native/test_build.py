@@ -72,11 +72,13 @@ import numpy as np
 import jax
 import jax.numpy as jnp
 from leapjax import native
-from leapjax.models.transformer import attend
+from leapjax.models.layers import attend
 from leapjax.native import build
 
 build._FLAGS, build._FOR_THIS_CPU = (*build._FLAGS, *sys.argv[1:]), ("-O3",)
 x, w = np.ones((33, 50), np.float32), np.arange(3500, dtype=np.float32).reshape(50, 70)
+
+
 def once(weights, **more):
     return np.asarray(native.product(jnp.asarray(x), weights, **more)[0])
 

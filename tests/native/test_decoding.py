@@ -23,25 +23,30 @@ def fused(family, **changes):
     return tiny_config(family, n_heads=4, head_dim=native.panel(), **changes)
 
 
-@pytest.mark.parametrize("config", [tiny_config, fused])
-@pytest.mark.parametrize("family", ["llada", "dream"])
-@pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
-def test_same_decode(monkeypatch, config, family, cache):
-    shape = config(family, tie_embeddings=family == "dream")
+def assert_same_decode(monkeypatch, shape, cache):
+    """Tokens and steps of packed matrices are those of XLA's products, and logits close."""
     params = tiny_params(shape)
     job = DecodeConfig(gen_length=16, block_length=8, cache=cache)
-    packed = leapjax.LM(params, shape, codec=None)
-    got, logits = packed.generate(PROMPTS, job, batch_size=2), packed.logits([[1, 2, 3, 4]])
     views = layout.arrange(params, shape)["layer_views"]
     assert isinstance(views[0]["o"], native.Packed)
     widths = layout.widths(shape, layout.FUSED["vkq"])
     assert ("vkq" in views[0]) == (not any(n % native.panel() for n in widths))
+    packed = leapjax.LM(params, shape, codec=None)
+    got, logits = packed.generate(PROMPTS, job, batch_size=2), packed.logits([[1, 2, 3, 4]])
     monkeypatch.setattr(native, "available", lambda: False)
     plain = leapjax.LM(params, shape, codec=None)
     assert "head_packed" not in layout.arrange(params, shape)
     np.testing.assert_allclose(logits, plain.logits([[1, 2, 3, 4]]), rtol=1e-3, atol=1e-4)
     for a, b in zip(got, plain.generate(PROMPTS, job, batch_size=2), strict=True):
         assert a.output_ids == b.output_ids and a.commit_step == b.commit_step
+
+
+@pytest.mark.parametrize("config", [tiny_config, fused])
+@pytest.mark.parametrize("family", ["llada", "dream"])
+@pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
+def test_same_decode(monkeypatch, config, family, cache):
+    shape = config(family, tie_embeddings=family == "dream")
+    assert_same_decode(monkeypatch, shape, cache)
 
 
 @pytest.mark.parametrize(
@@ -56,15 +61,7 @@ def test_same_decode(monkeypatch, config, family, cache):
 )
 def test_same_decode_of_other_models(monkeypatch, changes):
     shape = fused("llada", **changes) if "head_dim" not in changes else tiny_config(**changes)
-    params = tiny_params(shape)
-    job = DecodeConfig(gen_length=16, block_length=8, cache="dual")
-    packed = leapjax.LM(params, shape, codec=None)
-    got, logits = packed.generate(PROMPTS, job, batch_size=2), packed.logits([[1, 2, 3, 4]])
-    monkeypatch.setattr(native, "available", lambda: False)
-    plain = leapjax.LM(params, shape, codec=None)
-    np.testing.assert_allclose(logits, plain.logits([[1, 2, 3, 4]]), rtol=1e-3, atol=1e-4)
-    for a, b in zip(got, plain.generate(PROMPTS, job, batch_size=2), strict=True):
-        assert a.output_ids == b.output_ids and a.commit_step == b.commit_step
+    assert_same_decode(monkeypatch, shape, "dual")
 
 
 @pytest.mark.parametrize("cache", ["none", "dual"])

@@ -8,11 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leapjax import native
-from leapjax.models.transformer import attend
+from leapjax.models.layers import attend
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no C++ compiler for leapjax.native")
 sizes = st.integers(1, 70)
 few = settings(max_examples=20)  # every shape is compiled
+small = {
+    "rows": st.integers(1, 40),
+    "depth": sizes,
+    "columns": st.integers(1, 140),
+    "seed": st.integers(0, 3),
+}
 
 
 def normal(seed, *shape):
@@ -63,15 +69,7 @@ def halves(x, cos, sin):
 
 
 @few
-@given(
-    rows=st.integers(1, 40),
-    depth=sizes,
-    columns=st.integers(1, 140),
-    norm=st.booleans(),
-    bias=st.booleans(),
-    add=st.booleans(),
-    seed=st.integers(0, 3),
-)
+@given(**small, norm=st.booleans(), bias=st.booleans(), add=st.booleans())
 def test_what_comes_before_and_after_a_product(rows, depth, columns, norm, bias, add, seed):
     x, w, g = normal(seed, rows, depth), normal(5, depth, columns), normal(6, depth)
     b, more = normal(7, columns), normal(8, rows, columns)
@@ -90,13 +88,7 @@ def test_what_comes_before_and_after_a_product(rows, depth, columns, norm, bias,
 
 
 @few
-@given(
-    rows=st.integers(1, 40),
-    depth=sizes,
-    columns=st.integers(1, 140),
-    bias=st.booleans(),
-    seed=st.integers(0, 3),
-)
+@given(**small, bias=st.booleans())
 def test_gated(rows, depth, columns, bias, seed):
     x, gate, up = (
         normal(seed + i, *s) for i, s in enumerate([(rows, depth)] + 2 * [(depth, columns)])
@@ -201,13 +193,7 @@ def test_pads_change_nothing_of_attention():
 
 
 @few
-@given(
-    rows=st.integers(1, 40),
-    depth=sizes,
-    columns=st.integers(1, 140),
-    barred=st.integers(0, 3),
-    seed=st.integers(0, 3),
-)
+@given(**small, barred=st.integers(0, 3))
 def test_summary(rows, depth, columns, barred, seed):
     x, w, bias = normal(seed, rows, depth), normal(seed + 9, depth, columns), normal(3, columns)
     bias[np.random.default_rng(seed).integers(0, columns, barred)] = -np.inf
@@ -261,7 +247,10 @@ def test_blocks_of_rows_with_all_that_goes_with_a_product():
     )
     np.testing.assert_allclose(got, wide @ w + b + more, atol=2e-4)
     up = normal(5, 40, 3 * c + 5)
-    (got,) = native.product(jnp.asarray(x), native.pack(w, up, gated=True), **norm)
+    pair = native.pack(w, up, gated=True)
+    (got,) = native.product(jnp.asarray(x), pair, **norm)
+    (alone,) = native.product(jnp.asarray(x[1:, 150:151]), pair, **norm)  # bit for bit
+    assert np.array_equal(alone, got[1:, 150:151])
     gate = wide @ w
     np.testing.assert_allclose(got, gate / (1 + np.exp(-gate)) * (wide @ up), atol=1e-3)
     turn = normal(6, 2, 200, 1, c), normal(7, 2, 200, 1, c)
@@ -270,6 +259,9 @@ def test_blocks_of_rows_with_all_that_goes_with_a_product():
     np.testing.assert_allclose(got[0], wide @ w[:, :c], atol=2e-4)
     wanted = halves((wide @ w[:, c : 3 * c])[:, :, None], *turn)[:, :, 0]
     np.testing.assert_allclose(got[1], wanted, atol=5e-4)
+    one = [jnp.asarray(part[1:, 150:151]) for part in (x, *turn)]
+    alone = native.product(one[0], turned, turn=tuple(one[1:]), **norm)
+    assert np.array_equal(alone[1], got[1][1:, 150:151])
 
 
 def test_wrong_shapes_are_refused():
