@@ -6,8 +6,8 @@
 // way in and out. Every row's sum runs over K in order, whatever R is, so that a row's result does
 // not depend on its mates. Vectors are the compiler's own (GCC, Clang), as wide as the processor's.
 //
-// Work is shared with XLA's own threads: whoever comes takes the next task, and the caller waits for
-// tasks that were taken, never for threads that have not come.
+// Work is shared with XLA's own threads: whoever comes takes the next tasks, and the caller waits
+// for tasks that were taken, never for threads that have not come.
 
 #include <algorithm>
 #include <atomic>
@@ -38,6 +38,7 @@ constexpr int kLanes = 4, kRows = 12;  // 24 of 32
 constexpr int kLanes = 4, kRows = 6;
 #endif
 constexpr int kPanel = 2 * kLanes;  // columns
+constexpr int kLine = 16;           // numbers that are fetched together
 
 typedef float Vector __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Whole __attribute__((vector_size(4 * kLanes)));
@@ -47,20 +48,42 @@ inline Vector Load(const float* at) { return *reinterpret_cast<const Loose*>(at)
 inline void Store(float* at, Vector x) { *reinterpret_cast<Loose*>(at) = x; }
 inline Vector All(float x) { return x - Vector{}; }  // minus zero changes nothing, plus would
 
+inline int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// What to fetch into the cache, so many bytes further on at every step. Naming again what has been
+// fetched costs nothing.
+struct Stream {
+  const void* at;
+  int64_t ahead;
+};
+
+// Bytes to be fetched in equal shares, of so many steps each.
+struct Fetch {
+  const char* from;
+  int64_t share, ahead;
+  Fetch(const void* from, int64_t bytes, int64_t shares, int64_t steps)
+      : from(static_cast<const char*>(from)),
+        share(Ceil(bytes, shares)),
+        ahead(Ceil(share, steps)) {}
+  Stream operator[](int64_t which) const { return {from + which * share, ahead}; }
+};
+
 // c[i, :] = sum over k of a[i * row + k * step] * b[k * pitch, :], for R rows i and one panel.
-// Meanwhile what lies at `next` is fetched into the cache, `ahead` bytes further on for each k.
+// Meanwhile both streams are fetched.
 template <int R>
 __attribute__((noinline)) void Tile(const float* a, int64_t row, int64_t step, const float* b,
                                     int64_t pitch, int64_t depth, float* c, int64_t out,
-                                    const char* next, int64_t ahead) {
+                                    Stream one, Stream two) {
   Vector sums[R][2];
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) sums[i][0] = sums[i][1] = Vector{};
   const float* rows[3] = {a, a + 4 * row, a + 8 * row};
   for (int64_t k = 0; k < depth; ++k) {
     const Vector left = Load(b), right = Load(b + kLanes);
-    __builtin_prefetch(next, 0, 2);
-    next += ahead;
+    __builtin_prefetch(one.at, 0, 2);
+    __builtin_prefetch(two.at, 0, 2);
+    one.at = static_cast<const char*>(one.at) + one.ahead;
+    two.at = static_cast<const char*>(two.at) + two.ahead;
     // Three pointers, of which the compiler is not to make one: it would run out of registers.
     __asm__("" : "+r"(rows[0]), "+r"(rows[1]), "+r"(rows[2]));
 #pragma GCC unroll 16
@@ -82,7 +105,7 @@ __attribute__((noinline)) void Tile(const float* a, int64_t row, int64_t step, c
 }
 
 using TileFunction = void (*)(const float*, int64_t, int64_t, const float*, int64_t, int64_t,
-                              float*, int64_t, const char*, int64_t);
+                              float*, int64_t, Stream, Stream);
 
 template <int... R>
 constexpr TileFunction TileOf(int rows, std::integer_sequence<int, R...>) {
@@ -96,7 +119,7 @@ void InTiles(int64_t rows, F&& each) {
   const int64_t tiles = (rows + kRows - 1) / kRows;
   for (int64_t t = 0, at = 0; t < tiles; ++t) {
     const int64_t n = (rows - at + tiles - t - 1) / (tiles - t);
-    each(TileOf(n, std::make_integer_sequence<int, kRows>()), at, n, t, tiles);
+    each(TileOf(n, std::make_integer_sequence<int, kRows>()), at, n, t);
     at += n;
   }
 }
@@ -135,9 +158,15 @@ void Share(ffi::ThreadPool& pool, int64_t tasks, Make&& make) {
     int64_t done = 0;
     for (int64_t i = 0, first = board->arrived.fetch_add(1); i < threads; ++i) {
       Range& range = board->ranges[(first + i) % threads];
-      for (int64_t task; (task = range.next.fetch_add(1)) < range.end; ++done) {
+      for (;;) {
+        // Several at once while there are many, since an atomic addition waits for all stores.
+        const int64_t left = range.end - range.next.load(std::memory_order_relaxed);
+        const int64_t some = std::clamp<int64_t>(left / 16, 1, 8);
+        const int64_t task = range.next.fetch_add(some), end = std::min(task + some, range.end);
+        if (task >= end) break;
         if (!worker) worker.emplace((*make)());
-        (*worker)(task);
+        for (int64_t one = task; one < end; ++one) (*worker)(one);
+        done += end - task;
       }
     }
     board->finished.fetch_add(done);
@@ -149,66 +178,82 @@ void Share(ffi::ThreadPool& pool, int64_t tasks, Make&& make) {
   }
 }
 
-int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// e^x in float32's precision; 0 below the smallest normal number.
-inline Vector Exp(Vector x) {
-  const Whole tiny = x < All(-87.3f);
-  x = tiny ? All(-87.3f) : x;
-  const Vector magic = All(12582912.f);  // 1.5 * 2^23: adding it rounds to whole numbers
-  const Vector shifted = x * All(1.44269504f) + magic;
-  const Vector n = shifted - magic;
-  const Vector r = (x - n * All(0.693359375f)) - n * All(-2.12194440e-4f);
-  // Coefficients of Cephes' expf.
-  Vector p = All(1.9875691500e-4f);
-  p = p * r + All(1.3981999507e-3f);
-  p = p * r + All(8.3334519073e-3f);
-  p = p * r + All(4.1665795894e-2f);
-  p = p * r + All(1.6666665459e-1f);
-  p = p * r + All(5.0000001201e-1f);
-  p = p * (r * r) + r + All(1.f);
-  const Whole power = (reinterpret_cast<Whole>(shifted) - reinterpret_cast<Whole>(magic)) << 23;
+// 2^(n + f) where `shifted` is n + kMagic and f at most a half; 0 where `tiny`.
+constexpr float kMagic = 12582912.f;  // 1.5 * 2^23: adding it rounds to whole numbers
+inline Vector Power(Vector shifted, Vector f, Whole tiny) {
+  // Fitted for the least relative error, 2e-9 before rounding.
+  Vector p = All(1.53533620e-4f);
+  p = p * f + All(1.33988739e-3f);
+  p = p * f + All(9.61843692e-3f);
+  p = p * f + All(5.55033237e-2f);
+  p = p * f + All(2.40226477e-1f);
+  p = p * f + All(6.93147182e-1f);
+  p = p * f + All(1.f);
+  // Of kMagic nothing is left of the exponent's place.
+  const Whole power = reinterpret_cast<Whole>(shifted) << 23;
   p = reinterpret_cast<Vector>(reinterpret_cast<Whole>(p) + power);
   return tiny ? Vector{} : p;
 }
 
-// Rows of x (rows, depth) times panels, `each` of which are a task: `load(row, to)` gives a row of
-// x, `place(first, row, panel, own)` says where the products of the rows from `row` on with a panel
-// go and how far apart rows are there, and `finish(row, many, panel, own)` is called when they are
-// there; `end(first, many, panel, own)` when those of all rows of a block with the panels of a
-// task, from `panel` on, are. `first` is the block's first row, `own` the thread's memory, `wide`
-// floats for each of the block's.
-template <typename Load, typename Place, typename Finish, typename End>
-void Multiply(ffi::ThreadPool& pool, int64_t rows, int64_t depth, const float* weights,
-              int64_t panels, int64_t each, int64_t wide, Load&& load, Place&& place,
-              Finish&& finish, End&& end) {
-  // Rows of a block stay in the second-level cache. A pitch that is no power of two keeps them
-  // from competing for the same places in the first.
-  const int64_t pitch = depth + 16;
+// 2^x and e^x for x below 127 and 87, in float32's precision; 0 where there is no normal number.
+inline Vector Exp2(Vector x) {
+  const Vector shifted = x + All(kMagic);
+  return Power(shifted, x - (shifted - All(kMagic)), x < All(-126.f));
+}
+
+inline Vector Exp(Vector x) {
+  const Vector shifted = x * All(1.44269502f) + All(kMagic);
+  const Vector f = x * All(1.44269502f) - (shifted - All(kMagic));
+  return Power(shifted, x * All(1.92596299e-8f) + f, x < All(-87.3f));
+}
+
+// Rows of x (rows, depth), or what `prepare(row, to)` makes of each if they are to be `prepared`,
+// times panels, `each` of which are a task. `place(first, row, many, panel, own)` says where the
+// products of so many rows from `row` on with a panel go and how far apart rows are there, and
+// `finish(row, many, panel, own)` is called when they are there; `end(first, many, panel, own)`
+// when those of all rows of a block with the panels of a task, from `panel` on, are. `first` is the
+// block's first row, `own` the thread's memory, `wide` floats for each of the block's.
+template <typename Prepare, typename Place, typename Finish, typename End>
+void Multiply(ffi::ThreadPool& pool, const float* x, int64_t rows, int64_t depth,
+              const float* weights, int64_t panels, int64_t each, int64_t wide, bool prepared,
+              Prepare&& prepare, Place&& place, Finish&& finish, End&& end) {
+  // Rows of a block stay in the second-level cache. Where they are a page apart they are copied,
+  // with another pitch, so that they don't compete for the same places in the first.
+  const bool copied = prepared || depth % 1024 == 0;
+  const int64_t pitch = copied ? depth + 16 : depth;
   const int64_t most = std::clamp<int64_t>((1 << 17) / pitch, kRows, 16 * kRows);
   const int64_t height = Ceil(Ceil(rows, Ceil(rows, most)), kRows) * kRows;
   const int64_t blocks = Ceil(rows, height), groups = Ceil(panels, each);
   Share(pool, blocks * groups, [&] {
-    float* const mine = Scratch(0, height * pitch);
+    float* const copies = Scratch(0, copied ? height * pitch : 0);
     float* const own = Scratch(1, height * wide);
-    return [&, mine, own, held = int64_t{-1}](int64_t task) mutable {
+    return [&, copies, own, held = int64_t{-1}](int64_t task) mutable {
       const int64_t block = task / groups, start = task % groups * each;
       const int64_t top = block * height, many = std::min(height, rows - top);
-      if (block != held) {
-        for (int64_t i = 0; i < many; ++i) load(top + i, mine + i * pitch);
+      const float* const mine = copied ? copies : x + top * depth;
+      if (copied && block != held) {
+        for (int64_t i = 0; i < many; ++i) {
+          const float* const from = x + (top + i) * depth;
+          float* const to = copies + i * pitch;
+          if (prepared) prepare(from, to);
+          else std::memcpy(to, from, depth * sizeof(float));
+        }
         held = block;
       }
+      // All tiles of a panel together fetch the next one, and all tiles of a block the next block's
+      // rows: evenly, since in bursts it would hold them up. (One tile alone fetches every other
+      // line of a panel.)
+      const int64_t tiles = Ceil(many, kRows);
+      const int64_t after = std::clamp<int64_t>(rows - top - height, 0, height);
+      const Fetch rest(x + (top + height) * depth, after * depth * sizeof(float), panels * tiles,
+                       depth);
       for (int64_t p = start; p < std::min(start + each, panels); ++p) {
         const float* const panel = weights + p * depth * kPanel;
-        InTiles(many, [&](TileFunction tile, int64_t at, int64_t n, int64_t which, int64_t tiles) {
-          // All tiles together fetch the next panel, evenly: in bursts it would hold them up. (One
-          // tile alone fetches every other line.)
-          constexpr int64_t line = kPanel * sizeof(float);
-          const char* const next = reinterpret_cast<const char*>(panel + depth * kPanel) +
-                                   depth * line * which / tiles;
-          const auto [to, apart] = place(top, top + at, p, own);
-          tile(mine + at * pitch, pitch, 1, panel, kPanel, depth, to, apart, next,
-               Ceil(line, tiles));
+        const Fetch next(panel + depth * kPanel, depth * kPanel * sizeof(float), tiles, depth);
+        InTiles(many, [&](TileFunction tile, int64_t at, int64_t n, int64_t which) {
+          const auto [to, apart] = place(top, top + at, n, p, own);
+          tile(mine + at * pitch, pitch, 1, panel, kPanel, depth, to, apart, next[which],
+               rest[p * tiles + which]);
           finish(top + at, n, p, own);
         });
       }
@@ -232,13 +277,42 @@ inline void StoreSome(float* at, Vector x, int64_t many) {
   if (many > 0) std::memcpy(at, some, many * sizeof(float));
 }
 
+// Lanes of two vectors by number; those of the second begin at kLanes.
+template <typename T, int... From>
+inline T Shuffled(T a, T b, std::integer_sequence<int, From...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, From...);
+#else
+  return __builtin_shuffle(a, b, Whole{From...});
+#endif
+}
+
+using AllLanes = std::make_integer_sequence<int, kLanes>;
+
+// Each lane changes place with the one W further on or back.
+template <int W, typename T, int... J>
+inline T Swapped(T x, std::integer_sequence<int, J...>) {
+  return Shuffled(x, x, std::integer_sequence<int, (J ^ W)...>());
+}
+
+// In every lane what `join` makes of all of them.
+template <int W = kLanes / 2, typename T, typename F>
+inline T Across(T x, F&& join) {
+  if constexpr (W == 0) return x;
+  else return Across<W / 2>(join(x, Swapped<W>(x, AllLanes())), join);
+}
+
 // x / sqrt(mean of x^2 + eps) * weight.
 void Norm(const float* x, const float* weight, float eps, int64_t depth, float* to) {
-  Vector squares = {};
+  // Several sums, so that an addition need not wait for the one before.
+  Vector squares[4] = {};
   int64_t k = 0;
-  for (; k + kLanes <= depth; k += kLanes) squares += Load(x + k) * Load(x + k);
-  float sum = 0;
-  for (int j = 0; j < kLanes; ++j) sum += squares[j];
+  for (; k + 4 * kLanes <= depth; k += 4 * kLanes) {
+    for (int i = 0; i < 4; ++i) squares[i] += Load(x + k + i * kLanes) * Load(x + k + i * kLanes);
+  }
+  for (; k + kLanes <= depth; k += kLanes) squares[0] += Load(x + k) * Load(x + k);
+  const Vector all = (squares[0] + squares[1]) + (squares[2] + squares[3]);
+  float sum = Across(all, [](Vector u, Vector v) { return u + v; })[0];
   for (; k < depth; ++k) sum += x[k] * x[k];
   const float scale = 1.f / std::sqrt(sum / static_cast<float>(depth) + eps);
   for (k = 0; k < depth; ++k) to[k] = x[k] * scale * weight[k];
@@ -314,14 +388,18 @@ ffi::Error Product(ffi::ThreadPool pool, Floats x, Floats packed, Floats norm, F
     return plain && !of.turned && (p - of.panel + 1) * kPanel <= of.columns;
   };
   Multiply(
-      pool, rows, depth, packed.typed_data() + first * depth * kPanel, panels, 1, kPanel,
-      [&, weights = Maybe(norm)](int64_t row, float* to) {
-        const float* const from = x.typed_data() + row * depth;
-        if (weights) return Norm(from, weights, eps, depth, to);
-        std::memcpy(to, from, depth * sizeof(float));
-      },
-      [&](int64_t, int64_t row, int64_t p, float* own) {
+      pool, x.typed_data(), rows, depth, packed.typed_data() + first * depth * kPanel, panels, 1,
+      kPanel, norm.element_count() > 0,
+      [&](const float* row, float* to) { Norm(row, norm.typed_data(), eps, depth, to); },
+      [&, more = Maybe(add)](int64_t, int64_t row, int64_t many, int64_t p, float* own) {
         const Side& of = side(p);
+        if (more) {  // which is needed when the tile is done
+          for (int64_t i = 0; i < many; ++i) {
+            const float* const at = more + (row + i) * of.columns + (p - of.panel) * each;
+            __builtin_prefetch(at);
+            __builtin_prefetch(at + kLanes);
+          }
+        }
         return direct(of, p)
                    ? std::pair(of.to + row * of.columns + (p - of.panel) * kPanel, of.columns)
                    : std::pair(own, int64_t{kPanel});
@@ -372,28 +450,6 @@ ffi::Error Product(ffi::ThreadPool pool, Floats x, Floats packed, Floats norm, F
   return ffi::Error::Success();
 }
 
-// The lanes in another order: each changes place with the one `w` further on or back.
-template <typename T>
-inline T Swapped(T x, int w) {
-#if defined(__clang__)
-  T y;
-  for (int j = 0; j < kLanes; ++j) y[j] = x[j ^ w];
-  return y;
-#else
-  Whole from;
-  for (int j = 0; j < kLanes; ++j) from[j] = j ^ w;
-  return __builtin_shuffle(x, from);
-#endif
-}
-
-// In every lane what `join` makes of all of them.
-template <typename T, typename F>
-inline T Across(T x, F&& join) {
-#pragma GCC unroll 4
-  for (int w = kLanes / 2; w > 0; w /= 2) x = join(x, Swapped(x, w));
-  return x;
-}
-
 // Of scale * (x times a packed matrix) + bias, some panels at a time: the largest number of each
 // row, the first column it stands in, and the sum of exponentials of the numbers less the largest.
 // x (..., K), bias (P, NR) -> three times (groups of panels, ...). The product is held nowhere.
@@ -412,11 +468,9 @@ ffi::Error Summary(ffi::ThreadPool pool, Floats x, Floats packed, Floats bias,
   const int64_t rows = x.element_count() / depth, each = Ceil(panels, groups);
   const int64_t wide = each * kPanel;
   Multiply(
-      pool, rows, depth, packed.typed_data(), panels, each, wide,
-      [&](int64_t row, float* to) {
-        std::memcpy(to, x.typed_data() + row * depth, depth * sizeof(float));
-      },
-      [&](int64_t top, int64_t row, int64_t p, float* own) {
+      pool, x.typed_data(), rows, depth, packed.typed_data(), panels, each, wide, false,
+      [](const float*, float*) {},
+      [&](int64_t top, int64_t row, int64_t, int64_t p, float* own) {
         return std::pair(own + (row - top) * wide + p % each * kPanel, wide);
       },
       [](int64_t, int64_t, int64_t, const float*) {},
@@ -457,6 +511,27 @@ ffi::Error Summary(ffi::ThreadPool pool, Floats x, Floats packed, Floats bias,
   return ffi::Error::Success();
 }
 
+// One step of turning a square around: lanes whose number has the bit W change places with those
+// that don't of the vector W further on.
+template <int W, int... J>
+inline void Exchange(Vector& a, Vector& b, std::integer_sequence<int, J...>) {
+  const Vector old = a;
+  a = Shuffled(old, b, std::integer_sequence<int, (J & W ? kLanes + (J ^ W) : J)...>());
+  b = Shuffled(old, b, std::integer_sequence<int, (J & W ? kLanes + J : J ^ W)...>());
+}
+
+// Numbers in rows to numbers in columns.
+template <int W = kLanes / 2>
+inline void Turn(Vector (&x)[kLanes]) {
+  if constexpr (W > 0) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) {
+      if (!(i & W)) Exchange<W>(x[i], x[i + W], AllLanes());
+    }
+    Turn<W / 2>(x);
+  }
+}
+
 // Rows of `width` numbers, `pitch` apart, to `wide` apart, filled up with zeros.
 void Gather(const float* from, int64_t pitch, int64_t rows, int64_t width, float* to,
             int64_t wide) {
@@ -481,32 +556,27 @@ ffi::Error Attention(ffi::ThreadPool pool, Floats q, Floats keys, Floats values,
   }
   const int64_t t = kd[2], groups = kd[3], share = heads / groups, pitch = groups * width;
   if (out->element_count() == 0) return ffi::Error::Success();
-  const float scale = 1.f / std::sqrt(static_cast<float>(width));
+  // Scores are exponents of 2, which takes less than e.
+  const float scale = 1.44269504f / std::sqrt(static_cast<float>(width));
   const int64_t panels = Ceil(share * s, kPanel), wide = Ceil(width, kPanel) * kPanel;
-  // Keys and values of a head lie apart. Where several panels of queries read them, and where a
-  // head ends within a panel, they are put side by side first.
+  // Values of a head lie apart. Where several panels of queries read them, and where a head ends
+  // within a panel, they are put side by side first.
   const bool copied = panels > 1 || wide != width;
-  const int64_t step = copied ? wide : pitch;
   Share(pool, b * groups * panels, [&] {
     float* const query = Scratch(0, kPanel * (width + t + wide));
     float* const scores = query + kPanel * width;
     float* const mixed = scores + kPanel * t;
-    float* const own = Scratch(1, copied ? 2 * t * wide : 0);
+    float* const own = Scratch(1, copied ? t * wide : 0);
     return [&, query, scores, mixed, own, held = int64_t{-1}](int64_t task) mutable {
       const int64_t row = task / (groups * panels), group = task / panels % groups;
       const int64_t from = task % panels * kPanel;
       const int64_t many = std::min<int64_t>(kPanel, share * s - from);
       const int64_t offset = ((layer * b + row) * t * groups + group) * width;
-      const float* k = keys.typed_data() + offset;
-      const float* v = values.typed_data() + offset;
-      if (copied) {
-        if (held != task / panels) {
-          Gather(k, pitch, t, width, own, wide);
-          Gather(v, pitch, t, width, own + t * wide, wide);
-          held = task / panels;
-        }
-        k = own;
-        v = own + t * wide;
+      const float* const k = keys.typed_data() + offset;
+      const float* const v = values.typed_data() + offset;
+      if (copied && held != task / panels) {
+        Gather(v, pitch, t, width, own, wide);
+        held = task / panels;
       }
       // Where the panel's queries are: the places of this group's first head, then of its next.
       int64_t places[kPanel];
@@ -514,22 +584,34 @@ ffi::Error Attention(ffi::ThreadPool pool, Floats q, Floats keys, Floats values,
         places[i] = i < many ? ((row * s + place) * heads + head) * width : places[0];
         if (++place == s) place = 0, ++head;
       }
-      for (int64_t i = 0; i < kPanel; ++i) {
-        const float* const at = q.typed_data() + places[i];
-        for (int64_t e = 0; e < width; ++e) query[e * kPanel + i] = at[e] * scale;
-      }
-      InTiles(t, [&](TileFunction tile, int64_t at, int64_t n, int64_t, int64_t) {
-        if (!copied) {
-          // Keys after the next ones, and the values that go with these.
-          for (int64_t i = at; i < at + n; ++i) {
-            for (int64_t e = 0; e < width; e += 16) {
-              __builtin_prefetch(k + (i + 2 * kRows) * pitch + e, 0, 2);
-              __builtin_prefetch(v + i * pitch + e, 0, 2);
-            }
+      const int64_t squares = width / kLanes * kLanes;
+      for (int64_t i = 0; i < kPanel; i += kLanes) {
+        for (int64_t e = 0; e < squares; e += kLanes) {
+          Vector square[kLanes];
+#pragma GCC unroll 16
+          for (int j = 0; j < kLanes; ++j) square[j] = Load(q.typed_data() + places[i + j] + e);
+          Turn(square);
+#pragma GCC unroll 16
+          for (int j = 0; j < kLanes; ++j) {
+            Store(query + (e + j) * kPanel + i, square[j] * All(scale));
           }
         }
-        tile(k + at * step, step, 1, query, kPanel, width, scores + at * kPanel, kPanel,
-             reinterpret_cast<const char*>(query), 0);
+      }
+      for (int64_t i = 0; i < kPanel; ++i) {
+        const float* const at = q.typed_data() + places[i];
+        for (int64_t e = squares; e < width; ++e) query[e * kPanel + i] = at[e] * scale;
+      }
+      InTiles(t, [&](TileFunction tile, int64_t at, int64_t n, int64_t) {
+        // Meanwhile keys after the next ones, and the values that go with these.
+        const auto soon = [&](const float* from) {
+          for (int64_t e = 0; e < width; e += kLine) __builtin_prefetch(from + e, 0, 2);
+        };
+        for (int64_t i = at; i < at + n; ++i) {
+          soon(k + (i + 2 * kRows) * pitch);
+          if (!copied) soon(v + i * pitch);
+        }
+        tile(k + at * pitch, pitch, 1, query, kPanel, width, scores + at * kPanel, kPanel,
+             {query, 0}, {query, 0});
       });
       const Vector lowest = All(std::numeric_limits<float>::lowest());
       Vector top[2] = {lowest, lowest};
@@ -546,7 +628,7 @@ ffi::Error Attention(ffi::ThreadPool pool, Floats q, Floats keys, Floats values,
       for (int64_t i = 0; i < t; ++i) {
         for (int h = 0; h < 2; ++h) {
           float* const at = scores + i * kPanel + h * kLanes;
-          const Vector p = Exp(Load(at) - top[h]);
+          const Vector p = Exp2(Load(at) - top[h]);
           total[h] += p;
           Store(at, p);
         }
@@ -554,10 +636,12 @@ ffi::Error Attention(ffi::ThreadPool pool, Floats q, Floats keys, Floats values,
       float sums[kPanel];
       Store(sums, total[0]);
       Store(sums + kLanes, total[1]);
+      const float* const read = copied ? own : v;
+      const int64_t apart = copied ? wide : pitch;
       for (int64_t e = 0; e < wide; e += kPanel) {
-        InTiles(many, [&](TileFunction tile, int64_t at, int64_t, int64_t, int64_t) {
-          tile(scores + at, 1, kPanel, v + e, step, t, mixed + at * wide + e, wide,
-               reinterpret_cast<const char*>(scores), 0);
+        InTiles(many, [&](TileFunction tile, int64_t at, int64_t, int64_t) {
+          tile(scores + at, 1, kPanel, read + e, apart, t, mixed + at * wide + e, wide,
+               {scores, 0}, {scores, 0});
         });
       }
       for (int64_t i = 0; i < many; ++i) {

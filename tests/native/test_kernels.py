@@ -41,7 +41,7 @@ def test_product(rows, depth, columns, seed):
     np.testing.assert_allclose(got, wanted, atol=4e-7 * depth)
 
 
-@pytest.mark.parametrize("shape", [(3, 500, 77), (2, 1000, 513)])
+@pytest.mark.parametrize("shape", [(3, 500, 77), (2, 1000, 513), (2, 300, 1024)])
 def test_large_products_in_blocks(shape):
     x, w = normal(0, *shape), normal(1, shape[-1], 300)
     got = product(x, w)
