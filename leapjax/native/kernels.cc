@@ -50,8 +50,8 @@ inline Vector All(float x) { return x - Vector{}; }  // minus zero changes nothi
 
 inline int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// What to fetch into the cache, so many bytes further on at every step. Naming again what has been
-// fetched costs nothing.
+// What to fetch into the cache, so many bytes further on at every step. What is there already costs
+// nothing.
 struct Stream {
   const void* at;
   int64_t ahead;
@@ -69,7 +69,7 @@ struct Fetch {
 };
 
 // c[i, :] = sum over k of a[i * row + k * step] * b[k * pitch, :], for R rows i and one panel.
-// Meanwhile both streams are fetched.
+// Meanwhile both streams are fetched, a step for each k.
 template <int R>
 __attribute__((noinline)) void Tile(const float* a, int64_t row, int64_t step, const float* b,
                                     int64_t pitch, int64_t depth, float* c, int64_t out,
@@ -116,9 +116,9 @@ constexpr TileFunction TileOf(int rows, std::integer_sequence<int, R...>) {
 // Up to any number of rows, in tiles as equal as can be.
 template <typename F>
 void InTiles(int64_t rows, F&& each) {
-  const int64_t tiles = (rows + kRows - 1) / kRows;
+  const int64_t tiles = Ceil(rows, kRows);
   for (int64_t t = 0, at = 0; t < tiles; ++t) {
-    const int64_t n = (rows - at + tiles - t - 1) / (tiles - t);
+    const int64_t n = Ceil(rows - at, tiles - t);
     each(TileOf(n, std::make_integer_sequence<int, kRows>()), at, n, t);
     at += n;
   }
