@@ -1,0 +1,216 @@
+"""The flags and the help text of `leapjax decode`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+
+from leapjax.cli.common import MESH_HELP
+
+DESCRIPTION = """\
+Complete prompts with a masked diffusion language model.
+
+A canvas of masked tokens behind each prompt is filled in over several passes; the
+policy chooses which positions commit in each. Answers go to stdout, or as JSON
+records to --output; everything else goes to stderr.
+"""
+
+EPILOG = """\
+examples:
+  # One question, the model that comes with leapjax
+  leapjax decode --prompt "A box holds 12 eggs. How many eggs are in 3 boxes?"
+
+  # A model of your own (converted, a hub folder, or a hub id), greedy for comparison
+  leapjax decode --model checkpoints/llada-8b --policy low_confidence --prompt "Why?"
+
+  # A file of records, with the options of a config file and one of them changed
+  leapjax decode --model checkpoints/llada-8b --config configs/llada-8b-instruct.yaml \\
+      --threshold 0.95 --input prompts.jsonl --output answers.jsonl
+
+  # Millions of records: a folder of shards; after a kill the same command goes on
+  leapjax decode --model checkpoints/llada-8b --input gs://bucket/prompts.jsonl \\
+      --output gs://bucket/answers --max-errors 100 --resume
+
+  # Two processes, each with devices of its own, share the job (the other has --process-id 1)
+  leapjax decode --model checkpoints/llada-8b --input prompts.jsonl --output answers \\
+      --resume --coordinator localhost:8476 --num-processes 2 --process-id 0
+
+  # In a pipe: records in, records out
+  cat prompts.jsonl | leapjax decode --input - | jq .text
+
+  # Which token was committed when and why: a page with a slider, beside greedy
+  leapjax decode --prompt "A box holds 12 eggs. How many eggs are in 3 boxes?" --trace eggs.html
+
+  # Five samples of one prompt
+  leapjax decode --prompt "Name a colour." --temperature 0.7 --num-samples 5 --json
+
+records:
+  Each input line is an object with one of prompt, messages, prompt_ids, infill_ids, and
+  if wanted id, options (for this record only), stop. Other keys come back as metadata.
+
+the summary on stderr:
+  tokens/s              tokens before the first eos, per second, compiling included
+  tokens per step       the same tokens, per step of a row
+  passes                steps, as a share of the passes that one token a step would have
+                        taken for the same positions (those filled in by early stop, which
+                        no pass decided, are not counted)
+
+exit status: 0 done, 2 bad input or options, 130 interrupted, 143 ended by SIGTERM.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments.
+
+    Args:
+      parser: of this command.
+    """
+    from leapjax.config import QUANTIZATIONS
+    from leapjax.options import add_option_flags
+
+    add = parser.add_argument_group("model").add_argument
+    add("--model", metavar="PATH_OR_ID", help="checkpoint (default: the one in the package)")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="compute type (default: float32 on CPU, else bfloat16)",
+    )
+    add("--quantize", choices=QUANTIZATIONS, help="round the matrices to 8 bits after loading")
+    add("--mesh", metavar="AXES", help=MESH_HELP)
+    add("--batch-size", type=_positive, metavar="N", help="rows decoded at once")
+
+    add = parser.add_argument_group("prompts").add_argument
+    add("--prompt", action="append", metavar="TEXT", help="a prompt; may be given several times")
+    add("--chat", action="store_true", help="hold a conversation; /quit or end of input ends it")
+    add("--input", metavar="PATH", help="JSONL records, maybe .gz or a URL; - is stdin")
+    add(
+        "--raw",
+        action="store_true",
+        help="no chat template for prompts; control tokens in them are parsed",
+    )
+    add(
+        "--limit",
+        type=_positive,
+        metavar="N",
+        help="only the first N records; without prompts, N sample problems (default: 4)",
+    )
+    add(
+        "--num-samples",
+        type=_positive,
+        metavar="N",
+        help="answers per prompt, numbered by `sample` (with --temperature)",
+    )
+    add(
+        "--stop",
+        action="append",
+        metavar="TEXT",
+        help="cut answers before this text; may be given several times",
+    )
+    add(
+        "--max-errors",
+        type=_natural,
+        default=0,
+        metavar="N",
+        help="set up to N bad records aside, in *.errors.jsonl (default: 0)",
+    )
+
+    add = parser.add_argument_group("output").add_argument
+    add(
+        "--output",
+        metavar="PATH",
+        help="write records: to a file if it ends in .jsonl, when all are done; else to a folder "
+        "of shards, which can be resumed",
+    )
+    add("--resume", action="store_true", help="go on with the interrupted job in that folder")
+    add("--overwrite", action="store_true", help="replace the output if it is there")
+    add(
+        "--shard-size",
+        type=_positive,
+        metavar="N",
+        help="records per shard of a folder (default: 1000)",
+    )
+    add(
+        "--save-every",
+        type=_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="work that a kill may cost, with a folder (default: 30)",
+    )
+    add(
+        "--json",
+        action="store_true",
+        help="records instead of text on stdout (always so with --input)",
+    )
+    add(
+        "--details",
+        action="store_true",
+        help="records say why and how surely each position was committed",
+    )
+    add(
+        "--trace",
+        metavar="PATH",
+        help="show which token was committed when and why: a page (.html) or a picture for "
+        "slides (.gif, .png); decodes once more for each of the other policies",
+    )
+    add(
+        "--trace-policies",
+        type=_names,
+        metavar="NAME,…",
+        help="shown beside each other, names as in leapjax evaluate (default: the chosen policy "
+        "and greedy, which is always among them)",
+    )
+    add(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="progress bar on stderr (default: on a terminal; into a file or folder, elsewhere, "
+        "a line every minute)",
+    )
+
+    add = parser.add_argument_group(
+        "several processes",
+        "that share an --output folder's job; found without flags on TPU slices, Kubernetes, "
+        "Slurm, Open MPI (docs/multihost.md)",
+    ).add_argument
+    add("--coordinator", metavar="HOST:PORT", help="of process 0; the port must be free there")
+    add(
+        "--num-processes",
+        type=_positive,
+        metavar="N",
+        help="how many; 1 alone: don't look for others",
+    )
+    add("--process-id", type=_natural, metavar="P", help="of this one, 0 to N - 1")
+
+    parser.add_argument_group("options file").add_argument(
+        "--config", metavar="FILE", help="YAML of the options below, flags win over it"
+    )
+    add_option_flags(parser)
+
+
+def _names(text: str) -> list[str]:
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError("names no policy")
+    return names
+
+
+def _positive(text: str) -> int:
+    return _at_least(text, 1)
+
+
+def _natural(text: str) -> int:
+    return _at_least(text, 0)
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) < float("inf"):
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+
+
+def _at_least(text: str, least: int) -> int:
+    value = int(text) if text.isdecimal() else least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+    return value
