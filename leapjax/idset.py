@@ -6,6 +6,19 @@ import hashlib
 from array import array
 
 
+def digest(given: object) -> int:
+    """A 64-bit hash of an id; `1` and `"1"` are the same id.
+
+    Args:
+      given: the id.
+
+    Returns:
+      A number from 0 to 2**64 - 1, the same in every process and version.
+    """
+    text = str(given).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
 class IdSet:
     """A set of ids that keeps 64 bits of a hash of each.
 
@@ -31,8 +44,7 @@ class IdSet:
         Args:
           given: the id; `1` and `"1"` are the same, as for the noise of a row.
         """
-        digest = hashlib.blake2b(str(given).encode("utf-8", "surrogatepass"), digest_size=8)
-        key = int.from_bytes(digest.digest(), "little") or 1
+        key = digest(given) or 1
         if not self._put(key):
             return False
         self._count += 1

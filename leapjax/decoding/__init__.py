@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from leapjax.decoding.loop import decode, refill_jit, run, run_jit
 from leapjax.decoding.program import Program, program_for
-from leapjax.decoding.state import DecodeState, initial_state, row_arrays, stack_rows
+from leapjax.decoding.state import NOISE_VERSION, DecodeState, initial_state, row_arrays, stack_rows
 from leapjax.decoding.step import step
 
 __all__ = [
+    "NOISE_VERSION",
     "DecodeState",
     "Program",
     "decode",

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from leapjax.decoding.cached import with_cache
 from leapjax.decoding.program import Program
 from leapjax.decoding.state import DecodeState, refill
 from leapjax.decoding.step import step
@@ -51,11 +52,14 @@ def decode(params, state: DecodeState, program: Program) -> DecodeState:
 
     Args:
       params: the model's pytree.
-      state: see `leapjax.decoding.state.initial_state`.
+      state: see `leapjax.decoding.state.initial_state`; a KV cache that the program needs is
+        added, empty, if the state has none.
       program: static structure.
 
     Returns:
       The final state: all rows done.
     """
+    if program.cache != "none" and state.cache is None:
+        state = with_cache(state, program)
     rows = jnp.int32(state.done.shape[0])
     return run(params, state, jnp.int32(2**30), rows, program)

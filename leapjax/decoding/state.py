@@ -8,7 +8,6 @@ time without touching its neighbours.
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ import numpy as np
 
 from leapjax.config import OWN
 from leapjax.decoding.program import Program
+from leapjax.idset import digest
 from leapjax.types import Request, RowOptions
 
 
@@ -40,7 +40,7 @@ class DecodeState:
       commit_step: (B, T) int32; -2 given, -1 not committed by a policy.
       commit_kind: (B, T) int8; codes of `COMMIT_KINDS`.
       commit_confidence: (B, T) float32 in [0, 1].
-      key: (B, 4) uint32; what the row's PRNG key is made of (`row_keys`).
+      key: (B, 5) uint32; what the row's PRNG key is made of (`row_keys`).
       due: (B,) int32; the iteration since which the row waits for a full pass, -1 if it
         does not (KV caches only).
       iteration: () int32; iterations of the loop so far.
@@ -74,6 +74,10 @@ class DecodeState:
 # Fields that refilling a slot leaves alone: not one per row, or void in a block's first pass.
 SHARED = ("iteration", "cache", "memory")
 
+# Which noise a seed and an id stand for; a job that samples can't go on under another one.
+# 1 (leapjax 0.1): a 32-bit hash of the id. 2: a 64-bit hash.
+NOISE_VERSION = 2
+
 
 def key_material(request: Request) -> np.ndarray:
     """What a request's PRNG key is made of; see `row_keys`.
@@ -84,29 +88,30 @@ def key_material(request: Request) -> np.ndarray:
       request: with its own `seed`, or its job's.
 
     Returns:
-      (4,) uint32: seed, hash of the id, whether to fold that hash in, sample number.
+      (5,) uint32: seed, upper and lower half of the id's 64-bit hash, whether to fold that
+      hash in, sample number.
     """
     own = request.seed is not None
     seed = request.seed if own else request.config.seed
-    return np.array(
-        [seed, zlib.crc32(str(request.id).encode()), not own, request.sample or 0], np.uint32
-    )
+    high, low = divmod(digest(request.id), 2**32)
+    return np.array([seed, high, low, not own, request.sample or 0], np.uint32)
 
 
 def row_keys(material):
     """The rows' PRNG keys: from a record's own seed, else from the job's seed and its id.
 
     Args:
-      material: (B, 4) uint32 from `key_material`.
+      material: (B, 5) uint32 from `key_material`.
 
     Returns:
       (B,) typed threefry keys.
     """
 
-    def one(seed, digest, by_id, sample):
+    def one(seed, high, low, by_id, sample):
         key = jax.random.key(seed, impl="threefry2x32")
         data = jax.random.key_data(key)
-        folded = jax.random.key_data(jax.random.fold_in(key, digest))
+        by_hash = jax.random.fold_in(jax.random.fold_in(key, high), low)
+        folded = jax.random.key_data(by_hash)
         key = jax.random.wrap_key_data(jnp.where(by_id > 0, folded, data), impl="threefry2x32")
         # The first sample is what a decode without samples gives.
         again = jax.random.key_data(jax.random.fold_in(key, sample))

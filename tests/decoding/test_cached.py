@@ -5,11 +5,12 @@ import json
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import leapjax
-from leapjax import DecodeConfig
+from leapjax import DecodeConfig, decoding
 from leapjax.lane import compile_run
 from leapjax.planning import hlo
 from tests.decoding.cached_oracle import NumpyModel, decode
@@ -89,6 +90,20 @@ def test_refresh_group_and_slots_change_nothing(models, name, cache):
     for slots, group in ((3, 1), (4, 0), (7, 3)):
         got = lm.stream(requests, batch_size=slots, refresh_group=group)
         assert [facts(c) for c in got] == want, (slots, group)
+
+
+@pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
+def test_the_pure_decode_answers_as_the_engine(models, cache):
+    lm = models["dream-a"]
+    options = POLICIES["localleap"] | {"gen_length": 16, "block_length": 8, "cache": cache}
+    requests = [lm.request(p, DecodeConfig(**options)) for p in prompts("dream-a", 3)]
+    program = lm.engine(4).program(requests[0])  # the longest prompt's
+    state = jax.jit(decoding.decode, static_argnames="program")(
+        lm.params, decoding.initial_state(requests, program), program
+    )
+    for b, answer in enumerate(lm.stream(requests)):
+        assert np.asarray(state.tokens)[b, -16:].tolist() == answer.output_ids
+        assert (state.steps[b], state.full_passes[b]) == (answer.steps, answer.full_passes)
 
 
 def test_a_waiting_row_takes_no_step(models):

@@ -8,12 +8,14 @@ import pytest
 from leapjax import DecodeConfig, Request
 from leapjax.decoding import program_for
 from leapjax.decoding.proposal import _filtered, _scores, propose
-from leapjax.decoding.state import row_arrays, stack_rows
+from leapjax.decoding.state import key_material, row_arrays, row_keys, stack_rows
+from leapjax.idset import digest
 from leapjax.testing import tiny_config
 from tests.decoding.harness import decode, params_of, prompts, request, structure
 
 V = 128_000
 MASK = V - 1
+WORDS = ("plumless", "buckeroo")
 
 
 def numbers(config, program, rows=1):
@@ -203,6 +205,15 @@ def test_seed_id_and_sample_make_the_noise():
     assert own == own_too  # a record's own seed leaves job seed and id out
     different = [str(x["tokens"]) + str(x["commit_step"]) for x in (a, b, seeded, own, second)]
     assert len(set(different)) == 5
+
+
+def test_a_million_ids_have_keys_of_their_own():
+    # CRC-32, which 0.1 took, gives these two words one number.
+    pair = [key_material(Request(id=i, ids=(), config=DecodeConfig())) for i in WORDS]
+    assert pair[0].tolist() != pair[1].tolist()
+    keys = jax.random.key_data(row_keys(np.stack(pair)))
+    assert keys[0].tolist() != keys[1].tolist()
+    assert len({digest(n) for n in range(10**6)}) == 10**6
 
 
 def test_a_greedy_row_among_sampling_ones():

@@ -6,8 +6,8 @@ can leave out rows that float32 may decide otherwise.
 """
 
 import dataclasses
+import hashlib
 import math
-import zlib
 
 import jax
 import numpy as np
@@ -30,8 +30,9 @@ class Noise:
         if own_seed is not None:
             key = jax.random.key(own_seed)
         else:
-            digest = zlib.crc32(str(record_id).encode())
-            key = jax.random.fold_in(jax.random.key(seed), np.uint32(digest))
+            digest = hashlib.blake2b(str(record_id).encode(), digest_size=8).digest()
+            low, high = np.frombuffer(digest, "<u4")
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), high), low)
         self.key = jax.random.fold_in(key, sample) if sample else key
 
     def _at(self, step, place, use):
