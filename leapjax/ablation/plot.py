@@ -9,29 +9,9 @@ from typing import Any
 
 from leapjax.ablation.files import write
 from leapjax.ablation.summary import front
-from leapjax.errors import UserError
+from leapjax.evaluation.plot import figure
 
 MOST_PANELS = 8  # beside each other, still readable
-
-
-def figure(width: float, height: float):
-    """An empty figure that needs no display.
-
-    Args:
-      width: inches.
-      height: inches.
-
-    Raises:
-      UserError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as e:
-        raise UserError("plots need matplotlib; pip install leapjax[plots]") from e
-    out = Figure(figsize=(width, height), dpi=130, layout="constrained")
-    FigureCanvasAgg(out)
-    return out
 
 
 def save(fig, path: Path) -> None:
@@ -56,6 +36,9 @@ def several(axes: Mapping[str, Sequence[Any]]) -> list[str]:
 def heat_map(report: Mapping[str, Any], path: Path) -> bool:
     """Draw accuracy above steps over the first two axes, a panel for each value of the others.
 
+    A quantity that is the same at every point has no panels; the title tells its value. The
+    colours of accuracy span the points' 95 % intervals, so that noise looks like noise.
+
     Args:
       report: of a grid.
       path: the PNG.
@@ -63,64 +46,60 @@ def heat_map(report: Mapping[str, Any], path: Path) -> bool:
     Returns:
       Whether there was something to draw: two axes with several values, few enough panels.
     """
-    axes = report["axes"]
+    axes, points = report["axes"], report["points"]
     names = several(axes)
-    if len(names) < 2:
+    panels = list(itertools.product(*(axes[name] for name in names[2:])))
+    if len(names) < 2 or len(panels) > MOST_PANELS:
         return False
-    y, x, others = names[0], names[1], names[2:]
-    panels = list(itertools.product(*(axes[name] for name in others)))
-    if len(panels) > MOST_PANELS:
-        return False
-    columns, lines = axes[x], axes[y]
-    wide = max(2.6, 0.52 * len(columns) + 0.6)
-    fig = figure(wide * len(panels) + 1.6, 2 * max(2.4, 0.42 * len(lines) + 1.1))
-    grid = fig.subplots(2, len(panels), squeeze=False)
-    for line, (field, factor, form, colours, label) in enumerate(
-        (
-            ("accuracy", 100, "{:.1f}", "viridis", "accuracy, %"),
-            ("steps", 1, "{:.1f}", "cividis", "mean steps"),
-        )
+    head, shown = [title(report)], []
+    for field, factor, colours, label, unit in (
+        ("accuracy", 100, "viridis", "accuracy", "%"),
+        ("steps", 1, "cividis", "mean steps", ""),
     ):
-        shown = [factor * p[field] for p in report["points"]]
-        low, high = min(shown), max(shown)
-        if low == high:  # a scale needs a width, and the panels share it
-            low, high = low - 0.5, high + 0.5
-        image = None
-        for column, panel in enumerate(panels):
-            ax = grid[line][column]
-            cells = _cells(report["points"], (y, lines), (x, columns), others, panel, field)
-            values = [[float("nan") if v is None else factor * v for v in r] for r in cells]
-            image = ax.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto")
-            ax.set_facecolor("#dddddd")  # left out
-            for i, row in enumerate(values):
-                for j, value in enumerate(row):
-                    if value == value:
-                        dark = value < (low + high) / 2
-                        ax.text(
-                            j,
-                            i,
-                            form.format(value),
-                            ha="center",
-                            va="center",
-                            fontsize=7,
-                            color="white" if dark else "black",
-                        )
-            ax.set_xticks(range(len(columns)), [_short(v) for v in columns], fontsize=8)
-            ax.set_yticks(range(len(lines)), [_short(v) for v in lines], fontsize=8)
-            if column:
-                ax.set_yticklabels([])
-            else:
-                ax.set_ylabel(y)
-            if line:
-                ax.set_xlabel(x)
-            if others and not line:
-                pairs = zip(others, panel, strict=True)
-                ax.set_title(", ".join(f"{n} {_short(v)}" for n, v in pairs), fontsize=9)
-        if image is not None:
-            fig.colorbar(image, ax=list(grid[line]), label=label)
-    fig.suptitle(title(report), fontsize=10)
+        values = [factor * p[field] for p in points]
+        if max(values) - min(values) < 1e-9:
+            head.append(f"{label} {values[0]:.1f} {unit}".rstrip() + " at every point")
+            continue
+        ends = [factor * x for p in points for x in p.get(f"{field}_interval", [p[field]])]
+        scale = {"cmap": colours, "vmin": min(ends), "vmax": max(ends)}
+        shown.append((field, factor, scale, label + f", {unit}" * bool(unit)))
+    if not shown:
+        return False
+    wide, high = 0.52 * len(axes[names[1]]) + 0.6, 0.42 * len(axes[names[0]]) + 1.1
+    fig = figure(max(2.6, wide) * len(panels) + 1.6, len(shown) * max(2.4, high) + 0.3)
+    grid = fig.subplots(len(shown), len(panels), squeeze=False)
+    for cells, (field, factor, scale, label) in zip(grid, shown, strict=True):
+        for ax, panel in zip(cells, panels, strict=True):
+            _heat_panel(ax, report, panel, field, factor, scale)
+        cells[0].set_ylabel(names[0])
+        for ax in cells[1:]:
+            ax.set_yticklabels([])
+        fig.colorbar(cells[0].images[0], ax=list(cells), label=label)
+    for ax, panel in zip(grid[0], panels, strict=True):
+        pairs = zip(names[2:], panel, strict=True)
+        ax.set_title(", ".join(f"{n} {_short(v)}" for n, v in pairs), fontsize=9)
+    for ax in grid[-1]:
+        ax.set_xlabel(names[1])
+    fig.suptitle("; ".join(head), fontsize=10)
     save(fig, path)
     return True
+
+
+def _heat_panel(ax, report, panel, field, factor, scale) -> None:
+    """One panel, with its numbers in the cells."""
+    y, x, *others = several(report["axes"])
+    lines, columns = report["axes"][y], report["axes"][x]
+    cells = _cells(report["points"], (y, lines), (x, columns), others, panel, field)
+    values = [[float("nan") if v is None else factor * v for v in r] for r in cells]
+    ax.imshow(values, aspect="auto", **scale)
+    ax.set_facecolor("#dddddd")  # left out
+    for (i, row), (j, _) in itertools.product(enumerate(values), enumerate(columns)):
+        if (value := row[j]) == value:
+            colour = "white" if value < (scale["vmin"] + scale["vmax"]) / 2 else "black"
+            style = {"ha": "center", "va": "center", "fontsize": 8, "color": colour}
+            ax.text(j, i, f"{value:.1f}", **style)
+    ax.set_xticks(range(len(columns)), [_short(v) for v in columns], fontsize=8)
+    ax.set_yticks(range(len(lines)), [_short(v) for v in lines], fontsize=8)
 
 
 def _cells(points, down, across, others, panel, field) -> list[list[float | None]]:
@@ -151,6 +130,19 @@ def title(report: Mapping[str, Any]) -> str:
     )
 
 
+def greedy_line(ax, greedy: Mapping[str, Any]) -> None:
+    """Draw greedy's accuracy with its interval, so that an axis never spans noise alone.
+
+    Args:
+      ax: matplotlib's axes; accuracy in percent on y.
+      greedy: its numbers.
+    """
+    share, (low, high) = 100 * greedy["accuracy"], (100 * x for x in greedy["accuracy_interval"])
+    text = f"greedy {share:.1f} % (95 % interval), {greedy['steps']:.1f} steps"
+    ax.axhline(share, color="black", linewidth=1, linestyle=":", label=text)
+    ax.axhspan(low, high, color="black", alpha=0.08, linewidth=0)
+
+
 def pareto(report: Mapping[str, Any], path: Path) -> None:
     """Draw accuracy against mean steps, every point, greedy, and the front with its settings.
 
@@ -174,25 +166,19 @@ def pareto(report: Mapping[str, Any], path: Path) -> None:
         markersize=6,
         label="Pareto front (95 % interval)",
     )
+    for base in report["greedy"]:
+        greedy_line(ax, base)
     names = several(report["axes"])
-    told = []
     for number, p in enumerate(best, 1):
         values = ", ".join(f"{n} {_short(v)}" for n, v in p["values"].items() if n in names)
-        told.append(f"{number}: {values}")
+        ax.plot([], [], " ", label=f"{number}: {values}")
         place = p["steps"], 100 * p["accuracy"]
         ax.annotate(str(number), place, xytext=(5, -11), textcoords="offset points", fontsize=9)
-    for base in report["greedy"]:
-        share = 100 * base["accuracy"]
-        ax.axhline(share, color="black", linewidth=1, linestyle=":")
-        text = f"greedy {share:.1f} %, {base['steps']:.1f} steps"
-        ax.plot([], [], ":", color="black", label=text)
     ax.set_xlabel("mean steps over the whole canvas")
     ax.set_ylabel("accuracy, %")
     ax.set_title(title(report), fontsize=10)
     ax.grid(alpha=0.3)
-    if told:
-        ax.plot([], [], " ", label="\n".join(told))
-    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False)
     save(fig, path)
 
 

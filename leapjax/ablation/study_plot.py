@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from leapjax.ablation.plot import figure, save, title
+from leapjax.ablation.plot import figure, greedy_line, save, title
 
+LEAST_COMMITS = 10  # below which a distance is left out: its interval spans nearly everything
+LEAST_DIFFERENCE = 1.0  # points to either side of zero: noise must not fill an axis
 _COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _MARKERS = "osD^vP"
 
@@ -33,9 +35,7 @@ def curves(report: Mapping[str, Any], path: Path) -> None:
             markersize=5,
             label=curve["label"],
         )
-    base = report["greedy"]
-    above.axhline(100 * base["accuracy"], color="black", linewidth=1, linestyle=":")
-    above.plot([], [], ":", color="black", label=f"greedy, {base['steps']:.1f} steps")
+    greedy_line(above, report["greedy"])
     above.set_ylabel("accuracy, %")
     above.legend(fontsize=8)
     above.set_title(f"{report['title']} {title(report)}", fontsize=10)
@@ -61,6 +61,8 @@ def curves(report: Mapping[str, Any], path: Path) -> None:
             label=f"{curve} − {control}",
         )
     below.axhline(0, color="black", linewidth=1)
+    low, high = below.get_ylim()
+    below.set_ylim(min(low, -LEAST_DIFFERENCE), max(high, LEAST_DIFFERENCE))
     below.set_xlabel("mean steps over the whole canvas")
     below.set_ylabel("accuracy difference at equal steps,\npoints (95 % interval)")
     below.legend(fontsize=8)
@@ -80,7 +82,9 @@ def commits(report: Mapping[str, Any], path: Path) -> None:
     fig = figure(4.8 * len(parts), 5)
     for ax, part in zip(fig.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
         rows = [r for r in part["rows"] if r["clean"]]
-        near = [r for r in rows if r["distance"] is not None]
+        distant = [r for r in rows if r["distance"] is not None]
+        near = [r for r in distant if r["commits"] >= LEAST_COMMITS]
+        left_out = f" (distances with {LEAST_COMMITS} commits and more)" * (near != distant)
         ax.errorbar(
             [r["distance"] for r in near],
             [100 * r["share"] for r in near],
@@ -92,7 +96,7 @@ def commits(report: Mapping[str, Any], path: Path) -> None:
             fmt="o",
             color="#d55e00",
             capsize=3,
-            label="propagated",
+            label="propagated" + left_out,
         )
         ax.plot(
             [r["distance"] for r in near],

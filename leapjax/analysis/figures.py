@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from leapjax.analysis.summary import BANDS
-from leapjax.errors import UserError
+from leapjax.evaluation.plot import figure as empty_figure
 
 MOST_POLICIES = 4  # side by side, still readable
 _BAND_COLOURS = dict(
@@ -34,19 +34,11 @@ def check_library() -> None:
     Raises:
       UserError: matplotlib is not installed.
     """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as e:
-        raise UserError("the figures need matplotlib; pip install leapjax[plots]") from e
+    empty_figure(1, 1)
 
 
 def _figure(columns: int, height: float):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(max(5.2 * columns, 6.5), height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return empty_figure(max(5.2 * columns, 6.5), height, dpi=120)
 
 
 def _png(figure) -> bytes:
@@ -114,6 +106,7 @@ def determinism(report: Mapping[str, Any]) -> bytes:
         axes.set_xlabel("confidence of the undecided position")
         axes.set_ylabel("proposal is the final token, % (95 %)")
         axes.set_title(_title(name, run), fontsize=10)
+        axes.set_xlim(-0.5, len(BANDS) - 0.5)
         axes.set_ylim(0, 102)
         axes.grid(alpha=0.3)
         _legend(axes, "distance to the nearest anchor")
@@ -131,15 +124,17 @@ def distance(report: Mapping[str, Any]) -> bytes:
     for axes, (name, run) in zip(
         figure.subplots(1, len(runs), squeeze=False)[0], runs.items(), strict=True
     ):
-        for band, points in run["distance"]["answer"].items():
+        for n, (band, points) in enumerate(run["distance"]["answer"].items()):
             label = "all confidences" if band == "all" else band
-            cells = list(enumerate(points, 1))
+            # Beside each other, so that no band's interval hides another's.
+            cells = [(x + (n - 2) * 0.1, point) for x, point in enumerate(points, 1)]
             _points(axes, cells, _BAND_COLOURS[band], "o", label, wide=band == "all")
         axes.set_xlabel("distance to the nearest anchor, positions")
         axes.set_ylabel("proposal is the final token, % (95 %)")
         axes.set_title(_title(name, run), fontsize=10)
         axes.set_ylim(0, 102)
         axes.set_xlim(left=0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         _legend(axes, "confidence")
     return _png(figure)

@@ -54,10 +54,12 @@ def test_without_a_difference_everything_is_clean():
 
 def test_a_plot_where_nothing_differs(tmp_path):
     """Wilson's interval of no or all of n ends at 0 or 1, but for rounding on either side."""
+    wilson = (149, 0.0, [1e-18, 0.03]), (19, 1.0, [0.7, 1 - 1e-16]), (9, 0.0, [0.0, 0.3])
     rows = [
-        {"kind": NEAR, "distance": 1, "clean": 149, "share": 0.0, "interval": [1e-18, 0.03]},
-        {"kind": NEAR, "distance": 2, "clean": 9, "share": 1.0, "interval": [0.7, 1 - 1e-16]},
-        {"kind": ANCHOR, "distance": None, "clean": 9, "share": 0.0, "interval": [0.0, 0.3]},
+        {"kind": kind, "distance": d, "clean": True, "commits": n, "share": share, "interval": ends}
+        for kind, d, (n, share, ends) in zip(
+            (NEAR, NEAR, ANCHOR), (1, 2, None), wilson, strict=True
+        )
     ]
     report = {
         "settings": {"task": "wordproblems", "split": "heldout", "seed": 1},
