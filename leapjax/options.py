@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from leapjax.config import FIELDS, POLICY_OPTIONS, DecodeConfig, check_keys
+from leapjax.config import FIELDS, OWN, POLICY_OPTIONS, DecodeConfig, check_keys
 from leapjax.errors import UserError
 from leapjax.policies import POLICIES
 
@@ -26,6 +26,9 @@ _GROUPS = {
     "sampling": ("temperature", "top_p", "top_k", "seed", "cfg_scale"),
     "canvas and loop": (),
 }
+
+
+_FEW = 4  # choices that fit into a usage line
 
 
 class _Yaml(yaml.SafeLoader):
@@ -181,6 +184,10 @@ def _add_flag(group, field: dataclasses.Field) -> None:
         group.add_argument(flag, default=None, action=argparse.BooleanOptionalAction, help=text)
         return
     metavar = "{" + ",".join(choices) + "}" if choices else {int: "N", float: "X"}.get(kind, "WORD")
+    if choices and len(choices) > _FEW:
+        metavar, text = "NAME", f"{text}: {', '.join(choices)}"
+    if field.name in OWN:
+        text = argparse.SUPPRESS  # one policy's number: `--help-policies` explains it
     convert = _top_k if field.name == "top_k" else {int: _whole, float: _number}.get(kind, str)
     # `choices` are left to DecodeConfig, which offers the nearest.
     group.add_argument(flag, default=None, type=convert, metavar=metavar, help=text)

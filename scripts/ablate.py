@@ -1,8 +1,6 @@
 """What a policy's numbers do, on a grid or in a study; the same as `leapjax ablate`."""
 
-import sys
-
-from leapjax.cli.ablate import main
+from _command import run
 
 if __name__ == "__main__":
-    sys.exit(main(prog="leapjax ablate"))
+    run("ablate")

@@ -1,8 +1,6 @@
 """Measure delayed decoding and local determinism; the same as `leapjax analyze`."""
 
-import sys
-
-from leapjax.cli.analyze import main
+from _command import run
 
 if __name__ == "__main__":
-    sys.exit(main(prog="leapjax analyze"))
+    run("analyze")

@@ -1,8 +1,6 @@
 """Time decoding on this machine: the same as `leapjax benchmark`."""
 
-import sys
-
-from leapjax.cli.benchmark import main
+from _command import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run("benchmark")

@@ -1,8 +1,6 @@
 """The fastest setting whose answers agree with greedy's; the same as `leapjax calibrate`."""
 
-import sys
-
-from leapjax.cli.calibrate import main
+from _command import run
 
 if __name__ == "__main__":
-    sys.exit(main(prog="leapjax calibrate"))
+    run("calibrate")

@@ -1,8 +1,6 @@
 """Convert a hub checkpoint to a leapjax checkpoint, and back: `leapjax convert`."""
 
-import sys
-
-from leapjax.cli.convert import main
+from _command import run
 
 if __name__ == "__main__":
-    sys.exit(main(prog="leapjax convert"))
+    run("convert")

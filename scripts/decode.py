@@ -1,8 +1,6 @@
 """Complete prompts; the same as `leapjax decode`."""
 
-import sys
-
-from leapjax.cli.decode import main
+from _command import run
 
 if __name__ == "__main__":
-    sys.exit(main(prog="leapjax decode"))
+    run("decode")

@@ -1,8 +1,6 @@
 """Accuracy and steps of every policy on a task; the same as `leapjax evaluate`."""
 
-import sys
-
-from leapjax.cli.evaluate import main
+from _command import run
 
 if __name__ == "__main__":
-    sys.exit(main(prog="leapjax evaluate"))
+    run("evaluate")

@@ -12,7 +12,10 @@ import argparse
 import sys
 import time
 
-from leapjax.cli.common import Parser, human_bytes, run_main
+from _command import installed
+
+with installed():
+    from leapjax.cli.common import Parser, human_bytes, run_main
 
 
 def command(argv):

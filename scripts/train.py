@@ -1,8 +1,6 @@
 """Train or fine-tune a masked diffusion model: `leapjax train`."""
 
-import sys
-
-from leapjax.cli.train import main
+from _command import run
 
 if __name__ == "__main__":
-    sys.exit(main(prog="leapjax train"))
+    run("train")

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add = parser.add_argument
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--grid", nargs="+", metavar="NAME=VALUES", help="axes of a grid")
+    what.add_argument("--grid", nargs="+", metavar="AXIS", help="axes of a grid, NAME=VALUES each")
     what.add_argument("--study", choices=NAMES, help="a question with settings of its own")
     add("--model", metavar="PATH_OR_ID", help="checkpoint (default: the one in the package)")
     add("--dtype", choices=("float32", "bfloat16"), help="compute type (default: as in decode)")

@@ -21,7 +21,8 @@ Every row does the same work everywhere: random prompts, a fixed schedule. Setti
 within the run; medians of --repeats rounds are printed with their range. Timings of a machine
 that does other things are noisy: look at ratios.
 
-  leapjax benchmark                                  embedded model and a random one of 60M
+  # The embedded model, and a random one of 60 M parameters
+  leapjax benchmark
   leapjax benchmark --models 60m --batches 1,8 --json bench.json
 
 With --against torch, leapjax and three PyTorch decoders take turns on the same weights and
@@ -31,7 +32,7 @@ what this machine could do at most, measured in the same run. Where tokens or st
 from leapjax's, no ratio is given.
 
   leapjax benchmark --against torch --write docs/performance.md
-  leapjax benchmark --against torch --quick          a minute, numbers without meaning
+  leapjax benchmark --against torch --quick
 
 With --cost, a step is timed by canvas, batch and vocabulary, and the model of its cost that
 docs/performance.md states is fitted to that.
@@ -43,7 +44,10 @@ device, by its measured copy bandwidth and matrix rate, would need at least, and
 model alone. For accelerators; LLaDA-8B's shape (random weights, bfloat16) takes 16 GB.
 
   leapjax benchmark --floor dual:1,none:16 --models llada-8b --write docs/performance.md
-  leapjax benchmark --floor --quick                  seconds, numbers without meaning
+  leapjax benchmark --floor --quick
+
+--quick shows in a minute or less that everything runs, with numbers that mean nothing. It goes
+with every run but --grid.
 
 With --grid N, N settings are answered in one stream, in a warm loop and in a process each.
 """
@@ -56,9 +60,13 @@ def _numbers(text: str) -> list[int]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
     parser.add_argument(
-        "--models", help="comma-separated: embedded, 60m, llada-8b, or paths (embedded,60m)"
+        "--models",
+        metavar="NAME,…",
+        help="embedded, 60m, llada-8b, or paths (embedded,60m; with --quick one)",
     )
-    parser.add_argument("--caches", default="none,prefix,dual", help="comma-separated")
+    parser.add_argument(
+        "--caches", metavar="NAME,…", help="KV caches (none,prefix,dual; none,dual with --quick)"
+    )
     parser.add_argument(
         "--batches", type=_numbers, metavar="N,…", help="rows (1,8,32; against torch 1,8)"
     )
@@ -89,14 +97,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--refresh-groups",
         type=_numbers,
-        default=[1, 2, 4, 8],
         metavar="N,…",
-        help="rows that may refresh their KV cache at once (1,2,4,8)",
+        help="rows that may refresh their KV cache at once (1,2,4,8; 1,4 with --quick)",
     )
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON too")
     parser.add_argument("--cost", action="store_true", help="a step's cost against its size")
     parser.add_argument("--grid", type=int, metavar="N", help="N settings, three ways")
-    parser.add_argument("--limit", type=int, default=100, metavar="N", help="--grid: problems")
+    parser.add_argument(
+        "--limit", type=int, default=100, metavar="N", help="problems of --grid (100)"
+    )
     floor = parser.add_argument_group("--floor")
     floor.add_argument(
         "--floor",
@@ -140,15 +149,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--write", metavar="FILE", help="put the tables into this Markdown file, at its markers"
     )
     versus.add_argument(
-        "--quick", action="store_true", help="tiny model, short lengths, nothing compiled by torch"
+        "--quick", action="store_true", help="a minute or less, numbers without meaning"
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `leapjax benchmark` and `scripts/benchmark.py`."""
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
+    """Run `leapjax benchmark`; also the script `scripts/benchmark.py`.
+
+    Args:
+      argv: arguments; None takes those of the process.
+      prog: as the user calls it.
+
+    Returns:
+      The exit status.
+    """
 
     def command(argv: Sequence[str] | None) -> int:
-        parser = Parser(prog=PROG, description=DESCRIPTION)
+        parser = Parser(prog=prog, description=DESCRIPTION)
         add_arguments(parser)
         args = parser.parse_args(argv)
         line = shlex.join([*PROG.split(), *(sys.argv[1:] if argv is None else argv)])
@@ -163,6 +180,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.keep or args.xla or args.weights:
             parser.error("--keep, --xla and --weights: each goes with --floor")
         if args.grid is not None:
+            if args.quick:
+                parser.error("--quick does not go with --grid; give it a small N and --limit")
             if args.grid < 1:
                 parser.error(f"--grid is {args.grid}; expected at least 1")
             return run_grid(args)
@@ -170,12 +189,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run_against(args, line)
         if args.cost:
             return run_cost(args, line)
-        for flag in ("write", "quick"):
-            if getattr(args, flag):
-                parser.error(f"--{flag} goes with --against torch, --cost or --floor")
+        if args.write:
+            parser.error("--write goes with --against torch, --cost or --floor")
         return run_decoding(args)
 
-    return run_main(command, argv, PROG)
+    return run_main(command, argv, prog)
 
 
 if __name__ == "__main__":

@@ -126,13 +126,19 @@ def run_decoding(args: argparse.Namespace) -> int:
     from leapjax.benchmarks import decoding, models
 
     report = report_of(args)
-    for name in (args.models or "embedded,60m").split(","):
+    caches = (args.caches or ("none,dual" if args.quick else "none,prefix,dual")).split(",")
+    batches = args.batches or ([1, 3] if args.quick else [1, 8, 32])
+    repeats = min(args.repeats, 2) if args.quick else args.repeats
+    groups = args.refresh_groups or ([1, 4] if args.quick else [1, 2, 4, 8])
+    if args.quick:
+        print("A quick run, to try the code: its numbers mean nothing.")
+    for name in (args.models or ("embedded" if args.quick else "embedded,60m")).split(","):
         lm = models.by_name(name)
         part: dict[str, Any] = {"parameters": models.size(lm.config), "dtype": lm.dtype}
         print(f"\n{name}: {part['parameters'] / 1e6:.1f} M parameters, {lm.dtype}")
         print(
             f"prompt {args.prompt_length}, canvas {args.gen_length}, block {args.block_length}, "
-            f"{args.tokens_per_step} tokens a step; median of {args.repeats} (range)"
+            f"{args.tokens_per_step} tokens a step; median of {repeats} (range)"
         )
         settings = [
             decoding.Setting(
@@ -143,12 +149,12 @@ def run_decoding(args: argparse.Namespace) -> int:
                 args.block_length,
                 args.tokens_per_step,
             )
-            for batch in args.batches or [1, 8, 32]
-            for cache in args.caches.split(",")
+            for batch in batches
+            for cache in caches
         ]
         print(f"{'batch':>6} {'cache':>7} {'tokens/s':>10} {'ms/pass':>9} {'passes':>7}  seconds")
         part["throughput"] = []
-        for row in decoding.throughput(lm, settings, args.repeats):
+        for row in decoding.throughput(lm, settings, repeats):
             part["throughput"].append(row)
             t = row["seconds"]
             print(
@@ -159,11 +165,12 @@ def run_decoding(args: argparse.Namespace) -> int:
             )
         large = part["parameters"] >= 10e6
         # A large model takes its time: fewer rows at once, and fewer of them.
-        slots = args.engine_slots or (4 if large else 16)
-        requests = args.engine_requests or (6 if large else 48) * slots
-        rounds = args.engine_repeats or (1 if large else 2)
+        few = large or args.quick
+        slots = args.engine_slots or (4 if few else 16)
+        requests = args.engine_requests or (6 if few else 48) * slots
+        rounds = args.engine_repeats or (1 if few else 2)
         part["engine"], part["host"] = [], []
-        for cache in args.caches.split(","):
+        for cache in caches:
             gain = decoding.against_lock_step(lm, cache, slots, requests, rounds)
             host = decoding.host_share(lm, cache, slots, min(requests, 4 * slots))
             part["engine"].append(gain)
@@ -177,18 +184,16 @@ def run_decoding(args: argparse.Namespace) -> int:
             )
         part["refresh_groups"] = []
         # With large models of the cached ones dual alone, whose passes are short.
-        for cache in (
-            c for c in args.caches.split(",") if c == "dual" or c != "none" and not large
-        ):
+        for cache in (c for c in caches if c == "dual" or c != "none" and not large):
             some = min(requests, 6 * slots)
-            rows = decoding.refresh_groups(lm, cache, slots, args.refresh_groups, some, rounds)
+            rows = decoding.refresh_groups(lm, cache, slots, groups, some, rounds)
             part["refresh_groups"] += rows
             for row in rows:
                 t, ratio = row["seconds"], row["of_first"]
                 print(
                     f"refresh_group {row['refresh_group']}, cache {cache}, {row['slots']} slots: "
                     f"{t['median']:.2f} s ({t['min']:.2f}-{t['max']:.2f}), "
-                    f"{ratio['median']:.2f} of refresh_group {args.refresh_groups[0]}",
+                    f"{ratio['median']:.2f} of refresh_group {groups[0]}",
                     flush=True,
                 )
         report["models"][name] = part

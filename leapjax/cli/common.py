@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from leapjax.cli.help_format import HelpFormatter
 from leapjax.errors import UserError
 
 OK, INTERRUPTED, BAD = 0, 130, 2
@@ -23,12 +26,26 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, and whose help keeps its layout."""
 
     def __init__(self, *args, **kwargs):
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("formatter_class", HelpFormatter)
         kwargs.setdefault("allow_abbrev", False)  # a new flag must not change an old command
         super().__init__(*args, **kwargs)
+        self._given: list[str] = []
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse's; what is given is kept for `error`."""
+        self._given = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print `PROG: error: MESSAGE` and exit with status 2, without the usage block."""
+        # A mistyped flag first: that a required one is missing may just follow from it.
+        for word in self._given:
+            flag = word.partition("=")[0]
+            if re.fullmatch(r"--\w\S*", flag) and flag not in self._option_string_actions:
+                near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+                message = f"unrecognized arguments: {word}"
+                message += f"; did you mean {near[0]}?" if near else ""
+                break
         complain(self.prog, f"{message} (see {self.prog} --help)")
         raise SystemExit(BAD)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from leapjax.cli.common import OK, Parser, human_bytes, peak_memory_gb, run_main
 from leapjax.errors import UserError
+from leapjax.wording import plural
 
 HELP = "convert a hub checkpoint to a leapjax checkpoint, and back"
 
@@ -122,7 +123,7 @@ def _described(src: Path, report) -> str:
         f"  shape   {c.n_layers} layers, width {c.d_model}, {c.n_heads} heads on "
         f"{c.n_kv_heads}, MLP {c.mlp_hidden_size}, vocabulary {c.vocab_size}",
         f"  source  {report.tensors} tensors, {human_bytes(report.source_bytes)} in "
-        f"{len(report.files)} file{'s' * (len(report.files) != 1)}",
+        f"{plural(len(report.files), 'file')}",
         f"  result  {report.dtype}, {human_bytes(report.target_bytes)} on disk",
         *(f"  note    {note}" for note in report.notes),
     ]

@@ -14,6 +14,7 @@ from leapjax.cli.common import OK, Parser, run_main
 from leapjax.cli.decode_arguments import DESCRIPTION, EPILOG, add_arguments
 from leapjax.cli.decode_model import loaded
 from leapjax.errors import UserError
+from leapjax.wording import plural
 
 HELP = "complete prompts, from the command line or a file"
 
@@ -143,7 +144,7 @@ def _decode(args, config, model_of_file: str | None) -> int:
             record.write(args, lm, noted, watched, _note)
     if errors := loop.progress.errors:
         place = f" in {sink.errors_path}" if isinstance(sink, sinks.OutputFile) else ""
-        _note(f"{errors} bad record{'s' * (errors != 1)} set aside{place}")
+        _note(f"{plural(errors, 'bad record')} set aside{place}")
     print(summary.line(), file=sys.stderr)
     return OK
 
@@ -170,11 +171,8 @@ class TextSink:
             print(f"> {self._prompts[number]}", file=self._stream)
         decided = sum(step >= 0 for step in completion.commit_step)
         print(completion.text, file=self._stream)
-        print(
-            f"[{completion.steps} steps for {decided} tokens, {completion.finish_reason}]\n",
-            file=self._stream,
-            flush=True,
-        )
+        cost = f"{plural(completion.steps, 'step')} for {plural(decided, 'token')}"
+        print(f"[{cost}, {completion.finish_reason}]\n", file=self._stream, flush=True)
 
     def keep_bad(self, record) -> None:
         """Name a bad record."""

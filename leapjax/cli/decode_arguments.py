@@ -6,6 +6,8 @@ import argparse
 import contextlib
 
 from leapjax.cli.common import MESH_HELP
+from leapjax.cli.help_policies import HelpPolicies
+from leapjax.terminal.examples import QUESTION
 
 DESCRIPTION = """\
 Complete prompts with a masked diffusion language model.
@@ -15,45 +17,53 @@ policy chooses which positions commit in each. Answers go to stdout, or as JSON
 records to --output; everything else goes to stderr.
 """
 
-EPILOG = """\
+EPILOG = f"""\
 examples:
   # One question, the model that comes with leapjax
-  leapjax decode --prompt "A box holds 12 eggs. How many eggs are in 3 boxes?"
+  leapjax decode --prompt "{QUESTION}"
+
+  # A conversation with it; sample problems come without any option
+  leapjax decode --chat
 
   # A model of your own (converted, a hub folder, or a hub id), greedy for comparison
   leapjax decode --model checkpoints/llada-8b --policy low_confidence --prompt "Why?"
 
-  # A file of records, with the options of a config file and one of them changed
-  leapjax decode --model checkpoints/llada-8b --config configs/llada-8b-instruct.yaml \\
-      --threshold 0.95 --input prompts.jsonl --output answers.jsonl
+  # A file of records, the options of a config file and one of them changed
+  leapjax decode --model checkpoints/llada-8b \\
+      --config configs/llada-8b-instruct.yaml --threshold 0.95 \\
+      --input prompts.jsonl --output answers.jsonl
 
   # Millions of records: a folder of shards; after a kill the same command goes on
-  leapjax decode --model checkpoints/llada-8b --input gs://bucket/prompts.jsonl \\
-      --output gs://bucket/answers --max-errors 100 --resume
+  leapjax decode --model checkpoints/llada-8b \\
+      --input gs://bucket/prompts.jsonl --output gs://bucket/answers \\
+      --max-errors 100 --resume
 
   # Two processes, each with devices of its own, share the job (the other has --process-id 1)
-  leapjax decode --model checkpoints/llada-8b --input prompts.jsonl --output answers \\
-      --resume --coordinator localhost:8476 --num-processes 2 --process-id 0
+  leapjax decode --model checkpoints/llada-8b --input prompts.jsonl \\
+      --output answers --resume \\
+      --coordinator localhost:8476 --num-processes 2 --process-id 0
 
   # In a pipe: records in, records out
   cat prompts.jsonl | leapjax decode --input - | jq .text
 
-  # Which token was committed when and why: a page with a slider, beside greedy
-  leapjax decode --prompt "A box holds 12 eggs. How many eggs are in 3 boxes?" --trace eggs.html
+  # Which token was committed when and why: a page with a slider
+  leapjax decode --prompt "{QUESTION}" --trace apples.html
 
   # Five samples of one prompt
-  leapjax decode --prompt "Name a colour." --temperature 0.7 --num-samples 5 --json
+  leapjax decode --model checkpoints/llada-8b --prompt "Name a colour." \\
+      --temperature 0.7 --num-samples 5 --json
 
 records:
-  Each input line is an object with one of prompt, messages, prompt_ids, infill_ids, and
-  if wanted id, options (for this record only), stop. Other keys come back as metadata.
+  Each input line is an object with one of prompt, messages, prompt_ids,
+  infill_ids, and if wanted id, options (for this record only), stop. Other
+  keys come back as metadata.
 
 the summary on stderr:
-  tokens/s              tokens before the first eos, per second, compiling included
+  tokens/s              tokens before the first eos, per second, with compiling
   tokens per step       the same tokens, per step of a row
-  passes                steps, as a share of the passes that one token a step would have
-                        taken for the same positions (those filled in by early stop, which
-                        no pass decided, are not counted)
+  16x fewer passes      one token a step would have taken 16 times as many for
+                        the same positions (those that early stop fills in,
+                        which no pass decides, don't count)
 
 exit status: 0 done, 2 bad input or options, 130 interrupted, 143 ended by SIGTERM.
 """
@@ -183,6 +193,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument_group("options file").add_argument(
         "--config", metavar="FILE", help="YAML of the options below, flags win over it"
+    )
+    parser.add_argument(
+        "--help-policies",
+        action=HelpPolicies,
+        help="explain every policy, with its source, options and defaults, and end",
     )
     add_option_flags(parser)
 

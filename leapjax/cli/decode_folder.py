@@ -12,6 +12,7 @@ from collections.abc import Callable
 from leapjax.cli.common import BAD, OK, complain
 from leapjax.cli.decode_model import loaded
 from leapjax.errors import UserError
+from leapjax.wording import plural
 
 
 def run(
@@ -126,7 +127,7 @@ def _run(args, lm, spec, peers, signals, note) -> int:
         return OK  # process 0 says it all
     errors = result.content["errors"]
     if errors:
-        note(f"{errors} bad record{'s' * (errors != 1)} set aside in {args.output}/errors.jsonl")
+        note(f"{plural(errors, 'bad record')} set aside in {args.output}/errors.jsonl")
     if not result.ran:
         note(f"{args.output} was complete already")
         return OK

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from leapjax.cli.common import BAD, OK, complain
+from leapjax.terminal import examples
 
 # command -> what it does; its module is `leapjax.cli.COMMAND`, imported when it is called
 COMMANDS = {
@@ -32,10 +33,12 @@ def usage() -> str:
         "Decode masked diffusion language models (LLaDA, Dream) with LocalLeap, in JAX.\n\n"
         f"commands:\n{commands}\n\n"
         "options:\n"
-        "  -h, --help  show this text; `leapjax COMMAND --help` explains a command\n"
+        "  -h, --help  show this text; `leapjax help COMMAND` or `leapjax COMMAND --help`\n"
+        "              explains a command\n"
         "  --version   show the version\n\n"
-        "example:\n"
-        '  leapjax decode --prompt "A box holds 12 eggs. How many eggs are in 3 boxes?"\n'
+        "examples:\n"
+        "  leapjax decode               sample problems, with the model that is included\n"
+        f'  leapjax decode --prompt "{examples.QUESTION}"\n'
     )
 
 
@@ -49,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit status.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    if args[:1] == ["help"] and args[1:]:
+        args = [args[1], "--help"]  # `leapjax help COMMAND`
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage(), end="")
         return OK if args else BAD

@@ -32,7 +32,7 @@ examples:
   leapjax train --init-from checkpoints/dream --data mine.jsonl --output runs/mine \\
       --steps 500 --learning-rate 1e-5 --prompt-length 256 --gen-length 256
 
-The keys of the YAML file are the options below, and three with a structure of their own:
+The keys of the YAML file are the options above, and three with a structure of their own:
 model (LLaDA config.json keys), phases (which problems, and when) and decode (options
 that suit the model, exported with it). Flags win.
 """

@@ -6,6 +6,7 @@ import dataclasses
 import time
 
 from leapjax.types import Completion
+from leapjax.wording import plural, times_fewer
 
 
 @dataclasses.dataclass
@@ -41,15 +42,16 @@ class Summary:
 
     def line(self) -> str:
         """The summary, for people."""
-        answers = f"{self.answers} answer{'s' * (self.answers != 1)}"
+        answers = plural(self.answers, "answer")
         if not self.steps:
             return f"{answers}, nothing decoded"
+        ratio = times_fewer(self.steps, self.committed)
+        fewer = "as many passes as" if ratio == "as many" else f"{ratio} passes than"
         return (
-            f"{answers}, {self.tokens} tokens in {self.seconds:.1f} s "
+            f"{answers}, {plural(self.tokens, 'token')} in {self.seconds:.1f} s "
             f"({self.tokens / max(self.seconds, 1e-9):.1f} tokens/s, compiling included), "
             f"{self.tokens / self.steps:.2f} tokens per step, "
-            f"{100 * self.steps / max(self.committed, 1):.1f} % of the passes of "
-            f"one token a step"
+            f"{fewer} one token a step"
         )
 
 

@@ -1,0 +1,56 @@
+"""`leapjax decode --help-policies`: what each policy does, its source and its options."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+import textwrap
+
+
+class HelpPolicies(argparse.Action):
+    """Prints the policies and ends, as `--help` does."""
+
+    def __init__(self, option_strings, dest=argparse.SUPPRESS, **kwargs):
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **kwargs)
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        """Print the text of `--help-policies`."""
+        print(text(), end="")
+        parser.exit()
+
+
+def text(width: int = 80) -> str:
+    """Every policy with its source, and every option it reads with its default.
+
+    Args:
+      width: columns.
+    """
+    from leapjax.config import FIELDS, DecodeConfig
+    from leapjax.policies import POLICIES
+
+    parts = [
+        "A policy decides which positions commit in a pass. Choose one with --policy\n"
+        "NAME; set its options as flags, YAML keys or in a record's `options`.\n"
+    ]
+    for name, policy in POLICIES.items():
+        config = DecodeConfig(policy=name)
+        module = inspect.getmodule(policy.commit) or sys.modules[f"leapjax.policies.{name}"]
+        does = (inspect.getdoc(module) or "").split("\n\n")[0]
+        lines = textwrap.wrap(does, width - 2, initial_indent="  ", subsequent_indent="  ")
+        lines.append(f"  source: {policy.source}")
+        for option in policy.defaults:
+            value = config.value(option)
+            if policy.scheduled and option == "steps":
+                value = "gen_length"
+            start = f"  --{option.replace('_', '-')}"
+            meaning = FIELDS[option].metadata["help"].split(" (")[0]
+            lines += textwrap.wrap(
+                f"{start:<23} {meaning} (default: {value})",
+                width,
+                subsequent_indent=" " * 24,
+                break_on_hyphens=False,
+            )
+        usual = " (default)" if name == FIELDS["policy"].default else ""
+        parts.append("\n".join([f"{name}{usual}", *lines, ""]))
+    return "\n".join(parts)
