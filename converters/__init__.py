@@ -8,7 +8,6 @@
     load_hub    hub folder -> jax arrays, without a converted copy
     stored_leaves  names, shapes and dtypes of those arrays
     to_hub      leapjax checkpoint -> hub folder, bit for bit
-    source_hash which weights a hub folder holds
 
 Each family is a table of names, one file (`llada.py`, `dream.py`), and one line in
 `registry.py`. The folder is installed as `leapjax.converters` and goes by no other name.
@@ -23,6 +22,6 @@ if __name__ != "leapjax.converters":
 from .conversion import check, convert
 from .export import to_hub
 from .hub import resolve
-from .loading import load_hub, source_hash, stored_leaves
+from .loading import load_hub, stored_leaves
 
-__all__ = ["check", "convert", "load_hub", "resolve", "source_hash", "stored_leaves", "to_hub"]
+__all__ = ["check", "convert", "load_hub", "resolve", "stored_leaves", "to_hub"]

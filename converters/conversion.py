@@ -15,10 +15,11 @@ import numpy as np
 
 from leapjax.checkpoint import Writer, is_checkpoint, read_config, refuse_existing
 from leapjax.errors import UserError
+from leapjax.model_files import side_files
 from leapjax.models import ModelConfig, parse_config
 
 from .mapping import Piece, Plan, make_plan
-from .source import Source, open_source, side_files
+from .source import Source, open_source
 from .tensor import Tensor, fetch, spans
 
 Progress = Callable[[int, int], None]
@@ -77,7 +78,9 @@ def open_model(src: str | os.PathLike, dtype: object = None) -> tuple[Source, Mo
     return source, config, make_plan(source, config, dtype)
 
 
-def check(src: str | os.PathLike, dst: str | os.PathLike | None = None, dtype=None) -> Report:
+def check(
+    src: str | os.PathLike, dst: str | os.PathLike | None = None, *, dtype: object = None
+) -> Report:
     """Everything that can be known without reading a weight.
 
     Family, config, the index, every tensor's name, shape, dtype and place, side files; with
@@ -101,6 +104,7 @@ def check(src: str | os.PathLike, dst: str | os.PathLike | None = None, dtype=No
 def convert(
     src: str | os.PathLike,
     dst: str | os.PathLike,
+    *,
     dtype: object = None,
     overwrite: bool = False,
     progress: Progress | None = None,

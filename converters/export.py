@@ -13,13 +13,13 @@ import numpy as np
 
 from leapjax.checkpoint import Reader, flatten, is_checkpoint, new_folder, read_config
 from leapjax.errors import UserError
+from leapjax.model_files import side_files
 from leapjax.models import param_shapes, parse_config
 
 from .conversion import Progress, Report, require_space
 from .mapping import expected
 from .registry import TABLES
 from .safetensors_file import write_file
-from .source import SIDE_FILES, inside
 from .tensor import spans, transpose_into
 
 SHARD_BYTES = 5 * 10**9
@@ -45,6 +45,7 @@ class _Out:
 def to_hub(
     src: str | os.PathLike,
     dst: str | os.PathLike,
+    *,
     shard_size: int = SHARD_BYTES,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -105,9 +106,8 @@ def to_hub(
                 },
             }
             _write_json(target / "model.safetensors.index.json", index)
-        for name in SIDE_FILES:
-            if (folder / name).exists():
-                (target / name).write_bytes(inside(folder, name).read_bytes())
+        for name, file in side_files(folder).items():
+            (target / name).write_bytes(file.read_bytes())
         stored = reader.manifest.get("dtype")
         if "torch_dtype" in raw and source.get("dtype", stored) != stored:
             # Converted to another dtype: the config has to say so, or the original code

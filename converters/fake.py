@@ -115,7 +115,7 @@ MODELS = {"llada-8b-instruct": (_LLADA_8B, 6), "dream-7b-instruct": (_DREAM_7B, 
 """Name -> (config.json, number of shards on the hub)."""
 
 
-def scaled(model: str, layers: int | None = None, scale: int = 1) -> dict:
+def scaled(model: str, *, layers: int | None = None, scale: int = 1) -> dict:
     """A released model's config, with fewer layers or a smaller width.
 
     Args:
@@ -161,6 +161,7 @@ def write_fake(
     dst: str | os.PathLike,
     raw: dict,
     shards: int,
+    *,
     seed: int = 0,
     overwrite: bool = False,
 ) -> Iterator[int]:

@@ -7,8 +7,7 @@ import re
 from pathlib import Path
 
 from leapjax.errors import UserError
-
-from .source import SIDE_FILES
+from leapjax.model_files import SIDE_FILES
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SAFETENSORS = ["model*.safetensors", "model.safetensors.index.json"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,17 @@ from typing import Any
 import numpy as np
 
 from leapjax.checkpoint import aligned_empty, assemble
+from leapjax.model_files import side_files
 from leapjax.models import ModelConfig
 
-from .conversion import hash_file, require_tied
+from .conversion import require_tied
 from .mapping import make_plan
 from .source import open_source
 from .tensor import fetch
 
 
 def load_hub(
-    path: str | os.PathLike, config: ModelConfig, dtype: object = None, shardings=None
+    path: str | os.PathLike, config: ModelConfig, *, dtype: object = None, shardings=None
 ) -> dict[str, Any]:
     """Read a hub folder's weights.
 
@@ -37,6 +37,7 @@ def load_hub(
     Raises:
       UserError: damaged folder, or weights that don't fit `config`.
     """
+    side_files(Path(path))  # the tokenizer reads them: none may lead out of the folder
     plan = make_plan(open_source(Path(path)), config, dtype)
     if plan.tied_head is not None:
         require_tied(plan.pieces["embed"][0].tensor, plan.tied_head)
@@ -70,18 +71,3 @@ def stored_leaves(
 def _two(index: tuple[slice, ...]) -> tuple[slice, slice]:
     """Rows and columns; a vector has all of its one column."""
     return index[0], index[1] if len(index) > 1 else slice(None)
-
-
-def source_hash(path: str | os.PathLike) -> str:
-    """A hash of a hub folder's weight files; 64 hex digits. Reads them all.
-
-    It identifies the files, not the values: a converted copy has another hash.
-
-    Raises:
-      UserError: no weights there, or damaged ones.
-    """
-    source = open_source(Path(path))
-    digest = hashlib.sha256()
-    for file in source.files:
-        digest.update(f"{file.name}\0{hash_file(file)}\0".encode())
-    return digest.hexdigest()

@@ -5,29 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import stat
 from pathlib import Path
 
 from leapjax.errors import UserError
+from leapjax.model_files import inside
 
 from .safetensors_file import read_header
 from .tensor import Tensor, shown
 from .torch_file import read_torch
 
 _MAX_INDEX = 256 << 20
-SIDE_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-"""What a converted checkpoint keeps besides the weights: data only, never code."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,40 +128,3 @@ def _read_index(folder: Path, index: str) -> tuple[dict[str, str], dict]:
         raise UserError(f"{index}: has no weight_map of tensor to file names; fetch it again")
     metadata = content.get("metadata")
     return weight_map, metadata if isinstance(metadata, dict) else {}
-
-
-def inside(folder: Path, name: str) -> Path:
-    """`folder / name`, made sure to be a regular file that lies inside the folder.
-
-    A link may only lead where the hub's own cache keeps its files
-    (`snapshots/REVISION/NAME -> ../../blobs/HASH`).
-
-    Args:
-      folder: the checkpoint.
-      name: a bare file name.
-
-    Raises:
-      UserError: missing, not a regular file, or a link that leads elsewhere.
-    """
-    path = folder / name
-    home = folder.resolve()
-    try:
-        real = path.resolve(strict=True)
-        regular = stat.S_ISREG(real.stat().st_mode)
-    except (OSError, RuntimeError) as e:
-        raise UserError(f"{folder}: {name} is missing or a broken link; fetch it") from e
-    allowed = [home]
-    if home.parent.name == "snapshots":
-        allowed.append(home.parent.parent / "blobs")
-    if real.parent not in allowed:
-        raise UserError(
-            f"{folder}: {name} is a link that leads outside the folder; put the file itself there"
-        )
-    if not regular:
-        raise UserError(f"{folder}: {name} is not a regular file")
-    return path
-
-
-def side_files(folder: Path) -> dict[str, Path]:
-    """The config and tokenizer files of a hub folder, by name."""
-    return {n: inside(folder, n) for n in SIDE_FILES if os.path.lexists(folder / n)}

@@ -10,26 +10,20 @@ Nothing here knows how the hub calls its tensors (leapjax.converters does).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from leapjax.checkpoint_writer import (
-    FORMAT_VERSION,
-    STORED,
-    Layout,
-    Writer,
-    hash_leaves,
-    is_checkpoint,
-    new_folder,
-    refuse_existing,
-)
+from leapjax.checkpoint_reader import Reader, aligned_empty, read_manifest
+from leapjax.checkpoint_writer import STORED, Writer, hash_leaves, new_folder, refuse_existing
 from leapjax.errors import UserError
+from leapjax.model_files import is_checkpoint, read_json
 
 __all__ = [
     "Reader",
@@ -37,6 +31,7 @@ __all__ = [
     "aligned_empty",
     "assemble",
     "flatten",
+    "hash_params",
     "is_checkpoint",
     "load_params",
     "model_hash",
@@ -48,9 +43,6 @@ __all__ = [
     "stored_leaves",
     "unflatten",
 ]
-
-_MAX_JSON = 64 << 20
-_BLOCK_BYTES = 4 << 20
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -82,33 +74,11 @@ def read_config(path: str | os.PathLike) -> dict:
     Raises:
       UserError: no such file, or not a JSON object.
     """
-    return _read_json(Path(path), "config.json")
-
-
-def read_manifest(path: str | os.PathLike) -> dict:
-    """A checkpoint's manifest, its own hash verified.
-
-    Raises:
-      UserError: missing, damaged, or of a newer format than this leapjax knows.
-    """
-    folder = Path(path)
-    manifest = _read_json(folder, "manifest.json")
-    version = manifest.get("format_version")
-    if manifest.get("format") != "leapjax" or type(version) is not int:
-        raise UserError(f"{folder}: manifest.json is not a leapjax manifest; convert again")
-    if version > FORMAT_VERSION:
-        raise UserError(
-            f"{folder}: manifest.json has format version {version}, this leapjax knows "
-            f"{FORMAT_VERSION}; install a newer leapjax"
-        )
-    leaves = manifest.get("leaves")
-    if not isinstance(leaves, dict) or manifest.get("weights_sha256") != hash_leaves(leaves):
-        raise UserError(f"{folder}: manifest.json is damaged (its hash is wrong); convert again")
-    return manifest
+    return read_json(Path(path), "config.json")
 
 
 def model_hash(path: str | os.PathLike) -> str:
-    """A hash of the weights: leaf names, shapes, dtypes and values; 64 hex digits.
+    """A hash of a checkpoint's weights: leaf names, shapes, dtypes and values; 64 hex digits.
 
     It is the manifest's, so it costs nothing; chunk size and versions do not change it.
 
@@ -118,150 +88,25 @@ def model_hash(path: str | os.PathLike) -> str:
     return read_manifest(path)["weights_sha256"]
 
 
-def _read_json(folder: Path, name: str) -> dict:
-    file = folder / name
-    try:
-        if file.stat().st_size > _MAX_JSON:
-            raise UserError(f"{file}: too large to be genuine")
-        value = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError as e:
-        raise UserError(f"{folder}: {name} is missing; is this a model's folder?") from e
-    except OSError as e:
-        raise UserError(f"{file}: can't be read ({e.strerror})") from e
-    except (ValueError, RecursionError) as e:
-        raise UserError(f"{file}: is not valid JSON; fetch or convert it again") from e
-    if not isinstance(value, dict):
-        raise UserError(f"{file}: expected a JSON object")
-    return value
+def hash_params(params: Mapping[str, Any], config) -> str:
+    """The hash of weights that are in memory: `model_hash` of the checkpoint they would make.
 
+    Every value is read, a layer at a time; where they lie and how layers are arranged does not
+    change it. Leaves that no checkpoint has (scales, token frequencies) count too.
 
-def aligned_empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """`np.empty` on a 64-byte boundary: jax on a CPU then takes the memory as it is.
-
-    Otherwise it copies, and at times keeps both: 20 GB instead of 16 for an 8B model.
+    Args:
+      params: tree of `param_shapes`, as a `Replica` holds it.
+      config: `ModelConfig`.
     """
-    size = math.prod(shape) * dtype.itemsize
-    room = np.empty(size + 64, np.uint8)
-    skip = -room.ctypes.data % 64
-    return room[skip : skip + size].view(dtype).reshape(shape)
+    from leapjax.models import layout
 
-
-class Reader:
-    """Reads any part of a checkpoint's arrays.
-
-    Attributes:
-      manifest: the manifest.
-      leaves: leaf name -> (shape, dtype).
-    """
-
-    def __init__(self, path: str | os.PathLike):
-        """Open a checkpoint; checks that every file of it is there and whole.
-
-        Args:
-          path: the folder.
-
-        Raises:
-          UserError: missing or damaged manifest, missing or truncated array.
-        """
-        self._folder = Path(path)
-        self.manifest = read_manifest(path)
-        self.leaves: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
-        if not (self._folder / "params").is_dir():
-            raise UserError(f"{path}: the params folder is missing; copy or convert it again")
-        for name, entry in self.manifest["leaves"].items():
-            try:
-                shape, dtype = tuple(map(int, entry["shape"])), STORED[entry["dtype"]]
-            except (KeyError, TypeError, ValueError) as e:
-                raise UserError(
-                    f"{path}: manifest.json describes parameter {name!r} in a way this leapjax "
-                    "does not know; convert again"
-                ) from e
-            self.leaves[name] = shape, dtype
-        self._layouts = {name: self._open(name) for name in self.leaves}
-
-    def _open(self, name: str) -> Layout:
-        """The leaf's cut into files, each of them there and whole."""
-        folder = self._folder / "params" / name
-        again = "copy or convert the checkpoint again"
-        try:
-            stored = json.loads((folder / ".zarray").read_text("utf-8"))
-            rows = stored["chunks"][name.startswith("layers.")]
-            layout = Layout(name, *self.leaves[name], chunk_rows=max(1, int(rows)))
-        except (OSError, ValueError, LookupError, TypeError, RecursionError) as e:
-            raise UserError(
-                f"{self._folder}: params/{name}/.zarray is missing or damaged; {again}"
-            ) from e
-        if stored != layout.zarray():
-            raise UserError(
-                f"{self._folder}: params/{name} is not what the manifest describes; {again}"
-            )
-        for file in layout.files():
-            try:
-                size = (folder / file).stat().st_size
-            except OSError:
-                size = -1
-            if size != layout.chunk_bytes:
-                found = "is missing" if size < 0 else f"has {size} bytes"
-                raise UserError(
-                    f"{self._folder}: params/{name}/{file} {found}, expected "
-                    f"{layout.chunk_bytes} bytes; {again}"
-                )
-        return layout
-
-    def read(self, name: str, index: Any = ()) -> np.ndarray:
-        """Read a part of a leaf, and of the files not much more.
-
-        Args:
-          name: of the leaf.
-          index: an int, a slice of step 1, or a tuple of them.
-
-        Returns:
-          A new C-contiguous array in the stored dtype.
-
-        Raises:
-          UserError: the files can't be read.
-        """
-        layout = self._layouts[name]
-        index = index if isinstance(index, tuple) else (index,)
-        index += (slice(None),) * (len(layout.shape) - len(index))
-        ranges = [
-            range(n)[i] if isinstance(i, slice) else range(n)[i : i + 1 or None]
-            for i, n in zip(index, layout.shape, strict=True)
-        ]
-        out = aligned_empty([len(r) for r in ranges], layout.dtype)
-        if layout.stacked:
-            for part, layer in zip(out, ranges[0], strict=True):
-                self._read_slice(layout, layer, ranges[1:], part)
-        else:
-            self._read_slice(layout, 0, ranges, out)
-        return out[tuple(0 if not isinstance(i, slice) else slice(None) for i in index)]
-
-    def _read_slice(self, layout: Layout, layer: int, ranges: list[range], out: np.ndarray) -> None:
-        rows, inner = ranges[0], ranges[1:]
-        width = layout.chunk[layout.stacked + 1 :]
-        whole = all(len(r) == n for r, n in zip(inner, width, strict=True))
-        # Rows that are wanted whole go straight to their place, others through a buffer.
-        step = layout.chunk_rows if whole else max(1, _BLOCK_BYTES // layout.row_bytes)
-        at = rows.start
-        while at < rows.stop:
-            part, first = divmod(at, layout.chunk_rows)
-            stop = min(rows.stop, at + step, (part + 1) * layout.chunk_rows)
-            place = out[at - rows.start : stop - rows.start]
-            block = place if whole else np.empty((stop - at, *width), layout.dtype)
-            file = self._folder / "params" / layout.name / layout.file(layer, part)
-            try:
-                with open(file, "rb", buffering=0) as f:
-                    f.seek(first * layout.row_bytes)
-                    left = block.reshape(-1).view(np.uint8).data
-                    while left and (n := f.readinto(left)):
-                        left = left[n:]
-            except OSError as e:
-                raise UserError(f"{file}: can't be read ({e.strerror})") from e
-            if left:
-                raise UserError(f"{file}: is truncated; copy or convert the checkpoint again")
-            if not whole:
-                place[...] = block[(slice(None), *(slice(r.start, r.stop) for r in inner))]
-            at = stop
+    leaves: dict[str, dict] = {}
+    for name, layer, values in layout.slices(params, config):
+        host = np.ascontiguousarray(values)
+        shape = list(host.shape) if layer is None else [config.n_layers, *host.shape]
+        entry = leaves.setdefault(name, {"shape": shape, "dtype": host.dtype.name, "sha256": []})
+        entry["sha256"].append(hashlib.sha256(host.reshape(-1).view(np.uint8).data).hexdigest())
+    return hash_leaves(leaves)
 
 
 def stored_leaves(path: str | os.PathLike, config) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -277,7 +122,7 @@ def stored_leaves(path: str | os.PathLike, config) -> dict[str, tuple[tuple[int,
     return _fitting(path, config).leaves
 
 
-def load_params(path: str | os.PathLike, config, shardings=None) -> dict[str, Any]:
+def load_params(path: str | os.PathLike, config, *, shardings=None) -> dict[str, Any]:
     """Read a checkpoint's weights, as stored.
 
     Args:
@@ -358,6 +203,7 @@ def save(
     params: Mapping[str, Any],
     raw_config: dict,
     files: Mapping[str, bytes | Path],
+    *,
     manifest_extra: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> str:

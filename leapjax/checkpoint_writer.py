@@ -24,6 +24,7 @@ import ml_dtypes
 import numpy as np
 
 from leapjax.errors import UserError
+from leapjax.model_files import is_checkpoint
 
 FORMAT_VERSION = 1
 CHUNK_BYTES = 64 << 20
@@ -289,12 +290,6 @@ def _version(package: str) -> str:
 
 def _write_json(file: Path, value: Any, indent: int | None = None) -> None:
     file.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
-
-
-def is_checkpoint(path: str | os.PathLike) -> bool:
-    """Whether a folder is (meant to be) a leapjax checkpoint rather than a hub folder."""
-    folder = Path(path)
-    return (folder / "manifest.json").is_file() or (folder / "params").is_dir()
 
 
 @contextlib.contextmanager

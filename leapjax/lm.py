@@ -38,6 +38,7 @@ def embedded_path() -> Path:
 
 def load(
     path: str | Path | None = None,
+    *,
     dtype: str | None = None,
     revision: str | None = None,
     quantize: str | None = None,
@@ -76,7 +77,7 @@ def load(
         config = models.parse_config(checkpoint.read_config(folder))
         read = functools.partial(checkpoint.load_params, folder, config)
         stored = functools.partial(checkpoint.stored_leaves, folder, config)
-        model_hash = checkpoint.model_hash(folder)
+        model_hash = checkpoint.model_hash(folder)  # the manifest knows it
     else:
         # The only place that reaches for the converters, and only when a hub folder comes.
         from leapjax import converters
@@ -85,7 +86,7 @@ def load(
         config = models.parse_config(checkpoint.read_config(folder))
         read = functools.partial(converters.load_hub, folder, config)
         stored = functools.partial(converters.stored_leaves, folder, config)
-        model_hash = converters.source_hash(folder)
+        model_hash = None
     if isinstance(shape, Auto):
         shape = choose(shape, stored, config, dtype=str(dtype), quantize=quantize)
     places: list[Placement | None] = [None] if shape is None else [*placements(shape)]
@@ -105,9 +106,9 @@ def load(
         config,
         codec,
         str(dtype),
-        folder,
-        model_hash,
-        quantize,
+        path=folder,
+        model_hash=model_hash,
+        quantization=quantize,
         replicas=replicas,
     )
 
@@ -128,7 +129,8 @@ class LM:
       codec: its tokenizer and chat template; None if the checkpoint has none.
       dtype: compute dtype's name.
       path: where it was loaded from.
-      model_hash: hash of the weights' files, None if the parameters were given directly.
+      model_hash: a hash of the weights (`leapjax.checkpoint.hash_params`). A converted
+        checkpoint's manifest knows it; otherwise every value is read when it is first asked for.
       quantization: what was done to them after loading, or None.
       replicas: every copy of the parameters and its devices; by default the one.
     """
@@ -139,6 +141,7 @@ class LM:
         config: ModelConfig,
         codec: TextCodec | None,
         dtype: str = "float32",
+        *,
         path: Path | None = None,
         model_hash: str | None = None,
         quantization: str | None = None,
@@ -149,7 +152,7 @@ class LM:
         self.codec = codec
         self.dtype = dtype
         self.path = path
-        self.model_hash = model_hash
+        self._model_hash = model_hash
         self.quantization = quantization
         self.replicas = tuple(replicas or [Replica(params)])
         self._engines: dict[tuple, Engine] = {}
@@ -178,16 +181,21 @@ class LM:
             if r.placement is not None:
                 put = jax.device_put(known, r.placement.everywhere())
             replicas.append(Replica(r.params | {"log_frequency": put}, r.placement))
-        # Another model as far as results go, so it doesn't go by the old one's hash.
+        # Another model as far as results go: its hash, taken anew, counts the frequencies.
         return LM(
             replicas[0].params,
             self.config,
             self.codec,
             self.dtype,
-            self.path,
+            path=self.path,
             quantization=self.quantization,
             replicas=replicas,
         )
+
+    @functools.cached_property
+    def model_hash(self) -> str:
+        """64 hex digits that say which weights these are; see the class."""
+        return self._model_hash or checkpoint.hash_params(self.params, self.config)
 
     @property
     def mesh(self) -> MeshShape | None:

@@ -36,9 +36,9 @@ def write(args: argparse.Namespace) -> int:
     from leapjax.converters import fake
 
     start = time.perf_counter()
-    raw = fake.scaled(args.model, args.layers, args.scale)
+    raw = fake.scaled(args.model, layers=args.layers, scale=args.scale)
     shards = args.shards or fake.MODELS[args.model][1]
-    size = sum(fake.write_fake(args.dst, raw, shards, args.seed, args.overwrite))
+    size = sum(fake.write_fake(args.dst, raw, shards, seed=args.seed, overwrite=args.overwrite))
     print(f"{args.dst}: {human_bytes(size)} in {time.perf_counter() - start:.1f} s")
     return 0
 

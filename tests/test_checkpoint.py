@@ -76,7 +76,9 @@ def test_saved_params_come_back(dtype, chunk, tmp_path, monkeypatch):
 
 def test_hash_is_of_the_weights_alone(tmp_path, monkeypatch):
     params = random_params(np.float32)
-    one = checkpoint.save(tmp_path / "one", params, RAW, {"a.txt": b"a"}, {"note": 1})
+    one = checkpoint.save(
+        tmp_path / "one", params, RAW, {"a.txt": b"a"}, manifest_extra={"note": 1}
+    )
     monkeypatch.setattr(checkpoint_writer, "CHUNK_BYTES", 64)
     two = checkpoint.save(tmp_path / "two", params, RAW, {})
     params["layers"]["q"][1, 2, 3] += 1

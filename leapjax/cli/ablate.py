@@ -150,7 +150,7 @@ def ablate(args: argparse.Namespace, task, problems, base, made, configs) -> dic
     from leapjax.evaluation import runner
     from leapjax.terminal.embedded import load
 
-    lm = load(args.model, args.dtype, args.quantize, args.mesh)
+    lm = load(args.model, dtype=args.dtype, quantize=args.quantize, mesh=args.mesh)
     if lm.codec is None:
         raise UserError(f"{args.model}: has no tokenizer, so answers can't be read")
     batch_size = args.batch_size or runner.default_batch_size()

@@ -173,7 +173,7 @@ def run(args: argparse.Namespace) -> int:
     figures.check_library()
     report.check_folder(Path(args.output), args.overwrite)
     enable_cache()
-    lm = load(args.model, args.dtype)
+    lm = load(args.model, dtype=args.dtype)
     if lm.codec is None and any("prompt_ids" not in r for r in records):
         raise UserError(f"{args.model}: has no tokenizer; give --input records of prompt_ids")
     made = {

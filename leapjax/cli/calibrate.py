@@ -222,7 +222,7 @@ def _answers(args: argparse.Namespace, model: str | None, given, base):
     from leapjax.evaluation import runner
     from leapjax.terminal.embedded import load
 
-    lm = load(model, args.dtype, args.quantize, args.mesh)
+    lm = load(model, dtype=args.dtype, quantize=args.quantize, mesh=args.mesh)
     if lm.codec is None:
         raise UserError(f"{model}: has no tokenizer, so answers can't be compared")
     requests = requests_of(lm, given.records, base, args.raw, tuple(args.stop or ()))

@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
             )
     elif args.check:
         src = converters.resolve(args.src, args.revision)
-        report = converters.check(src, args.dst, args.dtype)
+        report = converters.check(src, args.dst, dtype=args.dtype)
         print(_described(src, report))
         return OK
     else:
@@ -104,7 +104,9 @@ def run(args: argparse.Namespace) -> int:
             refuse_existing(args.dst, args.overwrite)
         src = converters.resolve(args.src, args.revision)
         with _progress() as progress:
-            report = converters.convert(src, args.dst, args.dtype, args.overwrite, progress)
+            report = converters.convert(
+                src, args.dst, dtype=args.dtype, overwrite=args.overwrite, progress=progress
+            )
     for note in report.notes:
         print(f"note: {note}", file=sys.stderr)
     seconds = time.perf_counter() - start

@@ -174,7 +174,7 @@ def evaluate(args: argparse.Namespace, task, problems, rows) -> dict[str, Any]:
     # A row with a cache needs the most room.
     largest = max((row.config for row in rows), key=lambda config: config.cache != "none")
     mesh = wanted(args.mesh, largest, batch_size)
-    lm = load(args.model, args.dtype, args.quantize, mesh)
+    lm = load(args.model, dtype=args.dtype, quantize=args.quantize, mesh=mesh)
     note_mesh("leapjax evaluate", args.mesh, lm)
     if lm.codec is None:
         raise UserError(f"{args.model}: has no tokenizer, so answers can't be read")

@@ -94,7 +94,12 @@ def _measure(args: argparse.Namespace, row, problems, prompts) -> dict[str, Any]
 
     enable_cache()
     batch_size = args.batch_size or runner.default_batch_size()
-    lm = load(args.model, args.dtype, args.quantize, wanted(args.mesh, row.decode, batch_size))
+    lm = load(
+        args.model,
+        dtype=args.dtype,
+        quantize=args.quantize,
+        mesh=wanted(args.mesh, row.decode, batch_size),
+    )
     note_mesh("leapjax evaluate", args.mesh, lm)
     if lm.codec is None:
         raise UserError(f"{args.model}: has no tokenizer, so answers can't be read")

@@ -129,7 +129,9 @@ def run(args: argparse.Namespace) -> int:
         output = values.get("output")
         if not isinstance(output, str) or not output:
             raise UserError("--export needs --output, the run's folder")
-        step, digest = export(output, args.export, args.dtype, args.card, args.overwrite)
+        step, digest = export(
+            output, args.export, dtype=args.dtype, card=args.card, overwrite=args.overwrite
+        )
         print(f"{args.export}: weights of step {step} in {args.dtype}, hash {digest[:12]}")
         return OK
     for name, value in (("--card", args.card), ("--overwrite", args.overwrite)):
@@ -142,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
     from leapjax.training.trainer import train
 
     enable_cache()
-    result = train(config, lambda line: print(line, flush=True), args.until, mesh=args.mesh)
+    result = train(config, lambda line: print(line, flush=True), until=args.until, mesh=args.mesh)
     if result.finished:
         print(f"done: {result.step} steps; --export DIR --output {config.output} makes a model")
         return OK

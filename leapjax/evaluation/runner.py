@@ -20,6 +20,7 @@ from leapjax.evaluation.measures import counts
 from leapjax.evaluation.results import Results
 from leapjax.evaluation.settings import Row
 from leapjax.lm import LM
+from leapjax.model_files import tokenizer_hash
 from leapjax.tasks import Task
 from leapjax.tasks.base import Problem
 
@@ -68,6 +69,8 @@ def row_settings(lm: LM, row: Row, batch_size: int) -> dict[str, Any]:
 
     return {
         "model_hash": lm.model_hash,
+        "config": dataclasses.asdict(lm.config),
+        "tokenizer": tokenizer_hash(lm.path),
         "dtype": lm.dtype,
         "quantization": lm.quantization,
         "options": row.config.to_dict(),

@@ -91,7 +91,7 @@ class LeapjaxLM(TemplateLM):
         self.options = decode_config({**own, **options}, file)
         self._canvas_said = "gen_length" in said or "gen_length" in own
         mesh = mesh and mesh.replace(";", ",")
-        self.lm = lm or load(pretrained, dtype, quantize, mesh)
+        self.lm = lm or load(pretrained, dtype=dtype, quantize=quantize, mesh=mesh)
         if self.lm.codec is None:
             raise UserError(f"{pretrained}: has no tokenizer, so the harness can't use it")
         if user_turn and not self.lm.codec.is_instruct:

@@ -99,7 +99,13 @@ class Decoder:
         model = model or (file.model if file else None)
         self.options = job_options(model, options, file)
         enable_cache()  # an actor that takes another's place need not compile again
-        self.lm = leapjax.load(model, dtype, revision, quantize, wanted(mesh, self.options, rows))
+        self.lm = leapjax.load(
+            model,
+            dtype=dtype,
+            revision=revision,
+            quantize=quantize,
+            mesh=wanted(mesh, self.options, rows),
+        )
         self.rows, self.details = rows, details
         self._shape = {"raw": raw, "stop": stop, "samples": num_samples}
         self._intake()  # refuses what is unusable before any record comes

@@ -7,24 +7,14 @@ import functools
 import hashlib
 import json
 import platform
-from pathlib import Path
 from typing import Any
 
 from leapjax.jobs.source import InputInfo
 from leapjax.jobs.spec import JobSpec
+from leapjax.model_files import tokenizer_hash
 
 SHARD_SIZE = 1000
 
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "chat_template.json",
-)
 # What a resumed job must agree in, besides input and options; header key -> how it is called.
 _SETTINGS = {
     "weights": "the model's weights",
@@ -53,7 +43,7 @@ def describe(lm, spec: JobSpec, info: InputInfo) -> dict[str, Any]:
         "input": dataclasses.asdict(info),
         "weights": lm.model_hash,
         "config": hashlib.sha256(config.encode()).hexdigest(),
-        "tokenizer": _tokenizer_hash(lm.path),
+        "tokenizer": tokenizer_hash(lm.path),
         "dtype": lm.dtype,
         "quantization": lm.quantization,
         "options": spec.options.to_dict(),
@@ -108,15 +98,3 @@ def versions() -> dict[str, str]:
     for name in ("jax", "jaxlib", "numpy", "tokenizers"):
         found[name] = importlib.metadata.version(name)
     return found
-
-
-def _tokenizer_hash(path: str | Path | None) -> str | None:
-    """A hash of a model folder's tokenizer files; None without a folder."""
-    if path is None:
-        return None
-    digest = hashlib.sha256()
-    for name in _TOKENIZER_FILES:
-        file = Path(path) / name
-        if file.is_file():
-            digest.update(f"{name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode())
-    return digest.hexdigest()

@@ -20,6 +20,7 @@ LLaDA-8B's shape on an H100 (docs/performance.md): a window pass takes 2.3 times
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -35,6 +36,7 @@ WORDS_FROM_BYTES = 2**30
 UNROLLED = 16  # layers at most that are compiled one by one on a CPU
 UNSTACKED = 64  # and on a GPU, where 32 took 16 s longer to compile; and with packed matrices
 PACKED_UP_TO_BYTES = 2**31  # of matrices, which are then held twice
+_DERIVED = ("layer_views", "head_pieces", "head_packed")  # other forms of the same numbers
 PIECE = 4096  # rows of the head; 32 positions' logits are half a megabyte
 
 
@@ -88,6 +90,38 @@ def widths(config: ModelConfig, names) -> list[int]:
     return [
         known[name] * config.head_dim if name in known else config.mlp_hidden_size for name in names
     ]
+
+
+def slices(params, config: ModelConfig) -> Iterator[tuple[str, int | None, np.ndarray]]:
+    """Every parameter under its name in `param_shapes`, however the layers are arranged.
+
+    Args:
+      params: the model's pytree, as loaded or as `unstack` leaves it; numpy or JAX arrays.
+      config: static shape.
+
+    Yields:
+      (leaf name, layer or None, values); a stacked leaf's layers one by one, in order.
+    """
+    for name, leaf in params.items():
+        if name not in ("layers", *_DERIVED):
+            yield name, None, np.asarray(leaf)
+    for name, stack in params.get("layers", {}).items():
+        on_cpu = isinstance(stack, jax.Array) and {d.platform for d in stack.devices()} == {"cpu"}
+        stack = np.asarray(stack) if on_cpu else stack  # no copy there
+        for layer in range(len(stack)):
+            yield f"layers.{name}", layer, np.asarray(stack[layer])
+    if "layers" in params:
+        return
+    for layer, view in enumerate(params["layer_views"]):
+        for name, leaf in view.items():
+            fused = next((f for f in FUSED if name in (f, f"{f}_bias", f"{f}_scale")), None)
+            if fused is None:
+                yield f"layers.{name}", layer, np.asarray(leaf)
+                continue
+            parts, kind = FUSED[fused], name.removeprefix(fused)
+            cuts = np.cumsum(widths(config, parts))[:-1]
+            for part, values in zip(parts, np.split(np.asarray(leaf), cuts, axis=-1), strict=True):
+                yield f"layers.{part}{kind}", layer, values
 
 
 def owned(params):

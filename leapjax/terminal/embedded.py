@@ -9,6 +9,7 @@ from leapjax.lm import LM
 
 def load(
     model: str | None,
+    *,
     dtype: str | None = None,
     quantize: str | None = None,
     mesh: str | Auto | None = None,

@@ -54,7 +54,12 @@ def run(args: argparse.Namespace, config: DecodeConfig, model: str | None) -> in
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="replace")
     known = 1 if args.chat else args.limit or samples.COUNT
-    lm = embedded.load(model, args.dtype, args.quantize, wanted(args.mesh, config, requests=known))
+    lm = embedded.load(
+        model,
+        dtype=args.dtype,
+        quantize=args.quantize,
+        mesh=wanted(args.mesh, config, requests=known),
+    )
     if args.chat:
         chat.run(lm, config, sys.stdin, sys.stdout)
     else:

@@ -20,6 +20,7 @@ DTYPES = ("bfloat16", "float32")
 def export(
     run: str | Path,
     target: str | Path,
+    *,
     dtype: str = "bfloat16",
     card: str | Path | None = None,
     overwrite: bool = False,
@@ -61,4 +62,6 @@ def export(
     params = jax.tree.map(lambda a: a.astype(jnp.dtype(dtype)), state.get("ema", state["params"]))
     raw = start.raw_config | {"torch_dtype": dtype}
     extra = {"training": {"step": step, "steps": config.steps, "seed": config.seed}}
-    return step, checkpoint.save(target, params, raw, files, extra, overwrite)
+    return step, checkpoint.save(
+        target, params, raw, files, manifest_extra=extra, overwrite=overwrite
+    )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from leapjax import checkpoint, models
 from leapjax.config import check_keys
 from leapjax.errors import UserError
+from leapjax.model_files import side_files
 from leapjax.models import ModelConfig, transformer
 from leapjax.tasks import wordproblem_tokenizer
 from leapjax.text import TextCodec, load_codec
@@ -56,16 +57,6 @@ LLADA = {
     "use_cache": False,
     "weight_tying": False,
 }
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,16 +90,17 @@ class Start:
                 made = jax.jit(made, out_shardings=shardings)
             return made(jax.random.key(seed))
         if checkpoint.is_checkpoint(self.folder):
-            params = checkpoint.load_params(self.folder, self.model, shardings)
+            params = checkpoint.load_params(self.folder, self.model, shardings=shardings)
         else:
             from leapjax import converters
 
-            params = converters.load_hub(self.folder, self.model, shardings)
+            params = converters.load_hub(self.folder, self.model, shardings=shardings)
         return jax.tree.map(lambda a: a.astype(jnp.float32), params)
 
 
-def _read_files(folder: Path) -> dict[str, bytes]:
-    return {n: (folder / n).read_bytes() for n in TOKENIZER_FILES if (folder / n).is_file()}
+def side_content(folder: Path) -> dict[str, bytes]:
+    """What a run's model keeps of a folder; `config.json` is written anew."""
+    return {n: f.read_bytes() for n, f in side_files(folder).items() if n != "config.json"}
 
 
 def prepare(config: TrainConfig) -> Start:
@@ -128,7 +120,7 @@ def prepare(config: TrainConfig) -> Start:
             folder = converters.resolve(config.init_from)
         raw = checkpoint.read_config(folder)
         model = models.parse_config(raw)
-        return Start(model, raw, _read_files(folder), load_codec(folder, model), folder)
+        return Start(model, raw, side_content(folder), load_codec(folder, model), folder)
     known = [
         *LLADA,
         "eos_token_id",
@@ -147,7 +139,7 @@ def prepare(config: TrainConfig) -> Start:
         raw = LLADA | _token_ids(folder) | config.model
         raw["n_kv_heads"] = raw["n_kv_heads"] or raw["n_heads"]
         model = models.parse_config(raw)
-        return Start(model, raw, _read_files(folder), load_codec(folder, model), None)
+        return Start(model, raw, side_content(folder), load_codec(folder, model), None)
 
 
 def _token_ids(folder: Path) -> dict[str, int]:

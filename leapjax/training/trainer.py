@@ -182,6 +182,7 @@ class _Stop:
 def train(
     config: TrainConfig,
     log: Callable[[str], None] = print,
+    *,
     until: int | None = None,
     start: setup.Start | None = None,
     mesh: str | MeshShape | None = None,

@@ -122,7 +122,9 @@ def test_conversion_needs_no_jax(golden, tmp_path):
 
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_signals_leave_nothing(name, status, tmp_path):
-    for _ in fake.write_fake(tmp_path / "hub", fake.scaled("llada-8b-instruct", 8, 4), 2):
+    for _ in fake.write_fake(
+        tmp_path / "hub", fake.scaled("llada-8b-instruct", layers=8, scale=4), 2
+    ):
         pass
     process = subprocess.Popen(
         [sys.executable, ROOT / "scripts" / "convert.py", tmp_path / "hub", tmp_path / "out"],

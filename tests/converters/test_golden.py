@@ -12,7 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from leapjax import checkpoint, converters
+from leapjax import checkpoint, converters, model_files
 from leapjax.converters import source
 from leapjax.models import param_shapes, parse_config, transformer
 
@@ -81,11 +81,27 @@ def test_there_and_back_is_bit_exact(name, golden, tmp_path, read_all):
     # And once more: the same weights by their hash, the same side files.
     converters.convert(tmp_path / "hub", tmp_path / "again")
     assert checkpoint.model_hash(tmp_path / "again") == checkpoint.model_hash(tmp_path / "out")
-    sides = [n for n in source.SIDE_FILES if (golden / name / n).exists()]
+    sides = [n for n in model_files.SIDE_FILES if (golden / name / n).exists()]
     assert "config.json" in sides and len(sides) > 3
     for folder in ("out", "hub", "again"):
         match, differ, errors = filecmp.cmpfiles(golden / name, tmp_path / folder, sides, False)
         assert match == sides and not differ and not errors
+
+
+@pytest.mark.parametrize("name", model_files.SIDE_FILES)
+def test_every_side_file_goes_along(name, hub, tmp_path):
+    """Into a checkpoint, back, and into a model fine-tuned from either."""
+    from leapjax.training import setup
+
+    folder = hub("llada-c-tied")
+    if not (folder / name).exists():
+        (folder / name).write_bytes(b"of this model: 1\n")
+    want = (folder / name).read_bytes()
+    converters.convert(folder, tmp_path / "out")
+    converters.to_hub(tmp_path / "out", tmp_path / "hub")
+    for place in (folder, tmp_path / "out", tmp_path / "hub"):
+        assert (place / name).read_bytes() == want
+        assert name == "config.json" or setup.side_content(place)[name] == want
 
 
 @pytest.mark.parametrize("name", SHARDED)
@@ -176,7 +192,7 @@ def test_sharded_loading_reads_each_part_once(name, golden, tmp_path, monkeypatc
     monkeypatch.setattr(checkpoint.Reader, "read", counted)
     plain = jax.tree.map(np.asarray, converters.load_hub(golden / name, config))
     for got in (
-        checkpoint.load_params(tmp_path / "out", config, shardings),
+        checkpoint.load_params(tmp_path / "out", config, shardings=shardings),
         converters.load_hub(golden / name, config, shardings=shardings),
     ):
         same(got, plain)
@@ -185,15 +201,3 @@ def test_sharded_loading_reads_each_part_once(name, golden, tmp_path, monkeypatc
         assert shard.shape[-1] * 2 == got["layers"]["q"].shape[-1]
     assert len(reads) == len(set(reads))  # the replicas on `data` share a read
     assert len([leaf for leaf, _ in reads if leaf == "layers.q"]) == 2
-
-
-def test_source_hash_follows_the_weights(hub):
-    folder = hub("llada-a")
-    before = converters.source_hash(folder)
-    (folder / "tokenizer.json").write_text("{}")
-    assert converters.source_hash(folder) == before
-    shard = folder / "model-00002-of-00002.safetensors"
-    data = bytearray(shard.read_bytes())
-    data[-1] ^= 1
-    shard.write_bytes(data)
-    assert converters.source_hash(folder) != before

@@ -70,12 +70,12 @@ def status(key):
 
 small, big, out, dtype = sys.argv[1:]
 dtype = dtype or None
-converters.convert(small, out + "-warm", dtype)   # imports and allocator pools
+converters.convert(small, out + "-warm", dtype=dtype)   # imports and allocator pools
 converters.to_hub(out + "-warm", out + "-warm-hub")
 with open("/proc/self/clear_refs", "w") as f:
     f.write("5")                                  # resets the high-water mark
 before = status("VmRSS")
-converters.convert(big, out, dtype)
+converters.convert(big, out, dtype=dtype)
 there = status("VmHWM") - before
 converters.to_hub(out, out + "-hub")
 print(json.dumps([there, status("VmHWM") - before]))

@@ -13,7 +13,7 @@ from leapjax.training import config as training_config
 from leapjax.training import setup, trainer
 from leapjax.training.placement import TrainingPlacement
 from leapjax.training.store import Store
-from tests.training.test_trainer import write
+from tests.training.test_trainer import ROOT, write
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,7 +26,7 @@ def run(folder, mesh=None, until=None, **changes):
     folder.mkdir(exist_ok=True)
     path = write(folder, **changes)
     config = training_config.make(training_config.read(path), str(path))
-    trainer.train(config, lambda line: None, until, mesh=mesh)
+    trainer.train(config, lambda line: None, until=until, mesh=mesh)
     return config
 
 
@@ -74,6 +74,24 @@ def test_weights_and_moments_are_split_alike(tmp_path):
             assert leaf.addressable_shards[0].data.size * 4 == leaf.size, path
             split += 1
     assert split == 4  # the weight, its average, Adam's two moments
+
+
+def test_fine_tuning_a_hub_folder_on_a_mesh_starts_with_its_weights(tmp_path):
+    hub = ROOT / "tests" / "golden" / "llada-b-gqa-bias-bf16"
+    config = training_config.make(
+        {"init_from": str(hub), "output": str(tmp_path / "out"), "data": "none.jsonl", "steps": 1},
+        "a run",
+    )
+    start = setup.prepare(config)
+    shapes = jax.eval_shape(lambda: start.params(0))
+    placement = TrainingPlacement(parse("fsdp=2,tensor=2"), start.model)
+    spread = start.params(0, placement.state(shapes))
+    gate = spread["layers"]["gate"]
+    assert gate.addressable_shards[0].data.size * 4 == gate.size
+    plain = start.params(0)
+    assert jax.tree.structure(spread) == jax.tree.structure(plain)
+    for got, want in zip(jax.tree.leaves(spread), jax.tree.leaves(plain), strict=True):
+        assert got.dtype == np.float32 and np.array_equal(got, want)
 
 
 def test_rows_that_a_mesh_does_not_divide_are_shared_by_part_of_it():

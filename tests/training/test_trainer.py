@@ -242,7 +242,7 @@ def test_averaged_weights(whole):
 def test_export_is_a_model_that_decodes(whole, tmp_path):
     card = tmp_path / "card.md"
     card.write_text("# A card\n")
-    step, digest = export(whole[0].output, tmp_path / "model", "float32", card)
+    step, digest = export(whole[0].output, tmp_path / "model", dtype="float32", card=card)
     assert step == 12
     lm = leapjax.load(tmp_path / "model")
     assert same(lm.params, whole[1]["ema"])
