@@ -12,4 +12,6 @@ QUESTION = "Ann has 12 apples and finds 5. How many apples now?"
 ANSWERS = {
     QUESTION: "17",
     "Ann has 3 apples and buys 4 more. How many apples does Ann have now?": "7",
+    "A truck carries 11 crates. Noah loads 9. It drops 8 at a shop. The dock adds 8. It leaves 7 "
+    "at a mill. How many crates does the truck carry in the end?": "13",
 }
