@@ -48,7 +48,7 @@ def test_rows_with_equal_numbers_have_lines_of_their_own():
     points = [tuple(line.get_xydata()[0]) for line in steps.lines]
     assert len(set(points)) == len({y for _, y in points}) == 5
     ticks = [t for t in steps.get_xticks() if steps.get_xlim()[0] <= t <= steps.get_xlim()[1]]
-    assert ticks == [2, 5, 10, 20, 50, 100]
+    assert ticks == [2, 5, 10, 20, 50]
     labels = [t.get_text() for t in differences.get_yticklabels()]
     assert labels == ["p0: 80.0 %", "p1: 80.0 %", "p2: 80.0 %", "p3: 80.0 %", "greedy: 80.0 %"]
 

@@ -63,7 +63,9 @@ def rows_figure(report: Mapping[str, Any]):
             left.errorbar([value], [y], xerr=bar, fmt=marker, color=colour, capsize=3)
         right.plot([g["eos_steps"]], [y], marker, color=colour)
         share = f"{g['eos_steps']:.1f} ({100 * g['eos_steps_share']:.1f} %)"
-        place = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
+        most = y > 0 and g["eos_steps"] > 0.6 * rows[-1]["groups"]["all"]["eos_steps"]
+        place = {"xytext": (-8 if most else 8, 0), "ha": "right" if most else "left"}
+        place |= {"textcoords": "offset points", "va": "center", "fontsize": 8}
         right.annotate(share, (g["eos_steps"], y), **place)
     labels = [f"{_label(r, report)}: {100 * r['groups']['all']['accuracy']:.1f} %" for r in rows]
     left.set_yticks(range(len(rows)), labels, fontsize=9)
@@ -88,11 +90,11 @@ def log_steps(axes, values: Sequence[float]) -> None:
 
     Args:
       axes: matplotlib's.
-      values: the steps to be shown, positive; there is room for a label behind the largest.
+      values: the steps to be shown, positive.
     """
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    low, high = 0.7 * min(values), 4 * max(values)
+    low, high = 0.7 * min(values), 2 * max(values)
     axes.set_xscale("log")
     axes.set_xlim(low, high)
     ticks = [d * 10**e for e in range(6) for d in (1, 2, 5)]
