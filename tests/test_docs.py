@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from leapjax import policies
 from leapjax.cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -101,3 +102,8 @@ def test_python_can_be_pasted(page):
             for node in tree.body:  # `name = (value,)` is an argument cut out of its call
                 cut = isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple)
                 assert not cut or len(node.value.elts) > 1, body
+
+
+def test_every_policy_has_a_row():
+    rows = re.findall(r"^\|(.+?)\|", (ROOT / "docs" / "policies.md").read_text(), re.M)
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == set(policies.POLICIES)
