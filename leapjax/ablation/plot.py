@@ -140,7 +140,7 @@ def greedy_line(ax, greedy: Mapping[str, Any]) -> None:
     share, (low, high) = 100 * greedy["accuracy"], (100 * x for x in greedy["accuracy_interval"])
     text = f"greedy {share:.1f} % (95 % interval), {greedy['steps']:.1f} steps"
     ax.axhline(share, color="black", linewidth=1, linestyle=":", label=text)
-    ax.axhspan(low, high, color="black", alpha=0.08, linewidth=0)
+    ax.axhspan(low, high, color="black", alpha=0.08, linewidth=0, zorder=0)
 
 
 def pareto(report: Mapping[str, Any], path: Path) -> None:
