@@ -8,6 +8,7 @@ import pytest
 
 from leapjax.ablation import plot, study_plot
 from leapjax.analysis import figures
+from leapjax.analysis.report import markdown
 from leapjax.evaluation.plot import rows_figure
 
 pytest.importorskip("matplotlib", reason="needs the extra plots")
@@ -163,3 +164,8 @@ def test_the_figures_of_an_analysis(name, drawn):
                 for value in line.get_xdata():
                     colours.setdefault(round(float(value), 6), set()).add(line.get_color())
             assert x and all(len(found) == 1 for found in colours.values())
+
+
+def test_the_page_of_observations_is_made_of_its_data():
+    data = json.loads(OBSERVATIONS.read_text())
+    assert OBSERVATIONS.with_suffix(".md").read_text() == markdown(data)
