@@ -27,6 +27,7 @@ import numpy as np
 from leapjax.decoding import Program, program_for
 from leapjax.lane import Lane, lower_run, needed_bytes
 from leapjax.models.config import ModelConfig
+from leapjax.progress import busy
 from leapjax.sharding import Placement
 from leapjax.types import COMMIT_KINDS, Completion, Request
 
@@ -259,7 +260,12 @@ class Engine:
         """New slots for a program on the first of some replicas; compiled at its first use."""
         replica = self.replicas[users[0]]
         if (users[0], program) not in self._compiled:
-            self._compile([i for i in users if (i, program) not in self._compiled], program)
+            missing = [i for i in users if (i, program) not in self._compiled]
+            what, most = "prompts", program.length - program.gen_length
+            if program.infill:
+                what, most = "sequences", program.length
+            with busy(f"compiling for {what} up to {most} tokens"):
+                self._compile(missing, program)
         slots, executable = self._compiled[users[0], program]
         return Lane(replica.params, program, slots, executable.result(), replica.placement)
 

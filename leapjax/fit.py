@@ -22,6 +22,7 @@ from leapjax.errors import UserError
 from leapjax.lane import compile_run, needed_bytes
 from leapjax.models.config import ModelConfig
 from leapjax.models.quantize import quantize as quantized
+from leapjax.progress import busy
 from leapjax.sharding import MeshShape, Placement, local_devices, placements
 
 # A replica has room for so many rows at least; the engine takes more where they fit.
@@ -146,7 +147,8 @@ def _needs(auto, mesh, weights, model, dtype, quantize, devices, limit) -> int:
         refresh_group=0 if config.cache == "none" else default_refresh_group(slots),
     )
     try:
-        return max(loading, needed_bytes(compile_run(params, program, slots, place)))
+        with busy(f"compiling for --mesh {mesh}, to see whether it fits"):
+            return max(loading, needed_bytes(compile_run(params, program, slots, place)))
     except jax.errors.JaxRuntimeError as e:
         if "RESOURCE_EXHAUSTED" in str(e):  # how a TPU's compiler says that it is too large
             return limit + 1

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from leapjax.cli.common import OK, Parser, run_main
 from leapjax.errors import UserError
+from leapjax.progress import counted
 
 DESCRIPTION = """\
 Solve a task's problems under many settings of a policy and compare: accuracy, agreement with
@@ -155,7 +155,7 @@ def ablate(args: argparse.Namespace, task, problems, base, made, configs) -> dic
         raise UserError(f"{args.model}: has no tokenizer, so answers can't be read")
     batch_size = args.batch_size or runner.default_batch_size()
     configs = list(dict.fromkeys([*(answers.greedy(c) for c in configs), *configs]))
-    with _progress(args.study or "grid", len(configs) * len(problems)) as show:
+    with counted(args.study or "grid", len(configs) * len(problems), "answer") as show:
         every = answers.decode(
             lm,
             task,
@@ -193,15 +193,6 @@ def ablate(args: argparse.Namespace, task, problems, base, made, configs) -> dic
     if args.study:
         return about | report.of_study(made, every, lm.config.eos_token_id)
     return about | report.of_grid(made, every)
-
-
-@contextlib.contextmanager
-def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    from tqdm import tqdm
-
-    every = 0.1 if sys.stderr.isatty() else 30
-    with tqdm(total=total, desc=name, unit="answer", file=sys.stderr, mininterval=every) as bar:
-        yield lambda done: (bar.update(done - bar.n), None)[1]
 
 
 def _write(args: argparse.Namespace, made: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from leapjax.cli.common import OK, Parser, run_main
 from leapjax.errors import UserError
+from leapjax.progress import counted
 
 DESCRIPTION = """\
 Decode prompts, go through every pass again, and measure what LocalLeap rests on: how long
@@ -181,7 +182,7 @@ def run(args: argparse.Namespace) -> int:
     }
     started, runs = time.perf_counter(), {}
     for name, requests in made.items():
-        with _progress(name, 2 * len(requests)) as show:
+        with _progress(name, len(requests)) as show:
             seen = collect(
                 lm,
                 requests,
@@ -217,17 +218,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _progress(name: str, total: int) -> Iterator[Callable[[str, int], None]]:
-    from tqdm import tqdm
-
-    every = 0.1 if sys.stderr.isatty() else 30
-    with tqdm(total=total, desc=name, unit="row", file=sys.stderr, mininterval=every) as bar:
-
-        def show(stage: str, done: int) -> None:
-            bar.set_description(f"{name}: {stage}", refresh=False)
-            bar.update(done + (total // 2 if stage == "replay" else 0) - bar.n)
-
-        yield show
+def _progress(name: str, rows: int) -> Iterator[Callable[[str, int], None]]:
+    """Counts each row when it is decoded, and when it is replayed."""
+    with counted(name, 2 * rows, "row") as show:
+        yield lambda stage, done: show(done + rows * (stage == "replay"), f"{name}: {stage}")
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "leapjax analyze") -> int:

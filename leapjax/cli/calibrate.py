@@ -13,6 +13,7 @@ from typing import Any
 
 from leapjax.cli.common import OK, Parser, run_main
 from leapjax.errors import UserError
+from leapjax.progress import counted
 
 NONE_QUALIFIES = 1
 
@@ -216,8 +217,6 @@ def _calibration_size(args: argparse.Namespace, pool: int) -> int:
 @contextlib.contextmanager
 def _answers(args: argparse.Namespace, model: str | None, given, base):
     """The prompts, ready to decode under a bar, and what identifies model and machine."""
-    from tqdm import tqdm
-
     from leapjax.calibration.answers import Answers, requests_of
     from leapjax.evaluation import runner
     from leapjax.terminal.embedded import load
@@ -226,15 +225,7 @@ def _answers(args: argparse.Namespace, model: str | None, given, base):
     if lm.codec is None:
         raise UserError(f"{model}: has no tokenizer, so answers can't be compared")
     requests = requests_of(lm, given.records, base, args.raw, tuple(args.stop or ()))
-    every = 0.1 if sys.stderr.isatty() else 30
-    with tqdm(total=len(requests), unit="prompt", file=sys.stderr, mininterval=every) as bar:
-
-        def show(name: str, done: int) -> None:
-            if done <= bar.n:
-                bar.reset()
-            bar.set_description(name, refresh=False)
-            bar.update(done - bar.n)
-
+    with counted("greedy", len(requests), "prompt") as show:
         facts: dict[str, Any] = {
             "model": "embedded" if model is None else model,
             "model hash": lm.model_hash,
@@ -244,7 +235,10 @@ def _answers(args: argparse.Namespace, model: str | None, given, base):
             "versions": runner.versions(),
         }
         batch = args.batch_size or runner.default_batch_size()
-        yield Answers(lm, requests, Path(args.output), batch, show), facts
+        yield (
+            Answers(lm, requests, Path(args.output), batch, lambda name, done: show(done, name)),
+            facts,
+        )
 
 
 def _check_promise(args, answers, base, settings, task, n: int, facts: dict) -> int:

@@ -13,6 +13,8 @@ from typing import NoReturn
 
 from leapjax.cli.help_format import HelpFormatter
 from leapjax.errors import UserError
+from leapjax.jobs.signals import Listener
+from leapjax.progress import announced
 
 OK, INTERRUPTED, BAD = 0, 130, 2
 
@@ -76,7 +78,8 @@ def run_main(
     except ValueError:
         previous = None
     try:
-        status = func(argv)
+        with announced(), Listener(f"{prog}: stopping"):
+            status = func(argv)
         sys.stdout.flush()
         return status
     except UserError as e:

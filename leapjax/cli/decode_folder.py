@@ -66,7 +66,7 @@ def run(
     if processes == 1:
         job.check(spec)  # before a large model is loaded
         lm = load()
-        with Signals(_stopped) as signals:
+        with Signals(_stopped, prog="leapjax decode") as signals:
             return _run(args, lm, spec, None, signals, note)
 
     from leapjax.jobs import spread
@@ -74,7 +74,7 @@ def run(
     spread.check(Input(spec.input))
     # From here on, because neither joining nor loading may be interrupted half-way: the
     # signal is noted, and a process that takes too long to look is ended.
-    with Signals(_stopped) as signals:
+    with Signals(_stopped, prog="leapjax decode") as signals:
         _leave(args, spec, load, signals, note)
     raise AssertionError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from leapjax.cli.common import note_mesh
+from leapjax.progress import busy
 
 
 def loaded(args: argparse.Namespace, config, model_of_file: str | None):
@@ -26,11 +27,13 @@ def loaded(args: argparse.Namespace, config, model_of_file: str | None):
 
     records = len(args.prompt) if args.prompt else args.limit
     known = records and records * (args.num_samples or 1)
-    lm = leapjax.load(
-        args.model or model_of_file,
-        dtype=args.dtype,
-        quantize=args.quantize,
-        mesh=wanted(args.mesh, config, args.batch_size, known),
-    )
+    model = args.model or model_of_file
+    with busy(f"loading {model or 'the embedded model'}"):
+        lm = leapjax.load(
+            model,
+            dtype=args.dtype,
+            quantize=args.quantize,
+            mesh=wanted(args.mesh, config, args.batch_size, known),
+        )
     note_mesh("leapjax decode", args.mesh, lm)
     return lm

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from leapjax.cli import evaluate_rows
 from leapjax.cli.common import MESH_HELP, OK, Parser, note_mesh, run_main
 from leapjax.errors import UserError
+from leapjax.progress import counted
 
 DESCRIPTION = """\
 Solve a task's problems with every policy and compare: accuracy with its 95 % interval, the
@@ -183,7 +183,10 @@ def evaluate(args: argparse.Namespace, task, problems, rows) -> dict[str, Any]:
     for row in rows:
         name = f"{row.policy}-{row.cache}"
         made = runner.row_settings(lm, row, batch_size)
-        with Results(folder, name, made) as results, _progress(name, len(problems)) as show:
+        with (
+            Results(folder, name, made) as results,
+            counted(name, len(problems), "problem") as show,
+        ):
             answers[row.key] = runner.run_row(
                 lm, task, problems, row, results, batch_size=batch_size, show=show
             )
@@ -217,15 +220,6 @@ def evaluate(args: argparse.Namespace, task, problems, rows) -> dict[str, Any]:
         "definitions": report.DEFINITIONS,
         "rows": report.rows_of(problems, rows, answers),
     }
-
-
-@contextlib.contextmanager
-def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    from tqdm import tqdm
-
-    every = 0.1 if sys.stderr.isatty() else 30
-    with tqdm(total=total, desc=name, unit="problem", file=sys.stderr, mininterval=every) as bar:
-        yield lambda done: (bar.update(done - bar.n), None)[1]
 
 
 def _write(args: argparse.Namespace, report: dict[str, Any]) -> None:

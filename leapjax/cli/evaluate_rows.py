@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from leapjax.cli.common import OK, note_mesh
 from leapjax.errors import UserError
+from leapjax.progress import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,12 +107,12 @@ def _measure(args: argparse.Namespace, row, problems, prompts) -> dict[str, Any]
     settings = runner.row_settings(lm, Row(row.name, row.decode), batch_size)
     with (
         Results(folder, row.name, settings) as results,
-        _progress(row.name, len(asked), "problem") as show,
+        counted(row.name, len(asked), "problem") as show,
     ):
         runner.decode(lm, asked, row.decode, results, batch_size=batch_size, show=show)
         answers = {p.id: results.answers[r["id"]] for p, r in zip(problems, asked, strict=True)}
     run_them = bool(row.benchmark.program and args.allow_code_execution)
-    with _progress("programs", len(problems) if run_them else 0, "program") as show:
+    with counted("programs", len(problems) if run_them else 0, "program") as show:
         measured = reproduce.measure(row, problems, answers, execute=run_them, show=show)
     made = reproduce.report(row, measured) | {"settings": settings}
     if folder:
@@ -122,17 +121,6 @@ def _measure(args: argparse.Namespace, row, problems, prompts) -> dict[str, Any]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         _write(folder / f"{row.name}-samples.jsonl", text)
     return made
-
-
-@contextlib.contextmanager
-def _progress(name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    from tqdm import tqdm
-
-    every = 0.1 if sys.stderr.isatty() else 30
-    with tqdm(
-        total=total, desc=name, unit=unit, file=sys.stderr, mininterval=every, disable=not total
-    ) as bar:
-        yield lambda done: (bar.update(done - bar.n), None)[1]
 
 
 def _write(path: Path, text: str) -> None:

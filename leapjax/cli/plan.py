@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from leapjax.cli.common import OK, Parser, run_main
 from leapjax.errors import UserError
+from leapjax.progress import busy
 
 HELP = "does a decode fit on a TPU slice, and how fast should it be"
 
@@ -153,7 +153,7 @@ def run(args: argparse.Namespace) -> int:
     plans, told = [], set()
     _print(_MARKDOWN if args.markdown else _HEADING)
     for number, one in enumerate(where, 1):
-        with _progress(f"compiling for {one} ({number} of {len(where)})"):
+        with busy(f"slice {one}, {number} of {len(where)}"):
             plan = search.plan(work, one, _tries(args, work, one), store, args.compile_timeout)
         plans.append(plan)
         for error in _without_answer(plan):
@@ -199,21 +199,6 @@ def _store_path(text: str | None) -> Path | None:
         return None
     folder = cache_folder()
     return Path(text) if text else folder and folder / "plans.jsonl"
-
-
-@contextlib.contextmanager
-def _progress(text: str):
-    """A clock on stderr while something is compiled, if anybody sees it."""
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        progress.add_task(text, total=None)
-        yield
 
 
 def _prices(text: str | None) -> dict[str, float]:

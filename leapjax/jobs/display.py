@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from leapjax.jobs.loop import Progress
+from leapjax.progress import rarely
 
-EVERY = 60.0  # seconds between two lines where there is no terminal
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 _COUNT = "{n_fmt} {unit}s [{elapsed}{postfix}]"
 
@@ -53,8 +52,8 @@ def time_left(progress: Progress, total: int | None) -> float | None:
     through = progress.records - progress.first
     # Rows to records: several samples are one record.
     done = through + (progress.ahead + progress.begun) / max(progress.samples, 1)
-    if done <= 0:
-        return None
+    if done <= 0 or progress.seconds <= 0:
+        return None  # what the first chunk brought is counted before its time is
     return progress.seconds * max(total - progress.first - done, 0) / done
 
 
@@ -111,13 +110,10 @@ def _bar(total: int | None, stream: TextIO) -> Iterator[Callable[[Progress], Non
 
 
 def _lines(total: int | None, stream: TextIO) -> Callable[[Progress], None]:
-    last = time.monotonic()
+    due = rarely()  # the first comes with the first minute, when something is known
 
     def show(progress: Progress) -> None:
-        nonlocal last
-        # The first comes with the first minute, as soon as something is known.
-        if time.monotonic() - last >= EVERY:
-            last = time.monotonic()
+        if due():
             of = "" if total is None else f" of {total}"
             line = f"{progress.records}{of} records, {describe(progress, total)}"
             print(line, file=stream, flush=True)

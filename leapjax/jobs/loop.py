@@ -158,6 +158,8 @@ class Loop:
         stream = self._lm.stream(work, batch_size=self._batch_size, each_chunk=self._each_chunk)
         for completion in stream:
             self.progress.summary.add(completion)
+            if self._began is not None:  # the time of the chunk that brought it
+                self.progress.seconds = time.perf_counter() - self._began
             self._sink.write(completion)
             self._pending[0].left -= 1
             self._settle()

@@ -12,81 +12,123 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from typing import Self
 
 PATIENCE = 15.0  # seconds; VMs are taken away 25 to 30 seconds after the signal
+QUICK = 0.3  # seconds; who stops sooner need not say that the signal was heard
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Signals:
-    """Notes signals while used as a context; in the main thread only, else it does nothing.
+class Listener:
+    """Hears signals at once while used as a context, even while the main thread is in a library.
+
+    In the main thread only, else it does nothing. Signals without a Python handler are not heard.
 
     Args:
-      last_words: called from a thread with the signal before the process is ended.
-      patience: seconds between a signal and the end of a process that did not look.
+      line: said on stderr when the first comes, unless the context is left within a moment.
+
+    Attributes:
+      ended: set when the context is left.
     """
 
-    def __init__(
-        self, last_words: Callable[[int], None] = lambda number: None, patience: float = PATIENCE
-    ):
-        self._last_words, self._patience = last_words, patience
-        self._number: int | None = None
-        self._ended = threading.Event()
+    def __init__(self, line: str | None):
+        self._line = line
+        self.ended = threading.Event()
 
-    def requested(self) -> int | None:
-        """The signal that came, or None."""
-        return self._number
-
-    def __enter__(self) -> Signals:
+    def __enter__(self) -> Self:
         self._active = threading.current_thread() is threading.main_thread()
-        if not self._active:
-            return self
-        # The C part of a signal's delivery writes its number here, even while the main
-        # thread is in a library and Python's own handlers have to wait.
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._write, False)
-        self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
-        self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        self._watch = threading.Thread(target=self._watcher, name="leapjax-signals", daemon=True)
-        self._watch.start()
+        if self._active:
+            # The C part of a signal's delivery writes its number here; Python's own handlers
+            # have to wait for the main thread.
+            self._read, self._write = os.pipe()
+            os.set_blocking(self._write, False)
+            self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+            self._thread = threading.Thread(
+                target=self._listen, name="leapjax-signals", daemon=True
+            )
+            self._thread.start()
         return self
 
     def __exit__(self, *error) -> None:
         if not self._active:
             return
-        self._ended.set()
+        self.ended.set()
         signal.set_wakeup_fd(self._wakeup)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
         os.write(self._write, b"\0")  # wakes the thread
-        self._watch.join()
+        self._thread.join()
         os.close(self._read)
         os.close(self._write)
+
+    def heard(self, number: int, count: int) -> None:
+        """Called from a thread.
+
+        Args:
+          number: the signal.
+          count: how many have come, this one included.
+        """
+        if self._line and count == 1 and not self.ended.wait(QUICK):
+            # Not through the stream, whose lock the main thread may hold.
+            os.write(2, f"{self._line}\n".encode())
+
+    def _listen(self) -> None:
+        count = 0
+        while not self.ended.is_set():
+            number = os.read(self._read, 1)[0]
+            if number in _SIGNALS:
+                count += 1
+                self.heard(number, count)
+
+
+class Signals(Listener):
+    """Notes signals while used as a context; in the main thread only, else it does nothing.
+
+    Args:
+      last_words: called from a thread with the signal before the process is ended.
+      patience: seconds between a signal and the end of a process that did not look.
+      prog: said to go on saving when the first signal comes; None says nothing.
+    """
+
+    def __init__(
+        self,
+        last_words: Callable[[int], None] = lambda number: None,
+        patience: float = PATIENCE,
+        prog: str | None = None,
+    ):
+        super().__init__(f"{prog}: saving; again to stop now" if prog else None)
+        self._last_words, self._patience = last_words, patience
+        self._number: int | None = None
+
+    def requested(self) -> int | None:
+        """The signal that came, or None."""
+        return self._number
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return super().__enter__()
+
+    def __exit__(self, *error) -> None:
+        super().__exit__(*error)
+        if self._active:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
 
     def _note(self, number: int, frame: object) -> None:
         self._number = self._number or number
 
-    def _watcher(self) -> None:
-        first = self._wait_for_signal()
-        if first is None:
+    def heard(self, number: int, count: int) -> None:
+        """Note the first signal; end the process at the second, or when patience is over."""
+        self._number = self._number or number
+        if count > 1:
+            self._end(self._number)
             return
-        self._number = self._number or first
-        hurry = threading.Timer(self._patience, self._end, (first,))
-        hurry.daemon = True
+        hurry = threading.Timer(self._patience, self._end, (number,))
+        hurry.daemon = True  # it looks whether the context was left
         hurry.start()
-        second = self._wait_for_signal()
-        hurry.cancel()
-        if second is not None:
-            self._end(first)
-
-    def _wait_for_signal(self) -> int | None:
-        while not self._ended.is_set():
-            number = os.read(self._read, 1)[0]
-            if number in _SIGNALS:
-                return number
-        return None
+        super().heard(number, count)
 
     def _end(self, number: int) -> None:
-        if self._ended.is_set():
+        if self.ended.is_set():
             return
         try:
             self._last_words(number)

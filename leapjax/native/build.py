@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 
 from leapjax.compilation import cache_folder
+from leapjax.progress import busy
 
 _log = logging.getLogger(__name__)
 _SOURCE = Path(__file__).with_name("kernels.cc")
@@ -107,9 +108,10 @@ def _compile(compiler: str, target: Path) -> None:
     command = [compiler, *_FLAGS, "-I", jax.ffi.include_dir(), str(_SOURCE), "-o", str(target)]
     for i, native in enumerate(_FOR_THIS_CPU):
         try:
-            subprocess.run(
-                [*command, native], capture_output=True, text=True, check=True, timeout=300
-            )
+            with busy("compiling the CPU kernels, once for this machine"):
+                subprocess.run(
+                    [*command, native], capture_output=True, text=True, check=True, timeout=300
+                )
             return
         except subprocess.CalledProcessError:
             if i == len(_FOR_THIS_CPU) - 1:

@@ -22,7 +22,9 @@ from leapjax.engine import bucket
 from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
 from leapjax.planning import chips, compiled, isolated, roofline
+from leapjax.progress import busy
 from leapjax.sharding import MeshShape
+from leapjax.wording import plural
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +203,8 @@ def _compile(
 ) -> dict[str, Any]:
     """What `compile_one` says, or how its process ended."""
     try:
-        return isolated.call(compile_one, place, mesh, program, slots, timeout_s=timeout_s)
+        with busy(f"compiling for {place} with --mesh {mesh}, {plural(slots, 'row')} a replica"):
+            return isolated.call(compile_one, place, mesh, program, slots, timeout_s=timeout_s)
     except isolated.Ended as e:
         verb = "compiling" if e.how == "timed out" else "compiler"
         text = f"{place}, {mesh}: {verb} {e.how} ({e.reason})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from leapjax.errors import UserError
 from leapjax.fit import Auto
 from leapjax.lm import LM
+from leapjax.progress import busy
 
 
 def load(
@@ -33,4 +34,5 @@ def load(
             "this installation has no embedded model; name a checkpoint with --model PATH "
             "(leapjax convert makes one), or install a released wheel"
         )
-    return leapjax.load(model, dtype=dtype, quantize=quantize, mesh=mesh)
+    with busy(f"loading {model or 'the embedded model'}"):
+        return leapjax.load(model, dtype=dtype, quantize=quantize, mesh=mesh)

@@ -9,6 +9,7 @@ killed) and resumed goes through the same states as one that was not.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -26,6 +27,7 @@ import optax
 
 from leapjax.errors import UserError
 from leapjax.models import ModelConfig, transformer
+from leapjax.progress import busy
 from leapjax.sharding import MeshShape, parse
 from leapjax.training import objective, optimizer, setup
 from leapjax.training.config import TrainConfig
@@ -263,8 +265,9 @@ def _loop(config, step, source, store, state, done, log, until, stop) -> Result:
             if done + 1 < end:
                 coming = pool.submit(source.batch, done + 1)
             window = batch.pop("window")
-            state, got = step(state, batch, jnp.int32(done), window)
-            got = {k: float(v) for k, v in got.items()}
+            with busy("compiling the step") if done == first else contextlib.nullcontext():
+                state, got = step(state, batch, jnp.int32(done), window)
+                got = {k: float(v) for k, v in got.items()}
             if not math.isfinite(got["loss"]):
                 raise UserError(
                     f"the loss at step {done} is not finite; lower learning_rate and start "

@@ -32,6 +32,7 @@ def test_line():
         ({"records": 100, "begun": 2.0, "samples": 4}, 60 * 299.5 / 0.5),
         ({"records": 140, "ahead": 10}, 300),
         ({"records": 400}, 0),
+        ({"seconds": 0.0}, None),  # rows of the first chunk, no time yet: not "0 s left"
     ],
 )
 def test_time_left(changes, expected):
@@ -48,7 +49,7 @@ def test_duration(seconds, text):
 
 def test_lines_where_there_is_no_terminal(monkeypatch):
     stream, now = io.StringIO(), [1000.0]
-    monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("leapjax.progress.time.monotonic", lambda: now[0])
     with display.shown(400, stream=stream) as show:
         for second in range(0, 150):
             now[0] = 1000.0 + second

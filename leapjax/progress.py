@@ -1,0 +1,134 @@
+"""What people who wait are shown on stderr: what is being done, and how far it is.
+
+Library code says what takes long with `busy`; nothing is shown unless a command asks for it
+(`announced`). Where stderr is no terminal, both are rare lines, never a bar.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TextIO
+
+EVERY = 60.0  # seconds between two lines where there is no terminal
+PATIENCE = 10.0  # what is over by then isn't announced where there is no terminal
+
+_announce: Callable[[str], contextlib.AbstractContextManager] | None = None
+
+
+@contextlib.contextmanager
+def busy(what: str) -> Iterator[None]:
+    """Says, while in the context, what the program is doing.
+
+    Args:
+      what: such as `compiling for prompts up to 64 tokens`.
+    """
+    with contextlib.nullcontext() if _announce is None else _announce(what):
+        yield
+
+
+@contextlib.contextmanager
+def announced(stream: TextIO | None = None, patience: float = PATIENCE) -> Iterator[None]:
+    """Shows what `busy` says while in the context: on a terminal at once, else if it takes long.
+
+    Args:
+      stream: default stderr.
+      patience: seconds without a terminal.
+    """
+    global _announce
+
+    @contextlib.contextmanager
+    def announce(what: str) -> Iterator[None]:
+        out = stream or sys.stderr
+        if out.isatty():
+            say(f"{what} …", out)
+            yield
+            return
+        late = threading.Timer(patience, say, (f"{what} …", out))
+        late.daemon = True
+        late.start()
+        try:
+            yield
+        finally:
+            late.cancel()
+
+    before, _announce = _announce, announce
+    try:
+        yield
+    finally:
+        _announce = before
+
+
+def say(line: str, stream: TextIO | None = None) -> None:
+    """A line above whatever bar is shown.
+
+    Args:
+      line: without its end.
+      stream: default stderr.
+    """
+    out = stream or sys.stderr
+    with contextlib.suppress(ValueError):  # closed meanwhile
+        if bars := sys.modules.get("tqdm"):
+            bars.tqdm.write(line, file=out)
+        else:
+            print(line, file=out, flush=True)
+
+
+@contextlib.contextmanager
+def counted(
+    name: str, total: int, unit: str, stream: TextIO | None = None
+) -> Iterator[Callable[..., None]]:
+    """How much is done: a bar on a terminal, else a line every minute.
+
+    Args:
+      name: of what is done.
+      total: how many there are; of none nothing is shown.
+      unit: what they are, in the singular.
+      stream: default stderr.
+
+    Yields:
+      `show(done, name=None)`, which takes how many are done, and another name.
+    """
+    out = stream or sys.stderr
+    if total and out.isatty():
+        from tqdm import tqdm
+
+        with tqdm(total=total, desc=name, unit=unit, file=out, dynamic_ncols=True) as bar:
+
+            def show(done: int, name: str | None = None) -> None:
+                if done < bar.n:
+                    bar.reset()
+                if name is not None:
+                    bar.set_description(name, refresh=False)
+                bar.update(done - bar.n)
+
+            yield show
+        return
+    line = rarely()
+
+    def tell(done: int, name: str | None = name) -> None:
+        if total and line():
+            print(f"{name}: {done} of {total} {unit}s", file=out, flush=True)
+
+    yield tell
+
+
+def rarely(every: float = EVERY) -> Callable[[], bool]:
+    """Answers yes once in a while: the first time when so many seconds have passed.
+
+    Args:
+      every: seconds.
+    """
+    last = time.monotonic()
+
+    def due() -> bool:
+        nonlocal last
+        if time.monotonic() - last < every:
+            return False
+        last = time.monotonic()
+        return True
+
+    return due
