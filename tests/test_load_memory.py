@@ -14,6 +14,10 @@ from leapjax.models import param_shapes, parse_config
 
 RAW = {
     "model_type": "llada",
+    "activation_type": "silu",
+    "block_type": "llama",
+    "layer_norm_type": "rms",
+    "rope": True,
     "vocab_size": MODEL_60M.vocab_size,
     "embedding_size": MODEL_60M.vocab_size,
     "d_model": MODEL_60M.d_model,

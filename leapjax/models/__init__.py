@@ -5,6 +5,7 @@ from __future__ import annotations
 from leapjax.errors import UserError
 from leapjax.models import dream, llada
 from leapjax.models.config import ModelConfig, param_shapes
+from leapjax.models.keys import shown
 
 FAMILIES = {"llada": llada, "dream": dream}
 
@@ -20,19 +21,16 @@ def parse_config(raw: dict) -> ModelConfig:
     """
     if not isinstance(raw, dict):
         raise UserError("config.json: expected a JSON object")
-    kind = str(raw.get("model_type", "")).lower()
-    for family in FAMILIES.values():
-        if kind in family.MODEL_TYPES:
-            try:
-                return family.parse(raw)
-            except KeyError as e:
-                raise UserError(f"config.json: key {e.args[0]!r} is missing") from e
-            except (TypeError, ValueError) as e:
-                raise UserError(f"config.json: a value has the wrong type ({e})") from e
-    known = ", ".join(t for f in FAMILIES.values() for t in f.MODEL_TYPES)
-    raise UserError(
-        f"config.json: model_type {raw.get('model_type')!r} is not a known family (known: {known})"
-    )
+    known = {t: family for family in FAMILIES.values() for t in family.MODEL_TYPES}
+    if "model_type" not in raw:
+        raise UserError(f"config.json: key 'model_type' is missing (known: {', '.join(known)})")
+    family = known.get(str(raw["model_type"]).lower())
+    if family is None:
+        raise UserError(
+            f"config.json: model_type {shown(raw['model_type'])} is not a known family (known: "
+            f"{', '.join(known)})"
+        )
+    return family.parse(raw)
 
 
 __all__ = ["FAMILIES", "ModelConfig", "param_shapes", "parse_config"]

@@ -66,9 +66,10 @@ class ModelConfig:
         for name in (*sizes, "mask_token_id", "eos_token_id", "pad_token_id"):
             if type(value := getattr(self, name)) is not int:
                 raise UserError(f"model config: {name} is {value!r}, expected a whole number")
-        for name in ("rope_theta", "norm_eps"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise UserError(f"model config: {name} is {getattr(self, name)}, expected > 0")
+        for name in ("rope_theta", "norm_eps", "embed_scale", "logit_scale"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 < value < float("inf"):
+                raise UserError(f"model config: {name} is {value!r}, expected a number > 0")
         for name in sizes:
             if getattr(self, name) < 1:
                 raise UserError(f"model config: {name} is {getattr(self, name)}, expected >= 1")

@@ -1,28 +1,36 @@
 """LLaDA: Llama-shaped, bidirectional; logits belong to their own position.
 
-Source: arXiv 2502.09992 and the hub's `configuration_llada.py` (field names only).
+Source: arXiv 2502.09992 and the hub's `configuration_llada.py` (field names and defaults).
 """
 
 from __future__ import annotations
 
 from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
+from leapjax.models.keys import Keys
 
 MODEL_TYPES = ("llada",)
 
-# Settings of the original code that change the computation and that no released
-# checkpoint uses; anything else than these values is refused rather than ignored.
-_REQUIRED = {
-    "activation_type": ("silu",),
-    "alibi": (False, None),
-    "attention_layer_norm": (False, None),
-    "block_type": ("llama",),
-    "clip_qkv": (None,),
-    "layer_norm_type": ("rms",),
-    "layer_norm_with_affine": (True,),
-    "rope": (True,),
-    "rope_scaling": (None,),
+# Settings of the original code that change the computation and that no released checkpoint
+# uses: key -> (supported values, what the original takes where the key is absent).
+_ONLY = {
+    "activation_type": (("silu",), "swiglu"),
+    "alibi": ((False, None), False),
+    "attention_layer_norm": ((False, None), False),
+    "block_group_size": ((1, None), 1),
+    "block_type": (("llama",), "sequential"),
+    "clip_qkv": ((None,), None),
+    "layer_norm_type": (("rms",), "default"),
+    "layer_norm_with_affine": ((True,), True),
+    "rope": ((True,), False),
 }
+# Training, initialisation, kernels and storage; what only a refused setting reads.
+# rope_full_precision: float32 computes the same either way.
+_HARMLESS = (
+    "alibi_bias_max attention_layer_norm_with_affine embedding_dropout flash_attention "
+    "init_cutoff_factor init_device init_fn init_std mlp_ratio precision residual_dropout "
+    "rope_full_precision train_max_sequence_length"
+).split()
 
 
 def parse(raw: dict) -> ModelConfig:
@@ -32,49 +40,63 @@ def parse(raw: dict) -> ModelConfig:
       raw: the parsed JSON object.
 
     Raises:
-      UserError: a needed key is missing, or a setting is one we don't compute.
+      UserError: a needed key is missing or mistyped, or one could change what is computed.
     """
-    for key, allowed in _REQUIRED.items():
-        if raw.get(key, allowed[0]) not in allowed:
-            raise UserError(
-                f"config.json: {key} is {raw[key]!r}; LLaDA is supported with "
-                f"{key} = {allowed[0]!r} only"
-            )
-    d_model, n_heads = raw["d_model"], raw["n_heads"]
-    n_kv_heads = raw.get("n_kv_heads")
-    if n_kv_heads is None:
-        n_kv_heads = 1 if raw.get("multi_query_attention") else n_heads
+    keys = Keys(raw, "LLaDA", _HARMLESS)
+    keys.only(_ONLY)
+    d_model, n_heads = keys.whole("d_model"), keys.whole("n_heads")
     if d_model % n_heads:
         raise UserError(
             f"config.json: n_heads {n_heads} (config key n_heads) does not divide d_model {d_model}"
         )
-    bias = bool(raw.get("include_bias", False))
-    norm_bias = raw.get("bias_for_layer_norm")
-    tied = bool(raw.get("weight_tying", True))
-    mlp = raw.get("mlp_hidden_size")
-    return ModelConfig(
+    n_kv_heads = keys.whole("n_kv_heads", None, null=True)
+    one_kv_head = keys.flag("multi_query_attention", False)
+    if raw.get("multi_query_attention") is not None:
+        shared = 1 if one_kv_head else n_heads
+        if n_kv_heads not in (None, shared):
+            keys.refuse("n_kv_heads", n_kv_heads, f"{shared}, as multi_query_attention says")
+        n_kv_heads = shared
+    tied = keys.flag("weight_tying", True)
+    keys.only({"tie_word_embeddings": ((tied, None), None)})
+    bias, norm_bias = keys.flag("include_bias", False), keys.flag("bias_for_layer_norm", False)
+    if raw.get("bias_for_layer_norm") is None:
+        norm_bias = bias
+    rows = keys.whole("embedding_size", None, null=True)
+    vocabulary = keys.whole("vocab_size") if rows is None else keys.whole("vocab_size", rows)
+    if rows is not None and rows < vocabulary:
+        keys.refuse("embedding_size", rows, f"at least vocab_size, {vocabulary}")
+    inner = keys.whole("mlp_hidden_size", None, null=True)
+    if inner is None:
+        inner = (ratio := keys.real("mlp_ratio", 4)) * d_model
+        if inner != int(inner):
+            keys.refuse("mlp_ratio", ratio, f"a whole number when multiplied by d_model, {d_model}")
+    eos, pad = (
+        keys.whole("eos_token_id", least=0),
+        keys.whole("pad_token_id", None, null=True, least=0),
+    )
+    qkv_bias = keys.flag("include_qkv_bias", False)
+    config = ModelConfig(
         family="llada",
-        vocab_size=raw.get("embedding_size") or raw["vocab_size"],
+        vocab_size=rows or vocabulary,
         d_model=d_model,
-        n_layers=raw["n_layers"],
+        n_layers=keys.whole("n_layers"),
         n_heads=n_heads,
-        n_kv_heads=n_kv_heads,
+        n_kv_heads=n_kv_heads or n_heads,
         head_dim=d_model // n_heads,
-        mlp_hidden_size=mlp if mlp is not None else int(raw.get("mlp_ratio", 4) * d_model),
-        rope_theta=float(raw.get("rope_theta", 10000.0)),
-        norm_eps=float(raw.get("rms_norm_eps", 1e-5)),
-        max_length=raw.get("max_sequence_length", 1024),
-        mask_token_id=raw["mask_token_id"],
-        eos_token_id=raw["eos_token_id"],
-        pad_token_id=raw["pad_token_id"]
-        if raw.get("pad_token_id") is not None
-        else raw["eos_token_id"],
+        mlp_hidden_size=int(inner),
+        rope_theta=keys.rope_theta(10000.0),
+        norm_eps=keys.real("rms_norm_eps", 1e-5),
+        max_length=keys.whole("max_sequence_length", 1024),
+        mask_token_id=keys.whole("mask_token_id", least=0),
+        eos_token_id=eos,
+        pad_token_id=eos if pad is None else pad,
         tie_embeddings=tied,
-        qkv_bias=bias or bool(raw.get("include_qkv_bias", False)),
+        qkv_bias=bias or qkv_bias,
         linear_bias=bias,
         head_bias=bias and not tied,
-        norm_bias=bias if norm_bias is None else bool(norm_bias),
-        embed_scale=d_model**0.5 if raw.get("input_emb_norm") else 1.0,
-        logit_scale=d_model**-0.5 if raw.get("scale_logits") else 1.0,
-        shift_logits=False,
+        norm_bias=norm_bias,
+        embed_scale=d_model**0.5 if keys.flag("input_emb_norm", False) else 1.0,
+        logit_scale=d_model**-0.5 if keys.flag("scale_logits", False) else 1.0,
     )
+    keys.done()
+    return config

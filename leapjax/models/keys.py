@@ -1,0 +1,212 @@
+"""Read a family's `config.json` key by key; what no reader knows is refused by its name.
+
+A key that changes the computation and is skipped gives other logits without a word. So a family
+says which keys it reads, which it supports at some values only, and which are harmless.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
+
+from leapjax.errors import UserError
+
+# What transformers puts into any config.json and what no forward pass of a decoder reads:
+# provenance, special ids of the tokenizer, classifier heads, storage, defaults of generation.
+# Source: transformers' PretrainedConfig, 4.46 to 5.24.
+HUB_KEYS = frozenset(
+    """
+    model_type architectures auto_map transformers_version transformers.js_config
+    _name_or_path name_or_path _commit_hash _from_model_config unsloth_version unsloth_fixed
+    torch_dtype dtype use_bfloat16 torchscript return_dict use_return_dict
+    output_hidden_states output_attentions use_cache
+    _attn_implementation _attn_implementation_autoset _attn_implementation_internal
+    attn_implementation _experts_implementation experts_implementation
+    bos_token_id sep_token_id decoder_start_token_id tokenizer_class prefix
+    id2label label2id num_labels problem_type finetuning_task task_specific_params
+    initializer_range attention_dropout hidden_dropout embd_pdrop resid_pdrop
+    max_length min_length max_new_tokens do_sample early_stopping num_beams num_beam_groups
+    diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty
+    no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids num_return_sequences
+    output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id
+    remove_invalid_values exponential_decay_length_penalty suppress_tokens
+    begin_suppress_tokens chunk_size_feed_forward
+    """.split()
+)
+# key -> (supported values, what the original takes where the key is absent).
+_HUB_ONLY: dict[str, tuple[tuple, Any]] = {
+    "add_cross_attention": ((False, None), False),
+    "cross_attention_hidden_size": ((None,), None),
+    "is_decoder": ((False, None), False),
+    "is_encoder_decoder": ((False, None), False),
+    "pruned_heads": (({}, None), None),
+    "tie_encoder_decoder": ((False, None), False),
+}
+_LARGEST = 2**53  # of whole numbers; every float holds them exactly
+_REQUIRED: Any = object()
+
+
+class Keys:
+    """The keys of one `config.json`, each read by its type; `done` refuses the others.
+
+    Args:
+      raw: the parsed JSON object.
+      family: as messages call it.
+      harmless: keys of this family that change nothing a forward pass computes.
+    """
+
+    def __init__(self, raw: Mapping[str, Any], family: str, harmless: Iterable[str] = ()):
+        self._raw, self._family = raw, family
+        self._known = {*HUB_KEYS, *harmless}
+        if raw.get("quantization_config") is not None:
+            raise UserError(
+                "config.json: quantization_config: quantised checkpoints are not supported; use "
+                "the original one (--quantize int8 rounds it after loading)"
+            )
+        self._known.add("quantization_config")
+        self.only(_HUB_ONLY)
+
+    def _get(self, name: str, default: Any) -> Any:
+        self._known.add(name)
+        if name not in self._raw and default is _REQUIRED:
+            raise UserError(f"config.json: key {name!r} is missing")
+        return self._raw.get(name, default)
+
+    def whole(
+        self, name: str, default: Any = _REQUIRED, *, null: bool = False, least: int = 1
+    ) -> Any:
+        """A whole number, at least `least`.
+
+        Args:
+          name: the key.
+          default: where the key is absent; without one it has to be there.
+          null: `null` is a value of its own, returned as None.
+          least: the smallest one allowed.
+        """
+        value = self._get(name, default)
+        if (value is None and null) or (name not in self._raw):
+            return value
+        if type(value) is not int or not least <= value <= _LARGEST:
+            self.refuse(name, value, f"a whole number of at least {least}")
+        return value
+
+    def real(self, name: str, default: Any = _REQUIRED) -> float:
+        """A number above 0 that float32 holds."""
+        return self._real(name, self._get(name, default))
+
+    def flag(self, name: str, default: bool) -> bool:
+        """True or false; `null` is false, as in the originals' Python."""
+        value = self._get(name, default)
+        if value is not None and type(value) is not bool:
+            self.refuse(name, value, "true or false")
+        return bool(value)
+
+    def only(self, table: Mapping[str, tuple[tuple, Any]]) -> None:
+        """Refuse settings that we don't compute.
+
+        Args:
+          table: key -> (supported values, what the original takes where the key is absent).
+        """
+        for name, (supported, absent) in table.items():
+            value = self._get(name, absent)
+            if not any(type(value) is type(s) and value == s for s in supported):
+                if name not in self._raw:
+                    raise UserError(
+                        f"config.json: key {name!r} is missing, which to {self._family} means "
+                        f"{shown(absent)}; supported is {shown(supported[0])} only"
+                    )
+                raise UserError(
+                    f"config.json: {name} is {shown(value)}; {self._family} is supported with "
+                    f"{name} = {shown(supported[0])} only"
+                )
+
+    def full_attention(self, name: str, n_layers: int) -> None:
+        """Refuse a list of the layers' kinds unless every layer sees the whole sequence."""
+        kinds = self._get(name, None)
+        if kinds is None or (
+            isinstance(kinds, list)
+            and len(kinds) == n_layers
+            and all(kind == "full_attention" for kind in kinds)
+        ):
+            return
+        self.refuse(name, kinds, f"{n_layers} times 'full_attention'")
+
+    def rope_theta(self, default: float) -> float:
+        """The base of the rotary embedding, as any transformers writes it; nothing is scaled.
+
+        `rope_theta` of its own (4), or within `rope_parameters` (5) or `rope_scaling`.
+
+        Args:
+          default: where no key says it.
+        """
+        found: dict[str, float] = {}
+        if "rope_theta" in self._raw:
+            found["rope_theta"] = self.real("rope_theta")
+        for name in ("rope_parameters", "rope_scaling"):
+            given = self._get(name, None)
+            if given is not None and (theta := self._rope(name, given)) is not None:
+                found[f"{name}.rope_theta"] = theta
+        if len(set(found.values())) > 1:
+            a, x = next(iter(found.items()))
+            b, y = next(item for item in found.items() if item[1] != x)
+            raise UserError(f"config.json: {a} is {x}, but {b} is {y}; which one is right?")
+        if not found and self._raw.get("rope_parameters") is not None:
+            raise UserError("config.json: rope_parameters has no rope_theta; add the model's")
+        self._known.add("rope_theta")
+        return next(iter(found.values()), default)
+
+    def _rope(self, name: str, given: Any) -> float | None:
+        """The base that one object of RoPE settings gives, if any."""
+        if not isinstance(given, dict):
+            self.refuse(name, given, "an object")
+        kinds = list(given.values())
+        if kinds and all(isinstance(kind, dict) for kind in kinds):  # one object a kind of layer
+            if any(kind != kinds[0] for kind in kinds):
+                self.refuse(name, given, "the same settings for every kind of layer")
+            name, given = f"{name}.{next(iter(given))}", kinds[0]
+        for key, value in given.items():
+            if key in ("rope_type", "type"):
+                if value != "default":
+                    self.refuse(f"{name}.{key}", value, "'default' (scaled RoPE is not supported)")
+            elif key == "partial_rotary_factor":
+                if type(value) is bool or value != 1:
+                    self.refuse(f"{name}.{key}", value, "1")
+            elif key != "rope_theta":
+                self.refuse(f"{name}.{key}", value, "no such key (scaled RoPE is not supported)")
+        return (
+            self._real(f"{name}.rope_theta", given["rope_theta"]) if "rope_theta" in given else None
+        )
+
+    def _real(self, name: str, value: Any) -> float:
+        if type(value) not in (int, float) or not 1.2e-38 < value < 3.4e38:
+            self.refuse(name, value, "a number above 0 that float32 holds")
+        return float(value)
+
+    def refuse(self, name: str, value: Any, expected: str) -> NoReturn:
+        """Raise for a key's value.
+
+        Raises:
+          UserError: always.
+        """
+        raise UserError(f"config.json: {name} is {shown(value)}, expected {expected}")
+
+    def done(self) -> None:
+        """Refuse the first key that nobody read.
+
+        Raises:
+          UserError: there is one.
+        """
+        for name in self._raw:
+            if name not in self._known:
+                raise UserError(
+                    f"config.json: key {shown(name)} ({shown(self._raw[name])}) is not one that "
+                    f"leapjax knows for {self._family}, so it may change what the model computes; "
+                    "delete it if it doesn't"
+                )
+
+
+def shown(value: Any) -> str:
+    """A value as JSON, on one line and not too long."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,224 @@
+"""`config.json`: every key is read, known to be harmless, or refused by its name in one line."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import leapjax
+from leapjax import UserError
+from leapjax.models import parse_config
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+NAMES = ["llada-a", "llada-b-gqa-bias-bf16", "llada-c-tied", "dream-a", "dream-b-tied-bf16"]
+
+
+def raw(name):
+    return json.loads((GOLDEN / name / "config.json").read_text())
+
+
+def refused(config, *words):
+    with pytest.raises(UserError) as caught:
+        parse_config(config)
+    message = str(caught.value)
+    assert message.startswith("config.json: ") and "\n" not in message and len(message) < 300
+    for word in words:
+        assert word in message, message
+    return message
+
+
+def v5(config, **more):
+    """A config as transformers 5 writes it."""
+    config = dict(config)
+    config["rope_parameters"] = {"rope_type": "default", "rope_theta": config.pop("rope_theta")}
+    config.pop("rope_scaling", None)
+    config["dtype"] = config.pop("torch_dtype")
+    return config | {"transformers_version": "5.24.0"} | more
+
+
+def test_rope_as_transformers_5_writes_it(tmp_path):
+    shutil.copytree(GOLDEN / "dream-a", tmp_path / "it")
+    (tmp_path / "it" / "config.json").write_text(json.dumps(v5(raw("dream-a"))))
+    lm = leapjax.load(tmp_path / "it")
+    assert lm.config.rope_theta == 1e6
+    with np.load(GOLDEN / "dream-a.logits.npz") as golden:
+        want = golden["logits_1"]
+        np.testing.assert_allclose(lm.logits(golden["ids_1"]), want, atol=2e-5 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_spellings_of_one_base(name):
+    want = parse_config(raw(name))
+    theta = raw(name)["rope_theta"]
+    bare = {k: v for k, v in v5(raw(name)).items() if k != "rope_parameters"}
+    plain = {"rope_theta": theta}
+    for more in (
+        {"rope_parameters": plain},
+        {"rope_parameters": {"rope_type": "default"} | plain, "rope_theta": theta},
+        {"rope_parameters": {"type": "default"} | plain, "rope_scaling": None},
+        {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 1.0} | plain},
+        {"rope_parameters": {"rope_type": "default"}, "rope_theta": theta},
+        {"rope_parameters": {"full_attention": plain, "sliding_attention": plain}},
+        {"rope_parameters": None, "rope_theta": int(theta)},
+        {"rope_scaling": {"rope_type": "default"}, "rope_theta": theta},
+        {"rope_scaling": {"rope_type": "default"} | plain},
+    ):
+        assert parse_config(bare | more) == want, more
+    absent = {k: v for k, v in bare.items() if k != "rope_parameters"}
+    assert parse_config(absent).rope_theta == 10000.0  # both originals' default
+
+
+@pytest.mark.parametrize("name", ["llada-a", "dream-a"])
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"rope_parameters": {"rope_theta": 5.0}, "rope_theta": 6.0}, ("rope_theta is 6.0", "5.0")),
+        (
+            {"rope_parameters": {"rope_theta": 5.0}, "rope_scaling": {"rope_theta": 6}},
+            ("5.0", "6.0"),
+        ),
+        ({"rope_parameters": {"rope_type": "default"}}, ("rope_parameters has no rope_theta",)),
+        ({"rope_parameters": {}}, ("rope_parameters has no rope_theta",)),
+        ({"rope_parameters": [1e6]}, ("rope_parameters is [1000000.0]",)),
+        ({"rope_parameters": {"rope_theta": None}}, ("rope_parameters.rope_theta is null",)),
+        ({"rope_parameters": {"rope_theta": "1e6"}}, ('rope_parameters.rope_theta is "1e6"',)),
+        ({"rope_parameters": {"rope_theta": True}}, ("rope_parameters.rope_theta is true",)),
+        ({"rope_parameters": {"rope_theta": 5.0, "rope_type": "yarn"}}, ("rope_type", "yarn")),
+        ({"rope_parameters": {"rope_theta": 5.0, "type": "linear"}}, (".type", "linear")),
+        ({"rope_parameters": {"rope_theta": 5.0, "rope_type": None}}, ("rope_type is null",)),
+        ({"rope_parameters": {"rope_theta": 5.0, "factor": 1.0}}, ("rope_parameters.factor",)),
+        ({"rope_parameters": {"rope_theta": 5.0, "partial_rotary_factor": 0.5}}, ("partial_r",)),
+        ({"rope_parameters": {"a": {"rope_theta": 5.0}, "b": {"rope_theta": 6.0}}}, ("kind",)),
+        ({"rope_parameters": {"a": {"rope_theta": 5.0}, "b": {}}}, ("kind",)),
+        ({"rope_parameters": {"a": {"b": {"rope_theta": 5.0}}}}, ("rope_parameters.a.b",)),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_theta": 5.0}, ("dynamic",)),
+        ({"rope_scaling": {"factor": 2.0}, "rope_theta": 5.0}, ("rope_scaling.factor",)),
+        ({"rope_scaling": 2.0, "rope_theta": 5.0}, ("rope_scaling is 2.0",)),
+        ({"rope_theta": None}, ("rope_theta is null",)),
+        ({"rope_theta": None, "rope_parameters": {"rope_theta": 5.0}}, ("rope_theta is null",)),
+        ({"partial_rotary_factor": 0.5, "rope_theta": 5.0}, ("partial_rotary_factor",)),
+    ],
+)
+def test_other_rope_is_refused(name, more, words):
+    bare = {k: v for k, v in v5(raw(name)).items() if k != "rope_parameters"}
+    refused(bare | more, *words)
+
+
+BAD = [None, True, "7", "", [7], {"a": 7}, -1, 0, 2.5, 7.0, 1e400, float("nan"), 10**400, -0.0]
+
+
+def accepted(name, key, value):
+    """Whether a key may have a value, by what the originals' code does with it."""
+    number = type(value) in (int, float) and 1.2e-38 < value < 3.4e38
+    if key in ("rope_theta", "rms_norm_eps"):
+        return number
+    if key.endswith("_token_id"):
+        return type(value) is int and value == 0
+    return value is None and key in ("n_kv_heads", "num_key_value_heads", "embedding_size")
+
+
+@pytest.mark.parametrize("name", ["llada-a", "dream-a"])
+def test_wrong_types_and_numbers_name_their_key(name):
+    sizes = {
+        "llada-a": "d_model n_heads n_layers n_kv_heads mlp_hidden_size max_sequence_length "
+        "vocab_size embedding_size",
+        "dream-a": "hidden_size num_attention_heads num_hidden_layers num_key_value_heads "
+        "intermediate_size max_position_embeddings vocab_size",
+    }[name].split()
+    for key in (*sizes, "rope_theta", "rms_norm_eps", "mask_token_id", "eos_token_id"):
+        for value in BAD:
+            config = raw(name) | {key: value}
+            if accepted(name, key, value):
+                parse_config(config)
+            elif not (key == "mlp_hidden_size" and value is None):  # then mlp_ratio says it
+                assert "wrong type" not in refused(config, key)
+
+
+@pytest.mark.parametrize("name", ["llada-a", "dream-a"])
+def test_a_needed_key_that_is_absent_is_named(name):
+    config = raw(name)
+    optional = 0
+    for key in config:
+        less = {k: v for k, v in config.items() if k != key}
+        try:
+            got = parse_config(less)
+        except UserError:
+            refused(less, repr(key))
+            continue
+        optional += 1
+        same = dataclasses.asdict(parse_config(config))
+        # Only the originals' own defaults stand in: see the families' files.
+        assert {k for k, v in dataclasses.asdict(got).items() if same[k] != v} <= {
+            "rope_theta", "max_length", "tie_embeddings", "mlp_hidden_size", "n_kv_heads"
+        }  # fmt: skip
+    assert optional > 10
+
+
+@pytest.mark.parametrize("name", ["llada-a", "dream-a"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("qk_norm", True), ("logits_soft_cap", 30.0), ("final_logit_softcapping", None),
+        ("attention_multiplier", 1.0), ("num_experts", 8), ("expert_capacity", 1.0), 
+        ("is_causal", True),
+        ("quantization_config", {"quant_method": "fp8"}), ("quantization", {"bits": 4}),
+        ("vision_config", {}), ("is_decoder", True), ("add_cross_attention", True),
+        ("pruned_heads", {"0": [1]}), ("", 1), ("a\nb", 1), ("x" * 999, "y" * 999), ("\ud800", 1),
+    ],
+)  # fmt: skip
+def test_unknown_keys_are_refused_by_name(name, key, value):
+    refused(raw(name) | {key: value}, json.dumps(key)[1:-1][:40])
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "bad", "good"),
+    [
+        ("dream-a", "layer_types", ["full_attention"] * 2, ["full_attention"] * 3),
+        ("dream-a", "layer_types", ["full_attention"] * 2 + ["sliding_attention"], None),
+        ("dream-a", "head_dim", 32, 16),
+        ("dream-a", "use_sliding_window", True, None),
+        ("dream-a", "hidden_act", "gelu", "silu"),
+        ("dream-a", "attention_bias", False, True),
+        ("dream-a", "tie_word_embeddings", "false", False),
+        ("dream-a", "tie_word_embeddings", 0, None),
+        ("llada-a", "tie_word_embeddings", True, False),
+        ("llada-a", "include_bias", "false", None),
+        ("llada-a", "rope", False, True),
+        ("llada-a", "alibi", 0, False),
+        ("llada-a", "layer_norm_type", "default", "rms"),
+        ("llada-a", "block_group_size", 2, 1),
+        ("llada-a", "multi_query_attention", True, False),
+        ("llada-b-gqa-bias-bf16", "multi_query_attention", False, None),
+        ("llada-a", "embedding_size", 320, None),
+    ],
+)
+def test_keys_that_are_harmless_at_some_values_only(name, key, bad, good):
+    assert parse_config(raw(name) | {key: good}) == parse_config(raw(name))
+    refused(raw(name) | {key: bad}, "n_kv_heads" if key == "multi_query_attention" else key)
+
+
+HARMLESS = {
+    "id2label": {"0": "LABEL_0"}, "_name_or_path": "x", "torch_dtype": "float16", "dtype": None,
+    "attention_dropout": 0.1, "bos_token_id": None, "use_cache": True, "temperature": 0.7,
+    "_attn_implementation": "flash_attention_2", "quantization_config": None, "is_decoder": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_harmless_keys_change_nothing(name):
+    assert parse_config(raw(name) | HARMLESS) == parse_config(raw(name))
+
+
+def test_transformers_own_keys_are_known():
+    """Whatever transformers writes by itself into a config.json is no reason to refuse it."""
+    transformers = pytest.importorskip("transformers")
+    written = transformers.PretrainedConfig().to_dict() | transformers.Qwen2Config(
+        vocab_size=336, hidden_size=64, num_attention_heads=4, num_hidden_layers=3
+    ).to_dict()  # fmt: skip
+    config = written | {k: v for k, v in v5(raw("dream-a")).items()}
+    assert parse_config(config | {"layer_types": ["full_attention"] * 3}) == parse_config(
+        raw("dream-a")
+    )
