@@ -192,9 +192,9 @@ class Engine:
             for place, index in enumerate(idle):
                 at_work[index] = self._begin(idle[place:], lanes[index], queues, waiting, exhausted)
             # While the devices work, the caller handles what is ready.
-            for completion in self._in_order(ready, emitted):
+            for answer in self._in_order(ready, emitted):
                 emitted += 1
-                yield completion
+                yield answer
             working = [(i, x) for i, x in enumerate(at_work) if x is not None and x.busy]
             self.progress.slots = sum(lane.slots for _, lane in working)
             self.progress.running = self.progress.slots - sum(len(x.free) for _, x in working)
@@ -203,7 +203,7 @@ class Engine:
             for index, lane in _finished(working):
                 passes, device_s = lane.passes, lane.device_s
                 for (ticket, request), arrays in lane.collect():
-                    ready[ticket] = self._completion(request, arrays, lane.program)
+                    ready[ticket] = completion(request, arrays, lane.program, self._finish)
                     del waiting[ticket]
                     self.progress.finished += 1
                     self.progress.row_steps += ready[ticket].steps
@@ -285,25 +285,39 @@ class Engine:
             slots //= 2  # the replicas are alike: what the others compile is of no use
         self._compiled |= {(i, program): (slots, one) for i, one in zip(users, made, strict=True)}
 
-    def _completion(self, request: Request, row: dict[str, np.ndarray], program: Program):
-        start = int(row["first"]) if request.infill else program.length - program.gen_length
-        ids = row["tokens"][start:].tolist()
-        text, reason = self._finish(request, ids)
-        steps = int(row["steps"])
-        return Completion(
-            id=request.id,
-            text=text,
-            output_ids=ids,
-            finish_reason=reason,
-            steps=steps,
-            full_passes=int(row["full_passes"]),
-            nfe=steps * (2 if program.guidance else 1),
-            commit_step=row["commit_step"][start:].tolist(),
-            commit_kind=[COMMIT_KINDS[k] for k in row["commit_kind"][start:].tolist()],
-            commit_confidence=row["commit_confidence"][start:].tolist(),
-            sample=request.sample,
-            metadata=request.metadata,
-        )
+
+def completion(
+    request: Request,
+    row: dict[str, np.ndarray],
+    program: Program,
+    finish: Callable[[Request, list[int]], tuple[str, str]],
+) -> Completion:
+    """What came out for a request.
+
+    Args:
+      request: what was asked.
+      row: arrays of its finished row, by name of the `DecodeState`'s field.
+      program: it was decoded with.
+      finish: see `Engine`.
+    """
+    start = int(row["first"]) if request.infill else program.length - program.gen_length
+    ids = row["tokens"][start:].tolist()
+    text, reason = finish(request, ids)
+    steps = int(row["steps"])
+    return Completion(
+        id=request.id,
+        text=text,
+        output_ids=ids,
+        finish_reason=reason,
+        steps=steps,
+        full_passes=int(row["full_passes"]),
+        nfe=steps * (2 if program.guidance else 1),
+        commit_step=row["commit_step"][start:].tolist(),
+        commit_kind=[COMMIT_KINDS[k] for k in row["commit_kind"][start:].tolist()],
+        commit_confidence=row["commit_confidence"][start:].tolist(),
+        sample=request.sample,
+        metadata=request.metadata,
+    )
 
 
 def _compiling(lowered: Iterable[Any], count: int) -> list[Future]:

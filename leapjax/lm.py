@@ -10,16 +10,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from leapjax import checkpoint, models
+from leapjax import arguments, checkpoint, models
+from leapjax.batch import Batch, batch
 from leapjax.config import QUANTIZATIONS, DecodeConfig
+from leapjax.config.resolve import checkpoint_options, from_python
 from leapjax.engine import Engine, Progress, Replica, slots_for
 from leapjax.errors import UserError
 from leapjax.fit import Auto, choose
-from leapjax.models import layout, transformer
-from leapjax.models.config import ModelConfig
+from leapjax.logits import logits
+from leapjax.models import layout
+from leapjax.models.config import ModelConfig, parameter_count
 from leapjax.models.quantize import quantize as quantized
+from leapjax.options import ConfigFile
 from leapjax.records import to_request
 from leapjax.sharding import MeshShape, Placement, parse, placements
 from leapjax.text import TextCodec, finish, load_codec
@@ -72,6 +75,7 @@ def load(
     if mesh == "auto":
         mesh = Auto()
     shape = parse(mesh) if isinstance(mesh, str) else mesh
+    defaults = checkpoint_options(path)
     folder = Path(path) if path is not None else embedded_path()
     if checkpoint.is_checkpoint(folder):
         config = models.parse_config(checkpoint.read_config(folder))
@@ -110,13 +114,8 @@ def load(
         model_hash=model_hash,
         quantization=quantize,
         replicas=replicas,
+        defaults=defaults,
     )
-
-
-@functools.partial(jax.jit, static_argnames=("config", "dtype"))
-def _logits(params, ids, positions, valid, config: ModelConfig, dtype):
-    hidden = transformer.hidden_states(params, config, ids, positions, valid, jnp.dtype(dtype))
-    return transformer.head(params, config, hidden, jnp.dtype(dtype))
 
 
 class LM:
@@ -133,6 +132,7 @@ class LM:
         checkpoint's manifest knows it; otherwise every value is read when it is first asked for.
       quantization: what was done to them after loading, or None.
       replicas: every copy of the parameters and its devices; by default the one.
+      defaults: decode options that the checkpoint brings along (its `decode.yaml`), or None.
     """
 
     def __init__(
@@ -146,6 +146,7 @@ class LM:
         model_hash: str | None = None,
         quantization: str | None = None,
         replicas: Sequence[Replica] | None = None,
+        defaults: ConfigFile | None = None,
     ):
         self.params = params
         self.config = config
@@ -155,6 +156,7 @@ class LM:
         self._model_hash = model_hash
         self.quantization = quantization
         self.replicas = tuple(replicas or [Replica(params)])
+        self.defaults = defaults
         self._engines: dict[tuple, Engine] = {}
 
     def with_token_counts(self, counts) -> LM:
@@ -166,15 +168,9 @@ class LM:
         Raises:
           UserError: not one count, at least 0, for each id of the vocabulary.
         """
-        from leapjax.policies.position_calibration import log_frequencies
+        from leapjax.policies.position_calibration import checked_counts, log_frequencies
 
-        counts = np.asarray(counts)
-        if counts.shape != (self.config.vocab_size,) or not (counts >= 0).all():
-            raise UserError(
-                f"counts: expected {self.config.vocab_size} numbers, one for each token id, none "
-                f"below 0; got shape {counts.shape}"
-            )
-        known = np.asarray(log_frequencies(counts))
+        known = log_frequencies(checked_counts(counts, self.config.vocab_size))
         replicas = []
         for r in self.replicas:
             put = jnp.asarray(known)
@@ -190,12 +186,42 @@ class LM:
             path=self.path,
             quantization=self.quantization,
             replicas=replicas,
+            defaults=self.defaults,
         )
 
     @functools.cached_property
     def model_hash(self) -> str:
         """64 hex digits that say which weights these are; see the class."""
         return self._model_hash or checkpoint.hash_params(self.params, self.config)
+
+    def __repr__(self) -> str:
+        facts = [
+            f"{self.config.family}, {parameter_count(self.config)} parameters, {self.dtype}",
+            f"vocabulary {self.config.vocab_size}",
+            self.quantization,
+            self.path and f"from {self.path}",
+            self.mesh and f"on {self.mesh}",
+        ]
+        return f"LM({', '.join(f for f in facts if f)})"
+
+    @functools.cached_property
+    def default_config(self) -> DecodeConfig:
+        """The options of a decode that gives none: the checkpoint's, else leapjax's."""
+        return self.options()
+
+    def options(self, config: DecodeConfig | None = None, **options: Any) -> DecodeConfig:
+        """The options in force for a decode.
+
+        Args:
+          config: complete options, which the checkpoint's `decode.yaml` does not touch; None
+            goes by the checkpoint's.
+          **options: by name (docs/contract.md, Options); they win over either.
+
+        Raises:
+          UserError: an unknown option or an unusable value.
+        """
+        arguments.check_names(options, "options")
+        return from_python(config, options, self.defaults)
 
     @property
     def mesh(self) -> MeshShape | None:
@@ -225,31 +251,7 @@ class LM:
         Raises:
           UserError: an id is outside the vocabulary, or the shapes don't agree.
         """
-        array = np.atleast_2d(np.asarray(ids))
-        if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
-            raise UserError(f"ids: expected whole numbers of shape (B, T), got {array.shape}")
-        if array.size and not (0 <= array.min() and array.max() < self.config.vocab_size):
-            raise UserError(
-                f"ids: {array.min()} to {array.max()} leave the vocabulary of "
-                f"{self.config.vocab_size}"
-            )
-        if attention_mask is None:
-            valid = np.ones(array.shape, bool)
-        else:
-            valid = np.atleast_2d(np.asarray(attention_mask)).astype(bool)
-            if valid.shape != array.shape:
-                raise UserError(
-                    f"attention_mask: shape {valid.shape} is not that of ids {array.shape}"
-                )
-        positions = np.maximum(np.cumsum(valid, axis=1) - 1, 0).astype(np.int32)
-        return _logits(
-            self._arranged[0].params,
-            array.astype(np.int32),
-            positions,
-            valid,
-            self.config,
-            self.dtype,
-        )
+        return logits(self._arranged[0].params, self.config, self.dtype, ids, attention_mask)
 
     def generate(
         self,
@@ -259,16 +261,18 @@ class LM:
         raw: bool = False,
         stop: Sequence[str] = (),
         batch_size: int | None = None,
+        **options: Any,
     ) -> list[Completion]:
         """Complete prompts.
 
         Args:
           prompts: each a str, a list of chat messages (`{"role", "content"}`), token ids,
             or a record as in a JSONL file (docs/contract.md, Records).
-          config: decode options; default: the paper's LocalLeap.
+          config: complete decode options; None goes by the checkpoint's (`default_config`).
           raw: don't apply the chat template, and parse control tokens in the text.
           stop: strings that cut the text.
           batch_size: rows decoded at once; see `stream`.
+          **options: decode options by name, such as `threshold=0.8`; they win over `config`.
 
         Returns:
           One Completion per prompt, in order.
@@ -276,12 +280,41 @@ class LM:
         Raises:
           UserError: a prompt or option is unusable.
         """
-        job = config or DecodeConfig()
-        requests = [
-            self.request(p, job, line=i, raw=raw, stop=stop)
-            for i, p in enumerate(_listed(prompts), 1)
-        ]
+        arguments.check_names(options, "generate", "raw", "stop", "batch_size")
+        requests = self._requests(prompts, self.options(config, **options), raw, stop)
         return list(self.stream(requests, batch_size=batch_size))
+
+    def batch(
+        self,
+        prompts: str | Sequence[Any],
+        config: DecodeConfig | None = None,
+        *,
+        raw: bool = False,
+        stop: Sequence[str] = (),
+        **options: Any,
+    ) -> Batch:
+        """Prompts as the arrays of one decode, for research (docs/research.md).
+
+        Args:
+          prompts: as in `generate`; each is a row.
+          config: as in `generate`.
+          raw: as in `generate`.
+          stop: as in `generate`.
+          **options: as in `generate`.
+
+        Returns:
+          A Batch: `leapjax.decoding.decode(batch.params, batch.state, batch.program)` runs it.
+
+        Raises:
+          UserError: a prompt or option is unusable, or no one program suits all prompts.
+        """
+        arguments.check_names(options, "batch", "raw", "stop")
+        return batch(self, self._requests(prompts, self.options(config, **options), raw, stop))
+
+    def _requests(self, prompts: Any, job: DecodeConfig, raw: bool, stop) -> list[Request]:
+        records = arguments.listed(prompts)
+        arguments.check_ids(records)
+        return [self.request(p, job, line=i, raw=raw, stop=stop) for i, p in enumerate(records, 1)]
 
     def infill(
         self,
@@ -289,6 +322,7 @@ class LM:
         config: DecodeConfig | None = None,
         *,
         batch_size: int | None = None,
+        **options: Any,
     ) -> list[Completion]:
         """Fill the positions that hold the mask id; everything else stays.
 
@@ -296,14 +330,14 @@ class LM:
           sequences: token id sequences with at least one mask id each.
           config: decode options; blocks are cut from the first open position on.
           batch_size: rows decoded at once.
+          **options: decode options by name; they win over `config`.
 
         Returns:
           One Completion per sequence; `output_ids` is the whole sequence.
         """
-        if len(sequences) and isinstance(sequences[0], int | np.integer):
-            sequences = [sequences]
-        records = [{"infill_ids": [int(i) for i in s]} for s in sequences]
-        return self.generate(records, config, batch_size=batch_size)
+        arguments.check_names(options, "infill", "batch_size")
+        records = [{"infill_ids": s} for s in arguments.listed(sequences, "sequences")]
+        return self.generate(records, config, batch_size=batch_size, **options)
 
     def request(
         self,
@@ -313,24 +347,27 @@ class LM:
         line: int = 1,
         raw: bool = False,
         stop: Sequence[str] = (),
+        **options: Any,
     ) -> Request:
         """Tokenise and check one prompt, so that `stream` can take it.
 
         Args:
           prompt: as in `generate`.
-          config: the job's options; a record's own go over them.
+          config: the job's options, as in `generate`; a record's own go over them.
           line: its number, the id if it has none.
           raw: as in `generate`.
           stop: as in `generate`.
+          **options: as in `generate`.
         """
+        arguments.check_names(options, "request", "line", "raw", "stop")
         return to_request(
             prompt,
             line=line,
-            job=config or DecodeConfig(),
+            job=self.options(config, **options),
             model=self.config,
             codec=self.codec,
-            raw=raw,
-            stop=tuple(stop),
+            raw=arguments.switch(raw, "raw"),
+            stop=() if stop is None else stop,
         )
 
     def stream(
@@ -341,6 +378,7 @@ class LM:
         batch_size: int | None = None,
         refresh_group: int | None = None,
         each_chunk: Callable[[Progress], None] | None = None,
+        **options: Any,
     ) -> Iterator[Completion]:
         """Decode a stream of requests, in input order and bounded memory.
 
@@ -352,16 +390,20 @@ class LM:
           refresh_group: with a KV cache, rows that may refresh in one iteration; changes
             speed, not answers.
           each_chunk: see `Engine.stream`.
+          **options: decode options by name; they win over `config`.
 
         Yields:
           Completions.
         """
+        arguments.check_names(options, "stream", "batch_size", "refresh_group", "each_chunk")
+        job, batch_size = self.options(config, **options), arguments.row_count(batch_size)
+        requests = arguments.streamed(requests)
         count = len(requests) if isinstance(requests, Sequence) else None
         default = DEFAULT_SLOTS.get(jax.default_backend(), DEFAULT_SLOTS_ELSEWHERE)
         copies = len(self.replicas)
         slots = slots_for(count, batch_size, default * copies)
         engine = self.engine(-(-slots // copies), batch_size is not None, refresh_group)
-        made = (self.request(r, config, line=i) for i, r in enumerate(requests, 1))
+        made = (self.request(r, job, line=i) for i, r in enumerate(requests, 1))
         return engine.stream(made, each_chunk)
 
     def engine(self, slots: int, fixed: bool = True, refresh_group: int | None = None) -> Engine:
@@ -384,24 +426,18 @@ class LM:
                 self.config,
                 dtype=self.dtype,
                 eot_token_id=self.codec.eot_id if self.codec else None,
-                finish=self._finish,
+                finish=self.finish,
                 slots=slots,
                 fixed=fixed,
                 refresh_group=refresh_group,
             )
         return self._engines[key]
 
-    def _finish(self, request: Request, ids: list[int]) -> tuple[str, str]:
+    def finish(self, request: Request, ids: list[int]) -> tuple[str, str]:
+        """The text of an answer, and why it ended.
+
+        Args:
+          request: what was asked.
+          ids: the canvas.
+        """
         return finish(ids, self.codec, self.config, request.stop)
-
-
-def _listed(prompts: Any) -> list[Any]:
-    """One prompt given bare becomes a list of one."""
-    if isinstance(prompts, str | dict | Request):
-        return [prompts]
-    prompts = list(prompts)
-    if prompts and isinstance(prompts[0], int | np.integer):
-        return [prompts]
-    if prompts and isinstance(prompts[0], dict) and {"role", "content"} <= prompts[0].keys():
-        return [prompts]
-    return prompts

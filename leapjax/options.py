@@ -1,6 +1,4 @@
-"""Decode options from a YAML file and the command line, merged into a `DecodeConfig`.
-
-    flag  >  YAML  >  default
+"""Decode options as YAML files and command lines say them; `leapjax.config.resolve` merges them.
 
 Flags and keys are made from `DecodeConfig`'s fields, so they can't drift apart.
 """
@@ -10,15 +8,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from leapjax.config import FIELDS, OWN, POLICY_OPTIONS, DecodeConfig, check_keys
+from leapjax.config import FIELDS, OWN, POLICY_OPTIONS, check_keys
+from leapjax.config.check import shown
 from leapjax.errors import UserError
-from leapjax.policies import POLICIES
 
 # How `--help` groups the flags; a field in no group lands in the last.
 _GROUPS = {
@@ -32,7 +30,7 @@ _FEW = 4  # choices that fit into a usage line
 
 
 class _Yaml(yaml.SafeLoader):
-    """Safe YAML that reads `1e-3` as a number and refuses a key given twice."""
+    """Safe YAML that reads numbers as people write them and refuses a key given twice."""
 
     def construct_mapping(self, node, deep=False):
         """Build a mapping, each key once."""
@@ -51,11 +49,24 @@ class _Yaml(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# YAML 1.1 reads `064` as 52 and `1:30` as 90; here they are words, which no number option takes.
+_Yaml.yaml_implicit_resolvers = {
+    start: [(tag, rule) for tag, rule in rules if not tag.endswith((":int", ":float"))]
+    for start, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$"),
+    list("-+0123456789"),
+)
 _Yaml.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     # YAML 1.1 wants a dot before an exponent; people write without.
-    re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
+    re.compile(
+        r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$"
+        r"|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
+    ),
+    list("-+.0123456789"),
 )
 
 
@@ -115,44 +126,8 @@ def read_config(path: str | Path) -> ConfigFile:
     check_keys(value, path, (*FIELDS, "model"), "key")
     model = value.pop("model", None)
     if model is not None and not isinstance(model, str):
-        raise UserError(f"{path}: model is {model!r}; expected a path or a hub id")
+        raise UserError(f"{path}: model is {shown(model)}; expected a path or a hub id")
     return ConfigFile(path, value, model)
-
-
-def decode_config(
-    flags: Mapping[str, Any],
-    file: ConfigFile | None = None,
-    warn: Callable[[str], None] = lambda line: None,
-) -> DecodeConfig:
-    """Merge flags, file and defaults.
-
-    Args:
-      flags: options set on the command line, only those that were set.
-      file: a config file, or None.
-      warn: takes a line for each of the file's options that a `--policy` flag drops.
-
-    Raises:
-      UserError: a value is unusable, or the policy does not read an option that is set.
-    """
-    written = dict(file.options) if file else {}
-    own_policy = written.get("policy", FIELDS["policy"].default)
-    policy = flags.get("policy", own_policy)
-    if file and policy != own_policy and policy in POLICIES:
-        for name in POLICY_OPTIONS:
-            if name in written and name not in flags and name not in POLICIES[policy].defaults:
-                warn(
-                    f"{file.path}: {name} is left out, --policy {policy} does not read it "
-                    f"(the file is for {own_policy})"
-                )
-                del written[name]
-    try:
-        return DecodeConfig(**{**written, **flags})
-    except UserError as e:
-        # A message begins with the option's name: say so if its value is from the file.
-        name = str(e).split()[0]
-        if file and name in written and name not in flags:
-            raise UserError(f"{file.path}: {e}") from e
-        raise
 
 
 def add_option_flags(parser: argparse.ArgumentParser) -> None:
@@ -168,9 +143,14 @@ def add_option_flags(parser: argparse.ArgumentParser) -> None:
             _add_flag(group, FIELDS[name])
 
 
-def set_flags(args: argparse.Namespace) -> dict[str, Any]:
-    """The options that the command line sets."""
-    given = {n: getattr(args, n, None) for n in FIELDS}
+def set_flags(args: argparse.Namespace, names: Iterable[str] = (*FIELDS,)) -> dict[str, Any]:
+    """The options that the command line sets.
+
+    Args:
+      args: of a command.
+      names: the options among its flags; default: all.
+    """
+    given = {n: getattr(args, n, None) for n in names}
     return {n: v for n, v in given.items() if v is not None}
 
 

@@ -120,7 +120,7 @@ class Request:
     stop: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Completion:
     """What came out for one request (docs/contract.md, Records).
 
@@ -151,3 +151,11 @@ class Completion:
     commit_confidence: list[float]
     sample: int | None = None
     metadata: dict | None = None
+
+    def __repr__(self) -> str:
+        text = self.text if len(self.text) <= 60 else f"{self.text[:57]}..."
+        sample = "" if self.sample is None else f", sample={self.sample}"
+        return (
+            f"Completion(id={self.id!r}{sample}, text={text!r}, steps={self.steps}, "
+            f"finish_reason={self.finish_reason!r})"
+        )

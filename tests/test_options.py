@@ -8,8 +8,9 @@ import pytest
 
 from leapjax.cli.common import Parser
 from leapjax.config import DecodeConfig
+from leapjax.config.resolve import resolve
 from leapjax.errors import UserError
-from leapjax.options import add_option_flags, decode_config, read_config, set_flags
+from leapjax.options import add_option_flags, read_config, set_flags
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -49,9 +50,9 @@ def test_flags_set_what_they_say():
         "gen_length": 64,
         "temperature": 0.1,
     }
-    config = decode_config(got)
+    config = resolve(got)
     assert (config.top_k, config.early_stop, config.threshold) == (None, False, 0.95)
-    assert decode_config(flags("--top-k", "5")).top_k == 5
+    assert resolve(flags("--top-k", "5")).top_k == 5
 
 
 @pytest.mark.parametrize(
@@ -96,15 +97,15 @@ def test_flags_that_are_not_understood(argv, message, capsys):
 )
 def test_values_that_are_refused(given, message):
     with pytest.raises(UserError, match=message):
-        decode_config(given)
+        resolve(given)
 
 
 def test_a_flag_wins_over_the_file_and_the_file_over_the_default(tmp_path):
     file = yaml_file(tmp_path, "threshold: 0.8\nradius: 2\ntop_k: off\nearly_stop: off\n")
-    config = decode_config({"threshold": 0.95}, file)
+    config = resolve({"threshold": 0.95}, file)
     assert (config.threshold, config.radius, config.block_length) == (0.95, 2, 32)
     assert (config.top_k, config.early_stop) == (None, False)
-    assert decode_config({"early_stop": True}, file).early_stop
+    assert resolve({"early_stop": True}, file).early_stop
 
 
 def test_numbers_as_people_write_them(tmp_path):
@@ -115,17 +116,17 @@ def test_numbers_as_people_write_them(tmp_path):
 def test_another_policy_drops_the_files_own_fields(tmp_path):
     file = yaml_file(tmp_path, "threshold: 0.8\nrelaxed_threshold: 0.5\nseed: 3\n")
     notes = []
-    config = decode_config({"policy": "confidence_threshold"}, file, notes.append)
+    config = resolve({"policy": "confidence_threshold"}, file, warn=notes.append)
     assert (config.threshold, config.relaxed_threshold, config.seed) == (0.8, None, 3)
     assert len(notes) == 1 and "relaxed_threshold is left out" in notes[0]
     # The file's own contradiction is not a change of policy: it is refused.
     bad = yaml_file(tmp_path, "policy: low_confidence\nradius: 2\n")
     for given in ({}, {"policy": "low_confidence"}):
         with pytest.raises(UserError, match=r"c.yaml: radius is set, but policy low_confidence"):
-            decode_config(given, bad)
+            resolve(given, bad)
     # And so is a flag that the chosen policy does not read.
     with pytest.raises(UserError, match="^radius is set"):
-        decode_config({"policy": "margin", "radius": 1}, file)
+        resolve({"policy": "margin", "radius": 1}, file)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_bad_files(tmp_path, text, message):
 def test_bad_values_name_the_file(tmp_path):
     for text in ("threshold: [1]", "gen_length:", "steps: 8", "threshold: high"):
         with pytest.raises(UserError, match="c.yaml: "):
-            decode_config({}, yaml_file(tmp_path, text))
+            resolve({}, yaml_file(tmp_path, text))
 
 
 def test_unreadable(tmp_path):
@@ -171,7 +172,7 @@ def test_shipped_files(path):
     if "policy" not in text and "model" not in text:
         pytest.skip("not a file of decode options")
     file = read_config(path)
-    config = decode_config({}, file)
+    config = resolve({}, file)
     for name, value in file.options.items():
         default = getattr(DecodeConfig(), name)
         assert value != default, f"{name} is the default; leave it out"

@@ -11,6 +11,7 @@ from typing import Any
 from leapjax.config import FIELDS, PER_ROW, POLICY_OPTIONS, DecodeConfig, check_keys
 from leapjax.errors import UserError
 from leapjax.policies import POLICIES
+from leapjax.policies.names import policy_of, suggestion
 
 # Options that shape the compiled program: each of their combinations is a stream of its own.
 STRUCTURAL = ("policy", "cache", "gen_length", "block_length")
@@ -140,16 +141,21 @@ def build(axes: Sequence[Axis], base: DecodeConfig) -> Grid:
     if count > MOST_POINTS:
         raise UserError(f"--grid: {count} points are more than {MOST_POINTS}; take fewer values")
     policies = next((axis.values for axis in axes if axis.name == "policy"), (base.policy,))
-    check_keys(policies, "--grid", POLICIES, "policy")
+    reading = {}
+    for p in policies:
+        found = policy_of(p)
+        if found is None:
+            raise UserError(f"--grid: unknown policy {p!r}; {suggestion(p)}")
+        reading[p] = POLICIES[found[0]].defaults
     several = len(policies) > 1
     for name in names:
-        if name in POLICY_OPTIONS and not any(name in POLICIES[p].defaults for p in policies):
+        if name in POLICY_OPTIONS and not any(name in reads for reads in reading.values()):
             raise UserError(f"--grid: policy {', '.join(policies)} does not read {name}")
     points: dict[DecodeConfig, Point] = {}
     left_out = merged = 0
     for combination in itertools.product(*(axis.values for axis in axes)):
         values = dict(zip(names, combination, strict=True))
-        reads = POLICIES[values.get("policy", base.policy)].defaults
+        reads = reading[values.get("policy", base.policy)]
         if several:
             values = {n: v for n, v in values.items() if n not in POLICY_OPTIONS or n in reads}
         if _out_of_order(values, reads):

@@ -9,7 +9,7 @@ from typing import Any
 
 from leapjax.config import PER_ROW, DecodeConfig, check_keys
 from leapjax.errors import UserError
-from leapjax.policies import POLICIES
+from leapjax.policies.names import policy_of, suggestion
 
 SETTINGS = "settings"
 
@@ -94,7 +94,12 @@ def read(path: str | Path) -> Ladder:
     policy, settings = value.get("policy", DEFAULT.policy), value.get(SETTINGS)
     if not isinstance(policy, str):
         raise UserError(f"{path}: policy is {policy!r}; expected a word")
-    check_keys([policy], str(path), POLICIES, "policy")
+    found = policy_of(policy)
+    if found is None:
+        raise UserError(f"{path}: unknown policy {policy!r}; {suggestion(policy)}")
+    policy, tokens = found
+    if tokens:
+        raise UserError(f"{path}: {value['policy']} has one setting only; write policy: {policy}")
     if not isinstance(settings, list) or not settings:
         raise UserError(f"{path}: settings should be a list of at least one setting, safe to fast")
     allowed = [name for name in PER_ROW if name not in ("temperature", "top_p", "top_k", "seed")]

@@ -107,8 +107,8 @@ def run(args: argparse.Namespace) -> int:
     from leapjax import tasks
     from leapjax.ablation import grid, plot, studies
     from leapjax.compilation import enable_cache
-    from leapjax.config import DecodeConfig
-    from leapjax.evaluation.defaults import model_options
+    from leapjax.config.resolve import CANVAS, checkpoint_options, resolve
+    from leapjax.options import set_flags
 
     if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch-size is {args.batch_size}; expected at least 1")
@@ -116,15 +116,12 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--seed is {args.seed}; expected at least 0")
     task = tasks.get(args.task)
     axes = [grid.parse_axis(text) for text in args.grid or ()]
-    given = {n: getattr(args, n) for n in ("gen_length", "block_length")}
+    given = set_flags(args, CANVAS)
     for axis in axes:
-        if given.get(axis.name) is not None:
+        if axis.name in given:
             flag = axis.name.replace("_", "-")
             raise UserError(f"--{flag} is set, and an axis of --grid too; keep one")
-    own = model_options(args.model)
-    base = DecodeConfig(
-        **{n: own.get(n, getattr(task, n)) if v is None else v for n, v in given.items()}
-    )
+    base = resolve(given, None, checkpoint_options(args.model), task)
     if args.study:
         made = studies.study(args.study, base)
         configs = made.configs

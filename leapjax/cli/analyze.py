@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
       parser: of this command.
     """
-    from leapjax.evaluation.settings import POLICIES
+    from leapjax.policies.names import ROWS
 
     add = parser.add_argument
     add("--model", metavar="PATH_OR_ID", help="checkpoint (default: the one in the package)")
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--policies",
         default="greedy,localleap",
         metavar="NAME,…",
-        help=f"at most 4 of {', '.join(POLICIES)} (default: greedy,localleap)",
+        help=f"at most 4 of {', '.join(ROWS)} (default: greedy,localleap)",
     )
     add("--gen-length", type=int, metavar="N", help="canvas (default: the model's or the task's)")
     add("--block-length", type=int, metavar="N", help="block (default: the model's or the task's)")
@@ -87,27 +87,18 @@ def configs(args: argparse.Namespace) -> dict[str, Any]:
     from leapjax import tasks
     from leapjax.analysis.collect import check
     from leapjax.analysis.figures import MOST_POLICIES
-    from leapjax.config import check_keys
-    from leapjax.evaluation.defaults import model_options
-    from leapjax.evaluation.settings import POLICIES
-    from leapjax.options import decode_config, read_config
+    from leapjax.config.resolve import CANVAS, checkpoint_options, resolve
+    from leapjax.options import read_config, set_flags
+    from leapjax.policies.names import row_names
     from leapjax.trace.collect import config_for
 
-    names = list(dict.fromkeys(n.strip() for n in args.policies.split(",") if n.strip()))
-    check_keys(names, "--policies", POLICIES, "policy")
+    names = row_names([n for n in args.policies.split(",") if n.strip()], "--policies")
     if not 1 <= len(names) <= MOST_POLICIES:
         raise UserError(f"--policies names {len(names)}; expected 1 to {MOST_POLICIES}")
     file = read_config(args.config) if args.config else None
     args.model = args.model or (file.model if file else None)
-    written = dict(file.options) if file else {}
-    task = tasks.get(args.task or "wordproblems")
-    flags = {n: v for n, v in model_options(args.model).items() if n not in written}
-    if args.input is None and not written and args.model is None:
-        flags = {"gen_length": task.gen_length, "block_length": task.block_length} | flags
-    for name in ("gen_length", "block_length"):
-        if getattr(args, name) is not None:
-            flags[name] = getattr(args, name)
-    base = decode_config(flags, file)
+    task = tasks.get(args.task or "wordproblems") if args.input is None else None
+    base = resolve(set_flags(args, CANVAS), file, checkpoint_options(args.model), task)
     out = {n: config_for(n, base) for n in names}
     for name, config in out.items():
         check(config, f"--policies {name}")

@@ -180,22 +180,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _base(args: argparse.Namespace, file, model: str | None, task):
     """Options that every setting has."""
-    from leapjax.config import POLICY_OPTIONS, DecodeConfig
-    from leapjax.evaluation.defaults import model_options
+    from leapjax.config import POLICY_OPTIONS
+    from leapjax.config.resolve import CANVAS, checkpoint_options, resolve
+    from leapjax.options import set_flags
 
-    written = dict(file.options) if file else {}
     for name in ("policy", *POLICY_OPTIONS):
-        if name in written:
+        if file and name in file.options:
             raise UserError(f"{args.config}: {name} is the ladder's to set; remove it")
-    flags = {n: getattr(args, n) for n in ("gen_length", "block_length", "cache")}
-    flags = {n: v for n, v in flags.items() if v is not None}
-    own = model_options(model)
-    if task is not None:
-        own = {"gen_length": task.gen_length, "block_length": task.block_length} | own
-    if {"gen_length", "block_length"} & (written.keys() | flags.keys()):
-        # Canvas and block go together, as in leapjax decode.
-        own = {k: v for k, v in own.items() if k not in ("gen_length", "block_length")}
-    base = DecodeConfig(**(own | written | flags))
+    base = resolve(set_flags(args, (*CANVAS, "cache")), file, checkpoint_options(model), task)
     if base.temperature > 0:
         raise UserError(f"temperature is {base.temperature}; only answers without noise can agree")
     return base

@@ -33,14 +33,14 @@ def run(args: argparse.Namespace) -> int:
     """
     from leapjax.cli import decode_folder
     from leapjax.compilation import enable_cache
-    from leapjax.evaluation.defaults import job_options
+    from leapjax.config.resolve import checkpoint_options, resolve
     from leapjax.jobs.peers import count_of
     from leapjax.options import read_config, set_flags
     from leapjax.terminal import show
 
     file = read_config(args.config) if args.config else None
     model = args.model or (file.model if file else None)
-    config = job_options(model, set_flags(args), file, _note)
+    config = resolve(set_flags(args), file, checkpoint_options(model), warn=_note)
     if args.trace_policies and not args.trace:
         raise UserError("--trace-policies goes with --trace PATH")
     if args.trace:

@@ -60,7 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       parser: of this command.
     """
     from leapjax.config import QUANTIZATIONS
-    from leapjax.evaluation.settings import POLICIES, USUAL
+    from leapjax.evaluation.settings import USUAL
+    from leapjax.policies.names import ROWS
 
     add = parser.add_argument
     add("--model", metavar="PATH_OR_ID", help="checkpoint (default: the one in the package)")
@@ -93,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_listed,
         default=list(USUAL),
         metavar="NAME,…",
-        help=f"rows of the table, of {', '.join(POLICIES)} (default: {','.join(USUAL)})",
+        help=f"rows of the table, of {', '.join(ROWS)} (default: {','.join(USUAL)})",
     )
     add(
         "--caches",
@@ -133,9 +134,9 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"--{name.replace('_', '-')} is only read with --reproduce NAME")
     from leapjax import tasks
     from leapjax.compilation import enable_cache
-    from leapjax.config import DecodeConfig
+    from leapjax.config.resolve import CANVAS, checkpoint_options, resolve
     from leapjax.evaluation import settings
-    from leapjax.evaluation.defaults import model_options
+    from leapjax.options import set_flags
 
     if not args.policies or not args.caches:
         raise UserError("--policies and --caches need at least one name")
@@ -144,11 +145,7 @@ def run(args: argparse.Namespace) -> int:
     if args.seed < 0:
         raise UserError(f"--seed is {args.seed}; expected at least 0")
     task = tasks.get(args.task)
-    own = model_options(args.model)
-    given = {n: getattr(args, n) for n in ("gen_length", "block_length")}
-    base = DecodeConfig(
-        **{n: own.get(n, getattr(task, n)) if v is None else v for n, v in given.items()}
-    )
+    base = resolve(set_flags(args, CANVAS), None, checkpoint_options(args.model), task)
     rows = settings.rows(args.policies, args.caches, base)
     problems = task.problems(args.split, args.strata, args.limit, args.seed)
     for file in (args.markdown,):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from leapjax.decoding.loop import decode, refill_jit, run, run_jit
+from leapjax.decoding.options import with_options
 from leapjax.decoding.program import Program, program_for
 from leapjax.decoding.state import NOISE_VERSION, DecodeState, initial_state, row_arrays, stack_rows
 from leapjax.decoding.step import step
@@ -20,4 +21,5 @@ __all__ = [
     "run_jit",
     "stack_rows",
     "step",
+    "with_options",
 ]

@@ -6,25 +6,8 @@ import dataclasses
 from collections.abc import Iterable
 
 from leapjax.config import CACHES, DecodeConfig, check_keys
+from leapjax.policies.names import row_names
 
-# name -> policy, and for fixed schedules the tokens a step
-POLICIES = {
-    "greedy": ("low_confidence", 1),
-    "schedule-2": ("low_confidence", 2),
-    "schedule-4": ("low_confidence", 4),
-    "schedule-8": ("low_confidence", 8),
-    "threshold": ("confidence_threshold", 0),
-    "localleap": ("localleap", 0),
-    "factor": ("factor", 0),
-    "entropy-bound": ("entropy_bound", 0),
-    "hierarchy": ("hierarchy", 0),
-    "certainty-prior": ("certainty_prior", 1),
-    "position-calibration": ("position_calibration", 1),
-    "klass": ("klass", 0),
-    "slowfast": ("slowfast", 0),
-    "credit": ("credit", 0),
-    "wino": ("wino", 0),
-}
 # The rows of an evaluation that names none.
 USUAL = ("greedy", "schedule-2", "schedule-4", "schedule-8", "threshold", "localleap")
 LABELS = {
@@ -43,6 +26,10 @@ LABELS = {
     "slowfast": "SlowFast (0.9, 0.3, 6 passes)",
     "credit": "credit (0.9; 0.7, 0.2, 0.8)",
     "wino": "WINO (0.6, 0.9)",
+    "margin": "margin, one token a step",
+    "entropy": "entropy, one token a step",
+    "random": "random order, one token a step",
+    "placebo": "placebo (0.9, 0.75, radius 4)",
 }
 BASELINE = ("greedy", "none")
 
@@ -52,7 +39,7 @@ class Row:
     """One row of the table.
 
     Attributes:
-      policy: a name in `POLICIES`.
+      policy: a name in `leapjax.policies.names.ROWS`.
       config: the decode options it stands for.
     """
 
@@ -79,22 +66,14 @@ def rows(policies: Iterable[str], caches: Iterable[str], base: DecodeConfig) -> 
     """The rows to run, the baseline (greedy without a cache) first, whether named or not.
 
     Args:
-      policies: names in `POLICIES`.
+      policies: names of policies.
       caches: none, prefix, dual.
       base: canvas and block.
 
     Raises:
       UserError: an unknown name, or a canvas that a schedule can't divide.
     """
-    policies, caches = list(policies), list(caches)
-    check_keys(policies, "--policies", POLICIES, "policy")
+    policies, caches = row_names(policies, "--policies"), list(caches)
     check_keys(caches, "--caches", CACHES, "cache")
     keys = [BASELINE, *((p, c) for c in caches for p in policies)]
-    return [Row(p, _config(p, c, base)) for p, c in dict.fromkeys(keys)]
-
-
-def _config(name: str, cache: str, base: DecodeConfig) -> DecodeConfig:
-    policy, tokens = POLICIES[name]
-    # One pass a block is the fewest that a schedule can take.
-    steps = max(base.gen_length // tokens // base.blocks, 1) * base.blocks if tokens else None
-    return base.replace(policy=policy, steps=steps, cache=cache)
+    return [Row(p, base.replace(policy=p, cache=c)) for p, c in dict.fromkeys(keys)]

@@ -76,20 +76,20 @@ class LeapjaxLM(TemplateLM):
         **options: Any,
     ):
         super().__init__()
-        from leapjax.evaluation.defaults import model_options
-        from leapjax.options import decode_config, read_config
+        from leapjax.config.resolve import checkpoint_options, resolve
+        from leapjax.options import read_config
         from leapjax.terminal.embedded import load
 
         check_keys(options, "model_args", (*FIELDS, *_ARGUMENTS), "argument")
         file = read_config(config) if config else None
         pretrained = pretrained or (file.model if file else None)
-        own = {} if lm is not None else model_options(pretrained)
-        said = options.keys() | (file.options.keys() if file else set())
-        if said & {"gen_length", "block_length"}:
-            own = {k: v for k, v in own.items() if k not in ("gen_length", "block_length")}
-        own = {k: v for k, v in own.items() if k not in said}
-        self.options = decode_config({**own, **options}, file)
-        self._canvas_said = "gen_length" in said or "gen_length" in own
+        own = checkpoint_options(pretrained) if lm is None else lm.defaults
+        self.options = resolve(options, file, own, warn=_LOG.warning)
+        self._canvas_said = any(
+            "gen_length" in level
+            for level in (options, file and file.options, own and own.options)
+            if level
+        )
         mesh = mesh and mesh.replace(";", ",")
         self.lm = lm or load(pretrained, dtype=dtype, quantize=quantize, mesh=mesh)
         if self.lm.codec is None:

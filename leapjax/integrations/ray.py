@@ -90,14 +90,14 @@ class Decoder:
     ):
         import leapjax
         from leapjax.compilation import enable_cache
-        from leapjax.evaluation.defaults import job_options
+        from leapjax.config.resolve import checkpoint_options, resolve
         from leapjax.fit import wanted
         from leapjax.options import read_config
 
         check_keys(options, "Decoder", (*FIELDS, *_ARGUMENTS), "argument")
         file = read_config(config) if config else None
         model = model or (file.model if file else None)
-        self.options = job_options(model, options, file)
+        self.options = resolve(options, file, checkpoint_options(model))
         enable_cache()  # an actor that takes another's place need not compile again
         self.lm = leapjax.load(
             model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from leapjax.errors import UserError
 
@@ -130,3 +131,18 @@ def param_shapes(config: ModelConfig) -> dict:
     if c.norm_bias:
         tree["final_norm_bias"] = (d,)
     return tree
+
+
+def parameter_count(config: ModelConfig) -> str:
+    """How many parameters a model has, as `8.0 B`, `2.6 M` or `900`.
+
+    Args:
+      config: the model's shape.
+    """
+    shapes = param_shapes(config)
+    flat = [*shapes.pop("layers").values(), *shapes.values()]
+    number = sum(math.prod(shape) for shape in flat)
+    for unit, name in ((10**9, " B"), (10**6, " M"), (10**3, " k")):
+        if number >= unit:
+            return f"{number / unit:.1f}{name}"
+    return str(number)

@@ -15,8 +15,29 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
+from leapjax.errors import UserError
 from leapjax.policies.base import Policy, best_of
 from leapjax.types import SCHEDULE, Decision
+
+
+def checked_counts(counts, vocab_size: int) -> np.ndarray:
+    """Counts of tokens as an array.
+
+    Args:
+      counts: (V,) whole numbers.
+      vocab_size: V.
+
+    Raises:
+      UserError: not one count, at least 0, for each id of the vocabulary.
+    """
+    counts = np.asarray(counts)
+    numbers = np.issubdtype(counts.dtype, np.number)
+    if counts.shape != (vocab_size,) or not numbers or not (counts >= 0).all():
+        raise UserError(
+            f"counts: expected {vocab_size} numbers, one for each token id, none "
+            f"below 0; got shape {counts.shape}"
+        )
+    return counts
 
 
 def log_frequencies(counts) -> np.ndarray:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-from leapjax.config import POLICY_OPTIONS, DecodeConfig, check_keys
+from leapjax.config import POLICY_OPTIONS, DecodeConfig
 from leapjax.errors import UserError
-from leapjax.evaluation.settings import POLICIES
 from leapjax.lm import LM
+from leapjax.policies.names import ROWS, row_names
 from leapjax.trace.data import Item, Run, Trace, run_of
 from leapjax.types import Completion, Request
 
@@ -22,14 +22,13 @@ def names(asked: Sequence[str] | None, config: DecodeConfig) -> tuple[str, ...]:
     """The policies of a trace; greedy, which the others are compared with, is one of them.
 
     Args:
-      asked: names in `POLICIES`, or `chosen`; None is the chosen policy and greedy.
+      asked: names of policies, or `chosen`; None is the chosen policy and greedy.
       config: the job's options, with the chosen policy.
 
     Raises:
       UserError: an unknown name, or too many.
     """
-    asked = list(asked or (CHOSEN, GREEDY))
-    check_keys(asked, "--trace-policies", (CHOSEN, *POLICIES), "policy")
+    asked = row_names(asked or (CHOSEN, GREEDY), "--trace-policies", extra=[CHOSEN])
     resolved = [name_of(config) if n == CHOSEN else n for n in asked]
     if GREEDY not in resolved:
         resolved.append(GREEDY)
@@ -43,11 +42,11 @@ def names(asked: Sequence[str] | None, config: DecodeConfig) -> tuple[str, ...]:
 
 
 def name_of(config: DecodeConfig) -> str:
-    """The name that a decode's options go by: one of `POLICIES`, else the policy's own."""
+    """The name that a decode's options go by: one of `ROWS`, else the policy's own."""
     per_step = None
     if config.value("schedule") == "even":
         per_step = config.gen_length / config.value("steps")
-    for name, (policy, tokens) in POLICIES.items():
+    for name, (policy, tokens) in ROWS.items():
         if policy == config.policy and tokens in (0, per_step):
             return name
     return config.policy
@@ -68,16 +67,13 @@ def config_for(name: str, config: DecodeConfig) -> DecodeConfig:
     """
     if name == name_of(config):
         return config
-    policy, tokens = POLICIES[name]
+    policy = ROWS[name][0]
     from leapjax.policies import POLICIES as REGISTRY
 
     reads = REGISTRY[policy].defaults
     kept = {n: getattr(config, n) if n in reads else None for n in POLICY_OPTIONS}
     kept["steps"] = kept["schedule"] = None
-    if tokens:
-        per_block = max(config.block_length // tokens, 1)
-        kept["steps"] = per_block * config.blocks
-    return config.replace(policy=policy, **kept)
+    return config.replace(policy=name, **kept)
 
 
 def check_size(count: int, policies: int, gen_length: int) -> None:

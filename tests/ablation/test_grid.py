@@ -81,7 +81,7 @@ def test_a_policy_takes_the_axes_it_reads():
     [
         (("radius=1", "radius=2"), "radius is given twice"),
         (("policy=confidence_threshold", "radius=1"), "does not read radius"),
-        (("policy=greedy", "radius=1"), "unknown policy"),
+        (("policy=gredy", "radius=1"), "unknown policy"),
         (("block_length=5",), "does not divide"),
         (("threshold=0.9,2",), "threshold is 2"),
         (("threshold=0.8:0.9:101", "relaxed_threshold=0:0.7:101"), "10201 points are more"),

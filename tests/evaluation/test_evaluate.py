@@ -7,7 +7,6 @@ from leapjax.cli.evaluate import main
 from leapjax.compilation import cache_folder
 from leapjax.config import DecodeConfig
 from leapjax.errors import UserError
-from leapjax.evaluation.defaults import model_options
 from leapjax.evaluation.results import Results
 from leapjax.evaluation.settings import rows
 
@@ -100,17 +99,6 @@ def test_bad_arguments(capsys, argv, message):
     assert main(["--model", LLADA, *argv]) == 2
     streams = capsys.readouterr()
     assert message in streams.err and streams.err.count("\n") == 1 and not streams.out
-
-
-def test_decode_yaml(tmp_path, monkeypatch):
-    assert model_options(tmp_path) == {} == model_options("org/name")
-    (tmp_path / "decode.yaml").write_text("gen_length: 64\nblock_length: 16\n")
-    assert model_options(tmp_path) == {"gen_length": 64, "block_length": 16}
-    (tmp_path / "decode.yaml").write_text("threshold: 0.5\n")
-    with pytest.raises(UserError, match="threshold does not belong here"):
-        model_options(tmp_path)
-    monkeypatch.setattr("leapjax.lm.embedded_path", lambda: tmp_path / "none")
-    assert model_options(None) == {"gen_length": 64, "block_length": 32}
 
 
 def test_cache_folder(tmp_path):

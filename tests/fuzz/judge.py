@@ -280,9 +280,10 @@ def _options(case, tmp, oracle):
         return EQUAL, ""
     if way == "yaml":
         (tmp / "c.yaml").write_text(yaml.safe_dump(given, allow_unicode=True), "utf-8")
-        from leapjax.options import decode_config, read_config
+        from leapjax.config.resolve import resolve
+        from leapjax.options import read_config
 
-        config = decode_config({}, read_config(tmp / "c.yaml"))
+        config = resolve({}, read_config(tmp / "c.yaml"))
         argv += ["--config", str(tmp / "c.yaml")]
     else:
         for name, value in given.items():
@@ -321,13 +322,14 @@ def _allowed(case, config):
 def _flags_allowed(case, argv):
     """The same, for flags; what they don't parse to is refused before anything is compiled."""
     from leapjax.cli.common import Parser
-    from leapjax.options import decode_config, set_flags
+    from leapjax.config.resolve import resolve
+    from leapjax.options import set_flags
 
     parser = Parser(prog="leapjax decode")
     decode_command.add_arguments(parser)
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            return _allowed(case, decode_config(set_flags(parser.parse_args(argv))))
+            return _allowed(case, resolve(set_flags(parser.parse_args(argv))))
     except (SystemExit, UserError):
         return True
 

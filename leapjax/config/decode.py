@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from leapjax.config import check
 from leapjax.errors import UserError
 from leapjax.policies import POLICIES
+from leapjax.policies.names import policy_of
 
 CACHES = ("none", "prefix", "dual")
 QUANTIZATIONS = ("int8",)
@@ -43,15 +44,19 @@ def _own(kind, help_text: str, low, high=None, *, above: bool = False):
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class DecodeConfig:
     """Options of a decode; see the fields' help, and docs/contract.md for the definitions.
 
     `None` in a policy's own field means the policy's default: read the value in force
-    with `value(name)`.
+    with `value(name)`. A config is complete: what it does not name has the default, not what
+    some checkpoint says (`LM.options` goes by the checkpoint).
 
     Raises:
-      UserError: a value is out of range, or set but not read by the policy.
+      UserError: an unknown name; a value that is out of range, or set but not read by the policy.
+
+    >>> DecodeConfig(policy="greedy", gen_length=64)
+    DecodeConfig(policy='low_confidence', gen_length=64)
     """
 
     policy: str = _field("localleap", str, "which positions commit in a pass", tuple(POLICIES))
@@ -129,11 +134,24 @@ class DecodeConfig:
     )
     cache: str = _field("none", str, "KV cache", CACHES)
 
+    def __new__(cls, *args, **options):
+        """Refuse what is no option before `__init__` ends in a TypeError."""
+        if args:
+            raise UserError("DecodeConfig: options go by name, such as threshold=0.9")
+        check_keys(options, "DecodeConfig")
+        return super().__new__(cls)
+
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _coerce(field, getattr(self, field.name)))
-        _check_ranges(self)
-        _check_policy(self)
+            object.__setattr__(self, field.name, check.coerce(field, getattr(self, field.name)))
+        check.ranges(self)
+        for name, value in check.policy(self).items():
+            object.__setattr__(self, name, value)
+        check.together(self, POLICY_OPTIONS)
+
+    def __repr__(self) -> str:
+        said = ", ".join(f"{name}={value!r}" for name, value in self.changed().items())
+        return f"DecodeConfig({said})"
 
     @property
     def blocks(self) -> int:
@@ -163,6 +181,11 @@ class DecodeConfig:
         """A copy with some options changed, validated again."""
         check_keys(changes, "option")
         return dataclasses.replace(self, **changes)
+
+    def changed(self) -> dict[str, Any]:
+        """The options that differ from the defaults."""
+        values = {name: getattr(self, name) for name in FIELDS}
+        return {name: v for name, v in values.items() if v != FIELDS[name].default}
 
     def to_dict(self) -> dict[str, Any]:
         """Every option with its value in force, JSON-ready."""
@@ -212,9 +235,9 @@ def check_keys(
     known = list(allowed) or list(FIELDS)
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(str(name)[:80], known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise UserError(f"{where}: unknown {what} {name!r}; {hint}")
+            raise UserError(f"{where}: unknown {what} {check.shown(name)}; {hint}")
 
 
 def row_config(job: DecodeConfig, options: Mapping[str, Any], where: str) -> DecodeConfig:
@@ -231,134 +254,24 @@ def row_config(job: DecodeConfig, options: Mapping[str, Any], where: str) -> Dec
     if not isinstance(options, Mapping):
         raise UserError(f"{where}: options must be an object of names and values")
     check_keys(options, where)
-    for name, given in options.items():
-        if name not in PER_ROW and given != job.value(name):
-            raise UserError(
-                f"{where}: option {name!r} is the same for the whole job; "
-                f"set it with --{name.replace('_', '-')}"
-            )
     own = {k: v for k, v in options.items() if k in PER_ROW}
-    if not own:
-        return job
     try:
-        return dataclasses.replace(job, **own)
+        for name, given in options.items():
+            if name not in PER_ROW and not _same(job, name, given):
+                raise UserError(
+                    f"option {name!r} is the same for the whole job; "
+                    f"set it with --{name.replace('_', '-')}"
+                )
+        return dataclasses.replace(job, **own) if own else job
     except UserError as e:
         raise UserError(f"{where}: {e}") from e
 
 
-def _coerce(field: dataclasses.Field, value: Any) -> Any:
-    """Bring a YAML, JSON or Python value to the field's type, or say why not."""
-    name, kind = field.name, field.metadata["kind"]
-    optional = field.default is None
-    if name == "top_k" and (value is False or value == "off" or value == 0):
-        return None  # YAML reads a bare `off` as false
-    if value is None:
-        if optional:
-            return None
-        raise UserError(f"{name} has no value; the default is {field.default!r}")
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
-        value = value.item()  # NumPy scalars are welcome
-    wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[kind]
-    bad = UserError(f"{name} is {value!r}; expected {wanted}")
-    if kind is bool:
-        if not isinstance(value, bool):
-            raise bad
-        return value
-    if kind is str:
-        if not isinstance(value, str):
-            raise bad
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise bad
-    if kind is int:
-        if isinstance(value, float) and not value.is_integer():
-            raise bad
-        return int(value)
-    if not math.isfinite(value):
-        raise UserError(f"{name} is {value!r}; expected a finite number")
-    return float(value)
-
-
-def _check_ranges(c: DecodeConfig) -> None:
-    for field in dataclasses.fields(c):
-        choices, value = field.metadata["choices"], getattr(c, field.name)
-        if choices and value is not None and value not in choices:
-            near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise UserError(f"{field.name} is {value!r}; {hint}choose one of {', '.join(choices)}")
-    for name in ("threshold", "relaxed_threshold"):
-        value = getattr(c, name)
-        if value is not None and not 0.0 <= value <= 1.0:
-            raise UserError(f"{name} is {value}; expected a probability between 0 and 1")
-    for name in OWN:
-        value, allowed = getattr(c, name), FIELDS[name].metadata["own"]
-        low, high, above = allowed["low"], allowed["high"], allowed["above"]
-        if value is not None and (value < low or (above and value == low)):
-            least = "more than" if above else "at least"
-            raise UserError(f"{name} is {value}; expected {least} {low}")
-        if value is not None and value > high:
-            raise UserError(f"{name} is {value}; expected at most {high:g}")
-    limit = 2**31 - 1
-    for name, least in (("radius", 0), ("steps", 1), ("gen_length", 1), ("block_length", 1)):
-        value = getattr(c, name)
-        if value is not None and not least <= value <= limit:
-            raise UserError(f"{name} is {value}; expected at least {least}")
-    if c.gen_length % c.block_length:
-        raise UserError(
-            f"block_length {c.block_length} does not divide gen_length {c.gen_length}; "
-            f"choose a divisor, such as {_divisor_near(c.gen_length, c.block_length)}"
-        )
-    if c.temperature < 0:
-        raise UserError(f"temperature is {c.temperature}; expected 0 or more")
-    if not 0.0 < c.top_p <= 1.0:
-        raise UserError(f"top_p is {c.top_p}; expected more than 0 and at most 1")
-    if c.top_k is not None and not 1 <= c.top_k <= limit:
-        raise UserError(f"top_k is {c.top_k}; expected at least 1, or leave it off")
-    if not 0 <= c.seed < 2**32:
-        raise UserError(f"seed is {c.seed}; expected 0 to 2**32 - 1")
-    if c.cfg_scale < 0:
-        raise UserError(f"cfg_scale is {c.cfg_scale}; expected 0 or more")
-
-
-def _check_policy(c: DecodeConfig) -> None:
-    policy = POLICIES[c.policy]
-    for name in POLICY_OPTIONS:
-        if getattr(c, name) is not None and name not in policy.defaults:
-            reads = ", ".join(policy.defaults) or "none"
-            raise UserError(
-                f"{name} is set, but policy {c.policy} does not read it (it reads: {reads}); "
-                f"remove it or choose another policy"
-            )
-    if "relaxed_threshold" in policy.defaults:
-        relaxed, threshold = c.value("relaxed_threshold"), c.value("threshold")
-        if relaxed > threshold:
-            raise UserError(
-                f"relaxed_threshold {relaxed} is above threshold {threshold}; "
-                f"lower relaxed_threshold or raise threshold"
-            )
-    if "low_threshold" in policy.defaults and c.value("low_threshold") > c.value("threshold"):
-        raise UserError(
-            f"low_threshold {c.value('low_threshold')} is above threshold {c.value('threshold')}; "
-            f"lower low_threshold or raise threshold"
-        )
-    if "recheck" in policy.needs and c.cache != "none":
-        raise UserError(
-            f"cache is {c.cache}, but policy {c.policy} reads the whole sequence in every pass; "
-            f"choose cache none or another policy"
-        )
-    if policy.scheduled:
-        if c.value("schedule") == "dream" and c.block_length != c.gen_length:
-            raise UserError(
-                f"schedule dream runs over the whole canvas; set block_length to gen_length "
-                f"({c.gen_length}), not {c.block_length}"
-            )
-        if c.value("steps") % c.blocks:
-            raise UserError(
-                f"steps {c.value('steps')} is not a multiple of the {c.blocks} blocks "
-                f"(gen_length {c.gen_length} / block_length {c.block_length})"
-            )
-
-
-def _divisor_near(n: int, wanted: int) -> int:
-    divisors = {d for i in range(1, math.isqrt(n) + 1) if n % i == 0 for d in (i, n // i)}
-    return min(divisors, key=lambda d: (abs(d - wanted), d))
+def _same(job: DecodeConfig, name: str, given: Any) -> bool:
+    """Whether the job decodes with this value of an option that a record can't set."""
+    value = check.coerce(FIELDS[name], given)
+    if name != "policy" or value == job.policy:
+        return value == job.value(name)
+    # By another name it may be the job's; a name that means other steps is refused by `replace`.
+    same = (policy_of(value) or ("",))[0] == job.policy
+    return same and dataclasses.replace(job, policy=value) == job

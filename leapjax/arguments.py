@@ -1,0 +1,122 @@
+"""What people hand to `LM`'s methods: one prompt or many, row counts, switches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from leapjax.config import FIELDS, check_keys
+from leapjax.config.check import shown
+from leapjax.errors import UserError
+from leapjax.types import Request
+
+_PROMPTS = "a text, messages, token ids, a record, or a list of them"
+
+
+def listed(prompts: Any, what: str = "prompts") -> list[Any]:
+    """Prompts as a list; one prompt given bare becomes a list of one.
+
+    Args:
+      prompts: a text, messages, token ids, a record, a Request, or an iterable of them.
+      what: it is called in messages.
+
+    Raises:
+      UserError: nothing of the kind.
+
+    >>> listed("Why?"), listed([1, 2]), listed([[1, 2], "Why?"])
+    (['Why?'], [[1, 2]], [[1, 2], 'Why?'])
+    """
+    prompts = [*streamed(prompts, what)]
+    if prompts and isinstance(prompts[0], int | np.integer):
+        return [prompts]
+    if prompts and isinstance(prompts[0], Mapping) and {"role", "content"} <= prompts[0].keys():
+        return [prompts]
+    return prompts
+
+
+def streamed(prompts: Any, what: str = "requests") -> Iterable[Any]:
+    """Prompts as something to iterate over, nothing of it read yet.
+
+    Args:
+      prompts: a text, a record, a Request, or an iterable of prompts.
+      what: it is called in messages.
+
+    Raises:
+      UserError: nothing of the kind.
+    """
+    if isinstance(prompts, str | Mapping | Request):
+        return [prompts]
+    if isinstance(prompts, bytes | set | frozenset) or not isinstance(prompts, Iterable):
+        raise UserError(f"{what} is {shown(prompts)}; expected {_PROMPTS}")
+    return prompts
+
+
+def check_ids(records: Iterable[Any]) -> None:
+    """Refuse two records that bring the same id.
+
+    Args:
+      records: prompts of any kind.
+
+    Raises:
+      UserError: an id occurs twice, as text.
+    """
+    seen: set[str] = set()
+    for number, record in enumerate(records, 1):
+        if isinstance(record, Request):
+            continue
+        own = record.get("id") if isinstance(record, Mapping) else None
+        text = str(number if own is None else own)
+        if text in seen:
+            raise UserError(
+                f"record {number}: id {text!r} occurs twice (without an id, it is the "
+                f"position, from 1); give every record an id of its own"
+            )
+        seen.add(text)
+
+
+def row_count(given: Any, name: str = "batch_size") -> int | None:
+    """A number of rows, at least 1; None stays None.
+
+    Args:
+      given: what somebody wrote.
+      name: of the argument.
+
+    Raises:
+      UserError: no whole number of at least 1.
+    """
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 1:
+        raise UserError(f"{name} is {shown(given)}; expected a whole number of at least 1")
+    return int(given)
+
+
+def switch(given: Any, name: str) -> bool:
+    """True or False.
+
+    Args:
+      given: what somebody wrote.
+      name: of the argument.
+
+    Raises:
+      UserError: anything else.
+    """
+    if not isinstance(given, bool | np.bool_):
+        raise UserError(f"{name} is {shown(given)}; expected True or False")
+    return bool(given)
+
+
+def check_names(options: Mapping[str, Any], method: str, *own: str) -> None:
+    """Refuse keyword arguments that are no decode options.
+
+    Args:
+      options: the keyword arguments that `method` does not name.
+      method: its name.
+      *own: the arguments that it does name, for suggestions.
+
+    Raises:
+      UserError: an unknown name.
+    """
+    check_keys(options, f"{method}()", (*FIELDS, *own), "argument")

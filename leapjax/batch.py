@@ -1,0 +1,92 @@
+"""Prompts as the arrays of one decode, for `leapjax.decoding.decode` and programs of one's own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from leapjax.decoding import DecodeState, Program, initial_state
+from leapjax.decoding.cached import with_cache
+from leapjax.engine import completion
+from leapjax.errors import UserError
+from leapjax.types import Completion, Request
+
+if TYPE_CHECKING:
+    from leapjax.lm import LM
+
+# Structure that a row may lack: its own numbers (temperature 0, …) leave it without effect.
+_WIDER = ("sampling", "filtering", "guidance")
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """What `leapjax.decoding.decode(params, state, program)` takes, made by `LM.batch`.
+
+    Attributes:
+      params: the model's pytree, as the programs take it.
+      state: B rows before their first pass.
+      program: what is static; hashable, so it can be a static argument of `jax.jit`.
+      requests: the rows' requests, in order.
+    """
+
+    params: Any
+    state: DecodeState
+    program: Program
+    requests: tuple[Request, ...]
+    finish: Callable[[Request, list[int]], tuple[str, str]]
+
+    def completions(self, final: DecodeState) -> list[Completion]:
+        """The rows' answers.
+
+        Args:
+          final: what `decode` made of `state`.
+
+        Returns:
+          One Completion a row.
+        """
+        names = ("tokens", "commit_step", "commit_kind", "commit_confidence")
+        names += ("first", "steps", "full_passes")
+        host = {name: np.asarray(getattr(final, name)) for name in names}
+        return [
+            completion(request, {k: v[b] for k, v in host.items()}, self.program, self.finish)
+            for b, request in enumerate(self.requests)
+        ]
+
+
+def batch(lm: LM, requests: Sequence[Request]) -> Batch:
+    """Requests as one batch of rows.
+
+    Args:
+      lm: the model; its first replica's parameters are taken.
+      requests: at least one; their options may differ in what each row has for itself.
+
+    Raises:
+      UserError: no request, or two that need programs of different structure.
+    """
+    if not requests:
+        raise UserError("prompts is empty; a batch needs at least one")
+    engine = lm.engine(len(requests))
+    programs = [engine.program(r) for r in requests]
+    union = {name: any(getattr(p, name) for p in programs) for name in _WIDER}
+    program = dataclasses.replace(
+        programs[0], length=max(p.length for p in programs), refresh_group=0, **union
+    )
+    for number, other in enumerate(programs, 1):
+        for field in dataclasses.fields(Program):
+            name = field.name
+            if name in (*_WIDER, "length", "refresh_group"):
+                continue
+            if getattr(other, name) != getattr(program, name):
+                raise UserError(
+                    f"record {number}: {name} is {getattr(other, name)}, the first one's is "
+                    f"{getattr(program, name)}; a batch has one {name}"
+                )
+    state = jax.tree.map(jnp.asarray, initial_state(list(requests), program))
+    if program.cache != "none":
+        state = with_cache(state, program)
+    return Batch(lm.replicas[0].params, state, program, tuple(requests), lm.finish)

@@ -1,0 +1,29 @@
+"""Options of a decode: what there are, what they may be, and which are in force."""
+
+from __future__ import annotations
+
+from leapjax.config.decode import (
+    CACHES,
+    FIELDS,
+    OWN,
+    PER_ROW,
+    POLICY_OPTIONS,
+    QUANTIZATIONS,
+    SCHEDULES,
+    DecodeConfig,
+    check_keys,
+    row_config,
+)
+
+__all__ = [
+    "CACHES",
+    "FIELDS",
+    "OWN",
+    "PER_ROW",
+    "POLICY_OPTIONS",
+    "QUANTIZATIONS",
+    "SCHEDULES",
+    "DecodeConfig",
+    "check_keys",
+    "row_config",
+]

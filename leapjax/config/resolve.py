@@ -1,0 +1,181 @@
+"""Which options are in force: one rule for Python, commands, jobs, studies, the harness and Ray.
+
+    flags or arguments  >  --config YAML  >  the checkpoint's decode.yaml  >  the task  >  default
+
+A model that was trained on a canvas of 64 says so in its `decode.yaml`, and nobody has to know.
+Canvas and block go together: whoever sets one of the two leaves out both of the levels below
+(a checkpoint's block may not divide the user's canvas). The user's flags and YAML are one level
+there.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from leapjax.config.check import shown
+from leapjax.config.decode import FIELDS, POLICY_OPTIONS, DecodeConfig, check_keys
+from leapjax.errors import UserError
+from leapjax.options import ConfigFile, read_config
+from leapjax.policies import POLICIES
+from leapjax.policies.names import policy_of
+
+CHECKPOINT_FILE = "decode.yaml"
+CANVAS = ("gen_length", "block_length")
+
+
+def checkpoint_options(model: str | Path | None) -> ConfigFile:
+    """The options of a model's `decode.yaml`.
+
+    Args:
+      model: a folder; None is the embedded model, a hub id has none.
+
+    Returns:
+      What the file says; nothing where there is none. The embedded model without one gets
+      the canvas of its task.
+
+    Raises:
+      UserError: the file is unusable, or sets a policy or a model, which are the user's choice.
+    """
+    from leapjax.lm import embedded_path
+
+    path = (embedded_path() if model is None else Path(model)) / CHECKPOINT_FILE
+    if not path.is_file():
+        return ConfigFile(str(path), {} if model is not None else _of_the_task())
+    file = read_config(path)
+    for name in ("policy", *POLICY_OPTIONS):
+        if name in file.options:
+            raise UserError(f"{path}: {name} does not belong here; only what every policy reads")
+    if file.model is not None:
+        raise UserError(f"{path}: model does not belong here")
+    try:
+        DecodeConfig(**file.options)
+    except UserError as e:
+        raise UserError(f"{path}: {e}") from e
+    return file
+
+
+def _of_the_task() -> dict[str, Any]:
+    from leapjax import tasks
+
+    task = tasks.get("wordproblems")
+    return {name: getattr(task, name) for name in CANVAS}
+
+
+def resolve(
+    given: Mapping[str, Any],
+    file: ConfigFile | None = None,
+    checkpoint: ConfigFile | None = None,
+    task: Any = None,
+    warn: Callable[[str], None] = lambda line: None,
+) -> DecodeConfig:
+    """The options in force.
+
+    Args:
+      given: flags or arguments, only those that were set.
+      file: what `--config` names, or None.
+      checkpoint: from `checkpoint_options`, or None.
+      task: of a study: has `gen_length` and `block_length`; or None.
+      warn: takes a line for each of the file's options that a given policy does not read.
+
+    Raises:
+      UserError: an unknown name, an unusable value, or one that is set and not read.
+    """
+    check_keys(given, "options")
+    written = dict(file.options) if file else {}
+    if file and "policy" in given:
+        for name in _unread(given, written):
+            warn(
+                f"{file.path}: {name} is left out, policy {given['policy']} does not read it "
+                f"(the file is for {written.get('policy', FIELDS['policy'].default)})"
+            )
+            del written[name]
+    own = dict(checkpoint.options) if checkpoint else {}
+    merged: dict[str, Any] = {}
+    canvas = {} if task is None else {name: getattr(task, name) for name in CANVAS}
+    for level in (canvas, own, {**written, **given}):
+        if level.keys() & set(CANVAS):
+            merged = {name: v for name, v in merged.items() if name not in CANVAS}
+        merged |= level
+    try:
+        return DecodeConfig(**merged)
+    except UserError as e:
+        # A message begins with the option's name: say where its value is from, if not given.
+        words = str(e).split()
+        if file and words[0] not in given and not written.keys().isdisjoint(words):
+            raise UserError(f"{file.path}: {e}") from e
+        if checkpoint and words[0] in own and merged.get(words[0]) is own[words[0]]:
+            raise UserError(f"{checkpoint.path}: {e}") from e
+        raise
+
+
+def _unread(given: Mapping[str, Any], written: Mapping[str, Any]) -> list[str]:
+    """Options of a file that are for its own policy and not for the given one."""
+    wanted = policy_of(given["policy"]) if isinstance(given["policy"], str) else None
+    files = written.get("policy", FIELDS["policy"].default)
+    theirs = policy_of(files) if isinstance(files, str) else None
+    if wanted is None or theirs is None or wanted == theirs:
+        return []
+    name, tokens = wanted
+    # `greedy` says how many tokens a step commits, and so what steps and schedule are.
+    fixed = ("steps", "schedule") if tokens else ()
+    reads = [n for n in POLICIES[name].defaults if n not in fixed]
+    if name == theirs[0]:
+        reads += [n for n in POLICY_OPTIONS if n not in fixed]  # only a fixed schedule's differ
+    return [n for n in POLICY_OPTIONS if n in written and n not in given and n not in reads]
+
+
+def from_python(
+    config: DecodeConfig | None, options: Mapping[str, Any], checkpoint: ConfigFile | None
+) -> DecodeConfig:
+    """The options in force for a call from Python.
+
+    Args:
+      config: complete options, the checkpoint's left aside; None goes by the checkpoint's.
+      options: keyword arguments, which win over either.
+      checkpoint: from `checkpoint_options`, or None.
+
+    Raises:
+      UserError: as `resolve`, or `config` is no DecodeConfig.
+    """
+    if config is None:
+        return resolve(_followed(options, {}), checkpoint=checkpoint, warn=_warn)
+    if isinstance(config, Mapping):
+        check_keys(config, "config")
+        said = ", ".join(f"{name}={shown(value)}" for name, value in config.items())
+        raise UserError(
+            f"config is a dict; give its options by name ({said}), or as "
+            f"leapjax.DecodeConfig({said})"
+        )
+    if not isinstance(config, DecodeConfig):
+        raise UserError(f"config is {shown(config)}; expected a leapjax.DecodeConfig")
+    if not options:
+        return config
+    said = config.changed()
+    return resolve(_followed(options, said), ConfigFile("config", said), warn=_warn)
+
+
+def _followed(options: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords, where a lower threshold that nobody set follows `threshold` down.
+
+    `threshold=0.5` alone is then a decode and no contradiction of the default 0.75. On command
+    lines and in records, which nobody watches, it is refused.
+    """
+    out, threshold = dict(options), options.get("threshold")
+    policy = options.get("policy", said.get("policy", FIELDS["policy"].default))
+    found = policy_of(policy) if isinstance(policy, str) else None
+    if found is None or isinstance(threshold, bool) or not isinstance(threshold, int | float):
+        return out
+    for lower in ("relaxed_threshold", "low_threshold"):
+        default = POLICIES[found[0]].defaults.get(lower)
+        if default is None or lower in out or lower in said or not 0 <= threshold < default:
+            continue
+        out[lower] = threshold
+        _warn(f"{lower} is {threshold}, as threshold is; its default {default} is above that")
+    return out
+
+
+def _warn(line: str) -> None:
+    warnings.warn(line, stacklevel=6)

@@ -1,0 +1,53 @@
+"""A model's raw output on ids of any shape, with what was given checked."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from leapjax.errors import UserError
+from leapjax.models import transformer
+from leapjax.models.config import ModelConfig
+
+
+@functools.partial(jax.jit, static_argnames=("config", "dtype"))
+def _logits(params, ids, positions, valid, config: ModelConfig, dtype):
+    hidden = transformer.hidden_states(params, config, ids, positions, valid, jnp.dtype(dtype))
+    return transformer.head(params, config, hidden, jnp.dtype(dtype))
+
+
+def logits(params: Any, config: ModelConfig, dtype: str, ids: Any, attention_mask: Any = None):
+    """See `LM.logits`.
+
+    Args:
+      params: the model's pytree.
+      config: its shape.
+      dtype: compute dtype's name.
+      ids: (B, T) or (T,) integers.
+      attention_mask: (B, T), 0 or False where a column is a pad.
+
+    Returns:
+      (B, T, V) float32.
+
+    Raises:
+      UserError: an id is outside the vocabulary, or the shapes don't agree.
+    """
+    array = np.atleast_2d(np.asarray(ids))
+    if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
+        raise UserError(f"ids: expected whole numbers of shape (B, T), got {array.shape}")
+    if array.size and not (0 <= array.min() and array.max() < config.vocab_size):
+        raise UserError(
+            f"ids: {array.min()} to {array.max()} leave the vocabulary of {config.vocab_size}"
+        )
+    if attention_mask is None:
+        valid = np.ones(array.shape, bool)
+    else:
+        valid = np.atleast_2d(np.asarray(attention_mask)).astype(bool)
+        if valid.shape != array.shape:
+            raise UserError(f"attention_mask: shape {valid.shape} is not that of ids {array.shape}")
+    positions = np.maximum(np.cumsum(valid, axis=1) - 1, 0).astype(np.int32)
+    return _logits(params, array.astype(np.int32), positions, valid, config, dtype)

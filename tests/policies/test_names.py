@@ -1,0 +1,71 @@
+"""What policies may be called, wherever a name is taken."""
+
+import pytest
+
+from leapjax import DecodeConfig, UserError
+from leapjax.ablation import grid
+from leapjax.config import row_config
+from leapjax.config.resolve import resolve
+from leapjax.evaluation.settings import LABELS, rows
+from leapjax.options import read_config
+from leapjax.policies import POLICIES
+from leapjax.policies.names import ROWS, policy_of, row_names
+from leapjax.trace.collect import config_for, name_of, names
+
+SMALL = {"gen_length": 32, "block_length": 8}
+
+
+def variants(name):
+    return name, name.replace("_", "-"), name.replace("-", "_"), name.upper(), f" {name} "
+
+
+@pytest.mark.parametrize("name", [*POLICIES, *ROWS])
+def test_every_name_is_taken_everywhere(name, tmp_path):
+    want = POLICIES[name].name if name in POLICIES else ROWS[name][0]
+    configs = [DecodeConfig(policy=n, **SMALL) for n in variants(name)]
+    assert {c.policy for c in configs} == {want} == {configs[0].to_dict()["policy"]}
+    if name in ROWS and ROWS[name][1]:
+        assert configs[0].value("steps") == 32 // ROWS[name][1]
+    assert resolve({"policy": name.replace("_", "-"), **SMALL}) == configs[0]
+    (tmp_path / "c.yaml").write_text(f"policy: {name}\ngen_length: 32\nblock_length: 8\n")
+    assert resolve({}, read_config(tmp_path / "c.yaml")) == configs[0]
+    assert row_config(configs[0], {"policy": name}, "line 1") == configs[0]
+    made = grid.build([grid.parse_axis(f"policy={name}")], DecodeConfig(**SMALL))
+    assert made.points[0].config == configs[0]
+
+
+@pytest.mark.parametrize("name", [*POLICIES, *ROWS])
+def test_tables_and_traces_take_both_kinds(name):
+    base = DecodeConfig(**SMALL)
+    (row,) = row_names([name], "--policies")
+    assert ROWS[row][0] == policy_of(name)[0] and row in LABELS
+    assert rows([name], ["none"], base)[-1].config.policy == ROWS[row][0]
+    assert names([name], base)[0] == row
+    config = config_for(row, base)
+    assert config.policy == ROWS[row][0] and name_of(config) == row
+
+
+def test_a_name_that_fixes_the_steps_bears_no_others(tmp_path):
+    for options in ({"steps": 8}, {"schedule": "dream", "block_length": 32}):
+        with pytest.raises(UserError, match="policy greedy is low_confidence with"):
+            DecodeConfig(**{**SMALL, "policy": "greedy", **options})
+    assert DecodeConfig(policy="greedy", steps=32, **SMALL).steps == 32
+    job = DecodeConfig(policy="low_confidence", steps=8, **SMALL)
+    assert row_config(job, {"policy": "schedule-4"}, "line 1") == job
+    for other in ("greedy", "threshold", "credit"):
+        with pytest.raises(UserError, match="line 1: .*(same for the whole job|with steps 32)"):
+            row_config(job, {"policy": other}, "line 1")
+    # A flag over a file: the file's steps go, and a line says so.
+    (tmp_path / "c.yaml").write_text("policy: low_confidence\nsteps: 8\n")
+    notes = []
+    file = read_config(tmp_path / "c.yaml")
+    config = resolve({"policy": "greedy", **SMALL}, file, warn=notes.append)
+    assert config.value("steps") == 32 and "steps is left out, policy greedy" in notes[0]
+
+
+def test_suggestions_know_every_name():
+    for wrong, near in (("gredy", "greedy"), ("thresold", "threshold"), ("creditt", "credit")):
+        with pytest.raises(UserError, match=f"did you mean '{near}'"):
+            DecodeConfig(policy=wrong)
+        with pytest.raises(UserError, match=f"--policies: .*did you mean '{near}'"):
+            row_names([wrong], "--policies")
