@@ -32,6 +32,7 @@ class Batch:
       state: B rows before their first pass.
       program: what is static; hashable, so it can be a static argument of `jax.jit`.
       requests: the rows' requests, in order.
+      finish: see `leapjax.engine.Engine`.
     """
 
     params: Any
@@ -39,6 +40,11 @@ class Batch:
     program: Program
     requests: tuple[Request, ...]
     finish: Callable[[Request, list[int]], tuple[str, str]]
+
+    @property
+    def arguments(self) -> tuple[Any, DecodeState, Program]:
+        """What `decode` takes, in its order."""
+        return self.params, self.state, self.program
 
     def completions(self, final: DecodeState) -> list[Completion]:
         """The rows' answers.
@@ -89,4 +95,4 @@ def batch(lm: LM, requests: Sequence[Request]) -> Batch:
     state = jax.tree.map(jnp.asarray, initial_state(list(requests), program))
     if program.cache != "none":
         state = with_cache(state, program)
-    return Batch(lm.replicas[0].params, state, program, tuple(requests), lm.finish)
+    return Batch(lm.arranged[0].params, state, program, tuple(requests), lm.finish)

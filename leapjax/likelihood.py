@@ -169,7 +169,7 @@ def _evaluate(lm: LM, pairs, batch, rows: int, length: int, window: int) -> np.n
         counted[row, window - len(answer) :] = masked
     positions = np.maximum(np.cumsum(valid, axis=1) - 1, 0).astype(np.int32)
     sums = _sums(
-        lm._arranged[0].params, ids, positions, valid, targets, counted, lm.config, lm.dtype
+        lm.arranged[0].params, ids, positions, valid, targets, counted, lm.config, lm.dtype
     )
     return np.asarray(sums, np.float64)[: len(batch)]
 

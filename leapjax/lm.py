@@ -230,7 +230,7 @@ class LM:
         return None if place is None else MeshShape(len(self.replicas), **place.mesh.shape)
 
     @functools.cached_property
-    def _arranged(self) -> list[Replica]:
+    def arranged(self) -> list[Replica]:
         """The replicas as the compiled programs take them."""
         return [
             Replica(layout.arrange(r.params, self.config, self.dtype), r.placement)
@@ -251,7 +251,7 @@ class LM:
         Raises:
           UserError: an id is outside the vocabulary, or the shapes don't agree.
         """
-        return logits(self._arranged[0].params, self.config, self.dtype, ids, attention_mask)
+        return logits(self.arranged[0].params, self.config, self.dtype, ids, attention_mask)
 
     def generate(
         self,
@@ -422,7 +422,7 @@ class LM:
         key = (slots, fixed, refresh_group)
         if key not in self._engines:
             self._engines[key] = Engine(
-                self._arranged,
+                self.arranged,
                 self.config,
                 dtype=self.dtype,
                 eot_token_id=self.codec.eot_id if self.codec else None,
