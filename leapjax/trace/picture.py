@@ -10,11 +10,12 @@ from typing import Any
 
 from leapjax.errors import UserError
 from leapjax.trace.data import KINDS, Run, Token, Trace
+from leapjax.wording import plural, times_fewer
 
 _FILL = {
     "top1": "#ffe08a",
     "anchor": "#a9d8f5",
-    "propagated": "#d5efc4",
+    "propagated": "#a5e07f",
     "schedule": "#e3dcf5",
     "early_stop": "#ffffff",
     "given": "#ffffff",
@@ -49,7 +50,7 @@ class Painter:
     def __init__(self, trace: Trace):
         check_libraries()
         self._trace = trace
-        self._text, self._small = _font("DejaVuSansMono.ttf", 19), _font("DejaVuSans.ttf", 13)
+        self._text, self._small = _font("DejaVuSansMono.ttf", 19), _font("DejaVuSans.ttf", 15)
         self._label, self._title = _font("DejaVuSans.ttf", 17), _font("DejaVuSans-Bold.ttf", 20)
         most = max(len(item.runs) for item in trace.items)
         self._columns = min(most, 3)
@@ -105,13 +106,10 @@ class Painter:
         fresh = done - 1  # of a run that is over, nothing is fresh
         done = min(done, run.steps)
         self._say(pen, x, y, run.policy, self._title, _INK)
-        words = (
-            f"step {done} of {run.steps}"
-            if not numbers
-            else f"{run.steps} step{'s' * (run.steps != 1)}"
-        )
+        words = plural(run.steps, "step") if numbers else f"step {done} of {run.steps}"
         if greedy is not None and run is not greedy:
-            words += f" ({100 * (1 - run.steps / greedy.steps):.0f} % fewer than greedy)"
+            ratio = times_fewer(run.steps, greedy.steps)
+            words += f" ({ratio} {'as' if ratio == 'as many' else 'than'} greedy)"
         left = x + _PANEL - self._label.getlength(words)
         self._say(pen, left, y + 3, words, self._label, _SOFT)
         y += 34
