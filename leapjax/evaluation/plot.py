@@ -76,7 +76,7 @@ def rows_figure(report: Mapping[str, Any]):
     left.set_xlim(-reach, reach)
     left.set_xlabel("accuracy − greedy's on the same problems,\npoints (95 % interval)")
     log_steps(right, [r["groups"]["all"]["eos_steps"] for r in rows])
-    right.set_xlabel("mean steps to the first eos, log scale\n(share of greedy's)")
+    right.set_xlabel("mean steps to the first eos\n(log scale; share of greedy's)")
     for axes in (left, right):
         axes.grid(alpha=0.3)
     s = report["settings"]
