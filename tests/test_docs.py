@@ -107,3 +107,10 @@ def test_python_can_be_pasted(page):
 def test_every_policy_has_a_row():
     rows = re.findall(r"^\|(.+?)\|", (ROOT / "docs" / "policies.md").read_text(), re.M)
     assert set(re.findall(r"`(\w+)`", " ".join(rows))) == set(policies.POLICIES)
+
+
+@pytest.mark.slow  # compiles a decode
+def test_the_readme_s_python_answers_rightly(capsys):
+    [body] = [body for kind, body in FENCE.findall(PAGES[0].read_text()) if kind == "python"]
+    exec(compile(body, "README.md", "exec"), {})
+    assert "#### 17" in capsys.readouterr().out
