@@ -4,11 +4,11 @@
 """
 
 import contextlib
-import functools
 import gc
-import itertools
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 
 import hypothesis
@@ -21,12 +21,41 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Before anything starts the backend; a test session that inherits a device count keeps it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-# Tests compile hundreds of tiny programs: compile them quickly rather than well. Commands that
-# tests start as processes get the same flags; speed itself is `scripts/benchmark.py`'s.
-if os.environ["JAX_PLATFORMS"] == "cpu":
-    os.environ["XLA_FLAGS"] = (
-        f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+# Tests compile thousands of tiny programs: compile them quickly rather than well. Commands that
+# tests start as processes get the same flags; speed itself is `scripts/benchmark.py`'s, and `make
+# test-goldens` (LEAPJAX_TEST_OPTIMISED) compiles as users do.
+_QUICKLY = (
+    "--xla_backend_optimization_level=0",
+    # No MLIR emitters: half of the compiler's time and more.
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+    "--xla_llvm_disable_expensive_passes=true",
+)
+
+
+def _known_to_xla(flags):
+    """Whether this XLA takes the flags; it ends the process if not."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import jax; jax.devices()"],
+        env={**os.environ, "XLA_FLAGS": " ".join(flags)},
+        capture_output=True,
     )
+    return done.returncode == 0
+
+
+def _compile_quickly():
+    """Set XLA_FLAGS, once a session: workers inherit them."""
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    if _QUICKLY[0] in flags:
+        return
+    known = _QUICKLY
+    if not _known_to_xla(known):
+        known = [flag for flag in _QUICKLY if _known_to_xla([flag])]
+    os.environ["XLA_FLAGS"] = " ".join([*flags, *known])
+
+
+if os.environ["JAX_PLATFORMS"] == "cpu" and "LEAPJAX_TEST_OPTIMISED" not in os.environ:
+    _compile_quickly()
 
 # Commands keep compiled programs between runs; those of tests leave nothing behind.
 _PROGRAMS = tempfile.TemporaryDirectory(prefix="leapjax-tests-")
@@ -91,62 +120,29 @@ class Compilations:
 _compilations = Compilations()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def forget_programs():
-    """Drop each module's compiled programs: a process has room for only so many."""
-    yield
+def _forget_programs():
     jax.clear_caches()
     gc.collect()
 
 
-# What every pair is compiled with: no MLIR emitters, half of the compiler's time and more; one
-# piece of code a program. The quick and slow tests compile as users do.
-_HASTY = {
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 1,
-    "xla_llvm_disable_expensive_passes": True,
-}
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Drop each module's compiled programs."""
+    yield
+    _forget_programs()
 
 
-@functools.cache
-def _hasty_options():
-    """Those that this version of XLA knows."""
-    known = {}
-    for name, value in _HASTY.items():
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            jax.jit(jax.numpy.negative).lower(1.0).compile({name: value})
-            known[name] = value
-    return known
-
-
-class _Hasty:
-    """A lowered program that compiles with those options."""
-
-    def __init__(self, lowered):
-        self.lowered = lowered
-
-    def compile(self):
-        return self.lowered.compile(_hasty_options())
-
-
-_exhaustive_tests = itertools.count(1)
+_forgotten = 0  # programs that were compiled before the last time
 
 
 @pytest.fixture(autouse=True)
-def haste(request, monkeypatch):
-    """Exhaustive tests compile hundreds of programs, each for a few passes."""
-    if not request.node.get_closest_marker("exhaustive"):
-        yield
-        return
-    from leapjax import engine
-
-    lower = engine.lower_run
-    monkeypatch.setattr(engine, "lower_run", lambda *how: _Hasty(lower(*how)))
+def room_for_programs():
+    """A program is dozens of memory maps, of which Linux gives a process 65,530."""
+    global _forgotten
     yield
-    # A program is dozens of memory maps, of which Linux gives a process 65,530.
-    if next(_exhaustive_tests) % 20 == 0:
-        jax.clear_caches()
-        gc.collect()
+    if len(_compilations.names) - _forgotten > 500:
+        _forgotten = len(_compilations.names)
+        _forget_programs()
 
 
 @pytest.fixture

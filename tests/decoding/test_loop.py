@@ -125,6 +125,17 @@ def test_rows_progress_and_what_is_decided_stays(name):
     assert not before.open.any()
 
 
+def test_what_a_policy_remembers_ends_with_its_block():
+    """A memory is void where a block begins: what stands there then changes nothing."""
+    params, asked, program = batch("credit-all-at-once")
+    state = start(asked, program)
+    want = jax.device_get(run(params, start(asked, program), program))
+    used = jax.tree.map(lambda x: x + jnp.asarray(9, x.dtype), state.memory)
+    got = jax.device_get(run(params, dataclasses.replace(state, memory=used), program))
+    for b in range(len(asked)):
+        assert row(got, b) == row(want, b)
+
+
 @pytest.mark.parametrize("name", BY_STRUCTURE)
 def test_mates_slot_pads_and_refill_change_nothing(name):
     params, asked, program = batch(name, count=4, seed=2)
@@ -144,7 +155,7 @@ def test_mates_slot_pads_and_refill_change_nothing(name):
     assert row(jax.device_get(run(params, state, program)), 1) == alone
 
     # Into a slot that was used, while the neighbours are under way.
-    state = run(params, start([others[0]], program, slots), program)
+    state = run(params, start([others[0], others[2]], program, slots), program)
     state = seat(state, {0: others[1], 2: others[2]}, program)
     state = run(params, state, program, 2)
     before = jax.device_get(state)
@@ -153,6 +164,15 @@ def test_mates_slot_pads_and_refill_change_nothing(name):
     for b in (0, 2):
         assert row(before, b, full=True) == row(after, b, full=True)
     assert row(jax.device_get(run(params, state, program)), 1) == alone
+
+
+def test_who_waits_longest_refreshes_first():
+    params, asked, program = batch("all-at-once", seed=2)
+    program = dataclasses.replace(program, refresh_group=1)
+    state = start(asked, program)
+    state = dataclasses.replace(state, due=jnp.array([2, 0, 1], jnp.int32))
+    served = run(params, state, program, 1)
+    assert served.full_passes.tolist() == served.steps.tolist() == [0, 1, 0]
 
 
 def seat(state, arrivals, program):
@@ -302,6 +322,17 @@ def test_infill_keeps_what_is_given(family):
         assert out["done"] and len(out["tokens"]) == len(ids)
         for got, was, when in zip(out["tokens"], ids, out["commit_step"], strict=True):
             assert (got == was and when == -2) if was != mask else (got != mask and when >= 0)
+
+
+def test_a_block_without_an_open_position_takes_no_step():
+    """The second and third of four blocks are given; one pass finishes each of the others."""
+    mask = MODELS["llada"].mask_token_id
+    config, program = infill_structure("llada")
+    config = config.replace(threshold=0.0, relaxed_threshold=0.0)
+    ids = [mask] * 4 + [3] * 8 + [mask] * 2
+    (out,) = decode(params_of("llada"), [request(ids, config, infill=True)], program, 6)
+    assert out["steps"] == 2
+    assert out["commit_step"] == [0] * 4 + [-2] * 8 + [1] * 2
 
 
 def test_nothing_open_is_done_at_once():

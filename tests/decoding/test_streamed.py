@@ -69,9 +69,14 @@ def test_the_lowest_of_equal_tokens_is_chosen(monkeypatch):
     config, params, program = made(0, 8, monkeypatch)
     flat = {**params, "head_pieces": tuple(jnp.zeros_like(p) for p in params["head_pieces"])}
     hidden = jnp.ones((B, W, config.d_model))
-    proposal = streamed.propose(flat, hidden, initial_state([], program, B).options, program)
-    assert not np.asarray(proposal.token).any()
-    np.testing.assert_allclose(proposal.confidence, 1 / config.vocab_size, rtol=1e-5)
+    options = initial_state([], program, B).options
+    equal = jnp.zeros((B, W, config.vocab_size), jnp.float32)
+    for proposal in (
+        streamed.propose(flat, hidden, options, program),
+        propose(equal, options, None, jnp.zeros(B, bool), program),
+    ):
+        assert not np.asarray(proposal.token).any()
+        np.testing.assert_allclose(proposal.confidence, 1 / config.vocab_size, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
