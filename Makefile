@@ -8,12 +8,14 @@ DIST ?= dist
 # CUDA; name a CPU build where there is one.
 TORCH ?= torch
 
-.PHONY: help venv demo test test-slow test-exhaustive tpu test-tpu test-all oracle extras lint types
+.PHONY: help venv demo test test-goldens test-faults test-slow test-exhaustive tpu test-tpu test-all oracle extras lint types
 .PHONY: format bench support wheel clean
 
 help:
 	@echo "make demo      decode with the small model that comes with leapjax"
 	@echo "make test      the tests that take minutes"
+	@echo "make test-goldens  those of the goldens, compiled as users compile"
+	@echo "make test-faults   seeded faults, each of which make test must notice"
 	@echo "make test-all  all tests, with the torch oracle (TORCH=... chooses the build), the TPU compiler,"
 	@echo "               and a browser if a Chromium is installed"
 	@echo "make lint      ruff: lint and format check;  make types: pyright"
@@ -55,6 +57,21 @@ demo: $(VENV)/.core
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
+# The goldens, and what is read in compiled programs, at the optimisation level that users have: the
+# other tests compile quickly instead (tests/conftest.py).
+CACHED = tests/decoding/test_cached.py
+test-goldens: $(VENV)/.dev
+	LEAPJAX_TEST_OPTIMISED=1 $(BIN)/python -m pytest --dist worksteal -m "not tpu_compile and not oracle" \
+	  tests/decoding/test_golden.py tests/converters/test_golden.py \
+	  $(CACHED)::test_the_loop_does_not_copy_the_cache \
+	  $(CACHED)::test_dual_window_cost_does_not_grow_with_the_canvas \
+	  $(CACHED)::test_a_pass_without_a_refresh_pays_for_none \
+	  tests/decoding/test_loop.py::test_compiled_loop $(PYTEST)
+
+# Are faults that somebody seeds noticed? Half an hour.
+test-faults: $(VENV)/.dev
+	$(BIN)/python tests/faults/run.py
+
 # What `make test` leaves out: slow tests, and all that compare with torch; every pair.
 test-slow: extras
 	$(BIN)/python -m pytest -m "(slow or oracle) and not exhaustive and not tpu_compile" $(PYTEST)
@@ -90,7 +107,7 @@ bench: $(VENV)/.core
 	$(BIN)/python scripts/benchmark.py
 
 support: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/test_support.py -m "" --write-support
+	$(BIN)/python -m pytest tests/test_support.py -n 0 -m "" --write-support
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $(DIST) .

@@ -140,7 +140,7 @@ def room_for_programs():
     """A program is dozens of memory maps, of which Linux gives a process 65,530."""
     global _forgotten
     yield
-    if len(_compilations.names) - _forgotten > 500:
+    if len(_compilations.names) - _forgotten > 250:
         _forgotten = len(_compilations.names)
         _forget_programs()
 

@@ -19,6 +19,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+HANGS = 1800  # seconds
 # What the tests read; links suffice where no fault goes.
 LINKED = ("converters", "configs", "docs", "scripts", "README.md", "CHANGELOG.md", "setup.py")
 
@@ -83,7 +84,10 @@ def caught(fault: Fault, folder: Path, everything: bool) -> tuple[bool, str]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            timeout=HANGS,
         )
+    except subprocess.TimeoutExpired:
+        return False, f"no end after {HANGS} s"
     finally:
         path.write_text(whole)
     lines = done.stdout.splitlines()
@@ -114,8 +118,9 @@ def main() -> int:
             red, line = caught(fault, Path(name), args.all_tests)
             if not red:
                 missed.append(fault.name)
-            print(f"{'caught' if red else 'MISSED'} {fault.name} ({time.monotonic() - began:.0f} s)")
-            print(f"       {line}", flush=True)
+            took = time.monotonic() - began
+            print(f"{'caught' if red else 'MISSED'} {fault.name} ({took:.0f} s)\n       {line}")
+            sys.stdout.flush()
     print(f"{len(chosen) - len(missed)} of {len(chosen)} caught")
     return bool(missed)
 
