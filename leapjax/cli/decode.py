@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--trace-policies goes with --trace PATH")
     if args.trace:
         _check_trace(args, config)
+    if args.system is not None and not args.chat:
+        raise UserError("--system goes with --chat; in --input files, messages can begin with it")
     enable_cache()
     flags = (args.coordinator, args.num_processes, args.process_id)
     if args.chat or not (args.prompt or args.input or args.output or args.json or model):

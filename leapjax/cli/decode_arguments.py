@@ -91,7 +91,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add = parser.add_argument_group("prompts").add_argument
     add("--prompt", action="append", metavar="TEXT", help="a prompt; may be given several times")
-    add("--chat", action="store_true", help="hold a conversation; /quit or end of input ends it")
+    add("--chat", action="store_true", help="hold a conversation; /help lists its commands")
+    add("--system", metavar="TEXT", help="with --chat: what the model is told before it begins")
     add("--input", metavar="PATH", help="JSONL records, maybe .gz or a URL; - is stdin")
     add(
         "--raw",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from leapjax.cli.common import note_mesh
 from leapjax.progress import busy
+from leapjax.terminal.examples import EMBEDDED
 
 
 def loaded(args: argparse.Namespace, config, model_of_file: str | None):
@@ -35,5 +37,7 @@ def loaded(args: argparse.Namespace, config, model_of_file: str | None):
             quantize=args.quantize,
             mesh=wanted(args.mesh, config, args.batch_size, known),
         )
+    if args.prompt and model is None:
+        print(f"leapjax decode: note: {EMBEDDED}", file=sys.stderr)
     note_mesh("leapjax decode", args.mesh, lm)
     return lm

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.live import Live
@@ -83,19 +83,34 @@ class Canvas:
 
 def _split(piece: str) -> tuple[str, str]:
     """A token and the line ends behind it: the mark goes between."""
-    visible = "".join(c if c.isprintable() or c == "\n" else "?" for c in piece)
+    visible = printable(piece)
     kept = visible.rstrip("\n")
     return kept, visible[len(kept) :]
 
 
-def legend(kinds: Sequence[str]) -> Text:
-    """What the marks and colours of these kinds mean, a line each."""
-    text = Text()
+def printable(text: str) -> str:
+    """A text that does nothing to a terminal but to be shown.
+
+    Args:
+      text: maybe with control characters.
+    """
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
+def legend(kinds: Iterable[str], signs: bool = True) -> Text:
+    """What the marks and colours of these kinds mean, a line each.
+
+    Args:
+      kinds: names in `KINDS`; others have no mark.
+      signs: explain the signs of a canvas, too.
+    """
+    text, kinds = Text(), set(kinds)
     for kind, (mark, style, meaning) in KINDS.items():
         if kind in kinds:
             text.append(f"token{mark}", style)
             text.append(f"  {meaning}\n")
-    text.append(f"{OPEN} open   {END} end of text   {FILLED} padding after it\n", "dim")
+    if signs:
+        text.append(f"{OPEN} open   {END} end of text   {FILLED} padding after it\n", "dim")
     return text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import IO
@@ -11,11 +12,15 @@ from leapjax.errors import UserError
 from leapjax.evaluation.measures import counts
 from leapjax.lm import LM
 from leapjax.terminal import canvas
+from leapjax.types import Completion
+from leapjax.wording import plural
 
-HELP = "/reset forgets the conversation, /quit or the end of input ends it"
+HELP = "/help shows this, /reset forgets the conversation, /quit or the end of input ends it"
 
 
-def run(lm: LM, config: DecodeConfig, source: IO[str], stream: IO[str]) -> None:
+def run(
+    lm: LM, config: DecodeConfig, source: IO[str], stream: IO[str], system: str | None = None
+) -> None:
     """Answer line by line, each with everything said before it.
 
     Args:
@@ -23,6 +28,7 @@ def run(lm: LM, config: DecodeConfig, source: IO[str], stream: IO[str]) -> None:
       config: decode options.
       source: a user's turn per line.
       stream: answers; on a terminal, the canvas fills in.
+      system: what the model is told before the first turn.
 
     Raises:
       UserError: the model has no chat template.
@@ -32,47 +38,58 @@ def run(lm: LM, config: DecodeConfig, source: IO[str], stream: IO[str]) -> None:
     screen = canvas.console(stream) if source.isatty() and stream.isatty() else None
     if screen is not None:
         screen.print(HELP, style="dim")
-    messages: list[dict[str, str]] = []
-    legend = screen is not None
-    while True:
-        line = _ask(source, screen)
-        if line is None or line == "/quit":
-            return
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  (`input` then edits lines and remembers them)
+    begin = [] if system is None else [{"role": "system", "content": system}]
+    messages: list[dict[str, str]] = begin
+    explained: set[str] = set()
+    while (line := _ask(source, screen)) is not None and line != "/quit":
         if line == "/reset":
-            messages = []
+            messages = begin
             _note("the conversation starts again")
-            continue
-        if line.startswith("/"):
+        elif line == "/help":
+            _note(HELP)
+        elif line.startswith("/"):
             _note(f"unknown command {line.split()[0]}; {HELP}")
-            continue
-        if not line:
-            continue
-        asked = [*messages, {"role": "user", "content": line}]
-        start = time.perf_counter()
-        try:
-            (completion,) = lm.generate([{"messages": asked}], config, batch_size=1)
-        except UserError as e:
-            # Mostly a conversation that has grown too long; nothing of it is lost.
-            _note(f"{e} (/reset starts again)")
-            continue
-        seconds = time.perf_counter() - start
-        messages = [*asked, {"role": "assistant", "content": completion.text}]
-        if screen is None:
-            print(completion.text, file=stream, flush=True)
-            continue
-        if legend:
-            screen.print(canvas.legend(completion.commit_kind))
-            legend = False
-        canvas.play(screen, canvas.Canvas.of(lm, completion))
-        tokens = counts(completion, lm.config.eos_token_id).tokens
-        screen.print(f"[{completion.steps} steps, {tokens} tokens in {seconds:.1f} s]", style="dim")
+        elif line:
+            asked = [*messages, {"role": "user", "content": line}]
+            start = time.perf_counter()
+            try:
+                (completion,) = lm.generate([{"messages": asked}], config, batch_size=1)
+            except UserError as e:
+                # Mostly a conversation that has grown too long; nothing of it is lost.
+                _note(f"{e} (/reset starts again)")
+                continue
+            seconds = time.perf_counter() - start
+            messages = [*asked, {"role": "assistant", "content": completion.text}]
+            if screen is None:
+                print(completion.text, file=stream, flush=True)
+            else:
+                _show(lm, completion, seconds, screen, explained)
+
+
+def _show(lm: LM, completion: Completion, seconds: float, screen, explained: set[str]) -> None:
+    """Play an answer, then print it; kinds of commits are explained when they first appear."""
+    new = set(completion.commit_kind) - explained
+    legend = canvas.legend(new, signs=not explained)
+    if legend.plain:
+        screen.print(legend, end="")
+    explained |= new
+    canvas.play(screen, canvas.Canvas.of(lm, completion))
+    screen.print(f"\n{canvas.printable(completion.text)}")  # to be read and copied
+    tokens = plural(counts(completion, lm.config.eos_token_id).tokens, "token")
+    took = f"{plural(completion.steps, 'step')}, {tokens} in {seconds:.1f} s"
+    screen.print(f"[{took}]", style="dim")
 
 
 def _ask(source: IO[str], screen) -> str | None:
     """The next line, or None at the end."""
-    if screen is not None:
-        screen.print("> ", end="")
-        screen.file.flush()
+    if screen is not None and source is sys.stdin:
+        try:
+            return input("> ").strip()
+        except EOFError:
+            print(file=screen.file)
+            return None
     line = source.readline()
     return line.strip() if line else None
 

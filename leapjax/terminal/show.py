@@ -49,7 +49,7 @@ def run(args: argparse.Namespace, config: DecodeConfig, model: str | None) -> in
             flag = "--" + name.replace("_", "-")
             with_ = "together with --chat" if args.chat else "without --prompt or --input"
             raise UserError(f"{flag} does not go {with_}; leave one of them out")
-    from leapjax.terminal import chat, embedded, samples
+    from leapjax.terminal import chat, embedded, examples, samples
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="replace")
@@ -61,7 +61,13 @@ def run(args: argparse.Namespace, config: DecodeConfig, model: str | None) -> in
         mesh=wanted(args.mesh, config, requests=known),
     )
     if args.chat:
-        chat.run(lm, config, sys.stdin, sys.stdout)
+        if model is None:
+            print(
+                f"leapjax decode: note: {examples.EMBEDDED}; /reset between two "
+                "questions, it knows no conversations",
+                file=sys.stderr,
+            )
+        chat.run(lm, config, sys.stdin, sys.stdout, args.system)
     else:
         live, count = args.progress is not False, args.limit or samples.COUNT
         samples.run(lm, config, sys.stdout, live, count)

@@ -1,4 +1,5 @@
 import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ from rich.console import Console
 import leapjax
 from leapjax.cli.decode import main
 from leapjax.terminal import canvas, samples
+from leapjax.terminal import chat as chatting
+from leapjax.types import Completion
 
 LLADA = str(Path(__file__).parents[1] / "golden" / "llada-a")
 
@@ -68,7 +71,7 @@ def test_samples_piped_are_plain():
     samples.run(lm, config, stream)
     text = stream.getvalue()
     assert "\x1b" not in text
-    assert text.count(" of greedy's ") == samples.COUNT + 1  # each, and in all
+    assert text.count(" steps, greedy ") == samples.COUNT + 1  # each, and in all
     assert "tokens/s, compiling not counted" in text
     for problem in samples.problems(0):
         assert problem.question in text
@@ -100,11 +103,12 @@ def test_chat_through_pipes(monkeypatch, capsys):
         return generate(self, prompts, *args, **kwargs)
 
     monkeypatch.setattr(leapjax.LM, "generate", seen)
-    said = "Hello\n\nAgain\n/reset\nHello\n/help\n/quit\nnever\n"
+    said = "Hello\n\nAgain\n/reset\nHello\n/help\n/hlep\n/quit\nnever\n"
     streams = chat(monkeypatch, capsys, said)
     assert [len(m) for m in asked] == [1, 3, 1]
     assert asked[1][0] == "Hello" and asked[1][2] == "Again" and asked[2] == ["Hello"]
-    assert "starts again" in streams.err and "unknown command /help" in streams.err
+    assert "starts again" in streams.err and "unknown command /hlep" in streams.err
+    assert streams.err.count(chatting.HELP) == 2
     assert streams.out.startswith(asked[1][1] + "\n")
     assert streams.out.endswith(asked[1][1] + "\n")
 
@@ -119,3 +123,83 @@ def test_chat_that_is_too_long_goes_on(monkeypatch, capsys):
 def test_chat_alone(capsys, flag):
     assert main([*CHAT, *flag]) == 2
     assert f"{flag[0]} does not go together with --chat" in capsys.readouterr().err
+
+
+def test_the_system_prompt_comes_first_and_stays(monkeypatch, capsys):
+    asked = []
+
+    def seen(self, prompts, *args, **kwargs):
+        asked.append(prompts[0])
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(leapjax.LM, "generate", seen)
+    monkeypatch.setattr("sys.stdin", io.StringIO("/reset\nHello\n"))
+    with pytest.raises(ZeroDivisionError):
+        main([*CHAT, "--system", "Be brief."])
+    assert asked[0]["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello"},
+    ]
+    capsys.readouterr()
+    assert main(["--model", LLADA, "--prompt", "a", "--system", "Be brief."]) == 2
+    assert "--system goes with --chat" in capsys.readouterr().err
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def answer(kinds, text="12\x1b + 5"):
+    ids = [5] * len(kinds)
+    return Completion(
+        id=1,
+        text=text,
+        output_ids=ids,
+        finish_reason="stop",
+        steps=1,
+        full_passes=1,
+        nfe=1,
+        commit_step=[0] * len(kinds),
+        commit_kind=kinds,
+        commit_confidence=[1.0] * len(kinds),
+    )
+
+
+def test_chat_on_a_terminal(monkeypatch, capsys):
+    """Every kind is explained when it first appears; the plain answer stands behind the canvas."""
+    lm, monitor = leapjax.load(LLADA), Terminal()
+    answers = iter([answer(["anchor"]), answer(["anchor", "top1"]), answer(["top1", "anchor"])])
+    monkeypatch.setattr(leapjax.LM, "generate", lambda *a, **k: [next(answers)])
+    monkeypatch.setattr(canvas, "FRAME_S", 0)
+    said = iter(["one", "/help", "two", "three"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(said, None) or _end())
+    monkeypatch.setattr("sys.stdin", Terminal())
+    chatting.run(lm, leapjax.DecodeConfig(), sys.stdin, monitor)
+    parts = monitor.getvalue().split("12? + 5\n")
+    assert len(parts) == 4
+    assert ["anchor:" in p for p in parts] == [True, False, False, False]
+    assert ["top-1:" in p for p in parts] == [False, True, False, False]
+    assert ["end of text" in p for p in parts] == [True, False, False, False]
+    assert "[1 step, " in parts[1]
+    assert chatting.HELP in capsys.readouterr().err
+
+
+def _end():
+    raise EOFError
+
+
+def test_samples_on_a_terminal_show_propagation_and_can_be_copied(monkeypatch):
+    """The default setting on the default samples: several steps, LocalLeap's own commits."""
+    monkeypatch.setattr(canvas, "FRAME_S", 0)
+    lm, monitor, seen = leapjax.load(), Terminal(), []
+    monkeypatch.setattr(canvas, "play", lambda screen, shown, **how: seen.append(shown))
+    samples.run(lm, lm.default_config, monitor)
+    text = " ".join(monitor.getvalue().split())
+    assert len(seen) == samples.COUNT
+    propagated = ["propagated" in shown.kinds for shown in seen]
+    assert sum(propagated) >= 2 and max(shown.last for shown in seen) >= 3
+    assert all(shown.last >= 2 for shown in seen)
+    assert "4 of 4 right" in text and "propagated: near an anchor" in text
+    for problem in samples.problems(0):
+        assert " ".join(problem.answer.split()) in text
