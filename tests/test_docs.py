@@ -114,3 +114,15 @@ def test_the_readme_s_python_answers_rightly(capsys):
     [body] = [body for kind, body in FENCE.findall(PAGES[0].read_text()) if kind == "python"]
     exec(compile(body, "README.md", "exec"), {})
     assert "#### 17" in capsys.readouterr().out
+
+
+def test_the_readme_s_measurements_are_those_of_the_pages():
+    text, pages = PAGES[0].read_text(), {}
+    for name in ("performance", "evaluation"):
+        pages[name] = (ROOT / "docs" / f"{name}.md").read_text().replace("-", "−")
+    speed = text[text.index("**Speed:") : text.index("([command and conditions]")]
+    for number in re.findall(r"\d+\.\d+|\b\d{3}\b", speed):
+        assert number in pages["performance"], number
+    table = text[text.index("| policy | right") : text.index("On templates kept out")]
+    for cell in re.findall(r"\| ([−+\d][^|]*) (?=\|)", table):
+        assert cell in pages["evaluation"], cell
