@@ -126,3 +126,13 @@ def test_the_readme_s_measurements_are_those_of_the_pages():
     table = text[text.index("| policy | right") : text.index("On templates kept out")]
     for cell in re.findall(r"\| ([−+\d][^|]*) (?=\|)", table):
         assert cell in pages["evaluation"], cell
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_named_files_exist(page):
+    names = re.findall(
+        r"`((?:leapjax|tests|converters|scripts|configs|docs)/[\w./*-]*)`", prose(page)
+    )
+    for name in names:
+        if "NAME" not in name and not name.endswith("/x.py"):
+            assert list(ROOT.glob(name.rstrip("/"))), name
