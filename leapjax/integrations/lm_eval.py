@@ -20,6 +20,7 @@ from typing import Any
 from leapjax.config import FIELDS, DecodeConfig, check_keys
 from leapjax.engine import bucket
 from leapjax.errors import UserError
+from leapjax.integrations import generation
 
 try:
     from lm_eval.api.model import TemplateLM
@@ -28,8 +29,6 @@ except ImportError as e:
     raise UserError("lm-eval is not installed; pip install leapjax[eval]") from e
 
 _LOG = logging.getLogger(__name__)
-# What a task may ask of a generation. Everything else is refused rather than ignored.
-_READ = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k")
 
 
 @register_model("leapjax")
@@ -94,15 +93,17 @@ class LeapjaxLM(TemplateLM):
         self.lm = lm or load(pretrained, dtype=dtype, quantize=quantize, mesh=mesh)
         if self.lm.codec is None:
             raise UserError(f"{pretrained}: has no tokenizer, so the harness can't use it")
+        user_turn = generation.switch(user_turn, "user_turn")
         if user_turn and not self.lm.codec.is_instruct:
             raise UserError("user_turn needs a chat template and the checkpoint has none")
         self.codec = self.lm.codec
         self.rows = None if batch_size in (None, "auto") else _rows(batch_size)
-        if mc_num < 1:
-            raise UserError(f"mc_num is {mc_num}; expected at least 1")
-        self.mc_num, self.seed = mc_num, seed
-        self.check_greedy, self.user_turn = check_greedy, user_turn
+        self.mc_num = generation.whole(mc_num, "mc_num", 1)
+        self.seed = generation.whole(seed, "seed", 0)
+        self.check_greedy = generation.switch(check_greedy, "check_greedy")
+        self.user_turn = user_turn
         self._templated = False
+        self._said: set[str] = set()
 
     # What the harness asks of a tokenizer.
 
@@ -171,35 +172,29 @@ class LeapjaxLM(TemplateLM):
         """
         from tqdm import tqdm
 
+        self._warn_of_no_template()
         made = [self._request(i, *request.args) for i, request in enumerate(requests)]
         order = sorted(range(len(made)), key=lambda i: (bucket(len(made[i].ids)), i))
         texts: list[str] = [""] * len(made)
         stream = self.lm.stream([made[i] for i in order], batch_size=self.rows)
         bar = tqdm(zip(order, stream, strict=True), total=len(made), disable=disable_tqdm)
         for index, completion in bar:
-            asked = requests[index].args[1].get("max_gen_toks")
-            texts[index] = self._cut(completion, asked, made[index].stop)
+            asked = generation.read(requests[index].args[1], self.options, self._note)
+            texts[index] = self._cut(completion, asked.length, made[index].stop)
             self.cache_hook.add_partial("generate_until", requests[index].args, texts[index])
         return texts
 
     def _request(self, index: int, context: str, asked: Mapping[str, Any]):
-        check_keys(asked, "generation_kwargs", _READ)
-        until = asked.get("until") or ()
-        stop = [until] if isinstance(until, str) else list(until)
-        own: dict[str, Any] = {}
-        # `temperature` without sampling is how many tasks say greedy.
-        if asked.get("do_sample") is not False:
-            own = {k: asked[k] for k in ("temperature", "top_p", "top_k") if k in asked}
-        config = self.options.replace(**own)
-        asked_length = asked.get("max_gen_toks")
-        if asked_length is not None and not self._canvas_said:
-            blocks = -(-int(asked_length) // config.block_length)
+        wanted = generation.read(asked, self.options, self._note)
+        config = self.options.replace(**wanted.options)
+        if wanted.length is not None and not self._canvas_said:
+            blocks = -(-wanted.length // config.block_length)
             config = config.replace(gen_length=blocks * config.block_length)
         if self.user_turn:
             ids = self.codec.encode_prompt(context)
         else:
             ids = self.tok_encode(context)
-        record = {"id": index, "prompt_ids": ids, "stop": [s for s in stop if s]}
+        record = {"id": index, "prompt_ids": ids, "stop": list(wanted.stop)}
         try:
             return self.lm.request(record, config)
         except UserError as e:
@@ -213,6 +208,19 @@ class LeapjaxLM(TemplateLM):
 
         return finish(completion.output_ids[:asked], self.codec, self.lm.config, stop)[0]
 
+    def _note(self, line: str) -> None:
+        """Warn of something once."""
+        if line not in self._said:
+            self._said.add(line)
+            _LOG.warning(line)
+
+    def _warn_of_no_template(self) -> None:
+        if self.codec.is_instruct and not (self._templated or self.user_turn):
+            self._note(
+                "this is an instruct model and its chat template was not applied, which can bring "
+                "scores close to 0; add --apply_chat_template, or user_turn=True to --model_args"
+            )
+
     # Likelihoods.
 
     def _loglikelihood_tokens(
@@ -225,6 +233,7 @@ class LeapjaxLM(TemplateLM):
           disable_tqdm: no bar.
           **kwargs: nothing more is read.
         """
+        self._warn_of_no_template()
         pairs = [(context, answer) for _, context, answer in requests]
         out = self._bounds(pairs, disable_tqdm)
         greedy = self._greedy(pairs) if self.check_greedy else [False] * len(pairs)

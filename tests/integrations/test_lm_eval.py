@@ -101,12 +101,84 @@ def test_generation_options(lm):
     config = made._request(0, "a", {"until": "x", "do_sample": False, "temperature": 0.7}).config
     assert config.temperature == 0 and config.gen_length == 16
     assert made._request(0, "a", {"temperature": 0.7}).config.temperature == 0.7
+    assert made._request(0, "a", {"do_sample": "true", "top_k": "3"}).config.temperature == 1
     with pytest.raises(UserError, match="unknown option 'num_beams'"):
         made._request(0, "a", {"num_beams": 4})
     with pytest.raises(UserError, match="did you mean 'threshold'"):
         model(lm, treshold=0.5)
     with pytest.raises(UserError, match="batch_size is 'x'"):
         model(lm, batch_size="x")
+
+
+@pytest.mark.parametrize("length", [12, 12.0, "12", "12.0"])
+@pytest.mark.parametrize("name", ["max_gen_toks", "max_new_tokens"])
+def test_a_length_in_any_form(lm, name, length):
+    from lm_eval.api.instance import Instance
+
+    from leapjax.text import finish
+
+    made = model(lm, logits_eos_inf=True)
+    asked = Instance("generate_until", {}, ("Hal has", {name: length, "until": None}), 0)
+    (text,) = made.generate_until([asked], disable_tqdm=True)
+    ids = lm.codec.encode_prompt("Hal has", raw=True)
+    config = leapjax.DecodeConfig(gen_length=16, block_length=8, logits_eos_inf=True)
+    (whole,) = lm.generate([{"prompt_ids": ids}], config)
+    assert text == finish(whole.output_ids[:12], lm.codec, lm.config, ())[0]
+
+
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        ({"max_gen_toks": -3}, "max_gen_toks is -3; expected a whole number of at least 1"),
+        ({"max_gen_toks": 0}, "max_gen_toks is 0"),
+        ({"max_gen_toks": 2.5}, "max_gen_toks is 2.5"),
+        ({"max_gen_toks": "many"}, "max_gen_toks is 'many'"),
+        ({"max_gen_toks": True}, "max_gen_toks is True"),
+        ({"max_gen_toks": [4]}, r"max_gen_toks is \[4\]"),
+        ({"max_gen_toks": float("inf")}, "max_gen_toks is inf"),
+        ({"max_gen_toks": 4, "max_tokens": 5}, "say different things"),
+        ({"until": 5}, "until is 5; expected a text or a list of texts"),
+        ({"until": ["a", None]}, r"until is \['a', None\]"),
+        ({"temperature": "hot"}, "temperature is 'hot'; expected a number"),
+        ({"temperature": -1}, "temperature is -1.0; expected 0 or more"),
+        ({"do_sample": "maybe"}, "do_sample is 'maybe'; expected true or false"),
+        ({"temperature": 1, "top_k": 1.5}, "top_k is 1.5; expected a whole number"),
+    ],
+)
+def test_generation_options_that_are_refused(lm, asked, message):
+    with pytest.raises(UserError, match=message) as e:
+        model(lm)._request(0, "a", asked)
+    assert "\n" not in str(e.value)
+
+
+def test_what_has_no_effect_is_said_once(lm, caplog):
+    made = model(lm)
+    for _ in range(2):
+        greedy = made._request(0, "a", {"do_sample": False, "temperature": 1})
+    assert greedy.config.temperature == 0
+    assert caplog.text.count("temperature 1 has no effect: the task says do_sample: false") == 1
+    caplog.clear()
+    made._request(0, "a", {"do_sample": False, "temperature": 0.0})
+    made._request(0, "a", {"temperature": 1})
+    assert not caplog.text
+
+
+def test_an_instruct_model_without_its_template(lm, caplog):
+    from lm_eval.api.instance import Instance
+
+    asked = [Instance("generate_until", {}, ("Hal has", {}), 0)]
+    assert lm.codec.is_instruct
+    model(lm).generate_until(asked, disable_tqdm=True)
+    assert caplog.text.count("its chat template was not applied") == 1
+    caplog.clear()
+    model(lm, user_turn="true").generate_until(asked, disable_tqdm=True)
+    made = model(lm)
+    made.apply_chat_template([{"role": "user", "content": "Hal has"}])
+    made.generate_until(asked, disable_tqdm=True)
+    assert not caplog.text
+    for wrong in ({"mc_num": "x"}, {"mc_num": 0}, {"user_turn": "yes"}, {"check_greedy": 2}):
+        with pytest.raises(UserError, match=f"{next(iter(wrong))} is"):
+            model(lm, **wrong)
 
 
 def test_canvas_follows_the_task_unless_said(lm):
