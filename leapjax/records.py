@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from leapjax.config import DecodeConfig, row_config
+from leapjax.config import DecodeConfig, check_keys, row_config
 from leapjax.errors import UserError
 from leapjax.idset import IdSet
 from leapjax.models.config import ModelConfig
@@ -27,6 +27,10 @@ from leapjax.types import Completion, Request
 
 PROMPT_KINDS = ("prompt", "messages", "prompt_ids", "infill_ids")
 KEYS = ("id", *PROMPT_KINDS, "options", "stop")
+OUTPUT_KEYS = (
+    *("id", "text", "output_ids", "finish_reason", "steps", "full_passes", "nfe", "commit_step"),
+    *("commit_kind", "commit_confidence", "sample", "metadata"),
+)
 _LONGEST_LINE = 1 << 26  # bytes; a longer one is no record
 
 
@@ -164,13 +168,39 @@ class Intake:
         return False
 
 
-def to_record(completion: Completion, details: bool = False) -> dict[str, Any]:
+def check_fields(fields: Sequence[str] | None, details: bool) -> tuple[str, ...] | None:
+    """Names of the keys that output records shall have, each once.
+
+    Args:
+      fields: as somebody wrote them; None is all.
+      details: asked for beside them, which says the same thing twice.
+
+    Raises:
+      UserError: an unknown name.
+    """
+    if fields is None:
+        return None
+    if details:
+        raise UserError(
+            "--details goes without --fields; name commit_kind, commit_confidence there"
+        )
+    check_keys(fields, "--fields", OUTPUT_KEYS, "field")
+    return tuple(name for name in OUTPUT_KEYS if name in fields)
+
+
+def to_record(
+    completion: Completion, details: bool = False, fields: Sequence[str] | None = None
+) -> dict[str, Any]:
     """The output record of a completion, keys in the contract's order.
 
     Args:
       completion: what came out.
       details: add why and how surely each position was committed.
+      fields: only these keys, of `OUTPUT_KEYS`, as far as the record has them; None is all.
     """
+    if fields is not None:
+        record = to_record(completion, details=True)
+        return {name: value for name, value in record.items() if name in fields}
     record = {
         "id": completion.id,
         "text": completion.text,

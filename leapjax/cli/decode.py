@@ -94,17 +94,21 @@ def _decode(args, config, model_of_file: str | None) -> int:
     from leapjax.jobs import display, sinks
     from leapjax.jobs.loop import Loop
     from leapjax.jobs.source import Input, from_prompts
-    from leapjax.records import Intake
+    from leapjax.records import Intake, check_fields
     from leapjax.trace import record
 
+    fields = check_fields(args.fields, args.details)
     source = Input(args.input) if args.input else None
     if args.output:
         _not_the_input(args)
-        sink = sinks.OutputFile(args.output, details=args.details, overwrite=args.overwrite)
+        sink = sinks.OutputFile(
+            args.output, details=args.details, overwrite=args.overwrite, fields=fields
+        )
     elif args.json or args.input:
-        sink = sinks.LineSink(_utf8(sys.stdout), args.details, _report_bad)
-    elif args.details:
-        raise UserError("--details is for records; add --json or --output FILE")
+        sink = sinks.LineSink(_utf8(sys.stdout), args.details, _report_bad, fields)
+    elif args.details or fields:
+        flag = "--details" if args.details else "--fields"
+        raise UserError(f"{flag} is for records; add --json or --output FILE")
     else:
         several = len(args.prompt) > 1 and args.num_samples is None
         sink = TextSink(_utf8(sys.stdout), args.prompt if several else ())

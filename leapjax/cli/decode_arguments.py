@@ -158,6 +158,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="records say why and how surely each position was committed",
     )
     add(
+        "--fields",
+        type=_names,
+        metavar="NAME,…",
+        help="records hold only these keys, such as id,text (default: all but --details')",
+    )
+    add(
         "--trace",
         metavar="PATH",
         help="show which token was committed when and why: a page (.html) or a picture for "
@@ -206,7 +212,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _names(text: str) -> list[str]:
     names = [part.strip() for part in text.split(",") if part.strip()]
     if not names:
-        raise argparse.ArgumentTypeError("names no policy")
+        raise argparse.ArgumentTypeError("names nothing")
     return names
 
 

@@ -40,6 +40,7 @@ def run(
     from leapjax.jobs import job
     from leapjax.jobs.signals import Signals
     from leapjax.jobs.source import Input
+    from leapjax.records import check_fields
 
     if args.prompt:
         raise UserError("an --output folder goes with --input; name a file that ends in .jsonl")
@@ -52,6 +53,7 @@ def run(
         max_errors=args.max_errors,
         num_samples=args.num_samples,
         details=args.details,
+        fields=check_fields(args.fields, args.details),
         raw=args.raw,
         stop=tuple(args.stop or ()),
         limit=args.limit,

@@ -119,15 +119,15 @@ class ShardSink:
     Args:
       shards: of the job's folder.
       eos_id: the model's eos token.
-      details: see `to_record`.
+      spec: of the job; says what a record holds.
     """
 
-    def __init__(self, shards: Shards, eos_id: int, details: bool):
-        self._shards, self._eos_id, self._details = shards, eos_id, details
+    def __init__(self, shards: Shards, eos_id: int, spec: JobSpec):
+        self._shards, self._eos_id, self._spec = shards, eos_id, spec
 
     def write(self, completion) -> None:
         """Take the next completion."""
-        row = to_line(to_record(completion, self._details)).encode()
+        row = to_line(to_record(completion, self._spec.details, self._spec.fields)).encode()
         self._shards.write(row, counts_of(completion, self._eos_id))
 
     def keep_bad(self, record: dict[str, Any]) -> None:
@@ -151,7 +151,7 @@ def _decode(lm, spec, source, info, journal, shards, seen, stop) -> Summary:
     loop = Loop(
         lm,
         intake,
-        ShardSink(shards, lm.config.eos_token_id, spec.details),
+        ShardSink(shards, lm.config.eos_token_id, spec),
         max_errors=spec.max_errors,
         errors=journal.errors,
         records=journal.records,

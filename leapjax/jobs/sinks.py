@@ -7,7 +7,7 @@ all. (A folder of shards is `leapjax.jobs.job`.)
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,16 +25,22 @@ class LineSink:
       stream: where to.
       details: see `to_record`.
       keep_bad: takes the error record of each bad record.
+      fields: see `to_record`.
     """
 
     def __init__(
-        self, stream: IO[str], details: bool = False, keep_bad: Callable[[dict], None] = print
+        self,
+        stream: IO[str],
+        details: bool = False,
+        keep_bad: Callable[[dict], None] = print,
+        fields: Sequence[str] | None = None,
     ):
-        self._stream, self._details, self._keep_bad = stream, details, keep_bad
+        self._stream, self._keep_bad = stream, keep_bad
+        self._details, self._fields = details, fields
 
     def write(self, completion: Completion) -> None:
         """Write one line, at once visible to the reader."""
-        self._stream.write(to_line(to_record(completion, self._details)))
+        self._stream.write(to_line(to_record(completion, self._details, self._fields)))
         self._stream.flush()
 
     def keep_bad(self, record: dict[str, Any]) -> None:
@@ -54,16 +60,24 @@ class OutputFile:
       path: ends in `.jsonl`; a path or a URL.
       details: see `to_record`.
       overwrite: an existing file may be replaced.
+      fields: see `to_record`.
 
     Raises:
       UserError: the path can't be written.
     """
 
-    def __init__(self, path: str, *, details: bool = False, overwrite: bool = False):
+    def __init__(
+        self,
+        path: str,
+        *,
+        details: bool = False,
+        overwrite: bool = False,
+        fields: Sequence[str] | None = None,
+    ):
         check_output(path, overwrite)
         self.path = path
         self.errors_path = f"{path.removesuffix('.jsonl')}.errors.jsonl"
-        self._details = details
+        self._details, self._fields = details, fields
         self._rows: storage.Whole | None = None
         self._errors: storage.Whole | None = None
 
@@ -77,7 +91,7 @@ class OutputFile:
     def write(self, completion: Completion) -> None:
         """Add a completion."""
         assert self._rows is not None
-        self._add(self._rows, to_record(completion, self._details))
+        self._add(self._rows, to_record(completion, self._details, self._fields))
 
     def keep_bad(self, record: dict[str, Any]) -> None:
         """Add a bad record to the file of errors."""

@@ -23,6 +23,7 @@ class JobSpec:
       max_errors: bad records that are set aside instead of ending the job.
       num_samples: answers per record; None is one, not numbered.
       details: records say why and how surely each position was committed.
+      fields: records hold only these keys (`leapjax.records.check_fields`); None is all.
       raw: no chat template, control tokens are parsed.
       stop: strings that end an answer.
       limit: only so many records of the input.
@@ -40,6 +41,7 @@ class JobSpec:
     max_errors: int = 0
     num_samples: int | None = None
     details: bool = False
+    fields: tuple[str, ...] | None = None
     raw: bool = False
     stop: tuple[str, ...] = ()
     limit: int | None = None

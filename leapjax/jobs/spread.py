@@ -301,12 +301,12 @@ class _Share:
 class _Sink:
     """Completions into the shards."""
 
-    def __init__(self, shards: SpreadShards, share: _Share, eos_id: int, details: bool):
+    def __init__(self, shards: SpreadShards, share: _Share, eos_id: int, spec: JobSpec):
         self._shards, self._share = shards, share
-        self._eos_id, self._details = eos_id, details
+        self._eos_id, self._spec = eos_id, spec
 
     def write(self, completion) -> None:
-        row = to_line(to_record(completion, self._details)).encode()
+        row = to_line(to_record(completion, self._spec.details, self._spec.fields)).encode()
         self._shards.write(row, counts_of(completion, self._eos_id))
 
     def keep_bad(self, record: dict[str, Any]) -> None:
@@ -333,7 +333,7 @@ def _decode(
     loop = Loop(
         lm,
         intake,
-        _Sink(shards, share, lm.config.eos_token_id, spec.details),
+        _Sink(shards, share, lm.config.eos_token_id, spec),
         max_errors=spec.max_errors,
         errors=state.errors,
         batch_size=spec.batch_size or state.header["batch_size"],

@@ -17,6 +17,7 @@ _RECORDS = (
     "output",
     "json",
     "details",
+    "fields",
     "num_samples",
     "resume",
     "raw",

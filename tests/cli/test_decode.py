@@ -109,6 +109,16 @@ def test_every_kind_of_prompt_gives_the_same_answer(tmp_path, capsys):
         record.pop("id")
     assert records[0] == records[1] == records[2]
     assert len(records[0]["commit_kind"]) == len(records[0]["commit_confidence"]) == 32
+    # Some of the keys only, in the contract's order; to a file, too.
+    some = ["--model", LLADA, "--input", source, *SMALL, "--fields", "commit_kind,text,id,text"]
+    assert main(some) == 0
+    lines = capsys.readouterr().out
+    assert [list(json.loads(line)) for line in lines.splitlines()] == [
+        ["id", "text", "commit_kind"]
+    ] * 3
+    assert json.loads(lines.splitlines()[0])["commit_kind"] == records[0]["commit_kind"]
+    assert main([*some, "--output", str(tmp_path / "out.jsonl")]) == 0
+    assert (tmp_path / "out.jsonl").read_text() == lines and capsys.readouterr()
     assert main(["--model", LLADA, "--prompt", QUESTION, *SMALL]) == 0
     streams = capsys.readouterr()
     assert streams.out == records[0]["text"] + "\n"
@@ -239,6 +249,11 @@ BAD_ARGUMENTS = [
     (["--prompt", "a", "--limit", "-1"], "at least 1"),
     (["--prompt", "a", "--dtype", "float16"], "argument --dtype: invalid choice"),
     (["--prompt", "a", "--details"], "add --json or --output"),
+    (["--prompt", "a", "--fields", "id"], "--fields is for records; add --json or --output"),
+    (["--prompt", "a", "--json", "--fields", "txt"], "unknown field 'txt'; did you mean 'text'"),
+    (["--prompt", "a", "--json", "--fields", "id", "--details"], "--details goes without --fields"),
+    (["--input", "TMP/here.jsonl", "--output", "TMP/job", "--fields", "x"], "unknown field 'x'"),
+    (["--fields", "id"], "no prompt; give --prompt TEXT"),
     (["--prompt", "a", "--config", "TMP/none.yaml"], "none.yaml: can't be read"),
     (["--prompt", "a", "--config", "TMP/bad.yaml"], "did you mean 'threshold'"),
     (["--input", "TMP/none.jsonl"], "none.jsonl: no such file"),

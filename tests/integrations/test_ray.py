@@ -1,8 +1,10 @@
 """Ray Data decodes what `leapjax decode` decodes, also when an actor is killed on the way."""
 
+import inspect
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ pa = pytest.importorskip("pyarrow", reason="needs Ray Data (extra ray)")
 pa_json = pytest.importorskip("pyarrow.json", reason="needs Ray Data (extra ray)")
 
 LLADA = str(Path(__file__).parents[1] / "golden" / "llada-a")
+PAGE = Path(__file__).parents[2] / "docs" / "ray.md"
 DRIVER = str(Path(__file__).with_name("ray_driver.py"))
 OPTIONS = {"gen_length": 16, "block_length": 8}
 RECORDS = [
@@ -159,6 +162,39 @@ def test_arguments_are_checked():
         decoder(num_samples=0)
     with pytest.raises(UserError, match="batch_format"):
         decoder()([1, 2])
+
+
+def test_the_page_can_be_pasted(monkeypatch):
+    """Each example, with this machine's model in the place of a cluster's, and no cluster."""
+    pytest.importorskip("ray.data", reason="needs Ray Data (extra ray)")
+    import ray
+
+    from leapjax.integrations.ray import Decoder
+
+    made = []
+
+    class Data:
+        def map_batches(self, kind, **given):
+            # What Ray's own method takes; what it doesn't know goes to `ray.remote`.
+            taken = inspect.signature(ray.data.Dataset.map_batches).bind(self, kind, **given)
+            gpus = {"num_gpus": given.get("num_gpus", 0)}
+            ray.remote(**gpus, **taken.arguments.get("ray_remote_args", {}))(kind)
+            assert kind is Decoder
+            options = given["fn_constructor_kwargs"]
+            assert options["model"] == "/shared/llada-8b"
+            made.append(kind(**options | {"model": LLADA, "gen_length": 16, "block_length": 8}))
+            return self
+
+        def write_json(self, path):
+            assert path == "gs://bucket/answers"
+
+    for name in ("read_json", "read_text"):
+        monkeypatch.setattr(ray.data, name, lambda path: Data())
+    space = {}
+    for code in re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.M | re.S):
+        exec(compile(code, str(PAGE), "exec"), space)  # noqa: S102
+    assert [d.options.cache for d in made] == ["none", "none", "dual", "dual"]
+    assert len(made[0](arrow_batch(RECORDS[:1]))) == 1
 
 
 def victim_of(folder, job):

@@ -200,6 +200,13 @@ def test_an_id_of_before_the_interruption_counts_as_a_duplicate(spec, tmp_path):
     assert [(e["line"], e["id"]) for e in errors] == [(2, "e"), (5, "a")]
 
 
+def test_records_of_some_keys_are_resumed_as_they_were_begun(spec, tmp_path):
+    interrupted(spec, fields=("id", "text"), details=False)
+    job.run(FakeLM(), spec(resume=True, fields=("id", "text"), details=False))
+    records = [json.loads(x) for p in shards(tmp_path / "out").values() for x in p.splitlines()]
+    assert len(records) == 2 * (23 - len(BAD)) and {tuple(r) for r in records} == {("id", "text")}
+
+
 def interrupted(spec, lm=None, looks=30, **changes):
     countdown = iter([None] * looks)
     with pytest.raises(Stopped):
@@ -213,6 +220,7 @@ CHANGES = {
     "num_samples was 2, now 3": {"num_samples": 3},
     "num_samples was 2, now off": {"num_samples": None},
     "details was true, now false": {"details": False},
+    r'fields was off, now \["id", "text"\]': {"fields": ("id", "text")},
     "raw was false, now true": {"raw": True},
     r'stop was \[\], now \["x"\]': {"stop": ("x",)},
     "limit was off, now 22": {"limit": 22},
