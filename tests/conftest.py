@@ -6,6 +6,7 @@
 import contextlib
 import gc
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -171,7 +172,10 @@ def pytest_report_header(config):
 
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):
-    """Say every skip and its reason again, under a heading that is hard to miss."""
+    """What the session cost; every skip and its reason again, where it is hard to miss."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    seconds = sum(u.ru_utime + u.ru_stime for u in used)
+    terminalreporter.line(f"{seconds:.0f} s of processor time, workers and commands included")
     skipped = terminalreporter.stats.get("skipped", [])
     if not skipped:
         return
