@@ -1,8 +1,8 @@
 """A transformer block whose matrices are packed for the kernels of `leapjax.native`.
 
-The same block as `leapjax.models.transformer`'s, in float32 on one CPU. Norms (without a bias),
-biases, the rotary embedding (of heads as wide as whole panels), the gate and the residual sums are
-done by the kernels that multiply, while the numbers are at hand:
+The same block as `leapjax.models.transformer`'s, in float32 on one CPU. Norms, biases, the rotary
+embedding (of heads as wide as whole panels), the gate and the residual sums are done by the
+kernels that multiply, while the numbers are at hand:
 
     norm, product with values, keys and queries, rotation -> attention -> product with o, + x
     norm, product with gate and up, silu(gate) * up -> product with down, + x
@@ -16,11 +16,12 @@ from __future__ import annotations
 import itertools
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from leapjax import native
 from leapjax.models.config import ModelConfig
-from leapjax.models.layers import attend, rms_norm, rotate, take
+from leapjax.models.layers import attend, rotate, take
 from leapjax.models.layout import FUSED, widths
 
 
@@ -42,7 +43,7 @@ def block(x, layer, config: ModelConfig, cos, sin, valid, store=None, outputs=No
       (B, S, D) or (B, W, D), and the fresh keys and values, (B, S, K, E) each.
     """
     with jax.named_scope("attention"):
-        y, norm = _normed(x, layer, "attn_norm", config)
+        y, norm = x, norm_of(layer, "attn_norm", config)
         names = ("v", "k", "q") if outputs is None else ("v", "k")
         v, k, *q = _heads(y, layer, names, norm, (cos, sin), config)
         if outputs is not None:
@@ -58,17 +59,16 @@ def block(x, layer, config: ModelConfig, cos, sin, valid, store=None, outputs=No
             mixed = attend(q[0], keys, values, valid, x.dtype)
         (x,) = native.product(mixed, layer["o"], bias=layer.get("o_bias"), add=x)
     with jax.named_scope("mlp"):
-        y, norm = _normed(x, layer, "mlp_norm", config)
-        (y,) = native.product(y, layer["gate_up"], bias=layer.get("gate_up_bias"), **norm)
+        norm = norm_of(layer, "mlp_norm", config)
+        (y,) = native.product(x, layer["gate_up"], bias=layer.get("gate_up_bias"), **norm)
         (x,) = native.product(y, layer["down"], bias=layer.get("down_bias"), add=x)
     return x, (k, v)
 
 
-def _normed(x, layer, name: str, config: ModelConfig):
-    """What to multiply, and how: the product's own norm, unless that has a bias."""
-    if f"{name}_bias" in layer:
-        return rms_norm(x, layer[name], layer[f"{name}_bias"], config.norm_eps), {}
-    return x, {"norm": layer[name], "eps": config.norm_eps}
+def norm_of(params, name: str, config: ModelConfig):
+    """The norm that `native.product` computes first."""
+    norm, bias = params[name], params.get(f"{name}_bias")
+    return {"norm": norm if bias is None else jnp.stack([norm, bias]), "eps": config.norm_eps}
 
 
 def _heads(x, layer, names, norm, turn, config: ModelConfig):

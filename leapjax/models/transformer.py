@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
@@ -308,9 +307,12 @@ def head(params: Params, config: ModelConfig, hidden, dtype=jnp.float32):
       (B, W, V) float32 logits.
     """
     with jax.named_scope("head"):
+        if "head_packed" in params:
+            norm = packed.norm_of(params, "final_norm", config)
+            (logits,) = native.product(hidden, params["head_packed"], **norm)
+            return _finished(params, config, logits, slice(None))
         y = _normed(params, config, hidden)
-        table = params.get("head_packed", params[_table(config)])
-        return _logits(params, config, y, table, slice(None), dtype)
+        return _logits(params, config, y, params[_table(config)], slice(None), dtype)
 
 
 def head_in_pieces(params: Params, config: ModelConfig, hidden, dtype=jnp.float32):
@@ -348,13 +350,10 @@ def head_summary(params: Params, config: ModelConfig, hidden, apart: list[int]):
       exponentials of the logits less the largest, each (B, W); and (B, W, len(apart)) logits.
     """
     with jax.named_scope("head"):
-        y, matrix = _normed(params, config, hidden), params["head_packed"]
-        bias = unpack(params["head_bias"]) if config.head_bias else jnp.zeros(matrix.columns)
-        ids, scale = np.asarray(apart), jnp.float32(config.logit_scale)
-        rest = native.summary(y, matrix, (bias * scale).at[ids].set(-jnp.inf), config.logit_scale)
-        rows = unpack(params[_table(config)])[ids]
-        some = jnp.einsum("bwd,kd->bwk", y, rows, precision=precision_for(y.dtype))
-        return *rest, (some + bias[None, None, ids]) * scale
+        matrix, scale = params["head_packed"], config.logit_scale
+        bias = params["head_bias"] if config.head_bias else jnp.zeros(matrix.columns)
+        norm = packed.norm_of(params, "final_norm", config)
+        return native.summary(hidden, matrix, bias * jnp.float32(scale), scale, apart=apart, **norm)
 
 
 def _table(config: ModelConfig) -> str:
@@ -370,16 +369,18 @@ def _normed(params, config: ModelConfig, hidden):
 
 def _logits(params, config: ModelConfig, y, table, ids: slice, dtype):
     """Normed hidden states (B, W, D) times rows `ids` of the head, (B, W, C) float32."""
-    if isinstance(table, native.Packed):
-        (logits,) = native.product(y, table)
-    else:
-        logits = jnp.einsum(
-            "bwd,vd->bwv",
-            y,
-            unpack(table).astype(dtype),
-            precision=precision_for(dtype),
-            preferred_element_type=jnp.float32,
-        )
+    logits = jnp.einsum(
+        "bwd,vd->bwv",
+        y,
+        unpack(table).astype(dtype),
+        precision=precision_for(dtype),
+        preferred_element_type=jnp.float32,
+    )
+    return _finished(params, config, logits, ids)
+
+
+def _finished(params, config: ModelConfig, logits, ids: slice):
+    """Products with rows `ids` of the head as logits, (B, W, C) float32."""
     if "head_scale" in params:  # of int8 weights
         logits = logits * along_last(params["head_scale"][ids], logits)
     if config.head_bias:

@@ -303,8 +303,8 @@ inline T Across(T x, F&& join) {
   else return Across<W / 2>(join(x, Swapped<W>(x, AllLanes())), join);
 }
 
-// x / sqrt(mean of x^2 + eps) * weight.
-void Norm(const float* x, const float* weight, float eps, int64_t depth, float* to) {
+// x / sqrt(mean of x^2 + eps) * weight, where there is a shift (`depth` of both) plus that.
+void Norm(const float* x, const float* weight, bool shifted, float eps, int64_t depth, float* to) {
   // Several sums, so that an addition need not wait for the one before.
   Vector squares[4] = {};
   int64_t k = 0;
@@ -316,7 +316,11 @@ void Norm(const float* x, const float* weight, float eps, int64_t depth, float* 
   float sum = Across(all, [](Vector u, Vector v) { return u + v; })[0];
   for (; k < depth; ++k) sum += x[k] * x[k];
   const float scale = 1.f / std::sqrt(sum / static_cast<float>(depth) + eps);
-  for (k = 0; k < depth; ++k) to[k] = x[k] * scale * weight[k];
+  if (shifted) {
+    for (k = 0; k < depth; ++k) to[k] = x[k] * scale * weight[k] + weight[depth + k];
+  } else {
+    for (k = 0; k < depth; ++k) to[k] = x[k] * scale * weight[k];
+  }
 }
 
 using Floats = ffi::Buffer<ffi::F32>;
@@ -331,7 +335,16 @@ bool Counts(const Floats& buffer, int64_t wanted) {
   return count == 0 || count == wanted;
 }
 
-// x (..., K), or its root-mean-square norm with weights (K,), times columns of a packed matrix
+// A norm's weights (K,), or weights and biases (2, K).
+bool IsNorm(const Floats& buffer, int64_t depth) {
+  return Counts(buffer, depth) || Counts(buffer, 2 * depth);
+}
+
+bool Shifted(const Floats& norm, int64_t depth) {
+  return static_cast<int64_t>(norm.element_count()) == 2 * depth;
+}
+
+// x (..., K), or its root-mean-square norm, times columns of a packed matrix
 // from panel `first` on -> results (..., N), side by side in the matrix, each from a panel's
 // beginning; then, in this order and where given:
 //   bias (sum of N,), twice as many if gated: added.
@@ -371,7 +384,7 @@ ffi::Error Product(ffi::ThreadPool pool, Floats x, Floats packed, Floats norm, F
     columns += n;
     panels += Ceil(n, each);
   }
-  if (sides.empty() || first < 0 || first + panels > dims[0] || !Counts(norm, depth) ||
+  if (sides.empty() || first < 0 || first + panels > dims[0] || !IsNorm(norm, depth) ||
       !Counts(bias, gated ? 2 * columns : columns) || !Counts(cos, rows * (head / 2)) ||
       cos.element_count() != sin.element_count() || !Counts(add, rows * columns) ||
       ((gated || add.element_count()) && sides.size() > 1) || (gated && cos.element_count())) {
@@ -391,7 +404,9 @@ ffi::Error Product(ffi::ThreadPool pool, Floats x, Floats packed, Floats norm, F
   Multiply(
       pool, x.typed_data(), rows, depth, packed.typed_data() + first * depth * kPanel, panels, 1,
       kPanel, norm.element_count() > 0,
-      [&](const float* row, float* to) { Norm(row, norm.typed_data(), eps, depth, to); },
+      [&, shifted = Shifted(norm, depth)](const float* row, float* to) {
+        Norm(row, norm.typed_data(), shifted, eps, depth, to);
+      },
       [&, more = Maybe(add)](int64_t, int64_t row, int64_t many, int64_t p, float* own) {
         const Side& of = side(p);
         if (more) {  // which is needed when the tile is done
@@ -451,26 +466,34 @@ ffi::Error Product(ffi::ThreadPool pool, Floats x, Floats packed, Floats norm, F
   return ffi::Error::Success();
 }
 
-// Of scale * (x times a packed matrix) + bias, some panels at a time: the largest number of each
-// row, the first column it stands in, and the sum of exponentials of the numbers less the largest.
-// x (..., K), bias (P, NR) -> three times (groups of panels, ...). The product is held nowhere.
-ffi::Error Summary(ffi::ThreadPool pool, Floats x, Floats packed, Floats bias,
-                   ffi::ResultBuffer<ffi::F32> largest, ffi::ResultBuffer<ffi::S32> column,
-                   ffi::ResultBuffer<ffi::F32> total, float scale) {
+// Of scale * (x, or its norm, times a packed matrix) + bias, some panels at a time: the largest
+// number of each row, the first column it stands in, and the sum of exponentials of the numbers
+// less the largest. x (..., K), bias (P, NR) -> three times (groups of panels, ...). And, with
+// biases of their own, the numbers of some columns: ids, biases (M,) -> (..., M). The product is
+// held nowhere.
+ffi::Error Summary(ffi::ThreadPool pool, Floats x, Floats packed, Floats norm, Floats bias,
+                   ffi::Buffer<ffi::S32> ids, Floats biases, ffi::ResultBuffer<ffi::F32> largest,
+                   ffi::ResultBuffer<ffi::S32> column, ffi::ResultBuffer<ffi::F32> total,
+                   ffi::ResultBuffer<ffi::F32> apart, float scale, float eps) {
   const auto dims = packed.dimensions();
   const int64_t depth = dims[1], panels = dims[0], groups = largest->dimensions()[0];
   if (dims.size() != 3 || dims[2] != kPanel || x.dimensions().back() != depth || panels == 0 ||
       static_cast<int64_t>(bias.element_count()) != panels * kPanel || groups < 1 ||
-      Ceil(panels, Ceil(panels, groups)) != groups ||
+      Ceil(panels, Ceil(panels, groups)) != groups || !IsNorm(norm, depth) ||
+      ids.element_count() != biases.element_count() ||
+      apart->element_count() * depth != x.element_count() * ids.element_count() ||
       largest->element_count() * depth != x.element_count() * groups) {
     return ffi::Error::InvalidArgument("leapjax_summary: shapes do not agree");
   }
   if (x.element_count() == 0) return ffi::Error::Success();
   const int64_t rows = x.element_count() / depth, each = Ceil(panels, groups);
-  const int64_t wide = each * kPanel;
+  const int64_t wide = each * kPanel, some = ids.element_count();
   Multiply(
-      pool, x.typed_data(), rows, depth, packed.typed_data(), panels, each, wide, false,
-      [](const float*, float*) {},
+      pool, x.typed_data(), rows, depth, packed.typed_data(), panels, each, wide,
+      norm.element_count() > 0,
+      [&, shifted = Shifted(norm, depth)](const float* row, float* to) {
+        Norm(row, norm.typed_data(), shifted, eps, depth, to);
+      },
       [&](int64_t top, int64_t row, int64_t, int64_t p, float* own) {
         return std::pair(own + (row - top) * wide + p % each * kPanel, wide);
       },
@@ -483,6 +506,12 @@ ffi::Error Summary(ffi::ThreadPool pool, Floats x, Floats packed, Floats bias,
         const Whole none = Whole{} + static_cast<int32_t>(panels * kPanel);
         for (int64_t i = 0; i < many; ++i) {
           float* const numbers = own + i * wide;
+          for (int64_t m = 0; m < some; ++m) {
+            const int64_t k = ids.typed_data()[m] - start * kPanel;
+            if (k < 0 || k >= count) continue;
+            apart->typed_data()[(first + i) * some + m] =
+                numbers[k] * scale + biases.typed_data()[m];
+          }
           Vector tops = All(-std::numeric_limits<float>::infinity());
           for (int64_t k = 0; k < count; k += kLanes) {
             const Vector x = Load(numbers + k) * All(scale) + Load(shift + k);
@@ -491,8 +520,8 @@ ffi::Error Summary(ffi::ThreadPool pool, Floats x, Floats packed, Floats bias,
           }
           const Vector top = Across(tops, [](Vector u, Vector v) { return u > v ? u : v; });
           // Of nothing but barred columns the sum is none: no number less itself.
-          const bool some = top[0] > -std::numeric_limits<float>::infinity();
-          const Vector base = some ? top : Vector{};
+          const bool any = top[0] > -std::numeric_limits<float>::infinity();
+          const Vector base = any ? top : Vector{};
           Whole where = none;
           Vector sums = {};
           for (int64_t k = 0; k < count; k += kLanes) {
@@ -680,10 +709,15 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(leapjax_summary, Summary,
                                   .Arg<Floats>()
                                   .Arg<Floats>()
                                   .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<Floats>()
                                   .Ret<ffi::Buffer<ffi::F32>>()
                                   .Ret<ffi::Buffer<ffi::S32>>()
                                   .Ret<ffi::Buffer<ffi::F32>>()
-                                  .Attr<float>("scale"));
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Attr<float>("scale")
+                                  .Attr<float>("eps"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(leapjax_attention, Attention,
                               ffi::Ffi::Bind()

@@ -117,7 +117,8 @@ def product(x, matrix: Packed, *, norm=None, eps: float = 0.0, bias=None, turn=N
     Args:
       x: (..., K) float32.
       matrix: one or several, side by side.
-      norm: (K,) weights of a root-mean-square norm of x that comes first; None for none.
+      norm: a root-mean-square norm of x that comes first: its weights (K,), or weights and
+        biases (2, K); None for none.
       eps: added to the norm's mean square.
       bias: the matrices' biases, one after the other (a gate's and the other's, if gated); added
         to the products. None for none.
@@ -150,33 +151,51 @@ def product(x, matrix: Packed, *, norm=None, eps: float = 0.0, bias=None, turn=N
     )
 
 
-def summary(x, matrix: Packed, bias, scale: float):
-    """What a softmax needs to know of scale * x @ matrix + bias, which is held nowhere.
+def summary(
+    x,
+    matrix: Packed,
+    bias,
+    scale: float,
+    *,
+    norm=None,
+    eps: float = 0.0,
+    apart: Sequence[int] = (),
+):
+    """What a softmax needs to know of scale * norm(x) @ matrix + bias, which is held nowhere.
 
     Args:
       x: (..., K) float32.
       matrix: one (K, N), all of its columns.
-      bias: (N,) float32; minus infinity bars a column.
+      bias: (N,) float32.
       scale: of the product.
+      norm: as for `product`.
+      eps: as for `product`.
+      apart: columns whose numbers are given one by one and left out of the rest.
 
     Returns:
-      Three arrays of shape x.shape[:-1]: the largest number (float32, minus infinity where
-      nothing but barred columns), the first column it stands in (int32), and the sum of
-      exponentials of all less the largest (float32). The sum's order is always the same.
+      Of all other columns three arrays of shape x.shape[:-1]: the largest number (float32, minus
+      infinity where there is none), the first column it stands in (int32), and the sum of
+      exponentials of all less the largest (float32). And the numbers of the columns apart,
+      (..., len(apart)) float32. Sums run in an order that no other row changes.
     """
+    ids = np.asarray(apart, np.int32)
+    own, bias = bias[ids], bias.at[ids].set(-jnp.inf)
     count, _, size = matrix.panels.shape
     (columns,) = matrix.columns
     bias = jnp.pad(bias, (0, count * size - columns), constant_values=-jnp.inf)
     shape = (-(-count // TOGETHER), *x.shape[:-1])
     outs = [jax.ShapeDtypeStruct(shape, t) for t in (jnp.float32, jnp.int32, jnp.float32)]
+    outs.append(jax.ShapeDtypeStruct((*x.shape[:-1], len(ids)), jnp.float32))
     call = jax.ffi.ffi_call("leapjax_summary", outs, vmap_method="sequential")
-    tops, places, sums = call(x, matrix.panels, bias, scale=np.float32(scale))
+    norm = jnp.zeros((0,), jnp.float32) if norm is None else norm.astype(jnp.float32)
+    numbers = {"scale": np.float32(scale), "eps": np.float32(eps)}
+    tops, places, sums, some = call(x, matrix.panels, norm, bias, ids, own, **numbers)
     top = jnp.max(tops, axis=0)
     # Of equals the lowest column; panels are in order.
     place = jnp.min(jnp.where(tops == top[None], places, jnp.int32(columns - 1)), axis=0)
     place = jnp.minimum(place, jnp.int32(columns - 1))  # of nothing but NaNs too
     base = jnp.where(jnp.isneginf(top), 0.0, top)
-    return top, place, jnp.sum(sums * jnp.exp(tops - base[None]), axis=0)
+    return top, place, jnp.sum(sums * jnp.exp(tops - base[None]), axis=0), some
 
 
 def attention(q, keys, values, valid, layer: int):

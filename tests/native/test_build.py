@@ -112,7 +112,7 @@ q = jnp.asarray(np.random.default_rng(0).standard_normal((1, 20, 2, 24), np.floa
 valid = jnp.ones((1, 20), bool)
 wanted = attend(q, q, q, valid, jnp.float32)
 np.testing.assert_allclose(native.attention(q, q[None], q[None], valid, 0), wanted, atol=1e-5)
-top, place, total = native.summary(jnp.asarray(x), native.pack(w), jnp.zeros(70), 1e-4)
+top, place, total, _ = native.summary(jnp.asarray(x), native.pack(w), jnp.zeros(70), 1e-4)
 y = 1e-4 * (x @ w)
 assert (np.asarray(place) == 69).all()
 np.testing.assert_allclose(total, np.exp(y - y.max(-1, keepdims=True)).sum(-1), rtol=1e-4)

@@ -69,14 +69,18 @@ def halves(x, cos, sin):
 
 
 @few
-@given(**small, norm=st.booleans(), bias=st.booleans(), add=st.booleans())
-def test_what_comes_before_and_after_a_product(rows, depth, columns, norm, bias, add, seed):
+@given(**small, norm=st.sampled_from(["", "plain", "shifted"]), bias=..., add=...)
+def test_what_comes_before_and_after_a_product(
+    rows, depth, columns, norm, bias: bool, add: bool, seed
+):
     x, w, g = normal(seed, rows, depth), normal(5, depth, columns), normal(6, depth)
+    shift = normal(9, depth) * (norm == "shifted")
     b, more = normal(7, columns), normal(8, rows, columns)
     wide = x.astype(np.float64)
     if norm:
-        wide = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 0.1) * g
+        wide = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 0.1) * g + shift
     wanted = wide @ w + b * bias + more * add
+    g = np.stack([g, shift]) if norm == "shifted" else g
     given = {"norm": g if norm else None, "bias": b if bias else None, "add": more if add else None}
     given = {name: None if a is None else jnp.asarray(a) for name, a in given.items()}
     (got,) = native.product(jnp.asarray(x), native.pack(w), eps=0.1, **given)
@@ -197,7 +201,7 @@ def test_pads_change_nothing_of_attention():
 def test_summary(rows, depth, columns, barred, seed):
     x, w, bias = normal(seed, rows, depth), normal(seed + 9, depth, columns), normal(3, columns)
     bias[np.random.default_rng(seed).integers(0, columns, barred)] = -np.inf
-    top, place, total = native.summary(jnp.asarray(x), native.pack(w), jnp.asarray(bias), 0.7)
+    top, place, total, _ = native.summary(jnp.asarray(x), native.pack(w), jnp.asarray(bias), 0.7)
     logits = 0.7 * np.asarray(product(x, w)) + bias
     if np.isneginf(bias).all():
         assert np.isneginf(top).all() and not np.asarray(total).any()
@@ -213,7 +217,7 @@ def test_summary(rows, depth, columns, barred, seed):
 def test_the_first_of_equals():
     matrix = native.pack(np.zeros((8, 100), np.float32))
     bias = jnp.zeros(100).at[jnp.arange(5)].set(-jnp.inf)
-    top, place, total = native.summary(jnp.ones((13, 8)), matrix, bias, 1.0)
+    top, place, total, _ = native.summary(jnp.ones((13, 8)), matrix, bias, 1.0)
     assert (np.asarray(top) == 0).all() and (np.asarray(place) == 5).all()
     np.testing.assert_allclose(total, 95, rtol=1e-6)
 
@@ -221,7 +225,7 @@ def test_the_first_of_equals():
 def test_summaries_of_many_panels_and_rows():
     c = native.panel()
     x, w, bias = normal(0, 400, 30), normal(1, 30, 19 * c + 3), normal(2, 19 * c + 3)
-    top, place, total = native.summary(jnp.asarray(x), native.pack(w), jnp.asarray(bias), 0.7)
+    top, place, total, _ = native.summary(jnp.asarray(x), native.pack(w), jnp.asarray(bias), 0.7)
     logits = 0.7 * (x.astype(np.float64) @ w) + bias
     np.testing.assert_allclose(top, logits.max(axis=-1), rtol=1e-5)
     assert (np.asarray(place) == logits.argmax(axis=-1)).mean() > 0.99  # near-ties aside
@@ -231,8 +235,29 @@ def test_summaries_of_many_panels_and_rows():
     zeros, some = native.pack(np.zeros((30, 19 * c + 3), np.float32)), jnp.asarray(x[:2])
     bias = jnp.zeros(19 * c + 3).at[: c + 5].set(-jnp.inf)
     assert (np.asarray(native.summary(some, zeros, bias, 1.0)[1]) == c + 5).all()
-    _, place, _ = native.summary(some * jnp.nan, zeros, bias, 1.0)
+    _, place, *_ = native.summary(some * jnp.nan, zeros, bias, 1.0)
     assert (np.asarray(place) < 19 * c + 3).all()
+
+
+def test_a_summary_of_the_norm_and_columns_apart():
+    """Norm with a bias; columns apart in several groups of panels; a row alone, bit for bit."""
+    c = native.panel()
+    columns, x, g, b = 19 * c + 3, normal(0, 70, 30), normal(1, 30), normal(2, 30)
+    w, bias, apart = normal(3, 30, columns), normal(4, columns), [0, 5, 9 * c, columns - 1]
+    norm = {"norm": jnp.stack([jnp.asarray(g), jnp.asarray(b)]), "eps": 0.1}
+    matrix = native.pack(w)
+    got = native.summary(jnp.asarray(x), matrix, jnp.asarray(bias), 0.7, apart=apart, **norm)
+    wide = x.astype(np.float64)
+    wide = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 0.1) * g + b
+    logits = 0.7 * (wide @ w) + bias
+    np.testing.assert_allclose(got[3], logits[:, apart], rtol=1e-4, atol=1e-4)
+    logits[:, apart] = -np.inf
+    np.testing.assert_allclose(got[0], logits.max(axis=-1), rtol=1e-5)
+    wanted = np.exp(logits - logits.max(axis=-1, keepdims=True)).sum(axis=-1)
+    np.testing.assert_allclose(got[2], wanted, rtol=2e-5)
+    some = native.summary(jnp.asarray(x[9:10]), matrix, jnp.asarray(bias), 0.7, apart=apart, **norm)
+    for alone, all_ in zip(some, got, strict=True):
+        assert np.array_equal(alone, np.asarray(all_)[9:10])
 
 
 def test_blocks_of_rows_with_all_that_goes_with_a_product():
