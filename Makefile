@@ -66,7 +66,7 @@ test-goldens: $(VENV)/.dev
 	  $(CACHED)::test_the_loop_does_not_copy_the_cache \
 	  $(CACHED)::test_dual_window_cost_does_not_grow_with_the_canvas \
 	  $(CACHED)::test_a_pass_without_a_refresh_pays_for_none \
-	  tests/decoding/test_loop.py::test_compiled_loop $(PYTEST)
+	  tests/decoding/test_loop.py::test_compiled_loop tests/native/test_batch_invariance.py $(PYTEST)
 
 # Are faults that somebody seeds noticed? Half an hour.
 test-faults: $(VENV)/.dev
