@@ -25,7 +25,7 @@ BAD = DIFFERENT, TRACEBACK, HALF, LONG, HANGS = (
     "silently different", "traceback", "half-written", "no short line", "hangs",
 )  # fmt: skip
 LONGEST = 600  # characters of a message
-SECONDS = 20  # that a case may take
+SECONDS = 30  # of CPU that a case may take
 
 IDS = np.random.default_rng(0).integers(0, 320, (2, 9)).astype(np.int32)
 
@@ -49,8 +49,8 @@ def judge(case, tmp, oracle=True):
     Returns:
       (one of the words above, a detail).
     """
-    before = signal.signal(signal.SIGALRM, _late)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    before = signal.signal(signal.SIGPROF, _late)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -58,7 +58,7 @@ def judge(case, tmp, oracle=True):
     except Bad as e:
         return e.args
     except _Slow:
-        return HANGS, f"more than {SECONDS} s"
+        return HANGS, f"more than {SECONDS} s of CPU"
     except UserError as e:
         return _short(e)
     except BaseException as e:  # noqa: BLE001 - a panic of a library is no Exception
@@ -66,8 +66,8 @@ def judge(case, tmp, oracle=True):
             raise
         return TRACEBACK, "".join(traceback.format_exception(e)[-3:])
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
         for path in tmp.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 

@@ -62,12 +62,24 @@ KEYS = {
 
 
 def _settings(raw):
-    return {key: values[0] for key, values in KEYS.items()} | raw
+    s = {key: values[0] for key, values in KEYS.items()} | raw
+    # Version 5 of transformers moves it there when it writes such a config.
+    rope = raw.get("rope_parameters")
+    if "rope_theta" not in raw and isinstance(rope, dict) and "rope_theta" in rope:
+        s["rope_theta"] = rope["rope_theta"]
+    return s
 
 
 def must_refuse(raw):
     if raw.get("quantization_config") is not None:
         return "quantization_config"
+    rope = raw.get("rope_parameters") or {}
+    if rope.get("rope_type", "default") != "default":
+        return "another kind of rotary embedding"
+    if rope.get("rope_theta", raw.get("rope_theta")) != raw.get(
+        "rope_theta", rope.get("rope_theta")
+    ):
+        return "two rope_theta"
     return None
 
 
