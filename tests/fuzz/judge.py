@@ -117,8 +117,11 @@ def _convert(folder, tmp, by_command):
     out = tmp / "out"
     before = set(os.listdir(tmp))
     if by_command:
+        looked, _ = _command(convert_command.main, ["--check", str(folder), str(out)])
         status, _ = _command(convert_command.main, [str(folder), str(out)])
         refused = status == 2
+        if looked == 2 and not refused:
+            raise Bad(DIFFERENT, "--check refuses what converts")
     else:
         try:
             converters.convert(folder, out)

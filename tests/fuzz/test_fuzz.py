@@ -64,7 +64,9 @@ def _shown(tally):
     return ", ".join(f"{n} {how}" for how, n in tally.most_common())
 
 
-def quiet_transformers():
+def the_oracle():
+    """transformers without its chatter; skips where it is absent."""
+    pytest.importorskip("torch", reason="torch is not installed: the fuzzer has no oracle")
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     transformers.logging.set_verbosity_error()
 
@@ -72,8 +74,7 @@ def quiet_transformers():
 @pytest.mark.slow
 @pytest.mark.oracle
 def test_mutations(request, tmp_path):
-    pytest.importorskip("torch", reason="torch is not installed: the fuzzer has no oracle")
-    quiet_transformers()
+    the_oracle()
     option = request.config.getoption
     chosen = cases(option("--fuzz-seed"), option("--fuzz-count"))
     if line := option("--fuzz-case"):
@@ -85,10 +86,11 @@ def known():
     return [Case.from_line(line) for line in REGRESSIONS.read_text().splitlines() if line.strip()]
 
 
-@pytest.mark.oracle
-def test_what_failed_once(tmp_path):
-    quiet_transformers()
-    run(known(), tmp_path, oracle=True)
+@pytest.mark.parametrize("oracle", [False, pytest.param(True, marks=pytest.mark.oracle)])
+def test_what_failed_once(oracle, tmp_path):
+    if oracle:
+        the_oracle()
+    run(known(), tmp_path, oracle)
 
 
 def test_quick_look(tmp_path):
