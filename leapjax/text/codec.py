@@ -1,28 +1,31 @@
 """`TextCodec`: prompts to token ids, token ids to text.
 
 text ──────────────── encode ─▶ ids          control tokens parsed, or kept as text
-messages ─ template ─ encode ─▶ ids          the template's control tokens parsed only
+messages ─ template ─ encode ─▶ ids          control tokens where their author may write them
 ids ───────────────── decode ─▶ text         special tokens left out
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
-from leapjax.text import files
-from leapjax.text.control import ControlTokens, map_strings, strings_in, unused_character
+from leapjax.text import files, template
+from leapjax.text.control import ControlTokens, strings_in
+from leapjax.text.provenance import USER
 from leapjax.text.template import ChatTemplate
 
 # A role becomes part of the template's own text, next to its control tokens, so it is
 # one of the words that chat formats use.
 ROLES = ("system", "user", "assistant", "tool", "developer", "function", "ipython")
+_BEFORE = "\U0010ffff"  # not a character, so no text should hold it
 
 
 class TextCodec:
@@ -43,18 +46,15 @@ class TextCodec:
     def __init__(self, read: files.TokenizerFiles, model: ModelConfig):
         self._full = read.tokenizer
         added = self._full.get_added_tokens_decoder()
-        # Added runs of blanks are ordinary text; everything else added is control.
-        control = {i: t for i, t in added.items() if t.special or not t.content.isspace()}
-        self._added = ControlTokens(added)
-        self._control = ControlTokens(control)
-        self._ordinary = ControlTokens({i: t for i, t in added.items() if i not in control})
-        self._control_ids = frozenset(control)
-        self._plain = Tokenizer(self._full.model)  # the same vocabulary, shared
-        self._plain.normalizer = self._full.normalizer
-        self._plain.pre_tokenizer = self._full.pre_tokenizer
+        self._control = ControlTokens(added, read.special)
+        self._plain = _without_added(self._full)
+        # The same, with a token that stands for what came before.
+        self._later = _without_added(self._full)
+        self._later.add_special_tokens([_BEFORE])
         vocabulary = self._full.get_vocab(with_added_tokens=True)
         self.size = 1 + max(vocabulary.values(), default=-1)
         self._has_post_processor = self._full.post_processor is not None
+        self._tidy = read.tidy
         self.special_ids = read.special | {
             model.mask_token_id,
             model.eos_token_id,
@@ -80,10 +80,7 @@ class TextCodec:
         _check_text(text)
         if control:
             return self._full.encode(text, add_special_tokens=False).ids
-        ids: list[int] = []
-        for part in self._ordinary.split(text):
-            ids += [part] if isinstance(part, int) else self._encode_plain(part)
-        return ids
+        return self._encode_from(text, USER * len(text))
 
     def encode_prompt(self, text: str, raw: bool = False) -> list[int]:
         """Token ids of a prompt.
@@ -118,24 +115,19 @@ class TextCodec:
           UserError: no template, malformed messages, or a conversation that the template
             refuses.
         """
-        rendered, mark = self._render(messages)
-        ids: list[int] = []
-        for part in self._added.split(rendered):
-            if isinstance(part, int):
-                ids.append(part)
-            elif part := part.replace(mark, ""):
-                ids += self._encode_plain(part)
-        return ids
+        text, who = self._render(messages)
+        _check_text(text)
+        return self._encode_from(text, who)
 
     def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """The text that `encode_chat` encodes, for reading."""
-        rendered, mark = self._render(messages)
-        return rendered.replace(mark, "")
+        return self._render(messages)[0]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids; special tokens and ids without a token leave nothing."""
         kept = [int(i) for i in ids if int(i) not in self.special_ids]
-        return self._full.decode(kept, skip_special_tokens=True)
+        text = self._full.decode(kept, skip_special_tokens=True)
+        return _tidied(text) if self._tidy else text
 
     def tokens_of(self, ids: Sequence[int]) -> list[str]:
         """A piece of text for each id, for display; special tokens by their spelling."""
@@ -144,23 +136,55 @@ class TextCodec:
             spelling = self._full.id_to_token(i)
             if spelling is None:
                 pieces.append(f"<{i}>")
-            elif i in self._control_ids or i in self.special_ids:
+            elif i in self._control.ids or i in self.special_ids:
                 pieces.append(spelling)
             else:
                 pieces.append(self._full.decode([i], skip_special_tokens=False))
         return pieces
 
-    def _encode_plain(self, text: str) -> list[int]:
-        """Ids of a text that holds no control tokens, whatever it spells."""
-        ids = self._plain.encode(text, add_special_tokens=False).ids
-        if self._control_ids.isdisjoint(ids):
+    def _encode_from(self, text: str, who: str) -> list[int]:
+        """Ids of a text, with control tokens where their author may write them.
+
+        Args:
+          text: any text.
+          who: the author of each of its characters.
+        """
+        found = self._full.encode(text, add_special_tokens=False)
+        if self._control.ids.isdisjoint(found.ids) or self._meant(text, who, found):
+            return found.ids
+        ids: list[int] = []
+        for part in self._control.split(text, who):
+            ids += [part] if isinstance(part, int) else self._encode_plain(part, not ids)
+        return ids
+
+    def _meant(self, text: str, who: str, found: Encoding) -> bool:
+        """Whether every control token that the tokenizer found may be where it is."""
+        for i, (start, end) in zip(found.ids, found.offsets, strict=True):
+            if i in self._control.ids:
+                content = self._full.id_to_token(i)
+                at = text.find(content, start, end)  # blanks beside it may be anybody's
+                start, end = (start, end) if at < 0 else (at, at + len(content))
+                if not self._control.allowed(i, who[start:end]):
+                    return False
+        return True
+
+    def _encode_plain(self, text: str, first: bool) -> list[int]:
+        """Ids of a text that holds no control tokens, whatever it spells.
+
+        Args:
+          text: any text.
+          first: nothing comes before it; some tokenizers put a blank there.
+        """
+        if first or _BEFORE in text:
+            ids = self._plain.encode(text, add_special_tokens=False).ids
+        else:
+            ids = self._later.encode(_BEFORE + text, add_special_tokens=False).ids[1:]
+        cuts = [] if self._control.ids.isdisjoint(ids) else self._control.cuts(text)
+        if not cuts:
             return ids
         # A vocabulary of whole words may hold a control token as a word; inside it, cut.
-        ids, last = [], 0
-        for cut in [*self._control.cuts(text), len(text)]:
-            ids += self._plain.encode(text[last:cut], add_special_tokens=False).ids
-            last = cut
-        return ids
+        parts = [text[a:b] for a, b in itertools.pairwise([0, *cuts, len(text)])]
+        return [i for n, p in enumerate(parts) for i in self._encode_plain(p, first and n == 0)]
 
     def _around(self) -> tuple[list[int], list[int]]:
         """What the tokenizer's post-processor puts before and after a text."""
@@ -172,19 +196,13 @@ class TextCodec:
         return [], []
 
     def _render(self, messages) -> tuple[str, str]:
-        """A conversation through the template, and the guard character in it."""
+        """A conversation through the template, and the author of each character."""
         if self._template is None:
             raise UserError("the model has no chat template; give a prompt instead of messages")
         check_messages(messages)
         for text in strings_in(messages):
             _check_text(text)
-        mark = unused_character([*strings_in(messages), self._template.source])
-        guarded = []
-        for message in messages:
-            rest = {k: v for k, v in message.items() if k != "role"}
-            changed = map_strings(rest, lambda text: self._control.guard(text, mark))
-            guarded.append({"role": message["role"], **changed})
-        return self._template.render(guarded), mark
+        return self._template.render(messages)
 
     def _find_eot(self) -> int | None:
         if self._template is None:
@@ -195,12 +213,12 @@ class TextCodec:
             {"role": "assistant", "content": answer},
         ]
         try:
-            text = self._template.render(turns, reply=False)
+            text, _ = self._template.render(turns, reply=False)
         except UserError:
             return None
         _, found, rest = text.rpartition(answer)
-        first = next(iter(self._added.split(rest)), None) if found else None
-        return first if isinstance(first, int) else None
+        ids = self._full.encode(rest, add_special_tokens=False).ids if found else []
+        return next((i for i in ids[:1] if i in self._control.ids), None)
 
 
 def load_codec(folder: str | os.PathLike, model_config: ModelConfig) -> TextCodec | None:
@@ -216,8 +234,24 @@ def load_codec(folder: str | os.PathLike, model_config: ModelConfig) -> TextCode
     Raises:
       UserError: a tokenizer file is damaged.
     """
+    template.start()  # while the files are read
     read = files.read(Path(folder))
     return None if read is None else TextCodec(read, model_config)
+
+
+def _tidied(text: str) -> str:
+    """Text without the blanks that some tokenizers put before signs and contractions."""
+    for blank in (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're"):
+        text = text.replace(blank, blank.strip())
+    return text
+
+
+def _without_added(tokenizer: Tokenizer) -> Tokenizer:
+    """A tokenizer of the same vocabulary, shared, that knows no added tokens."""
+    plain = Tokenizer(tokenizer.model)
+    plain.normalizer = tokenizer.normalizer
+    plain.pre_tokenizer = tokenizer.pre_tokenizer
+    return plain
 
 
 def check_messages(messages: Any) -> None:

@@ -1,11 +1,12 @@
-"""Control tokens in text: found where they are meant, broken up where they are not.
+"""Control tokens in text: found where their author may write them.
 
-A user's text may spell a control token. Before it goes through a chat template, every
-such spelling gets a guard character in its middle; in what the template renders, whole
-spellings are then the template's own, and the guards are taken out again:
+A user's text may spell a control token. What a template renders says who wrote each character
+(`leapjax.text.provenance`), and that decides what a spelling is:
 
-    content "<|eot|>"  ->  "<\ue000|eot|>"  ->  template  ->  "<\ue000|eot|><|eot|>"
-                                   text "<|eot|>" ──┘            └── control token
+    template's own characters   every added token
+    an assistant's              added tokens that are not special (`<think>`)
+    anybody else's              none
+    of several authors          none: nobody completes what another began
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import Any
 
 from tokenizers import AddedToken
 
-from leapjax.errors import UserError
+from leapjax.text.provenance import ASSISTANT, TEMPLATE, USER
+
+_RUNS = re.compile(r"(.)\1*")
 
 
 class ControlTokens:
@@ -24,78 +27,73 @@ class ControlTokens:
 
     Args:
       added: added tokens by id.
+      special: ids of those that are special.
     """
 
-    def __init__(self, added: Mapping[int, AddedToken]):
-        # The longest of those that start at a place, as the tokenizer itself chooses.
-        self._order = sorted(added, key=lambda i: -len(added[i].content))
-        tokens = [added[i] for i in self._order]
-        self._whole = re.compile("|".join(map(_pattern, tokens))) if tokens else None
-        # Overlapping occurrences count too; a single character has no middle to guard.
-        spelled = "|".join(re.escape(t.content) for t in tokens if len(t.content) > 1)
+    def __init__(self, added: Mapping[int, AddedToken], special: frozenset[int]):
+        self._added = added
+        # Added runs of blanks are ordinary text; everything else added is control.
+        self.ids = frozenset(i for i in added if i in special or not added[i].content.isspace())
+        self._allowed = {
+            TEMPLATE: frozenset(added),
+            ASSISTANT: frozenset(added) - special,
+            USER: frozenset(added) - self.ids,
+        }
+        self._patterns = {who: _pattern(added, ids) for who, ids in self._allowed.items()}
+        # Overlapping occurrences count too; a single character has no middle to cut.
+        spelled = "|".join(re.escape(added[i].content) for i in self.ids if added[i].content[1:])
         self._spelled = re.compile(f"(?=(?:{spelled}))") if spelled else None
-        self._heads = {t.content[:n] for t in tokens for n in range(1, len(t.content))}
-        self._tails = {t.content[n:] for t in tokens for n in range(1, len(t.content))}
-        self._longest = max((len(t.content) for t in tokens), default=0)
-        self._all = "\0".join(t.content for t in tokens)
 
     def cuts(self, text: str) -> list[int]:
-        """Places inside every spelling in `text`, one each."""
+        """Places inside every control token's spelling in `text`, one each."""
         if self._spelled is None:
             return []
         return [m.start() + 1 for m in self._spelled.finditer(text)]
 
-    def guard(self, text: str, mark: str) -> str:
-        """Break every spelling in `text`, and every one that its surroundings could complete.
+    def allowed(self, i: int, who: str) -> bool:
+        """Whether those who wrote the characters of token `i` may write it.
 
         Args:
-          text: somebody's text.
-          mark: the guard, a character that occurs nowhere else.
+          i: an added token.
+          who: the author of each character.
         """
-        out, last = [], 0
-        for at in self.cuts(text):
-            out += [text[last:at], mark]
-            last = at
-        text = "".join([*out, text[last:]])
-        # Blanks stay outside the guards, so that a template's `trim` works as ever.
-        inner = text.strip()
-        start = text.find(inner)
-        end = start + len(inner)
-        sizes = range(1, min(len(inner), self._longest) + 1)
-        if any(inner[-n:] in self._heads for n in sizes):
-            text = text[:end] + mark + text[end:]
-        if (inner and inner in self._all) or any(inner[:n] in self._tails for n in sizes):
-            text = text[:start] + mark + text[start:]
-        return text
+        return len(set(who)) == 1 and i in self._allowed[who[0]]
 
-    def split(self, text: str) -> Iterator[str | int]:
-        """Cut text at its control tokens: strings between them, ids for them."""
+    def split(self, text: str, who: str) -> Iterator[str | int]:
+        """Cut text at the added tokens that it may hold: strings between them, ids for them.
+
+        Args:
+          text: any text.
+          who: the author of each of its characters.
+        """
         last = 0
-        for match in self._whole.finditer(text) if self._whole else ():
-            if match.start() > last:
-                yield text[last : match.start()]
-            yield self._order[(match.lastindex or 1) - 1]  # one group per token
-            last = match.end()
+        for run in _RUNS.finditer(who):
+            pattern, order = self._patterns[run[1]]
+            for match in pattern.finditer(text, run.start(), run.end()):
+                i = order[match.lastindex - 1]  # type: ignore[operator]  # one group per token
+                token, (start, end) = self._added[i], match.span()
+                beside = text[start - 1 : start] + text[end : end + 1] if token.single_word else ""
+                if start < last or re.search(r"\w", beside):
+                    continue
+                # Blanks beside it belong to it, whoever wrote them.
+                if token.lstrip:
+                    start = last + len(text[last:start].rstrip())
+                if token.rstrip:
+                    end = len(text) - len(text[end:].lstrip())
+                if start > last:
+                    yield text[last:start]
+                yield i
+                last = end
         if last < len(text):
             yield text[last:]
 
 
-def _pattern(token: AddedToken) -> str:
-    """A regular expression for a token with its matching rules."""
-    pattern = f"({re.escape(token.content)})"
-    if token.single_word:
-        pattern = rf"(?<!\w){pattern}(?!\w)"
-    blanks = r"\s*"
-    return f"{blanks if token.lstrip else ''}{pattern}{blanks if token.rstrip else ''}"
-
-
-def unused_character(texts: Iterable[str]) -> str:
-    """A private-use character that occurs in none of the texts."""
-    seen = set().union(*map(set, texts))
-    for code in range(0xE000, 0xF900):
-        if chr(code) not in seen:
-            return chr(code)
-    raise UserError("the messages use every private-use character; remove some")
+def _pattern(added: Mapping[int, AddedToken], ids: Iterable[int]) -> tuple[re.Pattern, list[int]]:
+    """A regular expression for some tokens, one group each, and their ids in its order."""
+    # The longest of those that start at a place, as the tokenizer itself chooses.
+    order = sorted(ids, key=lambda i: -len(added[i].content))
+    spelled = "|".join(f"({re.escape(added[i].content)})" for i in order)
+    return re.compile(spelled or "(?!)"), order
 
 
 def strings_in(value: Any) -> Iterator[str]:
@@ -109,14 +107,3 @@ def strings_in(value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from strings_in(item)
-
-
-def map_strings(value: Any, change) -> Any:
-    """A JSON value with every string inside it changed, keys included."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, Mapping):
-        return {map_strings(k, change): map_strings(v, change) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [map_strings(item, change) for item in value]
-    return value

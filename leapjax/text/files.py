@@ -12,7 +12,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 from tokenizers.models import BPE
 
 from leapjax.errors import UserError
@@ -38,6 +46,7 @@ SPECIAL_NAMES = (
     "cls_token",
     "mask_token",
 )
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +58,29 @@ class TokenizerFiles:
       names: special token spellings by name (`bos_token`, …), for the chat template.
       special: ids that are special, whatever calls them so.
       template: source of the chat template, or None.
+      tidy: blanks before signs are taken out of decoded text.
     """
 
     tokenizer: Tokenizer
     names: dict[str, str]
     special: frozenset[int]
     template: str | None
+    tidy: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class _Special:
+    """Tokens beside the vocabulary, as the settings describe them.
+
+    Attributes:
+      added: by the id that the settings give them.
+      named: by name, `bos_token` and the like.
+      extra: those without a name.
+    """
+
+    added: dict[int, AddedToken]
+    named: dict[str, AddedToken]
+    extra: list[AddedToken]
 
 
 def read(folder: Path) -> TokenizerFiles | None:
@@ -72,23 +98,40 @@ def read(folder: Path) -> TokenizerFiles | None:
     whole, vocab, merges = (folder / n for n in ("tokenizer.json", "vocab.json", "merges.txt"))
     if not (whole.is_file() or vocab.is_file()):
         return None
-    config = _json_object(folder / "tokenizer_config.json")
-    names_map = _json_object(folder / "special_tokens_map.json")
-    added = _added_tokens(folder, config)
+    where = folder / "tokenizer_config.json"
+    config = _json_object(where)
+    versions = config.get("fast_tokenizer_files") or ["tokenizer.json"]
+    if versions != ["tokenizer.json"]:
+        raise UserError(
+            f"{where}: fast_tokenizer_files lists {versions}; only tokenizer.json is read"
+        )
+    tokens = _special(folder, config)
     if whole.is_file():
         tokenizer = _parse(whole)
     else:
         if not merges.is_file():
             raise UserError(f"{vocab} is there but {merges.name} is not; fetch it too")
-        tokenizer = _qwen2(vocab, merges, added, bool(config.get("add_prefix_space")))
+        tokenizer = _qwen2(vocab, merges, tokens.added, bool(config.get("add_prefix_space")))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    _add(tokenizer, added, folder)
-    names, extra = _names(config, names_map)
-    special = {i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
-    named = (tokenizer.token_to_id(t) for t in (*names.values(), *extra))
-    special |= {i for i in named if i is not None}
-    return TokenizerFiles(tokenizer, names, frozenset(special), _template(folder, config))
+    _build(where, _add, tokenizer, tokens, folder)
+    if not whole.is_file():
+        _as_qwen2(tokenizer, tokens, config)
+    if config.get("split_special_tokens"):
+        tokenizer.encode_special_tokens = True
+    # Special is what the library leaves out; in it, a flag that was once set stays set.
+    special = {
+        i
+        for i in tokenizer.get_added_tokens_decoder()
+        if tokenizer.decode([i]) != tokenizer.decode([i], skip_special_tokens=False)
+    }
+    return TokenizerFiles(
+        tokenizer,
+        {name: token.content for name, token in tokens.named.items()},
+        frozenset(special),
+        _template(folder, config),
+        bool(config.get("clean_up_tokenization_spaces")) and not isinstance(tokenizer.model, BPE),
+    )
 
 
 def _text(path: Path) -> str:
@@ -120,7 +163,7 @@ def _build(path: Path, make, *args, **kwargs):
     """Call into the tokenizer library, whose failures are of many types."""
     try:
         return make(*args, **kwargs)
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, UserError):
         raise
     except BaseException as e:  # a panic in the library is not an Exception
         raise UserError(f"{path}: not a usable tokenizer file ({_line(e)})") from e
@@ -162,40 +205,92 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
-def _added_tokens(folder: Path, config: dict) -> dict[int, AddedToken]:
-    """Tokens beside the vocabulary, by id; tokenizer_config.json knows more about them."""
-    found: dict[int, AddedToken] = {}
-    path = folder / "added_tokens.json"
-    for content, i in _json_object(path).items():
-        if not _is_id(i) or not content:
-            raise UserError(f"{path}: expected an object of tokens and their ids")
-        found[i] = AddedToken(content, special=True, normalized=False)
-    path = folder / "tokenizer_config.json"
-    described = config.get("added_tokens_decoder") or {}
-    if not isinstance(described, dict):
-        raise UserError(f"{path}: added_tokens_decoder should be an object")
-    for key, value in described.items():
-        content = value.get("content") if isinstance(value, dict) else None
-        if not str(key).isdecimal() or not isinstance(content, str) or not content:
-            raise UserError(f"{path}: added_tokens_decoder entry {key!r} is malformed")
-        special = bool(value.get("special"))
-        found[int(key)] = AddedToken(
-            content,
-            special=special,
-            single_word=bool(value.get("single_word")),
-            lstrip=bool(value.get("lstrip")),
-            rstrip=bool(value.get("rstrip")),
-            normalized=bool(value.get("normalized", not special)),
-        )
-    return found
+def _special(folder: Path, config: dict) -> _Special:
+    """What the settings say of special and added tokens, as `transformers` reads them.
+
+    Where tokenizer_config.json has `added_tokens_decoder`, it alone counts. Older folders say the
+    same in special_tokens_map.json, added_tokens.json and tokenizer.json, the later over the
+    earlier; a token of added_tokens.json is special if another file names it.
+    """
+    where = folder / "tokenizer_config.json"
+    described = config.get("added_tokens_decoder")
+    sources = [(where, config)]
+    if "added_tokens_decoder" not in config:
+        path = folder / "special_tokens_map.json"
+        sources.append((path, _json_object(path)))
+    settings, extra, named = {}, [], {}
+    for path, source in sources:
+        settings |= {k: v for k, v in source.items() if k.endswith("_token")}
+        listed = source.get("extra_special_tokens")
+        if not extra and (listed is None or (source is config and not listed)):  # the older name
+            listed = source.get("additional_special_tokens")
+        if isinstance(listed, dict):
+            settings |= listed
+        elif isinstance(listed, list):
+            extra += [_token(t, path, "an extra special token", special=True) for t in listed]
+        elif listed is not None:
+            raise UserError(f"{path}: extra special tokens should be a list, got {listed!r}")
+    own = [k for k in settings if k.endswith("_token") and k not in SPECIAL_NAMES]
+    for name in [*SPECIAL_NAMES, *own]:
+        value = settings.get(name)
+        if value is not None and (name in SPECIAL_NAMES or isinstance(value, str)):
+            named[name] = _token(value, where, name, special=True)
+    added: dict[int, AddedToken] = {}
+    if "added_tokens_decoder" not in config:
+        known = {t.content for t in (*named.values(), *extra)}
+        path = folder / "added_tokens.json"
+        for content, i in _json_object(path).items():
+            if not _is_id(i) or not content:
+                raise UserError(f"{path}: expected an object of tokens and their ids")
+            special = content in known
+            added[i] = AddedToken(content, special=special, normalized=not special)
+        path = folder / "tokenizer.json"
+        listed = _json_object(path).get("added_tokens") or []
+        if not isinstance(listed, list):
+            raise UserError(f"{path}: added_tokens should be a list")
+        for value in listed:
+            i = value.get("id") if isinstance(value, dict) else None
+            if not _is_id(i):
+                raise UserError(f"{path}: added_tokens has an entry without an id: {value!r}")
+            added[i] = _token(value, path, f"added token {i}")  # type: ignore[index]
+    elif not isinstance(described, dict):
+        raise UserError(f"{where}: added_tokens_decoder should be an object")
+    for key, value in (described or {}).items():
+        if not (str(key).isascii() and str(key).isdecimal()) or not isinstance(value, dict):
+            raise UserError(f"{where}: added_tokens_decoder entry {key!r} is malformed")
+        added[int(key)] = _token(value, where, f"added_tokens_decoder entry {key!r}")
+    by_content = {t.content: t for t in added.values()}
+    named = {name: by_content.get(t.content, t) for name, t in named.items()}
+    return _Special(added, named, extra)
 
 
-def _add(tokenizer: Tokenizer, added: dict[int, AddedToken], folder: Path) -> None:
-    known = {i: t.content for i, t in tokenizer.get_added_tokens_decoder().items()}
-    for i, token in sorted(added.items()):
-        if known.get(i) == token.content:
-            continue
-        tokenizer.add_tokens([token])
+def _token(value: Any, path: Path, what: str, special: bool = False) -> AddedToken:
+    """A token written as a string, or as an object with its flags."""
+    if isinstance(value, str) and value:
+        return AddedToken(value, special=special)
+    content = value.get("content") if isinstance(value, dict) else None
+    if not isinstance(content, str) or not content:
+        raise UserError(f"{path}: {what} is malformed, expected a token, got {value!r}")
+    flags = {k: value[k] for k in _FLAGS if value.get(k) is not None}
+    if not all(isinstance(f, bool) for f in flags.values()):
+        raise UserError(f"{path}: {what} is malformed, its flags should be true or false")
+    special = flags.pop("special", special)
+    return AddedToken(content, special=special, **flags)
+
+
+def _add(tokenizer: Tokenizer, tokens: _Special, folder: Path) -> None:
+    """Add what the settings describe, with their flags, to what the tokenizer has."""
+    names = {t.content for t in tokens.named.values()}
+    wanted = [t for _, t in sorted(tokens.added.items())]
+    known = {t.content for t in (*tokenizer.get_added_tokens_decoder().values(), *wanted)}
+    for token in (*tokens.named.values(), *tokens.extra):
+        if token.content not in known:
+            wanted.append(token)
+            known.add(token.content)
+    for token in wanted:
+        token.special = token.special or token.content in names
+    tokenizer.add_tokens(wanted)
+    for i, token in sorted(tokens.added.items()):
         got = tokenizer.token_to_id(token.content)
         if got != i:
             raise UserError(
@@ -204,27 +299,23 @@ def _add(tokenizer: Tokenizer, added: dict[int, AddedToken], folder: Path) -> No
             )
 
 
-def _names(config: dict, names_map: dict) -> tuple[dict[str, str], list[str]]:
-    """Spellings of the named special tokens, and of the unnamed ones."""
-    names = {}
-    for name in SPECIAL_NAMES:
-        for source in (config, names_map):
-            spelling = _spelling(source.get(name))
-            if spelling is not None:
-                names[name] = spelling
-                break
-    extra = []
-    for source in (config, names_map):
-        listed = source.get("additional_special_tokens") or []
-        extra += [s for s in map(_spelling, listed if isinstance(listed, list) else []) if s]
-    return names, extra
-
-
-def _spelling(value: Any) -> str | None:
-    """A token written as a string, or as the object that older files hold."""
-    if isinstance(value, dict):
-        value = value.get("content")
-    return value if isinstance(value, str) and value else None
+def _as_qwen2(tokenizer: Tokenizer, tokens: _Special, config: dict) -> None:
+    """What Qwen2's tokenizer does beyond its files."""
+    spellings = {n: t.content for n, t in tokens.named.items()}
+    for name in ("unk_token", "eos_token", "pad_token"):
+        if name not in config:
+            spellings.setdefault(name, "<|endoftext|>")
+    listed = dict.fromkeys([*spellings.values(), *(t.content for t in tokens.extra)])
+    tokenizer.add_tokens([AddedToken(t, special=True) for t in listed])
+    around = [
+        spellings.get(n) if config.get(f"add_{n}") else None for n in ("bos_token", "eos_token")
+    ]
+    if any(around):
+        before, after = ([f"{t}:0"] if t else [] for t in around)
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=[*before, "$A:0", *after],
+            special_tokens=[(t, tokenizer.token_to_id(t)) for t in around if t],
+        )
 
 
 def _template(folder: Path, config: dict) -> str | None:
