@@ -161,7 +161,7 @@ class TextCodec:
         """Whether every control token that the tokenizer found may be where it is."""
         for i, (start, end) in zip(found.ids, found.offsets, strict=True):
             if i in self._control.ids:
-                content = self._full.id_to_token(i)
+                content = self._full.id_to_token(i) or ""
                 at = text.find(content, start, end)  # blanks beside it may be anybody's
                 start, end = (start, end) if at < 0 else (at, at + len(content))
                 if not self._control.allowed(i, who[start:end]):
@@ -234,7 +234,8 @@ def load_codec(folder: str | os.PathLike, model_config: ModelConfig) -> TextCode
     Raises:
       UserError: a tokenizer file is damaged.
     """
-    template.start()  # while the files are read
+    if (Path(folder) / "tokenizer_config.json").is_file():
+        template.start()  # while the files are read
     read = files.read(Path(folder))
     return None if read is None else TextCodec(read, model_config)
 

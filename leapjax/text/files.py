@@ -260,7 +260,7 @@ def _special(folder: Path, config: dict) -> _Special:
             raise UserError(f"{where}: added_tokens_decoder entry {key!r} is malformed")
         added[int(key)] = _token(value, where, f"added_tokens_decoder entry {key!r}")
     by_content = {t.content: t for t in added.values()}
-    named = {name: by_content.get(t.content, t) for name, t in named.items()}
+    named = {name: by_content.get(t.content) or t for name, t in named.items()}
     return _Special(added, named, extra)
 
 
@@ -268,9 +268,10 @@ def _token(value: Any, path: Path, what: str, special: bool = False) -> AddedTok
     """A token written as a string, or as an object with its flags."""
     if isinstance(value, str) and value:
         return AddedToken(value, special=special)
-    content = value.get("content") if isinstance(value, dict) else None
+    value = value if isinstance(value, dict) else {"content": None}
+    content = value.get("content")
     if not isinstance(content, str) or not content:
-        raise UserError(f"{path}: {what} is malformed, expected a token, got {value!r}")
+        raise UserError(f"{path}: {what} is malformed, expected a token or an object with content")
     flags = {k: value[k] for k in _FLAGS if value.get(k) is not None}
     if not all(isinstance(f, bool) for f in flags.values()):
         raise UserError(f"{path}: {what} is malformed, its flags should be true or false")

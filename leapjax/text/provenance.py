@@ -70,7 +70,8 @@ class Sourced(str):
     def __mul__(self, count):
         return Sourced(super().__mul__(count), self._who * count)
 
-    __rmul__ = __mul__
+    def __rmul__(self, count):
+        return self * count
 
     def __mod__(self, values):
         return percent(self, values)
@@ -264,7 +265,7 @@ def _percent_pieces(form: str, values: Any) -> Iterator[str]:
             continue
         if "*" in match["how"]:
             raise ValueError("widths among the values")
-        value = left.pop(0) if match["key"] is None else values[match["key"]]
+        value = left.pop(0) if match["key"] is None else values[match["key"]]  # type: ignore[index]
         whole = isinstance(value, str) and match[3] == "s" and not match["how"]
         text = f"%{match['how']}{match[3]}" % (value,)
         yield value if whole else covered(text, (form, value))
