@@ -324,10 +324,11 @@ class LM:
         batch_size: int | None = None,
         **options: Any,
     ) -> list[Completion]:
-        """Fill the positions that hold the mask id; everything else stays.
+        """Fill the open positions; everything else stays.
 
         Args:
-          sequences: token id sequences with at least one mask id each.
+          sequences: each token ids with at least one mask id, or a text with `[MASK]`, as in
+            "Tom has [MASK]*3 apples" (`TextCodec.encode_infill`).
           config: decode options; blocks are cut from the first open position on.
           batch_size: rows decoded at once.
           **options: decode options by name; they win over `config`.
@@ -336,7 +337,8 @@ class LM:
           One Completion per sequence; `output_ids` is the whole sequence.
         """
         arguments.check_names(options, "infill", "batch_size")
-        records = [{"infill_ids": s} for s in arguments.listed(sequences, "sequences")]
+        given = arguments.listed(sequences, "sequences")
+        records = [{"infill" if isinstance(s, str) else "infill_ids": s} for s in given]
         return self.generate(records, config, batch_size=batch_size, **options)
 
     def request(
@@ -440,4 +442,4 @@ class LM:
           request: what was asked.
           ids: the canvas.
         """
-        return finish(ids, self.codec, self.config, request.stop)
+        return finish(ids, self.codec, self.config, request.stop, request.whole)

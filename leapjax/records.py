@@ -25,7 +25,7 @@ from leapjax.models.config import ModelConfig
 from leapjax.text import TextCodec
 from leapjax.types import Completion, Request
 
-PROMPT_KINDS = ("prompt", "messages", "prompt_ids", "infill_ids")
+PROMPT_KINDS = ("prompt", "messages", "prompt_ids", "infill", "infill_ids")
 KEYS = ("id", *PROMPT_KINDS, "options", "stop")
 OUTPUT_KEYS = (
     *("id", "text", "output_ids", "finish_reason", "steps", "full_passes", "nfe", "commit_step"),
@@ -351,7 +351,7 @@ def _request(
     config = job if own is None else _own_options(job, own)
     seed = config.seed if own and own.get("seed") is not None else None
     ids = _ids(record[kind], kind, model, codec, raw)
-    infill = kind == "infill_ids"
+    infill = kind in ("infill", "infill_ids")
     if infill and model.mask_token_id not in ids:
         raise UserError(
             f"infill_ids holds no mask id ({model.mask_token_id}), so nothing is open; "
@@ -368,6 +368,7 @@ def _request(
         sample=sample,
         metadata={k: v for k, v in record.items() if k not in KEYS} or None,
         stop=_stops(stop if given_stop is None else given_stop),
+        whole=kind == "infill",
     )
 
 
@@ -416,12 +417,13 @@ def _ids(
         return ids
     if codec is None:
         raise UserError(f"{kind} needs a tokenizer and the checkpoint has none; give prompt_ids")
-    if kind == "prompt":
+    if kind in ("prompt", "infill"):
         if not isinstance(given, str):
-            raise UserError(f"prompt should be a text, got {_kind(given)}")
+            raise UserError(f"{kind} should be a text, got {_kind(given)}")
         if not given:
-            raise UserError("prompt is empty; give some text")
-        ids = codec.encode_prompt(given, raw)
+            raise UserError(f"{kind} is empty; give some text")
+        encode = codec.encode_prompt if kind == "prompt" else codec.encode_infill
+        ids = encode(given, raw)
     else:
         ids = codec.encode_chat(given)
     _check_ids(ids, kind, model)
@@ -454,7 +456,9 @@ def _check_fit(length: int, config: DecodeConfig, infill: bool, model: ModelConf
     limit = model.max_length
     if infill:
         if length > limit:
-            raise UserError(f"infill_ids has {length} ids; the model takes at most {limit}")
+            raise UserError(
+                f"infilling: the sequence has {length} ids; the model takes at most {limit}"
+            )
         return
     if length + config.gen_length > limit:
         room = limit - length

@@ -108,6 +108,7 @@ class Request:
       sample: which of several samples of the same prompt this is.
       metadata: other keys of the record, carried to the completion.
       stop: strings that cut the text.
+      whole: the completion's text is that of the whole sequence, eos or not.
     """
 
     id: Any
@@ -118,6 +119,7 @@ class Request:
     sample: int | None = None
     metadata: dict | None = None
     stop: tuple[str, ...] = ()
+    whole: bool = False
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

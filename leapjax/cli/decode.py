@@ -111,7 +111,7 @@ def _decode(args, config, model_of_file: str | None) -> int:
         raise UserError(f"{flag} is for records; add --json or --output FILE")
     else:
         several = len(args.prompt) > 1 and args.num_samples is None
-        sink = TextSink(_utf8(sys.stdout), args.prompt if several else ())
+        sink = TextSink(_utf8(sys.stdout), _texts(args.prompt) if several else ())
 
     lm = loaded(args, config, model_of_file)
     shape = {"raw": args.raw, "stop": args.stop or (), "samples": args.num_samples}
@@ -153,6 +153,11 @@ def _decode(args, config, model_of_file: str | None) -> int:
         _note(f"{plural(errors, 'bad record')} set aside{place}")
     print(summary.line(), file=sys.stderr)
     return OK
+
+
+def _texts(prompts: Sequence[str | dict[str, str]]) -> list[str]:
+    """What was typed: a prompt, or what is to be filled in."""
+    return [p if isinstance(p, str) else p["infill"] for p in prompts]
 
 
 class TextSink:

@@ -54,7 +54,7 @@ examples:
       --temperature 0.7 --num-samples 5 --json
 
 records:
-  Each input line is an object with one of prompt, messages, prompt_ids,
+  Each input line is an object with one of prompt, messages, prompt_ids, infill,
   infill_ids, and if wanted id, options (for this record only), stop. Other
   keys come back as metadata.
 
@@ -91,6 +91,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add = parser.add_argument_group("prompts").add_argument
     add("--prompt", action="append", metavar="TEXT", help="a prompt; may be given several times")
+    add(
+        "--infill",
+        action="append",
+        dest="prompt",
+        type=lambda text: {"infill": text},
+        metavar="TEXT",
+        help='fill in a text: "Tom has [MASK]*3 apples" has three open tokens; \\[MASK] is text',
+    )
     add("--chat", action="store_true", help="hold a conversation; /help lists its commands")
     add("--system", metavar="TEXT", help="with --chat: what the model is told before it begins")
     add("--input", metavar="PATH", help="JSONL records, maybe .gz or a URL; - is stdin")

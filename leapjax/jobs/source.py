@@ -160,10 +160,12 @@ class _Counted:
         return line
 
 
-def from_prompts(prompts: Iterable[str]) -> Iterator[Item]:
-    """Prompts of the command line as records."""
+def from_prompts(prompts: Iterable[str | dict[str, str]]) -> Iterator[Item]:
+    """Prompts of the command line as records; an object is a record already."""
     for number, prompt in enumerate(prompts, 1):
-        yield Item(number, f"prompt {number}", {"prompt": prompt})
+        yield Item(
+            number, f"prompt {number}", prompt if isinstance(prompt, dict) else {"prompt": prompt}
+        )
 
 
 def _is_ordinary(path: str) -> bool:

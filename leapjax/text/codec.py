@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
 from leapjax.text import files, template
 from leapjax.text.control import ControlTokens, strings_in
-from leapjax.text.provenance import USER
+from leapjax.text.provenance import TEMPLATE, USER
 from leapjax.text.template import ChatTemplate
 
 # A role becomes part of the template's own text, next to its control tokens, so it is
@@ -51,6 +52,10 @@ class TextCodec:
         # The same, with a token that stands for what came before.
         self._later = _without_added(self._full)
         self._later.add_special_tokens([_BEFORE])
+        self._mask_id = model.mask_token_id
+        spellings = {"[MASK]", self._full.id_to_token(self._mask_id) or "[MASK]"}
+        masks = "|".join(map(re.escape, spellings))
+        self._masks = re.compile(rf"(\\)?(?:{masks})(?:\*([0-9]{{1,6}}))?")
         vocabulary = self._full.get_vocab(with_added_tokens=True)
         self.size = 1 + max(vocabulary.values(), default=-1)
         self._has_post_processor = self._full.post_processor is not None
@@ -123,6 +128,40 @@ class TextCodec:
         """The text that `encode_chat` encodes, for reading."""
         return self._render(messages)[0]
 
+    def encode_infill(self, text: str, raw: bool = False) -> list[int]:
+        """Token ids of a text with places to fill in, which hold the mask id.
+
+        Args:
+          text: `[MASK]`, or the mask token as the checkpoint spells it, is one open position,
+            `[MASK]*3` is three; behind a backslash it is text. No template is applied, and no
+            token reaches across an open position.
+          raw: parse control tokens.
+
+        Raises:
+          UserError: no position is open, or the text can't be encoded.
+        """
+        _check_text(text)
+        author = TEMPLATE if raw else USER
+        before, after = self._around() if self._has_post_processor else ([], [])
+        ids, last, literal = [*before], 0, ""
+        for match in [*self._masks.finditer(text), None]:
+            part = literal + text[last : match.start() if match else None]
+            literal, last = "", match.end() if match else len(text)
+            if match and match[1]:
+                literal = part + match[0][1:]
+                continue
+            ids += self._encode_from(part, author * len(part), first=not ids)
+            if match:
+                count = int(match[2] or 1)
+                if count < 1:
+                    raise UserError(f"infill has {match[0]!r}; give a number from 1")
+                ids += [self._mask_id] * count
+        if self._mask_id not in ids:
+            raise UserError(
+                "infill holds no [MASK], so nothing is open; put it where text is wanted"
+            )
+        return [*ids, *after]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids; special tokens and ids without a token leave nothing."""
         kept = [int(i) for i in ids if int(i) not in self.special_ids]
@@ -142,19 +181,21 @@ class TextCodec:
                 pieces.append(self._full.decode([i], skip_special_tokens=False))
         return pieces
 
-    def _encode_from(self, text: str, who: str) -> list[int]:
+    def _encode_from(self, text: str, who: str, first: bool = True) -> list[int]:
         """Ids of a text, with control tokens where their author may write them.
 
         Args:
           text: any text.
           who: the author of each of its characters.
+          first: nothing comes before it.
         """
         found = self._full.encode(text, add_special_tokens=False)
-        if self._control.ids.isdisjoint(found.ids) or self._meant(text, who, found):
+        meant = self._control.ids.isdisjoint(found.ids) or self._meant(text, who, found)
+        if first and meant:
             return found.ids
         ids: list[int] = []
         for part in self._control.split(text, who):
-            ids += [part] if isinstance(part, int) else self._encode_plain(part, not ids)
+            ids += [part] if isinstance(part, int) else self._encode_plain(part, first and not ids)
         return ids
 
     def _meant(self, text: str, who: str, found: Encoding) -> bool:

@@ -9,7 +9,11 @@ from leapjax.text.codec import TextCodec
 
 
 def finish(
-    ids: Sequence[int], codec: TextCodec | None, model: ModelConfig, stop: Sequence[str] = ()
+    ids: Sequence[int],
+    codec: TextCodec | None,
+    model: ModelConfig,
+    stop: Sequence[str] = (),
+    whole: bool = False,
 ) -> tuple[str, str]:
     """The answer's text and its finish reason.
 
@@ -18,6 +22,7 @@ def finish(
       codec: the model's codec; without one the text is empty.
       model: the model's config, for its eos id.
       stop: strings that end the answer; it is cut before the earliest.
+      whole: the text goes on behind eos and end-of-turn tokens, as for a text that was filled in.
 
     Returns:
       The text before the first eos, end-of-turn token or stop string, and `stop` if there
@@ -25,7 +30,7 @@ def finish(
     """
     ends = {model.eos_token_id, codec.eot_id if codec else None}
     end = next((n for n, i in enumerate(ids) if int(i) in ends), None)
-    text = "" if codec is None else codec.decode(ids[:end])
+    text = "" if codec is None else codec.decode(ids if whole else ids[:end])
     cuts = [at for at in (text.find(s) for s in stop) if at >= 0]
     if cuts:
         text = text[: min(cuts)]

@@ -366,3 +366,13 @@ def test_interrupted(tmp_path):
     assert process.returncode == 130
     assert error == "leapjax decode: interrupted\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_infilling_from_text(capsys):
+    argv = ["--model", LLADA, "--infill", "Tom [MASK]*3 apples, \\[MASK].", "--json", *SMALL]
+    assert main(argv) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["text"].startswith("Tom ") and record["text"].endswith(" apples, [MASK].")
+    assert sum(c != -2 for c in record["commit_step"]) == 3
+    assert main(["--model", LLADA, "--infill", "Tom", *SMALL]) == 2
+    assert "holds no [MASK]" in capsys.readouterr().err

@@ -353,3 +353,27 @@ def transformers_tokenizer(name):
             kind = transformers.Qwen2Tokenizer
         _ORACLES[name] = kind.from_pretrained(GOLDEN / name)
     return _ORACLES[name]
+
+
+@pytest.mark.parametrize("name, mask", [("llada-a", "<|mdm_mask|>"), ("dream-a", "<|mask|>")])
+def test_infilling_from_text(name, mask):
+    codec = CODECS[name]
+    m, end = codec.encode(f"{mask}<|endoftext|>", control=True)
+    have, apples = (codec.encode(t, control=False) for t in ("Tom has ", " apples"))
+    assert codec.encode_infill("Tom has [MASK]*3 apples") == [*have, m, m, m, *apples]
+    assert codec.encode_infill(f"Tom has {mask}*2[MASK] apples") == [*have, m, m, m, *apples]
+    # Tokens don't merge over an open position, and `*` may follow one.
+    assert codec.encode_infill("th[MASK]*1*3e")[:2] == codec.encode("th", control=False)[:2]
+    ids = codec.encode_infill(rf"\[MASK]*2 \{mask} [MASK]<|endoftext|>")
+    assert ids.count(m) == 1 and end not in ids
+    spelled = codec.encode(f"[MASK]*2 {mask} ", control=False)
+    assert ids[: len(spelled)] == spelled
+    assert codec.encode_infill("[MASK]<|endoftext|>", raw=True) == [m, end]
+
+
+@pytest.mark.parametrize(
+    "text, message", [("none", "holds no"), ("[MASK]*0", "from 1"), ("[MASK]\ud800", "surrogate")]
+)
+def test_infilling_that_fails(text, message):
+    with pytest.raises(UserError, match=message):
+        CODECS["llada-a"].encode_infill(text)
