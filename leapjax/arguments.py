@@ -86,10 +86,22 @@ def row_count(given: Any, name: str = "batch_size") -> int | None:
     Raises:
       UserError: no whole number of at least 1.
     """
-    if given is None:
-        return None
-    if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 1:
-        raise UserError(f"{name} is {shown(given)}; expected a whole number of at least 1")
+    return None if given is None else whole(given, name, 1)
+
+
+def whole(given: Any, name: str, least: int) -> int:
+    """A whole number.
+
+    Args:
+      given: what somebody wrote.
+      name: of the argument.
+      least: the smallest allowed.
+
+    Raises:
+      UserError: anything else.
+    """
+    if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < least:
+        raise UserError(f"{name} is {shown(given)}; expected a whole number of at least {least}")
     return int(given)
 
 

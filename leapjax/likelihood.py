@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from leapjax import arguments
 from leapjax.engine import bucket
 from leapjax.errors import UserError
 from leapjax.lm import LM
@@ -72,8 +73,9 @@ def likelihoods(
     Raises:
       UserError: a pair is empty or too long, or an id is outside the vocabulary.
     """
-    if samples < 1 or batch_size < 1:
-        raise UserError(f"samples is {samples} and batch_size {batch_size}; expected at least 1")
+    samples = arguments.whole(samples, "samples", 1)
+    batch_size = arguments.whole(batch_size, "batch_size", 1)
+    seed = arguments.whole(seed, "seed", 0)
     for number, pair in enumerate(pairs, 1):
         _check(pair, number, lm)
     values = [np.zeros(samples) for _ in pairs]

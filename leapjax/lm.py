@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from leapjax import arguments, checkpoint, models
 from leapjax.batch import Batch, batch
 from leapjax.config import QUANTIZATIONS, DecodeConfig
+from leapjax.config.check import shown
 from leapjax.config.resolve import checkpoint_options, from_python
 from leapjax.engine import Engine, Progress, Replica, slots_for
 from leapjax.errors import UserError
@@ -66,6 +67,10 @@ def load(
     Raises:
       UserError: no such checkpoint, or it is broken (docs/contract.md, Errors).
     """
+    if path is not None and not isinstance(path, str | Path):
+        raise UserError(f"path is {shown(path)}; expected a folder or a hub id")
+    if mesh is not None and not isinstance(mesh, str | MeshShape | Auto):
+        raise UserError(f"mesh is {shown(mesh)}; expected a text such as data=2,tensor=4")
     if dtype is not None and str(dtype) not in DTYPES:
         raise UserError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}")
     if quantize is not None and quantize not in QUANTIZATIONS:
@@ -399,6 +404,8 @@ class LM:
         """
         arguments.check_names(options, "stream", "batch_size", "refresh_group", "each_chunk")
         job, batch_size = self.options(config, **options), arguments.row_count(batch_size)
+        if refresh_group is not None:
+            refresh_group = arguments.whole(refresh_group, "refresh_group", 0)
         requests = arguments.streamed(requests)
         count = len(requests) if isinstance(requests, Sequence) else None
         default = DEFAULT_SLOTS.get(jax.default_backend(), DEFAULT_SLOTS_ELSEWHERE)

@@ -402,6 +402,8 @@ def _id(given: Any, line: int) -> str | int:
         raise UserError(f"id should be a text or a whole number, got {_kind(given)}")
     if isinstance(given, str):
         _check_unicode(given, "id")
+    elif given.bit_length() > 1000:  # Python writes no number of any length
+        raise UserError("id is a number of more than 300 digits; give a shorter one, or a text")
     return given
 
 

@@ -12,6 +12,7 @@ import pytest
 import leapjax
 from leapjax import DecodeConfig, UserError
 from leapjax.config.resolve import checkpoint_options, resolve
+from leapjax.likelihood import likelihoods
 from leapjax.options import read_config
 
 GOLDEN = Path(__file__).parent / "golden" / "llada-a"
@@ -171,6 +172,15 @@ def test_what_is_no_config(lm):
         (lambda: lm.batch([]), "prompts is empty"),
         (lambda: DecodeConfig(threshold=10**400), "expected a smaller number"),
         (lambda: DecodeConfig(seed=10**5000), "seed is a number of thousands of digits"),
+        (lambda: DecodeConfig(cfg_scale=1e300), "cfg_scale is 1e.300; expected at most"),
+        (lambda: DecodeConfig(temperature=1e300), "temperature is 1e.300; expected at most"),
+        (lambda: DecodeConfig(temperature=1, top_p=1e-60), "top_p is 1e-60; expected more than 0"),
+        (lambda: lm.request({"id": 10**5000, "prompt": "a"}), "id is a number of more than 300"),
+        (lambda: lm.stream(["a"], refresh_group="a"), "refresh_group is 'a'"),
+        (lambda: likelihoods(lm, [([1], [2])], samples="a"), "samples is 'a'"),
+        (lambda: likelihoods(lm, [([1], [2])], seed=-1), "seed is -1"),
+        (lambda: leapjax.load(3), "path is 3; expected"),
+        (lambda: leapjax.load(GOLDEN, mesh=3), "mesh is 3; expected"),
         (lambda: DecodeConfig(radius=1, radius_left=0, radius_right=2), "radius is set, but"),
     ):
         with pytest.raises(UserError, match=message) as e:

@@ -28,6 +28,7 @@ def text(width: int = 80) -> str:
     """
     from leapjax.config import FIELDS, DecodeConfig
     from leapjax.policies import POLICIES
+    from leapjax.policies.names import ROWS, plain
 
     parts = [
         "A policy decides which positions commit in a pass. Choose one with --policy\n"
@@ -39,6 +40,9 @@ def text(width: int = 80) -> str:
         does = (inspect.getdoc(module) or "").split("\n\n")[0]
         lines = textwrap.wrap(does, width - 2, initial_indent="  ", subsequent_indent="  ")
         lines.append(f"  source: {policy.source}")
+        also = [row for row, (known, _) in ROWS.items() if known == name and plain(row) != name]
+        if also:
+            lines.append(f"  also called: {', '.join(also)}")
         for option in policy.defaults:
             value = config.value(option)
             if policy.scheduled and option == "steps":

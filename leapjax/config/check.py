@@ -8,6 +8,8 @@ import math
 import reprlib
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from leapjax.errors import UserError
 from leapjax.policies import POLICIES
 from leapjax.policies.names import plain, policy_of, suggestion
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 _WANTED = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 _LARGEST = 2**31 - 1
+_MOST = 1e30  # float32 holds it, and a product with any logit
 _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = _BRIEF.maxother = 80
 _BRIEF.maxlevel = 2
@@ -157,16 +160,19 @@ def ranges(c: DecodeConfig) -> None:
             f"block_length {c.block_length} does not divide gen_length {c.gen_length}; "
             f"choose a divisor, such as {_divisor_near(c.gen_length, c.block_length)}"
         )
-    if c.temperature < 0:
-        raise UserError(f"temperature is {c.temperature}; expected 0 or more")
-    if not 0.0 < c.top_p <= 1.0:
+    for name in ("temperature", "cfg_scale"):
+        value = getattr(c, name)
+        if value < 0:
+            raise UserError(f"{name} is {value}; expected 0 or more")
+        if value > _MOST:
+            raise UserError(f"{name} is {value}; expected at most {_MOST:g}")
+    # What is computed with is float32, where the smallest of Python's numbers are 0.
+    if not 0.0 < np.float32(c.top_p) <= 1.0 or c.top_p > 1.0:
         raise UserError(f"top_p is {c.top_p}; expected more than 0 and at most 1")
     if c.top_k is not None and not 1 <= c.top_k <= _LARGEST:
         raise UserError(f"top_k is {shown(c.top_k)}; expected at least 1, or leave it off")
     if not 0 <= c.seed < 2**32:
         raise UserError(f"seed is {shown(c.seed)}; expected 0 to 2**32 - 1")
-    if c.cfg_scale < 0:
-        raise UserError(f"cfg_scale is {c.cfg_scale}; expected 0 or more")
 
 
 def together(c: DecodeConfig, policy_options: tuple[str, ...]) -> None:

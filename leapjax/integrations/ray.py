@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from leapjax import arguments
 from leapjax.config import FIELDS, check_keys
 from leapjax.errors import UserError
 from leapjax.jobs.loop import Loop
@@ -106,8 +107,9 @@ class Decoder:
             quantize=quantize,
             mesh=wanted(mesh, self.options, rows),
         )
-        self.rows, self.details = rows, details
-        self._shape = {"raw": raw, "stop": stop, "samples": num_samples}
+        self.rows = arguments.row_count(rows, "rows")
+        self.details = arguments.switch(details, "details")
+        self._shape = {"raw": arguments.switch(raw, "raw"), "stop": stop, "samples": num_samples}
         self._intake()  # refuses what is unusable before any record comes
 
     def __call__(self, batch: Any) -> Any:

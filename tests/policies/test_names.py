@@ -63,6 +63,13 @@ def test_a_name_that_fixes_the_steps_bears_no_others(tmp_path):
     assert config.value("steps") == 32 and "steps is left out, policy greedy" in notes[0]
 
 
+def test_help_tells_the_other_names():
+    from leapjax.cli.help_policies import text
+
+    shown = text().split("\nlow_confidence\n")[1].split("\n\n")[0]
+    assert "also called: greedy, schedule-2, schedule-4, schedule-8" in shown
+
+
 def test_suggestions_know_every_name():
     for wrong, near in (("gredy", "greedy"), ("thresold", "threshold"), ("creditt", "credit")):
         with pytest.raises(UserError, match=f"did you mean '{near}'"):
