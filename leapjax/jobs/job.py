@@ -16,7 +16,7 @@ from leapjax.errors import UserError
 from leapjax.jobs import spread, spread_journal, storage
 from leapjax.jobs.header import describe
 from leapjax.jobs.journal import Journal
-from leapjax.jobs.lock import locked, wait_for_others
+from leapjax.jobs.lock import locked, wait_for_others, watched
 from leapjax.jobs.loop import Loop, Progress, Stopped
 from leapjax.jobs.open_shard import kept
 from leapjax.jobs.peers import Peers
@@ -87,8 +87,9 @@ def run(
         if peers is not None or isinstance(found, State):
             return spread.run(lm, spec, source, folder, peers or Peers(), show=show, stop=stop)
         folder.create()
-        with locked(folder):
+        with locked(folder) as guarded:
             wait_for_others(folder)
+            folder = guarded  # writes only while the lock is held
             # Again, now that nobody else writes there.
             journal = to_resume(folder, spec)
             if isinstance(journal, State):
@@ -109,6 +110,7 @@ def run(
                 save_seconds=spec.save_seconds,
             )
             with kept(shards), show(spec.records(info)) as seen:
+                stop = watched(folder, stop)
                 summary = _decode(lm, spec, source, info, journal, shards, seen, stop)
             return ended(folder, journal, summary)
 

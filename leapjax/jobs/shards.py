@@ -33,7 +33,9 @@ SUMMARY = "summary.json"
 LOCK = "lock"
 _PART = re.compile(r"part-(\d{5,})\.jsonl")
 # Of jobs of several processes: the journal and the lock of each, and every open shard.
-_SPREAD = re.compile(r"(journal|lock)-\d{5,}|shard-\d{5,}\.open")
+_SPREAD = re.compile(r"journal-\d{5,}|lock-\d{5,}(\.\d+)?|shard-\d{5,}\.open")
+_TEMPORARY = re.compile(r"(\.[0-9a-f]{32}(\.new)?)?\.new$")
+_LEASE = re.compile(rf"{LOCK}\.\d+")  # of leases that were taken over (leapjax.jobs.lease)
 
 
 def part_name(shard: int) -> str:
@@ -43,9 +45,10 @@ def part_name(shard: int) -> str:
 
 def is_ours(name: str) -> bool:
     """Whether a file name is one that a job gives."""
-    whole = name.removesuffix(".new")  # `Folder.write` writes there first
+    # `Folder.write` and `create_new` write there first.
+    whole = _TEMPORARY.sub("", name)
     ours = (OPEN, ERRORS, SUMMARY, LOCK, journals.NAME)
-    return whole in ours or any(kind.fullmatch(whole) for kind in (_PART, _SPREAD))
+    return whole in ours or any(kind.fullmatch(whole) for kind in (_PART, _SPREAD, _LEASE))
 
 
 def part_number(name: str) -> int | None:

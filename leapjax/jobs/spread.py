@@ -25,7 +25,7 @@ from leapjax.errors import UserError
 from leapjax.jobs import journal as journals
 from leapjax.jobs import spread_journal
 from leapjax.jobs.header import SHARD_SIZE, describe, differences
-from leapjax.jobs.lock import locked, own_name, wait_for_others
+from leapjax.jobs.lock import locked, own_name, wait_for_others, watched
 from leapjax.jobs.loop import Loop, Stopped
 from leapjax.jobs.open_shard import kept
 from leapjax.jobs.peers import Peers
@@ -84,10 +84,6 @@ def run(
     """
     check(source)
 
-    def asked() -> int | None:
-        peers.check()
-        return stop()
-
     def look() -> None:
         if (number := stop()) is not None:
             raise Stopped(number)
@@ -96,7 +92,12 @@ def run(
     header = describe(lm, spec, info)
     with contextlib.ExitStack() as stack:
         if peers.index == 0:
-            state, data = _begin(spec, folder, peers, info, header, stack)
+            to_resume(folder, spec)  # before the folder is touched
+            folder.create()
+            guarded = stack.enter_context(locked(folder))
+            wait_for_others(folder)
+            folder = guarded  # writes only while the lock is held
+            state, data = _begin(spec, folder, peers, info, header)
             begun = json.dumps([hashlib.sha256(data).hexdigest(), header, state.done])
             peers.gather("begun", begun, look)
         else:
@@ -107,7 +108,13 @@ def run(
                 return ended(folder, state, None)
             return Result(Summary(), {}, False)
         if peers.index:
-            stack.enter_context(locked(folder, own_name(peers.index)))
+            folder = stack.enter_context(locked(folder, own_name(peers.index)))
+        held = watched(folder, stop)
+
+        def asked() -> int | None:
+            peers.check()
+            return held()
+
         peers.gather("locked", "", look)
         shards = SpreadShards(folder, state, peers.index, save_seconds=spec.save_seconds)
         with (
@@ -150,13 +157,8 @@ def _begin(
     peers: Peers,
     info: InputInfo,
     header: dict[str, Any],
-    stack: contextlib.ExitStack,
 ) -> tuple[State, bytes]:
-    """Process 0: lock the folder, and note what is known of the job."""
-    to_resume(folder, spec)  # before the folder is touched
-    folder.create()
-    stack.enter_context(locked(folder))
-    wait_for_others(folder)
+    """Process 0, which holds the lock: note what is known of the job."""
     found = to_resume(folder, spec)
     if found is None:
         size = spec.shard_size or _even(spec.records(info) or 0, peers.count)

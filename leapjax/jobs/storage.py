@@ -1,8 +1,9 @@
 """Folders on this machine or elsewhere (`gs://`, `s3://`, `memory://`), for a job's files.
 
-Four ways to write, the same in both places:
+Ways to write, the same in both places:
 
     write     a small file at once; readers see the old content or the new one
+    create_new  the same, unless there is one
     Whole     a file that is written bit by bit and appears when it is complete
     Growing   a file that grows; `sync` makes what was written so far survive a crash
     rename    puts a finished file in place
@@ -17,12 +18,16 @@ import contextlib
 import io
 import os
 import posixpath
+import uuid
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Protocol
 
 from leapjax.errors import UserError
 
 _READ_BYTES = 2**20  # at once, of a remote file
+# Where `pipe_file(mode="create")` is one conditional request: ifGenerationMatch=0 in gcsfs,
+# If-None-Match in s3fs. Elsewhere fsspec looks first and writes then.
+_EXCLUSIVE = {"gs", "gcs", "s3", "s3a", "memory"}
 
 
 class Growing(Protocol):
@@ -58,9 +63,15 @@ class Whole(Protocol):
 
 
 class Folder(Protocol):
-    """A folder of files that are named without slashes. Errors are `OSError`."""
+    """A folder of files that are named without slashes. Errors are `OSError`.
+
+    Attributes:
+      path: as it was given.
+      exclusive: `create_new` is decided in one place, so of several callers one succeeds.
+    """
 
     path: str
+    exclusive: bool
 
     def create(self) -> None:
         """Make the folder, and those above it, unless it is there."""
@@ -80,6 +91,10 @@ class Folder(Protocol):
 
     def write(self, name: str, data: bytes) -> None:
         """Put a whole file in place, over an older one."""
+        ...
+
+    def create_new(self, name: str, data: bytes) -> bool:
+        """Put a whole file in place unless there is one; whether it was put."""
         ...
 
     def grow(self, name: str, keep: int = 0) -> Growing:
@@ -190,6 +205,8 @@ def remove(path: str) -> None:
 class LocalFolder:
     """A folder on this machine."""
 
+    exclusive = True
+
     def __init__(self, path: str):
         self.path = path
 
@@ -230,6 +247,17 @@ class LocalFolder:
             with contextlib.suppress(OSError):
                 self.remove(temporary)
             raise
+
+    def create_new(self, name: str, data: bytes) -> bool:  # noqa: D102
+        temporary = f"{name}.{uuid.uuid4().hex}.new"
+        self.write(temporary, data)
+        try:
+            os.link(self._at(temporary), self._at(name))  # the content is there with the name
+        except FileExistsError:
+            return False
+        finally:
+            self.remove(temporary)
+        return True
 
     def grow(self, name: str, keep: int = 0) -> Growing:  # noqa: D102
         return _LocalGrowing(self._at(name), keep)
@@ -313,6 +341,8 @@ class RemoteFolder:
     def __init__(self, path: str):
         self.path = path.rstrip("/")
         self._system, self._root = filesystem(self.path)
+        kinds = self._system.protocol
+        self.exclusive = not _EXCLUSIVE.isdisjoint([kinds] if isinstance(kinds, str) else kinds)
 
     def create(self) -> None:  # noqa: D102
         with _as_oserror(self.path):
@@ -346,6 +376,14 @@ class RemoteFolder:
     def write(self, name: str, data: bytes) -> None:  # noqa: D102
         with _as_oserror(self.path):
             self._system.pipe_file(self._at(name), data)
+
+    def create_new(self, name: str, data: bytes) -> bool:  # noqa: D102
+        with _as_oserror(self.path):
+            try:
+                self._system.pipe_file(self._at(name), data, mode="create")
+            except FileExistsError:
+                return False
+        return True
 
     def grow(self, name: str, keep: int = 0) -> Growing:  # noqa: D102
         return _RemoteGrowing(self, name, keep)

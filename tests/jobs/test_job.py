@@ -50,7 +50,7 @@ def on_disk(monkeypatch):
 
     def put(disk):
         monkeypatch.setattr(job.storage, "folder", lambda path: disk)
-        monkeypatch.setattr(job, "locked", lambda folder: contextlib.nullcontext())
+        monkeypatch.setattr(job, "locked", contextlib.nullcontext)
         return disk
 
     return put

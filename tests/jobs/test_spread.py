@@ -61,7 +61,9 @@ def on_disk(monkeypatch):
     def put(disk):
         monkeypatch.setattr(job.storage, "folder", lambda path: disk)
         for module in (job, spread):
-            monkeypatch.setattr(module, "locked", lambda *names: contextlib.nullcontext())
+            monkeypatch.setattr(
+                module, "locked", lambda folder, *names: contextlib.nullcontext(folder)
+            )
         return disk
 
     return put

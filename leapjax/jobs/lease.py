@@ -1,0 +1,344 @@
+"""A lock where no kernel holds one: a file that its holder creates, renews and may lose.
+
+    lock, lock.1, lock.2, …   the one with the highest number counts
+
+A lease is taken by creating a file that must not be there yet, which the store decides
+(`Folder.create_new`): of several contenders one succeeds. To take over from a dead holder
+is to create the next number, so nobody ever deletes or overwrites another's live lease.
+Whoever took a lease looks once more for others, and steps back if there are any.
+
+A lease counts while its file was renewed within `STALE` seconds and its process has not
+vanished from this machine. The holder trusts it for `RENEW` seconds less, by its own
+clocks: one that was suspended for longer has lost it, whatever the file says. Before
+something is written, and at every renewal, the holder makes sure that the file is still
+its own and the highest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from leapjax.errors import UserError
+from leapjax.jobs.storage import Folder, Growing
+
+STALE = 300.0  # seconds after which a lease that was not renewed is anybody's
+RENEW = 30.0  # seconds between renewals
+LOOK = 1.0  # seconds for which a look at the store serves
+SETTLE = 1.0  # seconds until a store without conditional creation shows who was last
+_NUMBERED = re.compile(r"(.*)\.(\d+)")
+
+
+class LeaseLost(UserError):
+    """The folder may be another job's by now, so nothing may be written there."""
+
+
+def base_name(name: str) -> str:
+    """The name of a lock, from that of one of its files."""
+    numbered = _NUMBERED.fullmatch(name)
+    return numbered[1] if numbered else name
+
+
+@contextlib.contextmanager
+def leased(folder: Folder, name: str) -> Iterator[Folder]:
+    """Hold a lease.
+
+    Args:
+      folder: must exist.
+      name: of the lock.
+
+    Yields:
+      The folder to write with.
+
+    Raises:
+      UserError: another job holds it.
+      OSError: it can't be written.
+    """
+    lease = Lease(folder, name)
+    lease.take()
+    stop = threading.Event()
+
+    def keep() -> None:
+        while not stop.wait(RENEW):
+            try:
+                lease.renew()
+            except LeaseLost:
+                return
+            except OSError:  # tried again; a lease outlives several
+                pass
+
+    thread = threading.Thread(target=keep, name="leapjax-lock", daemon=True)
+    thread.start()
+    try:
+        yield Guarded(folder, lease)
+    finally:
+        stop.set()
+        thread.join()
+        lease.release()
+
+
+class Lease:
+    """One lease on a folder; its methods may be called from any thread.
+
+    Args:
+      folder: where its file is.
+      name: of the lock.
+    """
+
+    def __init__(self, folder: Folder, name: str):
+        self._folder, self._name = folder, name
+        self._me = me()
+        self._number = 0
+        self._lost = False
+        self._renewed = self._looked = _clocks()
+
+    def take(self) -> None:
+        """Take the lease.
+
+        Raises:
+          UserError: another job holds it.
+          OSError: it can't be written.
+        """
+        seen = self._files()
+        self._refuse_if_held(seen)
+        # Of the files seen: whoever took the lease since has that number.
+        self._number = max(seen, default=-1) + 1
+        began = _clocks()
+        self._folder.create_new(self._file, self._content())
+        if not self._folder.exclusive:
+            time.sleep(SETTLE)
+        # Not what `create_new` said: a library may have tried again after a lost answer.
+        if not self._is_ours():
+            raise held(self._folder, parsed(self._folder.read(self._file)))
+        try:
+            self._refuse_if_held(self._files() - {self._number})
+        except UserError:
+            with contextlib.suppress(OSError):
+                self._folder.remove(self._file)
+            raise
+        self._renewed = self._looked = began
+
+    def check(self) -> None:
+        """Make sure that the lease has not run out; asks nobody.
+
+        Raises:
+          LeaseLost: it has, or was found to be another's.
+        """
+        if self._lost or _seconds_since(self._renewed) > STALE - RENEW:
+            self._lost = True
+            raise LeaseLost(
+                f"output {self._folder.path}: this process no longer holds the lock (it was "
+                f"suspended for longer than {STALE - RENEW:.0f} s, or another job took the folder "
+                "over), so it writes nothing more; once no other job runs there, run the same "
+                "command with --resume"
+            )
+
+    def verify(self) -> None:
+        """Make sure, by a look at the store, that the lease is still held.
+
+        Raises:
+          LeaseLost: it is not.
+          OSError: the store can't be asked.
+        """
+        self.check()
+        if _seconds_since(self._looked) < LOOK:
+            return
+        began = _clocks()
+        if max(self._files(), default=-1) != self._number or not self._is_ours():
+            self._lost = True
+        self.check()
+        self._looked = began
+
+    def renew(self) -> None:
+        """Make the lease last for another `STALE` seconds.
+
+        Raises:
+          LeaseLost: it is not held.
+          OSError: the store can't be asked or written.
+        """
+        began = _clocks()
+        self._looked = (-LOOK, -LOOK)  # whatever was seen before
+        self.verify()
+        self._folder.write(self._file, self._content())
+        if _seconds_since(began) > STALE - RENEW:  # suspended in between: too late
+            self._lost = True
+            if self._is_ours():
+                self._folder.remove(self._file)
+        self.check()
+        self._renewed = began
+
+    def release(self) -> None:
+        """Give the lease back, if it is held."""
+        with contextlib.suppress(LeaseLost, OSError):
+            self._looked = (-LOOK, -LOOK)
+            self.verify()
+            for number in sorted(self._files()):  # the highest, which counts, is the last
+                if number <= self._number:
+                    self._folder.remove(self._file_of(number))
+
+    @property
+    def _file(self) -> str:
+        return self._file_of(self._number)
+
+    def _file_of(self, number: int) -> str:
+        return f"{self._name}.{number}" if number else self._name
+
+    def _files(self) -> set[int]:
+        """Numbers of the lock's files."""
+        found = set()
+        for name in self._folder.sizes():
+            numbered = _NUMBERED.fullmatch(name)
+            if name == self._name:
+                found.add(0)
+            elif numbered and numbered[1] == self._name:
+                found.add(int(numbered[2]))
+        return found
+
+    def _refuse_if_held(self, numbers: set[int]) -> None:
+        """Look at files of others.
+
+        Raises:
+          UserError: one of them counts.
+        """
+        for number in numbers:
+            holder = parsed(self._folder.read(self._file_of(number)))
+            if holder and not _is_gone(holder):
+                raise held(self._folder, holder)
+
+    def _is_ours(self) -> bool:
+        found = parsed(self._folder.read(self._file))
+        return found is not None and found.get("token") == self._me["token"]
+
+    def _content(self) -> bytes:
+        return json.dumps({**self._me, "renewed": time.time()}).encode()
+
+
+class Guarded:
+    """A folder that refuses to write once the lease on it is lost.
+
+    Args:
+      folder: the folder.
+      lease: on it.
+    """
+
+    def __init__(self, folder: Folder, lease: Lease):
+        self._folder, self.lease = folder, lease
+        self.path, self.exclusive = folder.path, folder.exclusive
+
+    def create(self) -> None:  # noqa: D102
+        self.lease.verify()
+        self._folder.create()
+
+    def sizes(self) -> dict[str, int]:  # noqa: D102
+        return self._folder.sizes()
+
+    def size(self, name: str) -> int | None:  # noqa: D102
+        return self._folder.size(name)
+
+    def read(self, name: str) -> bytes | None:  # noqa: D102
+        return self._folder.read(name)
+
+    def write(self, name: str, data: bytes) -> None:  # noqa: D102
+        self.lease.verify()
+        self._folder.write(name, data)
+
+    def create_new(self, name: str, data: bytes) -> bool:  # noqa: D102
+        self.lease.verify()
+        return self._folder.create_new(name, data)
+
+    def grow(self, name: str, keep: int = 0) -> Growing:  # noqa: D102
+        self.lease.verify()
+        return _GuardedGrowing(self._folder.grow(name, keep), self.lease)
+
+    def rename(self, old: str, new: str) -> None:  # noqa: D102
+        self.lease.verify()
+        self._folder.rename(old, new)
+
+    def remove(self, name: str) -> None:  # noqa: D102
+        self.lease.verify()
+        self._folder.remove(name)
+
+
+class _GuardedGrowing:
+    def __init__(self, file: Growing, lease: Lease):
+        self._file, self._lease = file, lease
+
+    def write(self, data: bytes) -> None:
+        self._lease.check()
+        self._file.write(data)
+
+    def sync(self) -> None:
+        self._lease.verify()
+        self._file.sync()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _clocks() -> tuple[float, float]:
+    # The first stands still while the machine sleeps, the second may be set: the longer counts.
+    return time.monotonic(), time.time()
+
+
+def _seconds_since(then: tuple[float, float]) -> float:
+    return max(now - before for now, before in zip(_clocks(), then, strict=True))
+
+
+def me() -> dict[str, Any]:
+    """This process, as a lock's file names it."""
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "machine": _machine(),
+        "token": uuid.uuid4().hex,
+    }
+
+
+def _machine() -> str | None:
+    """What tells apart where process ids mean something; None where it can't be told."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
+
+
+def parsed(data: bytes | None) -> dict[str, Any] | None:
+    """The holder that a lock's file names, None if it names none."""
+    try:
+        value = json.loads(data or b"null")
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _is_gone(holder: dict[str, Any]) -> bool:
+    renewed = holder.get("renewed")
+    if not isinstance(renewed, int | float) or time.time() - renewed > STALE:
+        return True
+    # Hosts of one name, such as containers, may be several: their process ids differ.
+    if None in (holder.get("machine"), _machine()) or holder["machine"] != _machine():
+        return False
+    try:
+        os.kill(int(holder["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+        return False
+    return False
+
+
+def held(folder: Folder, holder: dict[str, Any] | None) -> UserError:
+    """The error of a lock that another job holds."""
+    who = f" (process {holder['pid']} on {holder['host']})" if holder and "pid" in holder else ""
+    return UserError(
+        f"output {folder.path}: another job is writing there{who}; wait for it or stop it first"
+    )
