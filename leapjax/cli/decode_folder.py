@@ -121,6 +121,7 @@ def _run(args, lm, spec, peers, signals, note) -> int:
             peers=peers,
             show=lambda total: display.shown(total, args.progress),
             stop=signals.requested,
+            note=note,
         )
     except Stopped as e:
         _stopped(e.number)

@@ -14,7 +14,7 @@ from typing import Any
 
 from leapjax.errors import UserError
 from leapjax.jobs import spread, spread_journal, storage
-from leapjax.jobs.header import describe
+from leapjax.jobs.header import describe, noise_changed, without_noise
 from leapjax.jobs.journal import Journal
 from leapjax.jobs.lock import locked, wait_for_others, watched
 from leapjax.jobs.loop import Loop, Progress, Stopped
@@ -61,6 +61,7 @@ def run(
     peers: Peers | None = None,
     show: Callable[[int | None], contextlib.AbstractContextManager] = _show_nothing,
     stop: Callable[[], int | None] = lambda: None,
+    note: Callable[[str], None] = lambda line: None,
 ) -> Result:
     """Decode an input into a folder, from the start or from where it was interrupted.
 
@@ -71,6 +72,7 @@ def run(
       show: given the number of records, if it is known, a context that yields what takes
         the progress (`leapjax.jobs.display.shown`).
       stop: a signal's number once the job shall stop, else None.
+      note: takes a line for the user that is no error.
 
     Returns:
       The counts.
@@ -85,7 +87,8 @@ def run(
         # Before the folder is touched; of several processes only the first may look.
         found = to_resume(folder, spec) if peers is None else None
         if peers is not None or isinstance(found, State):
-            return spread.run(lm, spec, source, folder, peers or Peers(), show=show, stop=stop)
+            together = peers or Peers()
+            return spread.run(lm, spec, source, folder, together, show=show, stop=stop, note=note)
         folder.create()
         with locked(folder) as guarded:
             wait_for_others(folder)
@@ -100,7 +103,7 @@ def run(
                 spread_journal.forget(folder)
                 journal = Journal.create(folder, header)
             else:
-                must_agree(spec, journal, header)
+                must_agree(spec, journal, header, note)
             if journal.done:
                 return ended(folder, journal, None)
             shards = Shards(
@@ -165,6 +168,8 @@ def _decode(lm, spec, source, info, journal, shards, seen, stop) -> Summary:
     items: Iterable[Item] = itertools.islice(source.items(), spec.limit)
     if journal.last:
         items = _skip(items, journal.last, shards.bad_lines(), intake, source, stop)
+    if noise_changed(journal.header):
+        items = without_noise(items, journal.header)
     summary = loop.run(items)
     if spec.limit is None:
         source.check_unchanged(info)

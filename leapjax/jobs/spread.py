@@ -24,7 +24,7 @@ from typing import Any
 from leapjax.errors import UserError
 from leapjax.jobs import journal as journals
 from leapjax.jobs import spread_journal
-from leapjax.jobs.header import SHARD_SIZE, describe, differences
+from leapjax.jobs.header import SHARD_SIZE, describe, differences, noise_changed, without_noise
 from leapjax.jobs.lock import locked, own_name, wait_for_others, watched
 from leapjax.jobs.loop import Loop, Stopped
 from leapjax.jobs.open_shard import kept
@@ -63,6 +63,7 @@ def run(
     *,
     show: Callable[[int | None], contextlib.AbstractContextManager],
     stop: Callable[[], int | None],
+    note: Callable[[str], None] = lambda line: None,
 ) -> Result:
     """Decode this process's share, and in process 0 finish the job.
 
@@ -74,6 +75,7 @@ def run(
       peers: the processes.
       show: as for `leapjax.jobs.job.run`; process 0 shows its own share.
       stop: as there.
+      note: as there; process 0's.
 
     Returns:
       Process 0: the counts of all processes. Others: their own, and no content.
@@ -97,7 +99,7 @@ def run(
             guarded = stack.enter_context(locked(folder))
             wait_for_others(folder)
             folder = guarded  # writes only while the lock is held
-            state, data = _begin(spec, folder, peers, info, header)
+            state, data = _begin(spec, folder, peers, info, header, note)
             begun = json.dumps([hashlib.sha256(data).hexdigest(), header, state.done])
             peers.gather("begun", begun, look)
         else:
@@ -157,6 +159,7 @@ def _begin(
     peers: Peers,
     info: InputInfo,
     header: dict[str, Any],
+    note: Callable[[str], None],
 ) -> tuple[State, bytes]:
     """Process 0, which holds the lock: note what is known of the job."""
     found = to_resume(folder, spec)
@@ -166,7 +169,7 @@ def _begin(
         state = State(header, Cut(0, 0, size))
         spread_journal.forget(folder)
         return state, spread_journal.begin(folder, state)
-    must_agree(spec, found, header)
+    must_agree(spec, found, header, note)
     if isinstance(found, State):
         state = found
         if spec.shard_size not in (None, state.cut.size):
@@ -343,7 +346,10 @@ def _decode(
         seen=seen,
         stop=stop,
     )
-    summary = loop.run(share.items(itertools.islice(source.items(), spec.limit)))
+    items = share.items(itertools.islice(source.items(), spec.limit))
+    if noise_changed(state.header):
+        items = without_noise(items, state.header)
+    summary = loop.run(items)
     if spec.limit is None:
         source.check_unchanged(info)
     shards.finish(share.settled)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from leapjax.errors import UserError
 from leapjax.jobs import journal as journals
 from leapjax.jobs import spread_journal
-from leapjax.jobs.header import differences, versions
+from leapjax.jobs.header import differences, other_version, versions
 from leapjax.jobs.journal import Journal
 from leapjax.jobs.shards import SUMMARY, clashes, holds_output, summary_bytes
 from leapjax.jobs.spec import JobSpec, Result
@@ -57,13 +58,16 @@ def to_resume(folder: Folder, spec: JobSpec) -> Journal | State | None:
     return Journal.read(folder)
 
 
-def must_agree(spec: JobSpec, old: Journal | State, header: dict[str, Any]) -> None:
+def must_agree(
+    spec: JobSpec, old: Journal | State, header: dict[str, Any], note: Callable[[str], None]
+) -> None:
     """Refuse to go on with a job that was begun with something else.
 
     Args:
       spec: the job.
       old: how far it is.
       header: what it would go on with.
+      note: takes a line for the user, where another version of leapjax began the job.
 
     Raises:
       UserError: what differs; or more bad records than `spec` allows.
@@ -74,6 +78,8 @@ def must_agree(spec: JobSpec, old: Journal | State, header: dict[str, Any]) -> N
             "use what it was begun with, or start anew with --overwrite"
         )
     check_errors(spec, old.errors)
+    if not old.done and (line := other_version(old.header)):
+        note(line)
 
 
 def check_errors(spec: JobSpec, errors: int) -> None:

@@ -11,11 +11,14 @@ import types
 
 import pytest
 
+import leapjax
 from leapjax import DecodeConfig
 from leapjax.errors import UserError
-from leapjax.jobs import job, source, storage
+from leapjax.jobs import header, job, lease, source, storage
 from leapjax.jobs.job import JobSpec
 from leapjax.jobs.loop import Stopped
+from leapjax.jobs.peers import Peers
+from leapjax.testing import tiny_config, tiny_params
 from tests.jobs.fakes import Crash, Disk, FakeLM, write_input
 
 OPTIONS = DecodeConfig(gen_length=4, block_length=4)
@@ -233,6 +236,96 @@ def test_resume_refuses_changed_options(spec, message):
     with pytest.raises(UserError, match=f"can't be resumed, because {message}; use what"):
         job.run(FakeLM(), spec(resume=True, **CHANGES[message]))
     job.run(FakeLM(), spec(resume=True))
+
+
+def test_other_parameters_are_other_weights(spec):
+    """Also where they were given directly and have no files."""
+    config = tiny_config()
+    one, same, other = (leapjax.LM(tiny_params(config, n), config, None) for n in (0, 0, 1))
+    info = source.InputInfo("in.jsonl")
+    first, again, changed = (header.describe(lm, spec(), info) for lm in (one, same, other))
+    assert header.differences(first, again) == []
+    assert header.differences(first, changed) == ["the model's weights changed"]
+
+
+def begun_with(folder, version, noise):
+    """Make a job look as if another version of leapjax had begun it."""
+    first, rest = (folder / "journal").read_text().split("\n", 1)
+    header = json.loads(first)
+    header["versions"]["leapjax"] = version
+    del header["noise"]
+    if noise is not None:
+        header["noise"] = noise
+    (folder / "journal").write_text(f"{json.dumps(header)}\n{rest}")
+
+
+@pytest.mark.parametrize("noise", [None, 1, 99])
+def test_another_version_is_a_note_where_nothing_samples(spec, tmp_path, noise):
+    notes = []
+    interrupted(spec, limit=20)
+    begun_with(tmp_path / "out", "0.1.0", noise)
+    job.run(FakeLM(), spec(resume=True, limit=20), note=notes.append)
+    assert len(notes) == 1 and notes[0].startswith("the job was begun with leapjax 0.1.0, and ")
+    job.run(FakeLM(), spec(resume=True, limit=20), note=notes.append)
+    assert len(notes) == 1  # it had ended
+    job.run(FakeLM(), spec(overwrite=True), note=notes.append)
+    assert len(notes) == 1
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("how", [{"temperature": 0.5}, {"policy": "random", "steps": 4}])
+def test_other_noise_is_refused_where_the_job_samples(spec, tmp_path, how, together):
+    options = DecodeConfig(gen_length=4, block_length=4, **how)
+    peers = Peers() if together else None
+    interrupted(spec, options=options)
+    begun_with(tmp_path / "out", "0.1.0", None)
+    with pytest.raises(UserError, match="the noise of sampled answers changed with the version"):
+        job.run(FakeLM(), spec(options=options, resume=True), peers=peers)
+    begun_with_this = json.loads((tmp_path / "out" / "journal").read_text().split("\n")[0])
+    assert "noise" not in begun_with_this  # nothing was written
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("line, seed", [(2, None), (19, None), (19, 7)])
+def test_other_noise_is_refused_where_a_record_samples(spec, tmp_path, line, seed, together):
+    """Records that are behind may have sampled: theirs was the noise of the job's version."""
+    lines = open(write_input(tmp_path / "some.jsonl", 23)).read().splitlines()
+    record = json.loads(lines[line - 1]) | {"options": {"temperature": 0.5}}
+    if seed is not None:
+        record["options"]["seed"] = seed
+    lines[line - 1] = json.dumps(record)
+    (tmp_path / "some.jsonl").write_text("\n".join(lines))
+    there = {"input": str(tmp_path / "some.jsonl"), "save_seconds": 0}
+    interrupted(spec, looks=12, **there)
+    begun_with(tmp_path / "out", "0.1.0", None)
+    peers = Peers() if together else None
+    if line == 2 or seed is not None:
+        job.run(FakeLM(), spec(resume=True, **there), peers=peers)
+        return
+    with pytest.raises(UserError, match="line 19: samples, but the noise .* since leapjax 0.1.0"):
+        job.run(FakeLM(), spec(resume=True, **there), peers=peers)
+
+
+def test_a_job_that_loses_its_lock_stops_and_writes_nothing_more(spec, monkeypatch):
+    """Another takes the folder over while this one decodes."""
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    monkeypatch.setattr(lease, "LOOK", 0.0)
+    left = {}
+
+    class Slow(FakeLM):
+        def answer(self, request):
+            if len(self.answered) == 12:  # as if it had been suspended for long
+                memory.pipe("/lost/out/lock.1", b'{"token": "another"}')
+                left.update({k: v.getvalue() for k, v in memory.store.items() if "lost" in k})
+            return super().answer(request)
+
+    with pytest.raises(UserError, match="memory://lost/out: this process no longer holds the lock"):
+        job.run(Slow(), spec(output="memory://lost/out", save_seconds=0))
+    now = {k: v.getvalue() for k, v in memory.store.items() if "lost" in k}
+    assert now == left and "/lost/out/lock" in now
+    memory.rm("/lost", recursive=True)
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,11 @@ def test_a_folder(path):
     place.write("a", b"12")
     place.write("a", b"123")
     assert place.read("a") == b"123" and place.size("a") == 3
+    assert place.exclusive and not place.create_new("a", b"new") and place.read("a") == b"123"
     place.rename("a", "b")
     assert place.sizes() == {"b": 3}
+    assert place.create_new("a", b"new") and place.read("a") == b"new"
+    place.remove("a")
     place.remove("b")
     assert place.sizes() == {}
 
