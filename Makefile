@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# An editable install warns of folders named like the package; here the working tree is meant to win.
+EDITABLE = PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip install --quiet --editable
 DIST ?= dist
 # The requirement that brings torch, the tests' second oracle. Its plain name may fetch gigabytes of
 # CUDA; name a CPU build where there is one.
@@ -25,24 +27,25 @@ help:
 $(VENV)/.core: pyproject.toml setup.py
 	$(PYTHON) -c 'import sys; sys.exit("leapjax needs Python 3.11 or newer, not " + sys.version) if sys.version_info < (3, 11) else 0'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing jax and leapjax into $(VENV); this takes a minute or two, once"
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[plots]'
+	$(EDITABLE) '.[plots]'
 	touch $@
 
 # With the development tools; without torch the oracle tests are skipped, and say so.
 $(VENV)/.dev: $(VENV)/.core
-	$(BIN)/python -m pip install --quiet --editable '.[plots,dev]'
+	$(EDITABLE) '.[plots,dev]'
 	touch $@
 
 $(VENV)/.oracle: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet '$(TORCH)' && \
-	  $(BIN)/python -m pip install --quiet --editable '.[oracle]' && touch $@ || \
+	  $(EDITABLE) '.[oracle]' && touch $@ || \
 	  echo "NOTE: torch could not be installed; the tests that compare with it will be skipped"
 
 # What some tests need besides: the evaluation harness, a browser's driver, Ray. They skip, and say
 # so, without them (and without a Chromium on the machine).
 $(VENV)/.extras: $(VENV)/.oracle
-	$(BIN)/python -m pip install --quiet --editable '.[eval,browser,ray,gcs]' gcp-storage-emulator && touch $@ || \
+	$(EDITABLE) '.[eval,browser,ray,gcs]' gcp-storage-emulator && touch $@ || \
 	  echo "NOTE: lm-eval, playwright, ray or gcsfs could not be installed; their tests will be skipped"
 
 venv: $(VENV)/.dev

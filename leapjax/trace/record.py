@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -148,3 +149,4 @@ def write_samples(
     policies = collect.names(args.trace_policies, config)
     trace = collect.collect(lm, requests, [p.question for p in problems], policies)
     write_file(trace, args.trace, args.overwrite)
+    print(f"leapjax decode: note: trace written to {args.trace}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """Traces from the command line: what is in them, and what is refused."""
 
+import argparse
 import io
 import json
 import re
@@ -9,7 +10,8 @@ import pytest
 
 import leapjax
 from leapjax.cli.decode import main
-from leapjax.trace import html, write
+from leapjax.config import DecodeConfig
+from leapjax.trace import html, record, write
 from tests.trace.pages import trace
 
 LLADA = str(Path(__file__).parents[1] / "golden" / "llada-a")
@@ -86,3 +88,11 @@ def test_pictures_have_a_frame_a_step(tmp_path):
         size = moving.size
     with image.open(tmp_path / "t.png") as still:
         assert still.size == size
+
+
+def test_samples_say_where_their_trace_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(record.collect, "collect", lambda *_: None)
+    monkeypatch.setattr(record, "write_file", lambda *_: None)
+    args = argparse.Namespace(trace="t.html", trace_policies=None, overwrite=False)
+    record.write_samples(args, None, DecodeConfig(), [])
+    assert capsys.readouterr().err == "leapjax decode: note: trace written to t.html\n"
