@@ -24,6 +24,7 @@ def write(path: Path, fill: Callable[[Path], object]) -> None:
     Raises:
       UserError: it can't be written.
     """
+    path = path.resolve()  # a link is written through
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         fill(part)

@@ -12,6 +12,7 @@ from leapjax.ablation import answers, commits, matching, plot, study_plot, summa
 from leapjax.ablation.files import write_csv, write_json, write_text
 from leapjax.ablation.grid import Grid
 from leapjax.ablation.studies import Study
+from leapjax.evaluation.plot import available
 
 MATCHED = (
     "steps are matched by mixing the two neighbouring settings of the control, one slower, one "
@@ -243,14 +244,17 @@ def save_grid(report: Mapping[str, Any], folder: Path) -> list[str]:
       folder: where.
 
     Returns:
-      Names of the files written.
+      Names of the files written; plots are left out without matplotlib.
     """
     write_json(folder / "report.json", report)
     rows = [p["values"] | {k: v for k, v in p.items() if k != "values"} for p in report["points"]]
     write_csv(folder / "points.csv", rows)
     write_text(folder / "points.md", grid_markdown(report))
+    names = ["report.json", "points.csv", "points.md"]
+    if not available():
+        return names
     plot.pareto(report, folder / "pareto.png")
-    names = ["report.json", "points.csv", "points.md", "pareto.png"]
+    names.append("pareto.png")
     if plot.heat_map(report, folder / "heatmap.png"):
         names.append("heatmap.png")
     return names
@@ -278,8 +282,11 @@ def save_study(report: Mapping[str, Any], folder: Path) -> list[str]:
     matched = [m | {"interval": m["interval"] or (None, None)} for m in report["matched"]]
     write_csv(folder / f"{name}-matched.csv", matched)
     write_text(folder / f"{name}.md", study_markdown(report))
+    names = [f"{name}{end}" for end in (".json", ".csv", "-matched.csv", ".md")]
+    if not available():
+        return names
     study_plot.curves(report, folder / f"{name}.png")
-    names = [f"{name}{end}" for end in (".json", ".csv", "-matched.csv", ".md", ".png")]
+    names.append(f"{name}.png")
     if report["commits"]:
         study_plot.commits(report, folder / f"{name}-commits.png")
         names.append(f"{name}-commits.png")

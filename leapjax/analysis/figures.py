@@ -28,15 +28,6 @@ _DISTANCE_STYLES = {
 LEAST = 30  # pairs below which a point is not drawn
 
 
-def check_library() -> None:
-    """Refuse early where there is nothing to draw with.
-
-    Raises:
-      UserError: matplotlib is not installed.
-    """
-    empty_figure(1, 1)
-
-
 def _figure(columns: int, height: float):
     return empty_figure(max(5.2 * columns, 6.5), height, dpi=120)
 

@@ -12,6 +12,7 @@ from typing import Any
 from leapjax.analysis import figures
 from leapjax.analysis.summary import BANDS, DISTANCES
 from leapjax.errors import UserError
+from leapjax.evaluation.plot import available
 
 NAME = "observations"
 FILES = tuple(
@@ -152,28 +153,32 @@ def check_folder(folder: Path, overwrite: bool) -> None:
         raise UserError(f"--output {folder}: can't be made ({e.strerror or e})") from e
 
 
-def write(report: Mapping[str, Any], folder: Path) -> None:
+def write(report: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
     """Write tables and figures; all are made before the first appears.
 
     Args:
       report: as `leapjax analyze` makes it.
       folder: checked by `check_folder`.
 
+    Returns:
+      Names of the files written; figures are left out without matplotlib.
+
     Raises:
-      UserError: the folder can't be written, or matplotlib is missing.
+      UserError: the folder can't be written.
     """
-    contents = (
-        (json.dumps(report, indent=1) + "\n").encode(),
-        markdown(report).encode(),
-        figures.delays(report),
-        figures.determinism(report),
-        figures.distance(report),
-    )
+    text, drawn = markdown(report), ()
+    if available():
+        drawn = (figures.delays(report), figures.determinism(report), figures.distance(report))
+    else:
+        text = "".join(line for line in text.splitlines(True) if not line.startswith("!["))
+    contents = ((json.dumps(report, indent=1) + "\n").encode(), text.encode(), *drawn)
+    names = FILES[: len(contents)]
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".analyze-") as made:
-            for name, content in zip(FILES, contents, strict=True):
+            for name, content in zip(names, contents, strict=True):
                 (Path(made) / name).write_bytes(content)
-            for name in FILES:
-                os.replace(Path(made) / name, folder / name)
+            for name in names:
+                os.replace(Path(made) / name, (folder / name).resolve())
     except OSError as e:
         raise UserError(f"{e.filename or folder}: can't be written ({e.strerror or e})") from e
+    return names

@@ -31,6 +31,7 @@ def write_section(path: Path, name: str, text: str) -> None:
       UserError: the file can't be read or written, or its markers are not one pair.
     """
     begin, end = markers(name)
+    path = path.resolve()  # a link is written through
     try:
         # Bytes, so that other line ends than ours survive.
         old = path.read_bytes().decode() if path.exists() else ""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from leapjax.cli.common import OK, Parser, run_main
+from leapjax.cli.common import OK, Parser, note_plots, place, run_main
 from leapjax.errors import UserError
 from leapjax.progress import counted
 
@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--gen-length", type=int, metavar="N", help="canvas (default: the model's or the task's)")
     add("--block-length", type=int, metavar="N", help="block (default: the model's or the task's)")
     add("--batch-size", type=int, metavar="N", help="rows decoded at once")
-    add("--output", metavar="DIR", help="keep answers, tables and plots there")
+    add("--output", type=place, metavar="DIR", help="keep answers, tables and plots there")
 
 
 def _listed(text: str) -> list[str]:
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
       UserError: bad input or options.
     """
     from leapjax import tasks
-    from leapjax.ablation import grid, plot, studies
+    from leapjax.ablation import grid, studies
     from leapjax.compilation import enable_cache
     from leapjax.config.resolve import CANVAS, checkpoint_options, resolve
     from leapjax.options import set_flags
@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
         print(note, file=sys.stderr)
     problems = task.problems(args.split, args.strata, args.limit, args.seed)
     if args.output:
-        plot.figure(1, 1)  # what a plot lacks is said now, not at the end
+        note_plots("leapjax ablate")
     enable_cache()
     report = ablate(args, task, problems, base, made, configs)
     _write(args, report)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from leapjax.cli.common import OK, Parser, run_main
+from leapjax.cli.common import OK, Parser, note_plots, place, run_main
 from leapjax.errors import UserError
 from leapjax.progress import counted
 
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, default=200, metavar="N", help="prompts (default: 200)")
     add("--seed", type=int, default=0, metavar="S", help="of the task's problems (default: 0)")
     add("--batch-size", type=int, metavar="N", help="rows decoded at once")
-    add("--output", required=True, metavar="DIR", help="folder of the tables and figures")
+    add("--output", type=place, required=True, metavar="DIR", help="for tables and figures")
     add("--overwrite", action="store_true", help="replace the files of an earlier analysis")
 
 
@@ -149,7 +149,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       UserError: bad input or options.
     """
-    from leapjax.analysis import figures, report
+    from leapjax.analysis import report
     from leapjax.analysis.collect import collect
     from leapjax.analysis.summary import summarise
     from leapjax.compilation import enable_cache
@@ -162,7 +162,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--anchor-threshold is {args.anchor_threshold}; expected 0 to 1")
     wanted = configs(args)
     records = prompts(args)
-    figures.check_library()
+    note_plots("leapjax analyze")
     report.check_folder(Path(args.output), args.overwrite)
     enable_cache()
     lm = load(args.model, dtype=args.dtype)
@@ -202,8 +202,7 @@ def run(args: argparse.Namespace) -> int:
         "definitions": report.DEFINITIONS,
         "runs": runs,
     }
-    report.write(result, Path(args.output))
-    for name in report.FILES:
+    for name in report.write(result, Path(args.output)):
         print(Path(args.output) / name)
     return OK
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from leapjax.cli.benchmark_floor import run_floor
 from leapjax.cli.benchmark_runs import run_against, run_cost, run_decoding, run_grid
-from leapjax.cli.common import Parser, run_main
+from leapjax.cli.common import Parser, place, run_main
 
 PROG = "leapjax benchmark"
 
@@ -100,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N,…",
         help="rows that may refresh their KV cache at once (1,2,4,8; 1,4 with --quick)",
     )
-    parser.add_argument("--json", metavar="FILE", help="write everything as JSON too")
+    parser.add_argument("--json", type=place, metavar="FILE", help="write everything as JSON too")
     parser.add_argument("--cost", action="store_true", help="a step's cost against its size")
     parser.add_argument("--grid", type=int, metavar="N", help="N settings, three ways")
     parser.add_argument(
@@ -127,6 +127,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     floor.add_argument(
         "--keep",
+        type=place,
         metavar="FOLDER",
         help="put compiled programs, a summary of a profile of each, and JSON there",
     )
@@ -146,7 +147,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of uncached decodes of large models, whose steps all cost the same (8)",
     )
     versus.add_argument(
-        "--write", metavar="FILE", help="put the tables into this Markdown file, at its markers"
+        "--write",
+        type=place,
+        metavar="FILE",
+        help="put the tables at a Markdown file's markers",
     )
     versus.add_argument(
         "--quick", action="store_true", help="a minute or less, numbers without meaning"

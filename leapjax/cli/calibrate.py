@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from leapjax.cli.common import OK, Parser, run_main
+from leapjax.ablation.files import write_text
+from leapjax.cli.common import OK, Parser, place, run_main
 from leapjax.errors import UserError
 from leapjax.progress import counted
 
@@ -118,7 +118,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--cache", choices=CACHES, help="KV cache of the settings; greedy has none")
 
     add = parser.add_argument_group("output").add_argument
-    add("--output", required=True, metavar="DIR", help="folder of the results")
+    add("--output", type=place, required=True, metavar="DIR", help="folder of the results")
     add("--overwrite", action="store_true", help="replace results; answers are kept")
 
 
@@ -269,7 +269,7 @@ def _check_promise(args, answers, base, settings, task, n: int, facts: dict) -> 
         "promise": outcome.to_dict(),
         "threshold_0.9": {"steps": rival.steps, "rate": rival.rate},
     }
-    _replace(Path(args.output) / "promise.json", json.dumps(content, indent=1) + "\n")
+    write_text(Path(args.output) / "promise.json", json.dumps(content, indent=1) + "\n")
     return OK if outcome.holds else NONE_QUALIFIES
 
 
@@ -279,25 +279,15 @@ def _write(args: argparse.Namespace, result, facts: dict) -> int:
     folder = Path(args.output)
     sys.stdout.write(report.text(result))
     sys.stdout.flush()
-    _replace(folder / "report.json", json.dumps(report.document(result, facts), indent=1) + "\n")
+    write_text(folder / "report.json", json.dumps(report.document(result, facts), indent=1) + "\n")
     target = folder / "calibrated.yaml"
     if result.chosen is None:
         target.unlink(missing_ok=True)  # an older result's, which --overwrite gave up
         return NONE_QUALIFIES
     named = None if facts["model"] == "embedded" else facts["model"]
-    _replace(target, report.config_file(result, facts, named))
+    write_text(target, report.config_file(result, facts, named))
     print(f"\nleapjax decode --config {target} …")
     return OK
-
-
-def _replace(path: Path, content: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(content, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as e:
-        raise UserError(f"{path}: can't be written ({e.strerror or e})") from e
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "leapjax calibrate") -> int:

@@ -52,6 +52,20 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(BAD)
 
 
+def place(text: str) -> str:
+    """The type of an argument that names a file or folder to write.
+
+    Args:
+      text: as given.
+
+    Raises:
+      ArgumentTypeError: it stands for stdout.
+    """
+    if text == "-":
+        raise argparse.ArgumentTypeError("- is stdout, which does not do here; name a path")
+    return text
+
+
 def complain(prog: str, message: object) -> None:
     """One line on stderr, whatever the message contains."""
     text = " ".join(str(message).split()) or "failed"
@@ -114,6 +128,19 @@ def note_mesh(prog: str, asked: str | None, lm) -> None:
     if asked in (None, "auto") and lm.mesh is not None:
         line = f"{prog}: note: --mesh {lm.mesh}: what memory analysis says fits the devices here"
         print(line, file=sys.stderr)
+
+
+def note_plots(prog: str) -> None:
+    """Say, before the work, if plots will be missing.
+
+    Args:
+      prog: as the user calls it.
+    """
+    from leapjax.evaluation import plot
+
+    if not plot.available():
+        missing = "plots are left out, matplotlib is not installed (pip install 'leapjax[plots]')"
+        print(f"{prog}: note: {missing}", file=sys.stderr)
 
 
 def peak_memory_gb() -> float:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from leapjax.cli.common import OK, Parser, human_bytes, peak_memory_gb, run_main
+from leapjax.cli.common import OK, Parser, human_bytes, peak_memory_gb, place, run_main
 from leapjax.errors import UserError
 from leapjax.wording import plural
 
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument("src", metavar="SRC", help="hub folder or id; with --to-hub a checkpoint")
     parser.add_argument(
-        "dst", metavar="DST", nargs="?", help="folder to create (optional with --check)"
+        "dst", type=place, metavar="DST", nargs="?", help="folder to create (optional with --check)"
     )
     parser.add_argument(
         "--dtype",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 
-from leapjax.cli.common import MESH_HELP
+from leapjax.cli.common import MESH_HELP, place
 from leapjax.cli.help_policies import HelpPolicies
 from leapjax.terminal.examples import QUESTION
 
@@ -138,7 +138,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         metavar="PATH",
         help="write records: to a file if it ends in .jsonl, when all are done; else to a folder "
-        "of shards, which can be resumed",
+        "of shards, which can be resumed; - is stdout",
     )
     add("--resume", action="store_true", help="go on with the interrupted job in that folder")
     add("--overwrite", action="store_true", help="replace the output if it is there")
@@ -173,6 +173,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--trace",
+        type=place,
         metavar="PATH",
         help="show which token was committed when and why: a page (.html) or a picture for "
         "slides (.gif, .png); decodes once more for each of the other policies",

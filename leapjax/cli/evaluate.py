@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from leapjax.cli import evaluate_rows
-from leapjax.cli.common import MESH_HELP, OK, Parser, note_mesh, run_main
+from leapjax.cli.common import MESH_HELP, OK, Parser, note_mesh, note_plots, place, run_main
 from leapjax.errors import UserError
 from leapjax.progress import counted
 
@@ -106,8 +106,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--gen-length", type=int, metavar="N", help="canvas (default: the model's or the task's)")
     add("--block-length", type=int, metavar="N", help="block (default: the model's or the task's)")
     add("--batch-size", type=int, metavar="N", help="rows decoded at once")
-    add("--output", metavar="DIR", help="keep answers, report.json and plot.png there")
-    add("--markdown", metavar="FILE", help="write the tables as Markdown too")
+    add("--output", type=place, metavar="DIR", help="keep answers, report.json and plot.png there")
+    add("--markdown", type=place, metavar="FILE", help="write the tables as Markdown too")
     evaluate_rows.add_arguments(parser)
 
 
@@ -151,6 +151,8 @@ def run(args: argparse.Namespace) -> int:
     for file in (args.markdown,):
         if file and not Path(file).absolute().parent.is_dir():
             raise UserError(f"{file}: its folder is missing; create it first")
+    if args.output:
+        note_plots("leapjax evaluate")
     enable_cache()
     report = evaluate(args, task, problems, rows)
     _write(args, report)
@@ -233,7 +235,7 @@ def _write(args: argparse.Namespace, report: dict[str, Any]) -> None:
             (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     except OSError as e:
         raise UserError(f"{e.filename}: can't be written ({e.strerror or e})") from e
-    if args.output:
+    if args.output and plot.available():
         plot.draw(report, Path(args.output) / "plot.png")
 
 

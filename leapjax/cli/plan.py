@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from leapjax.cli.common import OK, Parser, run_main
+from leapjax.cli.common import OK, Parser, place, run_main
 from leapjax.errors import UserError
 from leapjax.progress import busy
 
@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="results of earlier compilations, added to; a stopped sweep goes on (default: in "
         "the cache folder, LEAPJAX_CACHE_DIR); off keeps none",
     )
-    add("--json", metavar="FILE", help="write everything as JSON too")
+    add("--json", type=place, metavar="FILE", help="write everything as JSON too")
 
 
 def run(args: argparse.Namespace) -> int:

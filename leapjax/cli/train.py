@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
-from leapjax.cli.common import INTERRUPTED, OK, Parser, run_main
+from leapjax.cli.common import INTERRUPTED, OK, Parser, place, run_main
 from leapjax.errors import UserError
 from leapjax.training.config import FIELDS, STRUCTURED, TrainConfig, make, read
 
@@ -74,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="YAML file of the options below")
     parser.add_argument(
         "--export",
+        type=place,
         metavar="DIR",
         help="don't train: write the run's newest weights as a model folder",
     )
@@ -101,7 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         shown = f" ({defaults[name]})" if defaults[name] not in ("", 0.0) else ""
         group.add_argument(
             f"--{name.replace('_', '-')}",
-            type=kind,
+            type=place if name == "output" else kind,
             default=None,
             metavar={int: "N", float: "X", str: "S"}[kind],
             help=_HELP[name] + shown,

@@ -5,6 +5,7 @@ A row of the table has a line of its own, so that rows with equal numbers don't 
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,11 @@ from leapjax.evaluation.settings import BASELINE
 
 _CACHES = {"none": ("o", "#0072b2"), "prefix": ("s", "#e69f00"), "dual": ("^", "#d55e00")}
 LEAST_POINTS = 2.0  # of a percent, to either side of greedy: noise must not fill an axis
+
+
+def available() -> bool:
+    """Whether there is something to draw with; a study without it leaves its plots out."""
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 def figure(width: float, height: float, dpi: int = 130):

@@ -150,7 +150,7 @@ def check_output(
         except OSError as e:
             raise UserError(f"{what} {path}: can't be written ({e.strerror or e})") from e
         return
-    file = Path(storage.local_path(path))
+    file = Path(os.path.realpath(storage.local_path(path)))  # a link is written through
     if file.exists() and not file.is_file():
         raise UserError(f"{what} {path}: is there already and is not an ordinary file")
     if file.exists() and not overwrite:

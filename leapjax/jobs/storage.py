@@ -287,9 +287,9 @@ def _sync_folder(path: str) -> None:
 
 class _LocalWhole:
     def __init__(self, path: str):
-        self._path = path
-        parent, name = os.path.split(path)
-        self._parent = parent or "."
+        self._path = os.path.realpath(path)  # a link stays, what it names is written
+        parent, name = os.path.split(self._path)
+        self._parent = parent
         self._hidden = os.path.join(parent, f".{name}.{os.getpid()}.part")
         self._file: BinaryIO | None = open(self._hidden, "wb")
 
