@@ -1,6 +1,6 @@
 """On one CPU a row's tokens and confidences are the same bits in every batch.
 
-`make test-goldens` compiles these as users do: compiled quickly, XLA's sums keep their order anyway.
+`make test-goldens` compiles these as users do; quick compilation keeps the order of sums anyway.
 """
 
 import dataclasses

@@ -11,7 +11,8 @@ import pytest
 import leapjax
 from leapjax.cli.decode import main
 from leapjax.config import DecodeConfig
-from leapjax.trace import html, record, write
+from leapjax.trace import html, write
+from leapjax.trace import record as recording
 from tests.trace.pages import trace
 
 LLADA = str(Path(__file__).parents[1] / "golden" / "llada-a")
@@ -91,8 +92,8 @@ def test_pictures_have_a_frame_a_step(tmp_path):
 
 
 def test_samples_say_where_their_trace_is(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(record.collect, "collect", lambda *_: None)
-    monkeypatch.setattr(record, "write_file", lambda *_: None)
+    monkeypatch.setattr(recording.collect, "collect", lambda *_: None)
+    monkeypatch.setattr(recording, "write_file", lambda *_: None)
     args = argparse.Namespace(trace="t.html", trace_policies=None, overwrite=False)
-    record.write_samples(args, None, DecodeConfig(), [])
+    recording.write_samples(args, None, DecodeConfig(), [])
     assert capsys.readouterr().err == "leapjax decode: note: trace written to t.html\n"
