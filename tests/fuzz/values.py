@@ -21,7 +21,7 @@ def near(rng, old):
             [old + 1, old - 1, 2 * old, old // 2, -old, float(old), old + 0.5, str(old), [old],
              old * 1000, 0, None]
         )  # fmt: skip
-    if isinstance(old, float):
+    if isinstance(old, float) and math.isfinite(old):
         return rng.choice(
             [old * 2, old / 2, old * 1.01, -old, str(old), [old], 0.0, round(old), old * 1e3, None]
         )
