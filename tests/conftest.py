@@ -6,6 +6,7 @@
 import contextlib
 import gc
 import os
+import pathlib
 import resource
 import signal
 import subprocess
@@ -133,17 +134,19 @@ def forget_programs():
     _forget_programs()
 
 
-_forgotten = 0  # programs that were compiled before the last time
+_looked = 0  # programs that were compiled when the memory maps were last counted
 
 
 @pytest.fixture(autouse=True)
 def room_for_programs():
-    """A program is dozens of memory maps, of which Linux gives a process 65,530."""
-    global _forgotten
+    """A program is up to a hundred memory maps, of which Linux gives a process 65,530."""
+    global _looked
     yield
-    if len(_compilations.names) - _forgotten > 250:
-        _forgotten = len(_compilations.names)
-        _forget_programs()
+    if len(_compilations.names) - _looked > 100:
+        _looked = len(_compilations.names)
+        maps = pathlib.Path("/proc/self/maps")
+        if maps.exists() and maps.read_bytes().count(b"\n") > 25_000:
+            _forget_programs()
 
 
 @pytest.fixture
