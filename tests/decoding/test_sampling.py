@@ -46,7 +46,7 @@ def draws(draw, logits, count, chunk=64, seed=0):
 @pytest.mark.parametrize(
     ("temperature", "count"),
     [
-        pytest.param(1.0, 768),
+        pytest.param(1.0, 384),
         pytest.param(0.7, 16_384, marks=pytest.mark.slow),
         pytest.param(1.0, 16_384, marks=pytest.mark.slow),
     ],
@@ -86,14 +86,14 @@ def test_noise_has_its_whole_tail():
     edges = np.array([-np.inf, 0.0, 12.0, 14.0, 15.95, np.inf], np.float32)
 
     @jax.jit
-    def counts(keys):
-        noise = _scores(jnp.zeros((1, len(keys), V)), options, keys[None], program)
-        above = (noise[..., None] > edges[:-1].reshape(1, 1, 1, -1)).sum((0, 1, 2))
-        return jnp.append(above, 0)
+    def noise(keys):
+        return _scores(jnp.zeros((1, len(keys), V)), options, keys[None], program)
 
-    got = -np.diff(
-        sum(np.asarray(counts(k)) for k in jax.random.split(jax.random.key(0), (16, 32)))
-    )
+    above = np.zeros(len(edges), int)
+    for keys in jax.random.split(jax.random.key(0), (16, 32)):
+        drawn = np.asarray(noise(keys))
+        above += [np.count_nonzero(drawn > edge) for edge in edges]
+    got = -np.diff(above)
     want = np.diff(np.exp(-np.exp(-edges.astype(np.float64)))) * 16 * 32 * V
     assert want[-1] > 5  # 7 or so beyond what coarse noise can take
     spread = np.sqrt(want)

@@ -123,7 +123,8 @@ print(native.panel())
 @pytest.mark.skipif(not native.available(), reason="no C++ compiler for leapjax.native")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="flags of x86-64")
 @pytest.mark.parametrize(
-    ("flags", "columns"), [(["-mavx2", "-mfma"], 16), (["-mavx"], 16), ([], 8)]
+    ("flags", "columns"),
+    [(["-mavx2", "-mfma"], 16), pytest.param(["-mavx"], 16, marks=pytest.mark.slow), ([], 8)],
 )
 def test_narrower_vectors_than_this_processors(tmp_path, flags, columns):
     env = {**os.environ, "LEAPJAX_CACHE_DIR": str(tmp_path)}
