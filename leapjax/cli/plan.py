@@ -151,10 +151,11 @@ def run(args: argparse.Namespace) -> int:
     )
     store = search.Store(_store_path(args.reuse))
     plans, told = [], set()
-    _print(_MARKDOWN if args.markdown else _HEADING)
     for number, one in enumerate(where, 1):
         with busy(f"slice {one}, {number} of {len(where)}"):
             plan = search.plan(work, one, _tries(args, work, one), store, args.compile_timeout)
+        if not plans:  # not above an error
+            _print(_MARKDOWN if args.markdown else _HEADING)
         plans.append(plan)
         for error in _without_answer(plan):
             if error not in told:
