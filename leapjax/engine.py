@@ -25,9 +25,11 @@ import jax
 import numpy as np
 
 from leapjax.decoding import Program, program_for
+from leapjax.errors import UserError
+from leapjax.failures import out_of_memory
 from leapjax.lane import Lane, lower_run, needed_bytes
 from leapjax.models.config import ModelConfig
-from leapjax.progress import busy
+from leapjax.progress import busy, note
 from leapjax.sharding import Placement
 from leapjax.types import COMMIT_KINDS, Completion, Request
 
@@ -274,15 +276,26 @@ class Engine:
 
         An executable knows its devices, so each replica has its own.
         """
-        slots = self.slots
+        slots, why = self.slots, ""
         while True:
             replicas = [self.replicas[i] for i in users]
             lowered = (lower_run(r.params, program, slots, r.placement) for r in replicas)
             made = _compiling(lowered, len(users))
-            needed = needed_bytes(made[0].result())
-            if self.fixed or slots == 1 or needed <= memory_limit():
-                break
+            try:
+                needed = needed_bytes(made[0].result())
+            except jax.errors.JaxRuntimeError as e:  # a TPU's compiler refuses what doesn't fit
+                if not out_of_memory(e):
+                    raise
+                if self.fixed or slots == 1:
+                    raise UserError(_too_large(slots, self.fixed, e)) from e
+                why = f"the compiler finds no room for {slots}"
+            else:
+                if self.fixed or slots == 1 or needed <= memory_limit():
+                    break
+                why = f"{slots} need {needed / 1e9:.1f} GB of {memory_limit() / 1e9:.1f} GB"
             slots //= 2  # the replicas are alike: what the others compile is of no use
+        if why:
+            note(f"decoding {slots} row{'s' * (slots != 1)} at once, not {self.slots}: {why}")
         self._compiled |= {(i, program): (slots, one) for i, one in zip(users, made, strict=True)}
 
 
@@ -318,6 +331,17 @@ def completion(
         sample=request.sample,
         metadata=request.metadata,
     )
+
+
+def _too_large(slots: int, fixed: bool, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:200]
+    rows = f"{slots} row{'s' * (slots != 1)}"
+    advice = (
+        "choose a smaller --batch-size"
+        if fixed and slots > 1
+        else ("shorten gen_length or the prompts, quantize, or spread the model over a mesh")
+    )
+    return f"the device has no memory for {rows} at once; {advice} ({reason})"
 
 
 def _compiling(lowered: Iterable[Any], count: int) -> list[Future]:

@@ -30,6 +30,17 @@ def busy(what: str) -> Iterator[None]:
         yield
 
 
+def note(line: str) -> None:
+    """Says what a library function decided, where a command shows such things.
+
+    Args:
+      line: without a line end.
+    """
+    if _announce is not None:
+        with contextlib.suppress(OSError):
+            say(f"note: {line}", sys.stderr)
+
+
 @contextlib.contextmanager
 def announced(stream: TextIO | None = None, patience: float = PATIENCE) -> Iterator[None]:
     """Shows what `busy` says while in the context: on a terminal at once, else if it takes long.

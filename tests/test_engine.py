@@ -2,12 +2,16 @@
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
 
 import leapjax
 from leapjax import DecodeConfig
+from leapjax import engine as engine_module
 from leapjax.engine import bucket, slots_for
+from leapjax.errors import UserError
+from leapjax.progress import announced
 from leapjax.testing import tiny_config, tiny_params
 
 MODEL = tiny_config()
@@ -148,3 +152,40 @@ def test_buckets_grow_by_halves_and_hold_the_prompt():
 def test_slots():
     assert slots_for(5, 3, 16) == 3
     assert [slots_for(n, None, 16) for n in (None, 0, 1, 5, 16, 99)] == [16, 1, 1, 8, 16, 16]
+
+
+class Refusing:
+    """A lowered program whose compiler, as libtpu's, refuses what does not fit."""
+
+    def __init__(self, lowered, slots, most):
+        self.lowered, self.slots, self.most = lowered, slots, most
+
+    def compile(self):
+        if self.slots > self.most:
+            raise jax.errors.JaxRuntimeError(
+                "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory "
+                "space hbm. Used 40.00G of 31.25G hbm."
+            )
+        return self.lowered.compile()
+
+
+@pytest.mark.parametrize("most, fixed", [(2, False), (0, False), (2, True)])
+def test_a_compiler_that_refuses_is_asked_for_fewer_rows(lm, monkeypatch, capsys, most, fixed):
+    lower, tried = engine_module.lower_run, []
+
+    def refusing(params, program, slots, placement):
+        tried.append(slots)
+        return Refusing(lower(params, program, slots, placement), slots, most)
+
+    monkeypatch.setattr(engine_module, "lower_run", refusing)
+    stream = lm.stream(asked(lm, records(8)), batch_size=8 if fixed else None)
+    if most and not fixed:
+        with announced():
+            assert len(list(stream)) == 8
+        assert tried == [8, 4, 2]
+        said = capsys.readouterr().err
+        assert "decoding 2 rows at once, not 8: the compiler finds no room for 4" in said
+        return
+    what = "8 rows at once; choose a smaller --batch-size" if fixed else "1 row at once; shorten"
+    with pytest.raises(UserError, match=f"no memory for {what}"):
+        list(stream)

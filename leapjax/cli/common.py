@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
+import errno
+import io
 import os
 import re
 import signal
@@ -13,6 +16,7 @@ from typing import NoReturn
 
 from leapjax.cli.help_format import HelpFormatter
 from leapjax.errors import UserError
+from leapjax.failures import explained
 from leapjax.jobs.signals import Listener
 from leapjax.progress import announced
 
@@ -37,6 +41,11 @@ class Parser(argparse.ArgumentParser):
         """As argparse's; what is given is kept for `error`."""
         self._given = list(sys.argv[1:] if args is None else args)
         return super().parse_known_args(args, namespace)
+
+    def _print_message(self, message: str, file=None) -> None:
+        # As argparse's, which swallows that the message could not be written.
+        if message:
+            print(message, end="", file=file or sys.stderr, flush=True)
 
     def error(self, message: str) -> NoReturn:
         """Print `PROG: error: MESSAGE` and exit with status 2, without the usage block."""
@@ -69,7 +78,8 @@ def place(text: str) -> str:
 def complain(prog: str, message: object) -> None:
     """One line on stderr, whatever the message contains."""
     text = " ".join(str(message).split()) or "failed"
-    print(f"{prog}: error: {text}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # stderr may be full, too
+        print(f"{prog}: error: {text}", file=sys.stderr)
 
 
 def run_main(
@@ -83,17 +93,21 @@ def run_main(
       prog: as the user calls it, for the message.
 
     Returns:
-      The exit status: func's; 2 after a `UserError`; 130 after Ctrl-C, 143 after SIGTERM;
-      argparse's own.
+      The exit status: func's; 2 after a `UserError` or a failure of the machine; 130 after
+      Ctrl-C, 143 after SIGTERM; argparse's own.
     """
     # A polite kill cleans up like Ctrl-C; only the main thread may say so.
     try:
         previous = signal.signal(signal.SIGTERM, _interrupt)
     except ValueError:
         previous = None
+    _replace_closed_streams()
     try:
-        with announced(), Listener(f"{prog}: stopping"):
-            status = func(argv)
+        try:
+            with announced(), Listener(f"{prog}: stopping"):
+                status = func(argv)
+        except SystemExit as e:
+            status = e.code if isinstance(e.code, int) else (BAD if e.code else OK)
         sys.stdout.flush()
         return status
     except UserError as e:
@@ -103,14 +117,57 @@ def run_main(
         print(f"{prog}: interrupted", file=sys.stderr)
         return 128 + e.args[0] if e.args else INTERRUPTED
     except BrokenPipeError:
-        # The reader (`| head`) has gone; keep Python from complaining at exit too.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # the reader (`| head`) has gone
         return 128 + signal.SIGPIPE
-    except SystemExit as e:
-        return e.code if isinstance(e.code, int) else (BAD if e.code else OK)
+    except Exception as e:
+        if (line := explained(e)) is None:
+            raise
+        if isinstance(e, OSError):
+            _drop_output()
+        complain(prog, line)
+        return BAD
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
+
+
+class _Closed(io.TextIOBase):
+    """Stands for a standard stream that is closed."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    @property
+    def buffer(self) -> NoReturn:
+        raise OSError(errno.EBADF, "closed", self._name)
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EBADF, "closed", self._name)
+
+    def read(self, size: int | None = -1) -> str:
+        raise OSError(errno.EBADF, "closed", self._name)
+
+    def readline(self, size: int = -1) -> str:  # type: ignore[override]
+        raise OSError(errno.EBADF, "closed", self._name)
+
+
+def _replace_closed_streams() -> None:
+    """Python has None where a standard stream is closed, and files would take its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        with contextlib.suppress(OSError):
+            while (found := os.open(os.devnull, os.O_RDWR)) < number:
+                pass
+            if found > number:
+                os.close(found)
+        setattr(sys, name, _Closed(name) if name != "stderr" else open(os.devnull, "w"))
+
+
+def _drop_output() -> None:
+    """Keep Python from writing what is left, and complaining, when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

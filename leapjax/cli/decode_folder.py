@@ -12,6 +12,7 @@ from collections.abc import Callable
 from leapjax.cli.common import BAD, OK, complain
 from leapjax.cli.decode_model import loaded
 from leapjax.errors import UserError
+from leapjax.failures import explained
 from leapjax.wording import plural
 
 
@@ -105,8 +106,12 @@ def _leave(args, spec, load, signals, note) -> None:
         complain(prog, e)
         status, why = BAD, " ".join(str(e).split())
     except BaseException as e:
-        traceback.print_exc()
         why = type(e).__name__
+        if line := explained(e):
+            complain(prog, line)
+            status = BAD
+        else:
+            traceback.print_exc()
     peers.leave(status, why)
 
 

@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from leapjax.cli.common import BAD, OK, complain
+from leapjax.cli.common import BAD, OK, complain, run_main
 from leapjax.terminal import examples
 
 # command -> what it does; its module is `leapjax.cli.COMMAND`, imported when it is called
@@ -54,15 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     if args[:1] == ["help"] and args[1:]:
         args = [args[1], "--help"]  # `leapjax help COMMAND`
-    if not args or args[0] in ("-h", "--help", "help"):
-        print(usage(), end="")
-        return OK if args else BAD
+    if not args or args[0] in ("-h", "--help", "help", "--version"):
+        return run_main(_about, args, "leapjax")
     name, rest = args[0], args[1:]
-    if name == "--version":
-        from leapjax import __version__
-
-        print(f"leapjax {__version__}")
-        return OK
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(COMMANDS)}"
@@ -70,6 +64,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain("leapjax", f"unknown {what} {name!r}; {hint} (see leapjax --help)")
         return BAD
     return importlib.import_module(f"leapjax.cli.{name}").main(rest)
+
+
+def _about(args: Sequence[str] | None) -> int:
+    """Print the version, or what commands there are."""
+    if args and args[0] == "--version":
+        from leapjax import __version__
+
+        print(f"leapjax {__version__}")
+    else:
+        print(usage(), end="")
+    return OK if args else BAD
 
 
 if __name__ == "__main__":
