@@ -56,8 +56,7 @@ class TextCodec:
         spellings = {"[MASK]", self._full.id_to_token(self._mask_id) or "[MASK]"}
         masks = "|".join(map(re.escape, spellings))
         self._masks = re.compile(rf"(\\)?(?:{masks})(?:\*([0-9]{{1,6}}))?")
-        vocabulary = self._full.get_vocab(with_added_tokens=True)
-        self.size = 1 + max(vocabulary.values(), default=-1)
+        self.size = read.size
         self._has_post_processor = self._full.post_processor is not None
         self._tidy = read.tidy
         self.special_ids = read.special | {

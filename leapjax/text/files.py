@@ -46,6 +46,10 @@ SPECIAL_NAMES = (
     "cls_token",
     "mask_token",
 )
+# Classes whose vocab.json and merges.txt are Qwen2's, or that don't say which they are.
+_QWEN2_CLASSES = {None} | {
+    f"{name}Tokenizer{fast}" for name in ("Qwen2", "Dream", "PreTrained") for fast in ("", "Fast")
+}
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
@@ -58,6 +62,7 @@ class TokenizerFiles:
       names: special token spellings by name (`bos_token`, …), for the chat template.
       special: ids that are special, whatever calls them so.
       template: source of the chat template, or None.
+      size: one more than the largest id.
       tidy: blanks before signs are taken out of decoded text.
     """
 
@@ -65,6 +70,7 @@ class TokenizerFiles:
     names: dict[str, str]
     special: frozenset[int]
     template: str | None
+    size: int
     tidy: bool
 
 
@@ -111,6 +117,11 @@ def read(folder: Path) -> TokenizerFiles | None:
     else:
         if not merges.is_file():
             raise UserError(f"{vocab} is there but {merges.name} is not; fetch it too")
+        if (kind := config.get("tokenizer_class")) not in _QWEN2_CLASSES:
+            raise UserError(
+                f"{where}: tokenizer_class is {str(kind)[:80]}, which cuts text in its own way; "
+                "the folder needs its tokenizer.json"
+            )
         tokenizer = _qwen2(vocab, merges, tokens.added, bool(config.get("add_prefix_space")))
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -119,6 +130,9 @@ def read(folder: Path) -> TokenizerFiles | None:
         _as_qwen2(tokenizer, tokens, config)
     if config.get("split_special_tokens"):
         tokenizer.encode_special_tokens = True
+    ids = tokenizer.get_vocab(with_added_tokens=True).values()
+    if len(set(ids)) != len(ids):
+        raise UserError(f"{folder}: two tokens have the same id; fetch the tokenizer's files again")
     # Special is what the library leaves out; in it, a flag that was once set stays set.
     special = {
         i
@@ -130,6 +144,7 @@ def read(folder: Path) -> TokenizerFiles | None:
         {name: token.content for name, token in tokens.named.items()},
         frozenset(special),
         _template(folder, config),
+        1 + max(ids, default=-1),
         bool(config.get("clean_up_tokenization_spaces")) and not isinstance(tokenizer.model, BPE),
     )
 
@@ -266,17 +281,15 @@ def _special(folder: Path, config: dict) -> _Special:
 
 def _token(value: Any, path: Path, what: str, special: bool = False) -> AddedToken:
     """A token written as a string, or as an object with its flags."""
-    if isinstance(value, str) and value:
-        return AddedToken(value, special=special)
-    value = value if isinstance(value, dict) else {"content": None}
-    content = value.get("content")
+    given = value if isinstance(value, dict) else {"content": value}
+    content = given.get("content")
     if not isinstance(content, str) or not content:
         raise UserError(f"{path}: {what} is malformed, expected a token or an object with content")
-    flags = {k: value[k] for k in _FLAGS if value.get(k) is not None}
+    flags = {k: given[k] for k in _FLAGS if given.get(k) is not None}
     if not all(isinstance(f, bool) for f in flags.values()):
         raise UserError(f"{path}: {what} is malformed, its flags should be true or false")
-    special = flags.pop("special", special)
-    return AddedToken(content, special=special, **flags)
+    # The library can't hold a lone surrogate.
+    return _build(path, AddedToken, content, **{"special": special} | flags)
 
 
 def _add(tokenizer: Tokenizer, tokens: _Special, folder: Path) -> None:

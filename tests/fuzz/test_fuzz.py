@@ -86,6 +86,7 @@ def known():
     return [Case.from_line(line) for line in REGRESSIONS.read_text().splitlines() if line.strip()]
 
 
+@pytest.mark.usefixtures("without_kernels")
 @pytest.mark.parametrize("oracle", [False, pytest.param(True, marks=pytest.mark.oracle)])
 def test_what_failed_once(oracle, tmp_path):
     if oracle:
@@ -93,6 +94,7 @@ def test_what_failed_once(oracle, tmp_path):
     run(known(), tmp_path, oracle)
 
 
+@pytest.mark.usefixtures("without_kernels")
 def test_quick_look(tmp_path):
     chosen = [c for c in cases(10**6, 70) if c.kind not in ("records", "options")]
     run(chosen, tmp_path, oracle=False)

@@ -57,6 +57,31 @@ def test_flags_of_the_settings_and_of_the_tokenizer(tmp_path, from_settings, fro
     assert codec.decode([40, 324, 41]) == ("IJ" if special else "I<|eot_id|>J")
 
 
+@pytest.mark.parametrize("name", ["llada-a", "dream-a"])
+def test_two_tokens_with_one_id_are_refused(tmp_path, name):
+    files = files_of(name)
+    vocab = (
+        files["vocab.json"] if "vocab.json" in files else files["tokenizer.json"]["model"]["vocab"]
+    )
+    vocab["!"] = vocab['"']  # which of the two an id means would be chance
+    with pytest.raises(UserError, match="two tokens have the same id"):
+        codec_of(tmp_path / "twins", files)
+
+
+def test_a_vocabulary_of_another_class_is_refused(tmp_path):
+    files = files_of("dream-a")
+    files["tokenizer_config.json"]["tokenizer_class"] = "GPT2Tokenizer"
+    with pytest.raises(UserError, match="GPT2Tokenizer, .* the folder needs its tokenizer.json"):
+        codec_of(tmp_path / "gpt2", files)
+
+
+def test_a_lone_surrogate_is_refused(tmp_path):
+    files = files_of("llada-a")
+    files["tokenizer_config.json"]["added_tokens_decoder"]["324"]["content"] = "\ud800"
+    with pytest.raises(UserError, match="surrogates not allowed"):
+        codec_of(tmp_path / "surrogate", files)
+
+
 def mutated(files, rng):
     """Another folder's files that say something else of a few tokens."""
     files = copy.deepcopy(files)
