@@ -165,8 +165,11 @@ def _json_object(path: Path) -> dict[str, Any]:
     """A JSON object, or an empty one where there is no such file."""
     if not path.is_file():
         return {}
+    text = _text(path)
     try:
-        value = json.loads(_text(path))
+        value = json.loads(text)
+        if "\\ud" in text.lower():  # half of a pair is no character
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as e:
         raise UserError(f"{path}: not valid JSON ({_line(e)})") from e
     if not isinstance(value, dict):

@@ -144,6 +144,23 @@ class Sourced(str):
         return found
 
 
+class Escaped(Markup):
+    """What `|safe` and `|escape` make; only of `|safe` itself is the account kept."""
+
+    _who: str | None = None
+
+    def __iter__(self) -> Iterator[Sourced]:
+        return map(Sourced, super().__iter__(), who_of(self))
+
+    def unescape(self) -> Sourced:
+        """As `Markup.unescape`."""
+        return Sourced(super().unescape(), USER * len(super().unescape()))
+
+    def striptags(self) -> Sourced:
+        """As `Markup.striptags`."""
+        return Sourced(super().striptags(), USER * len(super().striptags()))
+
+
 def _cased(name: str):
     change = getattr(str, name)
 
@@ -179,13 +196,15 @@ def plain(text: str) -> str:
 
 def who_of(text: str) -> str:
     """Who wrote each character; `Markup` is made from anybody's text and keeps no account."""
-    if isinstance(text, Sourced):
+    if isinstance(text, Sourced | Escaped) and text._who is not None:
         return text._who
     return (USER if isinstance(text, Markup) else TEMPLATE) * len(text)
 
 
 def author(value: Any) -> str:
-    """The least trusted author of any text in a value."""
+    """The least trusted author of any text in a value; objects may hold anybody's."""
+    if value is None or isinstance(value, int | float):
+        return TEMPLATE
     if isinstance(value, str):
         who = who_of(value)
         return next((a for a in (USER, ASSISTANT) if a in who), TEMPLATE)
@@ -193,7 +212,7 @@ def author(value: Any) -> str:
         return max(author(list(value.keys())), author(list(value.values())))
     if isinstance(value, _CONTAINERS):
         return max(map(author, value), default=TEMPLATE)
-    return TEMPLATE
+    return USER
 
 
 def lifted(value: Any) -> Any:
@@ -202,10 +221,19 @@ def lifted(value: Any) -> Any:
 
 
 def covered(result: Any, given: Any) -> Any:
-    """A string without an account: all of it is by the least trusted author of what was given."""
-    if not isinstance(result, str) or isinstance(result, Sourced | Markup):
+    """A string whose account is unknown: all by the least trusted author of what was given."""
+    if isinstance(result, Markup):
+        return Escaped(result)
+    if not isinstance(result, str):
         return result
     return Sourced(result, author(given) * len(result))
+
+
+def safe(value: Any) -> Escaped:
+    """`value|safe`: the same characters, which nobody escapes any more."""
+    made = Escaped(value)
+    made._who = who_of(value) if isinstance(value, str) else author(value) * len(made)
+    return made
 
 
 def concat(pieces: Iterable[str]) -> str:

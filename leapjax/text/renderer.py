@@ -35,10 +35,11 @@ from leapjax.text.provenance import ASSISTANT, TEMPLATE, USER, author, covered, 
 _LARGEST = 1 << 24  # characters that a template may write
 # Filters that make new text; the others pass on what they are given.
 _MAKING = (
-    "capitalize center e escape filesizeformat forceescape format indent lower pprint replace safe "
+    "capitalize center e escape filesizeformat forceescape format indent lower pprint replace "
     "string striptags title tojson trim truncate upper urlencode urlize wordwrap xmlattr"
 ).split()
-_PLAIN = (int, float, bool, type(None), jinja2.Undefined)
+# Those of them that use nothing but methods that keep account.
+_EXACT = "capitalize format lower replace string trim truncate upper".split()
 
 
 class _Generator(jinja2.compiler.CodeGenerator):
@@ -109,26 +110,26 @@ class _Generation(jinja2.ext.Extension):
 
 def _finalize(value: Any) -> str:
     """What `{{ value }}` writes."""
+    if isinstance(value, provenance.Escaped):
+        return provenance.Sourced(value, provenance.who_of(value))
     if isinstance(value, str):
         return value
-    text = str(value)
-    if isinstance(value, _PLAIN):
-        return text
-    if isinstance(value, dict | list | tuple):
-        return covered(text, value) if author(value) != TEMPLATE else text
-    return covered(text, provenance.told(" ", USER))  # whatever is inside
+    return str(value) if author(value) == TEMPLATE else covered(str(value), value)
 
 
-def _keeping(make):
+def _keeping(name: str, make):
     """A filter that makes text, keeping account of who wrote it."""
 
     @functools.wraps(make)
     def call(*args, **kwargs):
         given = [a for a in args if not isinstance(a, _CONTEXTS)]
         if author(given) == author(kwargs) == TEMPLATE:
-            return make(*args, **kwargs)
+            result = make(*args, **kwargs)
+            return covered(result, given) if hasattr(result, "__html__") else result
         kwargs = {k: lifted(v) for k, v in kwargs.items()}
-        return covered(make(*map(lifted, args), **kwargs), (given, kwargs))
+        result = make(*map(lifted, args), **kwargs)
+        exact = name in _EXACT and isinstance(result, provenance.Sourced)
+        return result if exact else covered(result, (given, kwargs))
 
     return call
 
@@ -171,9 +172,13 @@ def _compiled(source: str) -> jinja2.Template:
         finalize=_finalize,
     )
     env.filters |= {"tojson": _tojson}
-    env.filters |= {name: _keeping(env.filters[name]) for name in _MAKING} | {"join": _join}
+    env.filters |= {name: _keeping(name, env.filters[name]) for name in _MAKING}
+    env.filters |= {"join": _join, "safe": provenance.safe}
     env.globals |= {"raise_exception": _raise, "strftime_now": _now}
-    return env.from_string(source)
+    parsed = env.parse(source)
+    if parsed.find(jinja2.nodes.EvalContextModifier):
+        raise jinja2.TemplateError("autoescape blocks are not supported")
+    return env.from_string(parsed)
 
 
 def _message(message: dict) -> dict:

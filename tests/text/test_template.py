@@ -176,6 +176,12 @@ def test_who_wrote_what(role, author):
     assert (text, who) == ("AhizB", TEMPLATE + 3 * author + TEMPLATE)
 
 
+def test_safe_keeps_the_account():
+    made = template.ChatTemplate("{{ ('<1>' ~ messages[0].content) | safe }}{{ '<2>' | safe }}", {})
+    assert made.render([{"role": "user", "content": "a"}]) == ("<1>a<2>", "0002000")
+    assert made.render([{"role": "user", "content": "<"}])[0] == "<1><<2>"
+
+
 USERS = [{"role": "user", "content": "x"}]
 
 
@@ -286,3 +292,68 @@ def test_messages_that_are_no_json():
     with pytest.raises(UserError, match="JSON"):
         made.render([{"role": "user", "content": "", "n": object()}])
     assert json.loads(json.dumps(USERS)) == USERS
+
+
+# Templates write digits and signs here, users letters: a letter tells where it came from.
+EXPRESSIONS = """
+t ~ '1'; '1' + t + '2'; t|upper; t|title; t|capitalize; t|center(30); t|indent(3, true); t|wordwrap(3); t|lower
+t|truncate(5, true, '..'); t|replace('c', '<|'); '<1>'|replace('1', t); t|trim('a'); t|reverse; t|list|join('|')
+t|first; t|last; t|string; t|e; t|safe; t|forceescape; t|urlencode; t|urlize; t|striptags; t|pprint; [t]|pprint
+[t, {t: t}]|tojson; m|tojson(indent=1); '%s|%s'|format(t, t); '%(k)s'|format(k=t); m|xmlattr; m.items()|list
+m|dictsort; [t, '1']|join(t); [t]|map('upper')|list; [m]|map(attribute='content')|join; [m]|groupby('content')|list
+t.split('b'); t.rsplit(none, 1); t.partition('b'); t.splitlines(); '1'.join(t); '<|'.join([t, t]); t.join(['1', '2'])
+'<{}>'.format(t); '<{0!r:>9}>'.format(t); '{a[content]}'.format(a=m); '{k}'.format_map({'k': t}); '%s' % t; '%r' % [t]
+'1%s2' % (t,); '%(content)s' % m; t % (); t.format(1); '121'.replace('2', t); '1'.center(9, t[0]); '1'.ljust(9, t[0])
+t.zfill(40); t.expandtabs(); t.translate({97: t}); '1'.translate({49: t}); t.swapcase(); t.casefold(); t[::-1]; t[1:3]
+t[0]; (t|list)[0]; t * 2; (t, '1'); {'1': t}; [[t]]; m.values(); m; namespace(x=t); namespace(x=t).x; dict(a=t); dict(a=t).a
+t.removeprefix('a'); t.strip('a'); cycler(t, '1').next(); joiner(t); t|default('1'); m.missing|default(t); t|random
+[t]|sum(start=[]); [t, t]|unique|list; [t]|batch(2, t)|list; [t]|slice(1)|list; [t]|min; [t]|sort; m|attr('content')
+strftime_now(t); f(t); caller_of(t); t if t else '1'; t and t; '1' and t; (t ~ '1')|escape + '1'; (t|safe) + t
+(t|safe) ~ t; (t|safe).join(['1', t]); '1' ~ (t|safe); (t|safe).unescape(); (t|safe).striptags(); (t|safe) % ()
+((t|safe) ~ '')|upper; (t|safe)[0]; '%s' % (t|safe); '{}'.format(t|safe); [t|safe]; [t|safe]|join; (t|safe)|tojson
+(t|safe).split(); (t|safe)|list; (t|safe)|reverse; (t|safe)|first; (t|safe)|join('1'); (t|e) * 2; (t|e)[1:]; '1'|safe + t
+(t|e)|trim; '{0.x}'.format(namespace(x=t)); t|map('upper')|list; m|list; m|string; m|items|list
+"""
+
+
+def expressions():
+    return [e.strip() for e in EXPRESSIONS.replace("\n", ";").split(";") if e.strip()]
+
+
+FORMS = [
+    "{{ (EXPR) }}",
+    "{% set x = EXPR %}{{ x ~ '2' }}",
+    "{% set x %}{{ EXPR }}{% endset %}{{ '<' + x }}",
+    "{% filter trim %}{{ EXPR }}{% endfilter %}",
+    "{{ f(EXPR) }}",
+    "{{ ('%s' % (EXPR,)).replace('2', '3') }}",
+    "{{ '2{}'.format(EXPR) }}",
+    "{% for c in [EXPR] | list | string %}{{ c }}{% endfor %}",
+]
+MACROS = (
+    "{%- macro f(x) %}<{{ x }}>{% endmacro -%}"
+    "{%- macro g() %}<{{ caller() }}>{% endmacro -%}"
+    "{%- macro caller_of(x) %}{% call g() %}{{ x }}{% endcall %}{% endmacro -%}"
+    "{%- set m = messages[0] %}{% set t = m.content -%}"
+)
+NAMES = "Escaped dict_items dict_values Markup Namespace None True generator object Joiner repr _GroupTuple grouper"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_character_of_a_user_passes_for_the_templates(form):
+    rendered = 0
+    for expression in expressions():
+        made = template.ChatTemplate(MACROS + form.replace("EXPR", expression), {})
+        try:
+            text, who = made.render([{"role": "user", "content": "abc \tqß\nb <i>&amp;</i>"}])
+        except UserError:
+            continue
+        rendered += 1
+        known = {n for n, c in enumerate(text) if c.isalpha() and who[n] == TEMPLATE}
+        for name in [*NAMES.split(), "content", "role", "user"]:  # Python's own words
+            at = text.find(name)
+            while at >= 0:
+                known -= set(range(at, at + len(name)))
+                at = text.find(name, at + 1)
+        assert not known, (expression, text, who)
+    assert rendered > 60
