@@ -165,10 +165,12 @@ def _stored(pieces: list[Piece]) -> np.dtype:
         if piece.tensor.dtype != first.dtype:
             raise UserError(
                 f"{piece.tensor.where} is {piece.tensor.dtype.name}, but {shown(first.name)} is "
-                f"{first.dtype.name}; choose one with --dtype"
+                f"{first.dtype.name}; choose one: leapjax convert --dtype float32 SRC DST"
             )
     if first.dtype == np.float64:
-        raise UserError(f"{first.where} is float64; choose a smaller type with --dtype")
+        raise UserError(
+            f"{first.where} is float64; choose one: leapjax convert --dtype float32 SRC DST"
+        )
     return first.dtype
 
 

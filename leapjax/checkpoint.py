@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ __all__ = [
     "save",
     "stored_leaves",
     "unflatten",
+    "verify",
 ]
 
 
@@ -107,6 +108,26 @@ def hash_params(params: Mapping[str, Any], config) -> str:
         entry = leaves.setdefault(name, {"shape": shape, "dtype": host.dtype.name, "sha256": []})
         entry["sha256"].append(hashlib.sha256(host.reshape(-1).view(np.uint8).data).hexdigest())
     return hash_leaves(leaves)
+
+
+def verify(path: str | os.PathLike, progress: Callable[[int, int], None] | None = None) -> Reader:
+    """Compare every hash of a checkpoint with what is on disk, in constant memory.
+
+    Args:
+      path: the folder.
+      progress: called now and then with (bytes done, bytes in all).
+
+    Returns:
+      A reader of the checkpoint, which is whole.
+
+    Raises:
+      UserError: names the first damaged file; or as `load_params`.
+    """
+    from leapjax.models import parse_config
+
+    reader = _fitting(path, parse_config(read_config(path)))
+    reader.verify(progress)
+    return reader
 
 
 def stored_leaves(path: str | os.PathLike, config) -> dict[str, tuple[tuple[int, ...], np.dtype]]:

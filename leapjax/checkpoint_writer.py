@@ -56,6 +56,7 @@ class Layout:
       rows: length of a slice's first axis.
       row_bytes: bytes of one row.
       chunk_rows: rows per file.
+      parts: files per slice.
       chunk: shape of one file's array, as Zarr wants it.
       chunk_bytes: bytes of one file.
     """
@@ -73,6 +74,7 @@ class Layout:
         if chunk_rows is None:
             chunk_rows = self._cut()
         self.chunk_rows = chunk_rows
+        self.parts = math.ceil(self.rows / chunk_rows)
         self.chunk = (1,) * self.stacked + (chunk_rows, *inner[1:])
         self.chunk_bytes = chunk_rows * self.row_bytes
 
@@ -89,7 +91,7 @@ class Layout:
     def files(self) -> Iterator[str]:
         """Names of all chunk files."""
         for layer in range(self.slices):
-            for part in range(math.ceil(self.rows / self.chunk_rows)):
+            for part in range(self.parts):
                 yield self.file(layer, part)
 
     def zarray(self) -> dict[str, Any]:
@@ -341,11 +343,21 @@ def refuse_existing(path: str | os.PathLike, overwrite: bool) -> None:
     Raises:
       UserError: something is there that may not be replaced.
     """
+    if os.fspath(path) in ("", "-"):  # "-" is standard output to other commands
+        raise UserError(
+            f"{os.fspath(path)!r} is no folder's name, and a model can't go to standard output; "
+            "name a folder (./- for one that is called so)"
+        )
     target = Path(path)
     if not os.path.lexists(target):
         return
+    if target.is_symlink():
+        raise UserError(
+            f"{path}: is a symbolic link, and --overwrite won't remove it; name the folder that it "
+            "leads to, or another one"
+        )
     if not overwrite:
         raise UserError(f"{path}: exists already; choose another folder or add --overwrite")
     # --overwrite removes a folder: be sure that it is one of ours, not somebody's home.
-    if target.is_symlink() or not ((target / "config.json").is_file() or is_checkpoint(target)):
+    if not ((target / "config.json").is_file() or is_checkpoint(target)):
         raise UserError(f"{path}: is not a model's folder, so --overwrite won't remove it")

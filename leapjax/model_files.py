@@ -77,15 +77,16 @@ def read_json(folder: Path, name: str) -> dict:
     """A JSON object from a file of the folder.
 
     Raises:
-      UserError: no such file, too large, or not a JSON object.
+      UserError: as `inside`; too large, or not a JSON object.
     """
     file = folder / name
+    if not os.path.lexists(file):
+        raise UserError(f"{folder}: {name} is missing; is this a model's folder?")
     try:
+        file = inside(folder, name)
         if file.stat().st_size > _MAX_JSON:
             raise UserError(f"{file}: too large to be genuine")
         value = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError as e:
-        raise UserError(f"{folder}: {name} is missing; is this a model's folder?") from e
     except OSError as e:
         raise UserError(f"{file}: can't be read ({e.strerror})") from e
     except (ValueError, RecursionError) as e:

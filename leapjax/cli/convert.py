@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,9 @@ examples:
   # Look before converting: names, shapes, index, disk space; reads no weights
   leapjax convert --check /models/Dream-v0-Instruct-7B
 
+  # Compare every hash of a converted checkpoint with what is on disk
+  leapjax convert --check checkpoints/llada-8b
+
   # Halve a float32 checkpoint
   leapjax convert --dtype bfloat16 /models/llada-f32 checkpoints/llada-bf16
 
@@ -59,7 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="store the weights in this type (default: as in SRC)",
     )
     parser.add_argument(
-        "--check", action="store_true", help="only check what headers tell; writes nothing"
+        "--check",
+        action="store_true",
+        help="write nothing; check what a hub folder's headers tell, or every hash of a checkpoint",
     )
     parser.add_argument(
         "--to-hub", action="store_true", help="SRC is a leapjax checkpoint: write a hub folder"
@@ -81,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
       UserError: bad input or arguments that don't go together.
     """
     from leapjax import converters
+    from leapjax.checkpoint import is_checkpoint, refuse_existing, verify
 
     start = time.perf_counter()
     if args.dst is None and not args.check:
@@ -92,16 +99,25 @@ def run(args: argparse.Namespace) -> int:
             report = converters.to_hub(
                 args.src, args.dst, overwrite=args.overwrite, progress=progress
             )
+    elif args.check and is_checkpoint(args.src):
+        if args.dst or args.dtype or args.revision:
+            raise UserError(f"{args.src}: is a leapjax checkpoint; --check takes nothing else then")
+        with _progress() as progress:
+            leaves = verify(args.src, progress).leaves
+        count = sum(math.prod(shape) for shape, _ in leaves.values())
+        dtypes = sorted({dtype.name for _, dtype in leaves.values()})
+        print(
+            f"{args.src}: a leapjax checkpoint of {count:,} parameters in {' and '.join(dtypes)}; "
+            "every hash is right"
+        )
+        return OK
     elif args.check:
         src = converters.resolve(args.src, args.revision)
         report = converters.check(src, args.dst, dtype=args.dtype)
         print(_described(src, report))
         return OK
     else:
-        if args.dst:  # before a download of many gigabytes, not after
-            from leapjax.checkpoint import refuse_existing
-
-            refuse_existing(args.dst, args.overwrite)
+        refuse_existing(args.dst or "", args.overwrite)  # before a download, not after
         src = converters.resolve(args.src, args.revision)
         with _progress() as progress:
             report = converters.convert(
