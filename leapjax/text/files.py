@@ -117,7 +117,7 @@ def read(folder: Path) -> TokenizerFiles | None:
     else:
         if not merges.is_file():
             raise UserError(f"{vocab} is there but {merges.name} is not; fetch it too")
-        if (kind := config.get("tokenizer_class")) not in _QWEN2_CLASSES:
+        if (kind := config.get("tokenizer_class")) not in [*_QWEN2_CLASSES]:  # any JSON value
             raise UserError(
                 f"{where}: tokenizer_class is {str(kind)[:80]}, which cuts text in its own way; "
                 "the folder needs its tokenizer.json"
