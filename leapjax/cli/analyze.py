@@ -117,6 +117,7 @@ def prompts(args: argparse.Namespace) -> list[dict[str, Any]]:
     import itertools
 
     from leapjax import tasks
+    from leapjax.data_files import open_data
     from leapjax.records import parse_line, read_lines
 
     if args.limit < 1:
@@ -127,7 +128,7 @@ def prompts(args: argparse.Namespace) -> list[dict[str, Any]]:
     if args.task or args.split:
         raise UserError("--input and --task exclude each other; give one of them")
     try:
-        with open(args.input, "rb") as stream:
+        with open_data(args.input) as stream:
             lines = itertools.islice(read_lines(stream, args.input), args.limit)
             out = [{"id": n, **parse_line(line, f"{args.input} line {n}")} for n, line in lines]
     except OSError as e:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gzip
 import hashlib
 import os
 import stat
@@ -16,6 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
+from leapjax.data_files import unpacked
 from leapjax.errors import UserError
 from leapjax.jobs.storage import is_remote, local_path, open_read
 from leapjax.records import read_lines
@@ -60,7 +60,7 @@ class Input:
     """A JSONL input.
 
     Args:
-      path: a path, a URL, or `-` for stdin; one that ends in `.gz` is unpacked.
+      path: a path, a URL, or `-` for stdin; gzip, bzip2 and xz are unpacked.
 
     Raises:
       UserError: it can't be opened.
@@ -123,15 +123,19 @@ class Input:
 
     def _open(self) -> contextlib.AbstractContextManager[Any]:
         if self.path == "-":
-            return contextlib.nullcontext(sys.stdin.buffer)  # stays open
+            # Stays open.
+            return contextlib.nullcontext(unpacked(sys.stdin.buffer, self.name))
         try:
             stream = open_read(self.path)
         except OSError as e:
             reason = "no such file" if isinstance(e, FileNotFoundError) else e.strerror or e
             raise UserError(f"input {self.name}: {reason}") from e
-        if self.path.endswith(".gz"):
-            return gzip.GzipFile(fileobj=stream)
-        return stream
+        try:
+            return unpacked(stream, self.name)
+        except UserError:
+            raise
+        except Exception as e:
+            raise self._unreadable(e) from e
 
     def _read(self, stream: BinaryIO) -> bytes:
         try:

@@ -15,7 +15,7 @@ class JobSpec:
     """What a job is to do.
 
     Attributes:
-      input: JSONL: a path, a URL, `-` for stdin; `.gz` is unpacked.
+      input: JSONL: a path, a URL, `-` for stdin; gzip, bzip2 and xz are unpacked.
       output: a folder: a path or a URL.
       options: decode options.
       resume: go on where the job in the folder was interrupted, if there is one.

@@ -120,11 +120,12 @@ def _gsm8k(path: str, limit: int | None) -> list[Problem]:
     import hashlib
     import itertools
 
+    from leapjax.data_files import open_data
     from leapjax.records import parse_line, read_lines
 
     out = []
     try:
-        with open(path, "rb") as stream:
+        with open_data(path) as stream:
             for number, line in itertools.islice(read_lines(stream, path), limit):
                 where = f"{path} line {number}"
                 value = parse_line(line, where)

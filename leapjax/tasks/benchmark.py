@@ -91,11 +91,12 @@ def read(path: str, benchmark: Benchmark, limit: int | None = None) -> list[Prob
     Raises:
       UserError: unreadable, empty, or a line without the benchmark's fields.
     """
+    from leapjax.data_files import open_data
     from leapjax.records import parse_line, read_lines
 
     out = []
     try:
-        with open(path, "rb") as stream:
+        with open_data(path) as stream:
             for number, line in itertools.islice(read_lines(stream, path), limit):
                 where = f"{path} line {number}"
                 out.append(benchmark.parse(parse_line(line, where), where))

@@ -8,12 +8,14 @@ fixed length holding the answer and eos tokens.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from leapjax.data_files import open_data
 from leapjax.errors import UserError
 from leapjax.tasks import wordproblem_tokenizer, wordproblems
 from leapjax.tasks.base import Problem
@@ -237,7 +239,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
       UserError: unreadable file, or a line that is no JSON object.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with io.TextIOWrapper(open_data(str(path)), encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue

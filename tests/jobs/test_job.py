@@ -607,7 +607,10 @@ def test_an_input_that_a_remote_store_stops_giving(spec, monkeypatch):
         def read(self, size=-1):
             raise RuntimeError("token expired")
 
-        readline = read
+        readline = readinto = read
+
+        def readable(self):
+            return True
 
     monkeypatch.setattr("leapjax.jobs.source.open_read", lambda path: Broken())
     with pytest.raises(UserError, match=r"input gs://a/in: can't be read \(token expired\)"):
