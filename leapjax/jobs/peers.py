@@ -196,9 +196,13 @@ def count_of(
                 f"0 to {num_processes - 1}"
             )
         return num_processes
-    from jax._src.clusters import ClusterEnv
+    try:  # jax has no public way to ask this before its processes are connected
+        from jax._src.clusters import ClusterEnv
 
-    for kind in ClusterEnv._cluster_types:
+        kinds = list(ClusterEnv._cluster_types)
+    except (ImportError, AttributeError):
+        return _count_said(note)
+    for kind in kinds:
         if kind.opt_in_only_method:
             continue
         try:
@@ -213,6 +217,21 @@ def count_of(
                 "going on as one process"
             )
             return 1
+    return 1
+
+
+def _count_said(note: Callable[[str], None]) -> int:
+    """What launchers' variables say, where jax's own detection is not to be had."""
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    said = {
+        "SLURM_NTASKS": os.environ.get("SLURM_NTASKS", "1"),
+        "OMPI_COMM_WORLD_SIZE": os.environ.get("OMPI_COMM_WORLD_SIZE", "1"),
+        "TPU_WORKER_HOSTNAMES": str(hosts.count(",") + 1),
+    }
+    for name, count in said.items():
+        if count.isdecimal() and int(count) > 1:
+            note(f"{name} says {count} processes (this jax can't be asked)")
+            return int(count)
     return 1
 
 

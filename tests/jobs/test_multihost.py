@@ -259,3 +259,16 @@ def test_refused(case, tmp_path, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "go together" in error
     assert [p.name for p in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+@pytest.mark.parametrize("environ, count", [({}, 1), ({"SLURM_NTASKS": "4"}, 4)])
+def test_without_jaxs_own_detection_the_environment_is_asked(monkeypatch, environ, count):
+    from leapjax.jobs import peers
+
+    for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(sys.modules, "jax._src.clusters", None)
+    notes = []
+    assert peers.count_of(None, None, None, notes.append) == count and len(notes) == (count > 1)
