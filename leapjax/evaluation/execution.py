@@ -26,7 +26,8 @@ MEMORY_BYTES = 2**30
 OUTPUT_BYTES = 2**20
 
 # The limits are set in the child, by Python itself, so that no code runs between fork and
-# exec of a process with threads. The token comes on stdin: a program can't print it early.
+# exec of a process with threads. The token on stdin tells an early exit from the end; it is no
+# secret from a program that looks for it in its own process.
 _LAUNCHER = """\
 import resource, sys
 cpu, memory, output = map(int, sys.argv[1:4])
