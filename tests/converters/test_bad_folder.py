@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import leapjax
 from leapjax import converters
 from leapjax.converters import source
 
@@ -234,7 +235,10 @@ def test_mixed_dtypes_need_a_choice(hub, tmp_path, refused):
     name = "model.transformer.blocks.1.ff_proj.weight"
     edit_tensors(folder, lambda v: v.update({name: v[name].astype(np.float32)}))
     refused_everywhere(refused, folder, tmp_path, name, "float32", "bfloat16", "--dtype")
+    # Loading says the same, and the advice works.
+    refused(lambda: leapjax.load(folder, dtype="float32"), "convert --dtype float32 SRC DST")
     assert converters.convert(folder, tmp_path / "out", dtype="float32").dtype == "float32"
+    assert leapjax.load(tmp_path / "out").config == converters.check(folder, dtype="float32").config
 
 
 def test_float64_needs_a_choice(hub, tmp_path, refused):
