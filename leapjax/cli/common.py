@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from leapjax.cli.help_format import HelpFormatter
 from leapjax.errors import UserError
@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
         self._given = list(sys.argv[1:] if args is None else args)
         return super().parse_known_args(args, namespace)
 
-    def _print_message(self, message: str, file=None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         # As argparse's, which swallows that the message could not be written.
         if message:
             print(message, end="", file=file or sys.stderr, flush=True)
