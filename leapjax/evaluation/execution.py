@@ -1,10 +1,16 @@
 """Run generated programs: one process each, with limits, in a folder that is thrown away.
 
-    source ─▶ temporary folder ─▶ python -I, limits on CPU, memory, files ─▶ reached its end?
+    source ─▶ temporary folder ─▶ supervisor ─▶ worker: limits, program ─▶ reached its end?
 
-This protects from accidents (endless loops, floods of memory or output), not from an
-adversary: a program still sees the file system and the network as the user does. Run it in
-a container if the model is not trusted.
+This protects from accidents (endless loops, floods of memory, output or processes) and from
+simple cheating (leaving early, printing). It is no security boundary: a program reads the
+file system and uses the network as the user does, shares its interpreter with its tests, and
+can deceive supervisor.py if it is written to. Run it in a container if the model is not
+trusted.
+
+What limits processes: root's programs run as a user of their own, whose 64 processes and
+threads are counted apart (not where root may not change users: there nothing limits them).
+Other users' programs may start 256 beyond what the user already runs. Not limited on macOS.
 """
 
 from __future__ import annotations
@@ -12,36 +18,21 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import os
-import secrets
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from leapjax.errors import UserError
+from leapjax.evaluation import supervisor
+
 # Three seconds are those of the `code_eval` metric, which the papers' scorers use.
 TIMEOUT_S = 3.0
 MEMORY_BYTES = 2**30
 OUTPUT_BYTES = 2**20
 
-# The limits are set in the child, by Python itself, so that no code runs between fork and
-# exec of a process with threads. The token on stdin tells an early exit from the end; it is no
-# secret from a program that looks for it in its own process.
-_LAUNCHER = """\
-import resource, sys
-cpu, memory, output = map(int, sys.argv[1:4])
-resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
-resource.setrlimit(resource.RLIMIT_FSIZE, (output, output))
-resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-if sys.platform != "darwin":
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-token, end = sys.stdin.readline(), sys.__stderr__
-source = open(sys.argv[4], encoding="utf-8").read()
-exec(compile(source, "program.py", "exec"), {"__name__": "__main__"})
-end.write(token)
-end.flush()
-"""
+_START_S = 30.0  # a busy machine starts Python slowly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,40 +57,48 @@ def run(source: str, timeout_s: float = TIMEOUT_S, memory_bytes: int = MEMORY_BY
       memory_bytes: address space; not limited on macOS, which can't.
 
     Returns:
-      Its outcome; the process and everything it started in its group are gone.
+      Its outcome; the program's process and all those that it started are gone (outside
+      Linux: those of its process group).
+
+    Raises:
+      UserError: programs can't be run here.
     """
-    token = secrets.token_hex(16)
     with tempfile.TemporaryDirectory(prefix="leapjax-", ignore_cleanup_errors=True) as folder:
-        file = Path(folder) / "program.py"
-        file.write_text(source, encoding="utf-8", errors="replace")
-        said = Path(folder) / "stderr"
-        limits = [str(n) for n in (int(timeout_s) + 1, memory_bytes, OUTPUT_BYTES)]
-        with open(said, "wb") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-I", "-c", _LAUNCHER, *limits, str(file)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                cwd=folder,
-                env={"PATH": os.defpath, "HOME": folder, "TMPDIR": folder, "OMP_NUM_THREADS": "1"},
-                start_new_session=True,
-            )
-            try:
-                process.communicate(token.encode() + b"\n", timeout=timeout_s)
-            except subprocess.TimeoutExpired:
-                return Outcome(False, "timed out")
-            finally:
-                _end(process)
-        passed = process.returncode == 0 and said.read_bytes().endswith(token.encode() + b"\n")
-    return Outcome(passed, "passed" if passed else "failed")
+        (Path(folder) / "program.py").write_text(source, encoding="utf-8", errors="replace")
+        limits = [str(n) for n in (timeout_s, memory_bytes, OUTPUT_BYTES)]
+        process = subprocess.Popen(
+            [sys.executable, "-I", supervisor.__file__, *limits],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd=folder,
+            env={"PATH": os.defpath, "HOME": folder, "TMPDIR": folder, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
+        try:
+            said = process.communicate(timeout=timeout_s + _START_S)[1]
+        except subprocess.TimeoutExpired:
+            return Outcome(False, "timed out")
+        finally:
+            _end(process)
+    status = process.returncode
+    if status == supervisor.PASSED:
+        return Outcome(True, "passed")
+    if status == supervisor.TIMED_OUT:
+        return Outcome(False, "timed out")
+    if status == supervisor.FAILED or status < 0:  # killed by the program, or for want of memory
+        return Outcome(False, "failed")
+    reason = (said.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
+    raise UserError(f"generated programs can't be run on this machine ({reason[:300]})")
 
 
 def _end(process: subprocess.Popen) -> None:
+    process.terminate()  # it ends what it supervises, then itself
     try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
-    process.wait()
+        process.wait(2.0)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def run_all(
