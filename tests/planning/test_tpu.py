@@ -7,6 +7,8 @@ import pytest
 
 from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for
+from leapjax.errors import UserError
+from leapjax.failures import out_of_memory
 from leapjax.planning import chips, compiled, hlo, models
 from leapjax.sharding import MeshShape
 
@@ -60,6 +62,25 @@ def test_llada_8b(where, mesh, rows):
     full = re.compile(rf"= bf16\[(?:{4 * 768}|4,768),{width}\]")
     lines = zip(made.text.splitlines(), hlo.loop_depths(made.text), strict=True)
     assert {depth for line, depth in lines if full.search(line)} == {3}
+
+
+def test_the_compiler_refuses_what_does_not_fit():
+    """What the engine relies on when it halves its rows: libtpu says so before anything runs."""
+    where, model = chips.parse("v6e:1x1"), models.find("llada-8b")
+    program = program_for(
+        DecodeConfig(gen_length=256, cache="dual"),
+        model,
+        length=768,
+        dtype="bfloat16",
+        eot_token_id=126_348,
+        refresh_group=4,
+    )
+    with pytest.raises(UserError, match="does not compile") as refused:
+        compiled.compile_for(where, MeshShape(), program, 64)
+    assert refused.value.__cause__ is not None and out_of_memory(refused.value.__cause__)
+    made = compiled.compile_for(where, MeshShape(), program, 32)
+    # 16 GB of weights and 0.4 GB a row of keys and values: no room for twice the rows.
+    assert made.total < where.chip.hbm < made.total + made.state
 
 
 @pytest.mark.parametrize("where", ["v5e:4x4", "v6e:16x16", "v5p:2x2x4", "7x:2x2x2", "v5e:1x1"])
