@@ -12,8 +12,8 @@ import numpy as np
 
 from leapjax.decoding import DecodeState, Program, initial_state
 from leapjax.decoding.cached import with_cache
-from leapjax.engine import completion
 from leapjax.errors import UserError
+from leapjax.serve.completion import completion
 from leapjax.types import Completion, Request
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Batch:
       state: B rows before their first pass.
       program: what is static; hashable, so it can be a static argument of `jax.jit`.
       requests: the rows' requests, in order.
-      finish: see `leapjax.engine.Engine`.
+      finish: see `leapjax.serve.engine.Engine`.
     """
 
     params: Any

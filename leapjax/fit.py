@@ -17,12 +17,13 @@ import jax.numpy as jnp
 
 from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for
-from leapjax.engine import bucket, default_refresh_group, device_limit
 from leapjax.errors import UserError
-from leapjax.lane import compile_run, needed_bytes
 from leapjax.models.config import ModelConfig
 from leapjax.models.quantize import quantize as quantized
 from leapjax.progress import busy
+from leapjax.serve.lane import compile_run
+from leapjax.serve.memory import device_limit, needed_bytes
+from leapjax.serve.sizes import bucket, default_refresh_group
 from leapjax.sharding import MeshShape, Placement, local_devices, placements
 
 # A replica has room for so many rows at least; the engine takes more where they fit.

@@ -25,10 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from leapjax import arguments
-from leapjax.engine import bucket
 from leapjax.errors import UserError
 from leapjax.lm import LM
 from leapjax.models import transformer
+from leapjax.serve.sizes import bucket
 
 Pair = tuple[Sequence[int], Sequence[int]]
 

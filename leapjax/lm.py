@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from leapjax.batch import Batch, batch
 from leapjax.config import QUANTIZATIONS, DecodeConfig
 from leapjax.config.check import shown
 from leapjax.config.resolve import checkpoint_options, from_python
-from leapjax.engine import Engine, Progress, Replica, slots_for
 from leapjax.errors import UserError
 from leapjax.fit import Auto, choose
 from leapjax.logits import logits
@@ -25,6 +25,9 @@ from leapjax.models.config import ModelConfig, parameter_count
 from leapjax.models.quantize import quantize as quantized
 from leapjax.options import ConfigFile
 from leapjax.records import to_request
+from leapjax.serve.engine import Engine, Progress
+from leapjax.serve.lane import Replica
+from leapjax.serve.sizes import slots_for
 from leapjax.sharding import MeshShape, Placement, parse, placements
 from leapjax.text import TextCodec, finish, load_codec
 from leapjax.types import Completion, Request
@@ -390,7 +393,8 @@ class LM:
         """Decode a stream of requests, in input order and bounded memory.
 
         Args:
-          requests: anything `request` takes; consumed lazily within a look-ahead window.
+          requests: anything `request` takes; consumed lazily within a look-ahead window. A
+            source that is slow, or that waits for an answer before it goes on, holds up no row.
           config: options for those that are not Requests yet.
           batch_size: rows decoded at once, by all replicas; default: as many as there are
             and as fit in memory, up to a limit of the backend.
@@ -408,12 +412,27 @@ class LM:
             refresh_group = arguments.whole(refresh_group, "refresh_group", 0)
         requests = arguments.streamed(requests)
         count = len(requests) if isinstance(requests, Sequence) else None
+        lines = itertools.count(1)
+        return self.engine_for(count, batch_size, refresh_group).stream(
+            requests,
+            each_chunk,
+            prepare=lambda given: (self.request(given, job, line=next(lines)),),
+        )
+
+    def engine_for(
+        self, count: int | None, batch_size: int | None = None, refresh_group: int | None = None
+    ) -> Engine:
+        """The engine for some work.
+
+        Args:
+          count: how many requests will come, None if nobody knows.
+          batch_size: see `stream`.
+          refresh_group: see `stream`.
+        """
         default = DEFAULT_SLOTS.get(jax.default_backend(), DEFAULT_SLOTS_ELSEWHERE)
         copies = len(self.replicas)
         slots = slots_for(count, batch_size, default * copies)
-        engine = self.engine(-(-slots // copies), batch_size is not None, refresh_group)
-        made = (self.request(r, job, line=i) for i, r in enumerate(requests, 1))
-        return engine.stream(made, each_chunk)
+        return self.engine(-(-slots // copies), batch_size is not None, refresh_group)
 
     def engine(self, slots: int, fixed: bool = True, refresh_group: int | None = None) -> Engine:
         """An engine with so many slots; engines and their compiled lanes are kept.

@@ -154,13 +154,17 @@ class Placement:
 
         def place(path, leaf):
             name = getattr(path[0], "name", None)
-            if name == "cache":  # (L, rows, T, K, E)
-                return self.sharding((None, "rows", None, "kv_heads", None), leaf.shape)
+            if name == "cache":
+                return self.cache(leaf.shape)
             if name == "iteration":
                 return self.sharding((), ())
             return self.sharding(("rows",) + (None,) * (leaf.ndim - 1), leaf.shape)
 
         return jax.tree_util.tree_map_with_path(place, state)
+
+    def cache(self, shape: Sequence[int]) -> NamedSharding:
+        """Sharding of a KV cache's keys or values, (L, rows, T, K, E)."""
+        return self.sharding((None, "rows", None, "kv_heads", None), shape)
 
     def everywhere(self) -> NamedSharding:
         """Replicated over the replica."""

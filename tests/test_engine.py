@@ -8,10 +8,10 @@ import pytest
 
 import leapjax
 from leapjax import DecodeConfig
-from leapjax import engine as engine_module
-from leapjax.engine import bucket, slots_for
 from leapjax.errors import UserError
 from leapjax.progress import announced
+from leapjax.serve import executables
+from leapjax.serve.sizes import bucket, slots_for
 from leapjax.testing import tiny_config, tiny_params
 
 MODEL = tiny_config()
@@ -171,13 +171,13 @@ class Refusing:
 
 @pytest.mark.parametrize("most, fixed", [(2, False), (0, False), (2, True)])
 def test_a_compiler_that_refuses_is_asked_for_fewer_rows(lm, monkeypatch, capsys, most, fixed):
-    lower, tried = engine_module.lower_run, []
+    lower, tried = executables.lower_run, []
 
     def refusing(params, program, slots, placement):
         tried.append(slots)
         return Refusing(lower(params, program, slots, placement), slots, most)
 
-    monkeypatch.setattr(engine_module, "lower_run", refusing)
+    monkeypatch.setattr(executables, "lower_run", refusing)
     stream = lm.stream(asked(lm, records(8)), batch_size=8 if fixed else None)
     if most and not fixed:
         with announced():

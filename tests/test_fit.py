@@ -10,9 +10,9 @@ import pytest
 import leapjax
 from leapjax import DecodeConfig, UserError, checkpoint, fit
 from leapjax.cli import decode
-from leapjax.engine import device_limit, memory_limit
 from leapjax.fit import Auto, candidates, choose
 from leapjax.models import param_shapes
+from leapjax.serve.memory import device_limit, memory_limit
 from leapjax.sharding import MeshShape, local_devices, placements
 from leapjax.testing import tiny_config
 from tests.decoding.test_golden import GOLDEN

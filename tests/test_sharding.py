@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 import leapjax
-from leapjax import DecodeConfig, Request, engine
-from leapjax.engine import Replica
+from leapjax import DecodeConfig, Request
 from leapjax.errors import UserError
-from leapjax.lane import compile_run, needed_bytes
+from leapjax.serve import engine, executables
+from leapjax.serve.lane import Replica, compile_run
+from leapjax.serve.memory import needed_bytes
 from leapjax.sharding import MeshShape, parse, placements
 from leapjax.testing import tiny_config, tiny_params
 from tests.decoding.test_golden import GOLDEN, GROUPS, QUICK, features
@@ -123,8 +124,8 @@ def test_replicas_with_rows_compile_beside_each_other(monkeypatch, compilations)
     lm = leapjax.LM(replicas[0].params, config, None, replicas=replicas)
     # Two at a time, or the barrier breaks: one after the other would wait forever.
     pair = threading.Barrier(2, timeout=120)
-    lower = engine.lower_run
-    monkeypatch.setattr(engine, "lower_run", lambda *how: Meeting(lower(*how), pair))
+    lower = executables.lower_run
+    monkeypatch.setattr(executables, "lower_run", lambda *how: Meeting(lower(*how), pair))
     with compilations.seen() as names:
         assert list(lm.engine(1).stream(requests)) == want
     assert names.count("run") == 2  # the third has no rows

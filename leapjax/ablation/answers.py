@@ -14,7 +14,6 @@ from typing import Any
 
 from leapjax.ablation.grid import STRUCTURAL
 from leapjax.config import PER_ROW, DecodeConfig
-from leapjax.engine import bucket
 from leapjax.evaluation.measures import counts
 from leapjax.evaluation.results import Results
 from leapjax.evaluation.runner import row_settings
@@ -145,11 +144,10 @@ def _fill(lm, task, problems, group, results, batch_size, details, show) -> None
     if not todo:
         return
     asked = [lm.request(task.record(p), group[0]) for p in problems]
-    # Requests of one bucket share compiled slots; together, they keep them full.
-    todo.sort(key=lambda pair: bucket(len(asked[pair[1]].ids)))
     requests = [dataclasses.replace(asked[number], config=config) for config, number in todo]
-    stream = lm.stream(requests, batch_size=batch_size)
-    for done, ((config, number), c) in enumerate(zip(todo, stream, strict=True), 1):
+    engine = lm.engine_for(len(requests), batch_size)
+    for done, (index, c) in enumerate(engine.as_completed(requests), 1):
+        config, number = todo[index]
         answer = {
             "id": f"{key(config)}/{problems[number].id}",
             "numbers": numbers(config),

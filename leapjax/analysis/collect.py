@@ -14,7 +14,6 @@ import numpy as np
 from leapjax.analysis.replay import replay_jit, replay_program
 from leapjax.config import DecodeConfig
 from leapjax.decoding import initial_state
-from leapjax.engine import bucket
 from leapjax.errors import UserError
 from leapjax.lm import LM
 from leapjax.policies import POLICIES
@@ -102,14 +101,13 @@ def collect(
         check(r.config, f"record {r.id}")
         if r.infill:
             raise UserError(f"record {r.id}: infilling is not analysed; give a prompt")
-    order = sorted(range(len(requests)), key=lambda i: bucket(len(requests[i].ids)))
     engine = lm.engine(batch_size)
     made: dict[int, Completion] = {}
-    for i, completion in zip(order, engine.stream([requests[i] for i in order]), strict=True):
+    for i, completion in engine.as_completed(requests):
         made[i] = completion
         show("decode", len(made))
     groups: dict = {}
-    for i in order:
+    for i in range(len(requests)):
         groups.setdefault(engine.program(requests[i]), []).append(i)
     rows: dict[int, dict[str, np.ndarray]] = {}
     for program, members in groups.items():

@@ -27,12 +27,12 @@ from leapjax.benchmarks.job import Decoded, Job
 from leapjax.config import DecodeConfig
 from leapjax.decoding import Program, initial_state, program_for
 from leapjax.decoding.cached import with_cache
-from leapjax.engine import bucket, default_refresh_group
 from leapjax.errors import UserError
-from leapjax.lane import compile_run
 from leapjax.lm import load
 from leapjax.models import layout
 from leapjax.models.config import ModelConfig
+from leapjax.serve.lane import compile_run
+from leapjax.serve.sizes import bucket, default_refresh_group
 from leapjax.testing import tiny_config, tiny_params
 from leapjax.types import Request
 

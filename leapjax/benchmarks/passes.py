@@ -27,9 +27,9 @@ from leapjax.config import DecodeConfig
 from leapjax.decoding import DecodeState, Program, cached, forward, initial_state, streamed
 from leapjax.decoding.program import program_for
 from leapjax.decoding.window import block_columns
-from leapjax.lane import empty_state, lower_run
 from leapjax.models import transformer
 from leapjax.models.config import ModelConfig
+from leapjax.serve.lane import empty_state, lower_run
 
 UNCACHED_PASSES = 4  # that are timed together; they all cost the same
 ALL = np.int32(2**30)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from leapjax.config import DecodeConfig
-from leapjax.engine import bucket
 from leapjax.evaluation.results import Results
 from leapjax.evaluation.runner import row_settings
 from leapjax.evaluation.settings import Row
@@ -98,14 +97,11 @@ class Answers:
             for done, index in enumerate(kept, 1):
                 self.show(name, done)
                 yield index, _answer(results.answers[self._keys[index]])
-            todo = sorted(
-                set(range(len(self._keys))) - set(kept),
-                # Requests of one bucket share compiled slots; together, they keep them full.
-                key=lambda i: (bucket(len(self.requests[i].ids)), i),
-            )
+            todo = sorted(set(range(len(self._keys))) - set(kept))
             rows = [dataclasses.replace(self.requests[i], config=config) for i in todo]
-            stream = self.lm.stream(rows, batch_size=self.batch_size)
-            for done, (index, c) in enumerate(zip(todo, stream, strict=True), len(kept) + 1):
+            engine = self.lm.engine_for(len(rows), self.batch_size)
+            for done, (place, c) in enumerate(engine.as_completed(rows), len(kept) + 1):
+                index = todo[place]
                 answer = {"id": self._keys[index], "text": c.text, "steps": c.steps}
                 results.add(answer)
                 self.show(name, done)

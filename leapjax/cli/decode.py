@@ -126,17 +126,11 @@ def _decode(args, config, model_of_file: str | None) -> int:
     with contextlib.ExitStack() as stack:
         if isinstance(sink, sinks.OutputFile):
             stack.enter_context(sink)  # published when the stack closes without an error
-        total = len(args.prompt or ())
-        if source is not None:
-            total = source.scan().lines if wanted is not False else None
+        total = len(args.prompt or ()) if source is None else source.scan().lines
         if total is not None:
             total = min(total, args.limit or total)
         if args.trace:
-            known = total
-            if known is None and source is not None:
-                known = source.scan().lines
-                known = min(known, args.limit or known) if known is not None else None
-            record.check(args, config, known)
+            record.check(args, config, total)
         seen = stack.enter_context(display.shown(total, wanted))
         loop = Loop(
             lm,
@@ -144,6 +138,8 @@ def _decode(args, config, model_of_file: str | None) -> int:
             watched if noted else sink,
             max_errors=args.max_errors,
             batch_size=args.batch_size,
+            count=None if total is None else total * (args.num_samples or 1),
+            waits=source is not None and source.is_stream,
             seen=seen,
         )
         items = source.items() if source is not None else from_prompts(args.prompt)

@@ -38,16 +38,18 @@ def cache_shape(program: Program, slots: int) -> tuple[int, ...]:
     return (model.n_layers, rows, program.length, model.n_kv_heads, model.head_dim)
 
 
-def with_cache(state: DecodeState, program: Program) -> DecodeState:
+def with_cache(state: DecodeState, program: Program, sharding=None) -> DecodeState:
     """The state with an empty cache; rows wait for their first full pass.
 
     Args:
       state: from `initial_state`.
       program: with `cache` prefix or dual.
+      sharding: shape -> where the keys, and the values, are made; None is the default device.
     """
     shape = cache_shape(program, state.done.shape[0])
-    empty = (jnp.zeros(shape, program.compute_dtype), jnp.zeros(shape, program.compute_dtype))
-    return dataclasses.replace(state, cache=empty)
+    where = None if sharding is None else sharding(shape)
+    keys, values = (jnp.zeros(shape, program.compute_dtype, device=where) for _ in range(2))
+    return dataclasses.replace(state, cache=(keys, values))
 
 
 def forward(params, state: DecodeState, columns, program: Program) -> Outcome:

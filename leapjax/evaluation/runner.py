@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from leapjax.config import DecodeConfig
-from leapjax.engine import bucket
 from leapjax.evaluation.measures import counts
 from leapjax.evaluation.results import Results
 from leapjax.evaluation.settings import Row
@@ -136,14 +135,12 @@ def decode(
     """
     todo = [r for r in records if r["id"] not in results.answers]
     requests = [lm.request(r, config) for r in todo]
-    # Requests of one bucket share compiled slots; together, they keep them full.
-    order = sorted(requests, key=lambda r: bucket(len(r.ids)))
     engine = lm.engine(batch_size)
-    for first in {engine.program(r): r for r in reversed(order)}.values():
+    for first in {engine.program(r): r for r in reversed(requests)}.values():
         list(engine.stream([dataclasses.replace(first, id="warm-up")]))
     show(len(records) - len(todo))
     last = time.perf_counter()
-    for done, c in enumerate(engine.stream(order), len(records) - len(todo) + 1):
+    for done, (_, c) in enumerate(engine.as_completed(requests), len(records) - len(todo) + 1):
         now = time.perf_counter()
         answer = {"id": c.id, "text": c.text, "finish_reason": c.finish_reason}
         answer |= counts(c, lm.config.eos_token_id).to_dict()

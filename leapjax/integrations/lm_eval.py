@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leapjax.config import FIELDS, DecodeConfig, check_keys
-from leapjax.engine import bucket
 from leapjax.errors import UserError
 from leapjax.integrations import generation
 
@@ -174,10 +173,9 @@ class LeapjaxLM(TemplateLM):
 
         self._warn_of_no_template()
         made = [self._request(i, *request.args) for i, request in enumerate(requests)]
-        order = sorted(range(len(made)), key=lambda i: (bucket(len(made[i].ids)), i))
         texts: list[str] = [""] * len(made)
-        stream = self.lm.stream([made[i] for i in order], batch_size=self.rows)
-        bar = tqdm(zip(order, stream, strict=True), total=len(made), disable=disable_tqdm)
+        found = self.lm.engine_for(len(made), self.rows).as_completed(made)
+        bar = tqdm(found, total=len(made), disable=disable_tqdm)
         for index, completion in bar:
             asked = generation.read(requests[index].args[1], self.options, self._note)
             texts[index] = self._cut(completion, asked.length, made[index].stop)

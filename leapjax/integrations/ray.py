@@ -128,14 +128,13 @@ class Decoder:
         ids = [r.get("id") if isinstance(r, Mapping) else None for r in records]
         sink = _Sink(self.details, ids)
         items = (Item(n, f"record {n}", record) for n, record in enumerate(records, 1))
-        # Steady: a small last batch must not compile a program of its own.
+        # No count: a small last batch must not compile a program of its own.
         loop = Loop(
             self.lm,
             self._intake(),
             sink,
             max_errors=sys.maxsize,
             batch_size=self.rows,
-            steady=True,
         )
         loop.run(items)
         return self._table(sink.rows)

@@ -51,7 +51,7 @@ def time_left(progress: Progress, total: int | None) -> float | None:
         return None
     through = progress.records - progress.first
     # Rows to records: several samples are one record.
-    done = through + (progress.ahead + progress.begun) / max(progress.samples, 1)
+    done = through + (progress.ahead + progress.rows_in_flight_done) / max(progress.samples, 1)
     if done <= 0 or progress.seconds <= 0:
         return None  # what the first chunk brought is counted before its time is
     return progress.seconds * max(total - progress.first - done, 0) / done

@@ -161,7 +161,6 @@ def _decode(lm, spec, source, info, journal, shards, seen, stop) -> Summary:
         errors=journal.errors,
         records=journal.records,
         batch_size=spec.batch_size or journal.header["batch_size"],
-        steady=True,
         seen=seen,
         stop=stop,
     )

@@ -1,6 +1,6 @@
 """The way of every job: records in, answers out in input order.
 
-    items ─▶ Intake ─▶ requests ─▶ lm.stream ─▶ sink.write
+    items ─▶ Intake ─▶ requests ─▶ engine ─▶ sink.write
                 └─▶ bad records ──────────────▶ sink.keep_bad, or the job ends
                                                 sink.settle after each record
 
@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from leapjax.errors import UserError
@@ -22,8 +21,6 @@ from leapjax.jobs.source import Item
 from leapjax.jobs.summary import Summary
 from leapjax.records import Intake, parse_line
 from leapjax.types import Completion, Request
-
-_FEW = 8  # so many requests are handed over as a list: the engine sees that it needs few slots
 
 
 class Sink(Protocol):
@@ -68,7 +65,7 @@ class Progress:
       running: slots in use.
       slots: slots there are.
       ahead: answers that wait for an earlier one.
-      begun: finished part of the rows in the slots, in rows.
+      rows_in_flight_done: finished part of the rows in the slots, in rows.
     """
 
     summary: Summary
@@ -80,7 +77,7 @@ class Progress:
     running: int = 0
     slots: int = 0
     ahead: int = 0
-    begun: float = 0.0
+    rows_in_flight_done: float = 0.0
 
 
 @dataclasses.dataclass
@@ -103,8 +100,10 @@ class Loop:
       errors: bad records of earlier runs.
       records: records of earlier runs.
       batch_size: rows decoded at once; None lets the engine choose.
-      steady: choose slots without looking at how much work there is, so that a resumed
-        job has the same.
+      count: requests that will come, so that few get few slots; None chooses slots without
+        looking at how much work there is, so that a resumed job has the same.
+      waits: the items may come slowly, or only after answers to those before; they are read in
+        a thread.
       seen: called with the progress after each answer and chunk.
       stop: a signal's number once the job shall stop, else None.
     """
@@ -119,12 +118,14 @@ class Loop:
         errors: int = 0,
         records: int = 0,
         batch_size: int | None = None,
-        steady: bool = False,
+        count: int | None = None,
+        waits: bool = False,
         seen: Callable[[Progress], None] = lambda progress: None,
         stop: Callable[[], int | None] = lambda: None,
     ):
-        self._lm, self._intake, self._sink = lm, intake, sink
-        self._max_errors, self._batch_size, self._steady = max_errors, batch_size, steady
+        self._intake, self._sink = intake, sink
+        self._max_errors, self._waits = max_errors, waits
+        self._engine = lm.engine_for(count, batch_size)
         self._bad = errors  # those found; the progress counts those settled
         self._seen, self._stop = seen, stop
         self._pending: collections.deque[_Pending] = collections.deque()
@@ -151,11 +152,9 @@ class Loop:
           UserError: a bad record too many, or the source or sink fails.
           Stopped: it was asked to stop.
         """
-        work: Iterable[Request] = self._requests(items)
-        if not self._steady:
-            head = list(itertools.islice(work, _FEW + 1))
-            work = head if len(head) <= _FEW else itertools.chain(head, work)
-        stream = self._lm.stream(work, batch_size=self._batch_size, each_chunk=self._each_chunk)
+        stream = self._engine.stream(
+            items, self._each_chunk, prepare=self._requests, threaded=self._waits
+        )
         for completion in stream:
             self.progress.summary.add(completion)
             if self._began is not None:  # the time of the chunk that brought it
@@ -167,20 +166,19 @@ class Loop:
             self._check_stop()
         return self.progress.summary
 
-    def _requests(self, items: Iterable[Item]) -> Iterator[Request]:
-        for item in items:
-            self._check_stop()
-            record = item.given
-            try:
-                if isinstance(record, bytes):
-                    record = parse_line(record, item.where)
-                made = self._intake.requests(record, item.line, item.where)
-            except UserError as e:
-                self._pending.append(_Pending(item, 0, self._forgive(e, item, record)))
-                self._settle()
-                continue
-            self._pending.append(_Pending(item, len(made)))
-            yield from made
+    def _requests(self, item: Item) -> Sequence[Request]:
+        self._check_stop()
+        record = item.given
+        try:
+            if isinstance(record, bytes):
+                record = parse_line(record, item.where)
+            made = self._intake.requests(record, item.line, item.where)
+        except UserError as e:
+            self._pending.append(_Pending(item, 0, self._forgive(e, item, record)))
+            self._settle()
+            return ()
+        self._pending.append(_Pending(item, len(made)))
+        return made
 
     def _forgive(self, error: UserError, item: Item, record: Any) -> dict[str, Any]:
         """The error record of a bad record.
@@ -214,11 +212,13 @@ class Loop:
     def _each_chunk(self, engine) -> None:
         now, progress = time.perf_counter(), self.progress
         if self._began is None:
+            if not engine.running:
+                return self._check_stop()  # nothing has come yet
             self._began, self._finished_before = now, engine.finished
         progress.seconds = now - self._began
         progress.running, progress.slots = engine.running, engine.slots
         progress.ahead = engine.finished - self._finished_before - progress.summary.answers
-        progress.begun = engine.begun
+        progress.rows_in_flight_done = engine.rows_in_flight_done
         self._seen(self.progress)
         self._check_stop()
 

@@ -342,7 +342,6 @@ def _decode(
         max_errors=spec.max_errors,
         errors=state.errors,
         batch_size=spec.batch_size or state.header["batch_size"],
-        steady=True,
         seen=seen,
         stop=stop,
     )

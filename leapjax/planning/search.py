@@ -18,11 +18,11 @@ import jax
 
 from leapjax.config import DecodeConfig
 from leapjax.decoding import Program, program_for
-from leapjax.engine import bucket
 from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
 from leapjax.planning import chips, compiled, isolated, roofline
 from leapjax.progress import busy
+from leapjax.serve.sizes import bucket
 from leapjax.sharding import MeshShape
 from leapjax.wording import plural
 

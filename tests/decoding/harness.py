@@ -8,7 +8,7 @@ import numpy as np
 
 from leapjax import DecodeConfig, Request
 from leapjax.decoding import initial_state, program_for, run_jit
-from leapjax.lane import empty_state
+from leapjax.serve.lane import empty_state
 from leapjax.testing import tiny_config, tiny_params
 from leapjax.types import COMMIT_KINDS
 

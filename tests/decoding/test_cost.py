@@ -14,8 +14,9 @@ import pytest
 from leapjax import native
 from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for, run_jit
-from leapjax.lane import compile_run, empty_state, needed_bytes
 from leapjax.models import layout, param_shapes
+from leapjax.serve.lane import compile_run, empty_state
+from leapjax.serve.memory import needed_bytes
 from leapjax.testing import tiny_config, tiny_params
 
 B, W, T, V = 4, 16, 48, 1000

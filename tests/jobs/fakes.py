@@ -4,7 +4,7 @@ import dataclasses
 import json
 import random
 
-from leapjax.engine import Progress
+from leapjax.serve.engine import Progress
 from leapjax.testing import tiny_config
 from leapjax.types import Completion
 
@@ -23,15 +23,18 @@ class FakeLM:
         self.answered = []  # ids, over all streams
         self.batch_sizes = []
 
-    def stream(self, requests, *, batch_size=None, each_chunk=None):
+    def engine_for(self, count, batch_size=None):
         self.batch_sizes.append(batch_size)
-        requests = iter(requests)
-        waiting, progress = [], Progress(slots=2)
+        return self
+
+    def stream(self, source, each_chunk, *, prepare, threaded):
+        source = iter(source)
+        waiting, progress = [], Progress(slots=2, running=1)
         while True:
             while len(waiting) < self.look_ahead:
-                if (request := next(requests, None)) is None:
+                if (item := next(source, None)) is None:
                     break
-                waiting.append(request)
+                waiting += prepare(item)
             if not waiting:
                 return
             each_chunk(progress)

@@ -28,8 +28,8 @@ def test_line():
         ({}, 300),
         ({"first": 0}, 100),  # without an earlier run these 150 took one minute
         ({"records": 100}, None),  # nothing is known yet
-        ({"records": 100, "begun": 2.0}, 60 * 298 / 2),  # before the first answer
-        ({"records": 100, "begun": 2.0, "samples": 4}, 60 * 299.5 / 0.5),
+        ({"records": 100, "rows_in_flight_done": 2.0}, 60 * 298 / 2),  # before the first answer
+        ({"records": 100, "rows_in_flight_done": 2.0, "samples": 4}, 60 * 299.5 / 0.5),
         ({"records": 140, "ahead": 10}, 300),
         ({"records": 400}, 0),
         ({"seconds": 0.0}, None),  # rows of the first chunk, no time yet: not "0 s left"

@@ -10,8 +10,9 @@ import pytest
 import leapjax
 from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for
-from leapjax.lane import compile_run, needed_bytes
 from leapjax.models import layout
+from leapjax.serve.lane import compile_run
+from leapjax.serve.memory import needed_bytes
 from leapjax.testing import tiny_config, tiny_params
 
 # How packed matrices are handed over: tests/native.

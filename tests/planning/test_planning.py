@@ -12,12 +12,12 @@ from leapjax.cli import plan as command
 from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for
 from leapjax.decoding.cached import cache_shape
-from leapjax.engine import default_refresh_group
 from leapjax.errors import UserError
-from leapjax.lane import compile_run
 from leapjax.models import transformer
 from leapjax.models.config import param_shapes
 from leapjax.planning import chips, compiled, hlo, models, roofline, search
+from leapjax.serve.lane import compile_run
+from leapjax.serve.sizes import default_refresh_group
 from leapjax.sharding import MeshShape, placements
 from leapjax.testing import tiny_config
 

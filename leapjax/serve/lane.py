@@ -6,6 +6,7 @@ knows arrays, not queues.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from typing import Any
@@ -17,19 +18,52 @@ import numpy as np
 from leapjax.decoding import DecodeState, Program, initial_state, refill_jit, run, run_jit
 from leapjax.decoding.cached import with_cache
 from leapjax.decoding.state import idle_row, refill, row_arrays, stack_rows
+from leapjax.serve.memory import array_bytes
 from leapjax.sharding import Placement
 from leapjax.types import Request
+
+# Rows a slot may have before its lane drains for one that finds no memory.
+TURN = 8
 
 # What is read back of a finished row.
 _RESULT = ("tokens", "commit_step", "commit_kind", "commit_confidence")
 
 
-def empty_state(program: Program, slots: int) -> DecodeState:
-    """The state of idle slots, its cache included."""
-    state = jax.tree.map(jnp.asarray, initial_state([], program, slots))
-    if program.cache != "none":
-        state = with_cache(state, program)
-    return state
+@dataclasses.dataclass(frozen=True)
+class Replica:
+    """One copy of the model.
+
+    Attributes:
+      params: its pytree, on its devices.
+      placement: those devices; None is the default device.
+    """
+
+    params: Any
+    placement: Placement | None = None
+
+
+def empty_state(program: Program, slots: int, placement: Placement | None = None) -> DecodeState:
+    """The state of idle slots, its cache included, made on the devices where it stays.
+
+    Args:
+      program: static structure.
+      slots: B.
+      placement: the replica's devices; None is the default device.
+    """
+    state = initial_state([], program, slots)
+    if placement is None:
+        state = jax.tree.map(jnp.asarray, state)
+    else:
+        state = jax.device_put(state, placement.state(state, program.model))
+    if program.cache == "none":
+        return state
+    return with_cache(state, program, placement and placement.cache)
+
+
+def state_bytes(program: Program, slots: int, placement: Placement | None = None) -> int:
+    """Bytes of a lane's state on one device, its cache included."""
+    state = jax.eval_shape(lambda: empty_state(program, slots))
+    return array_bytes(state, placement and placement.state(state, program.model))
 
 
 def lower_run(params, program: Program, slots: int, placement: Placement | None = None):
@@ -85,19 +119,6 @@ def _refill(placement: Placement | None, program: Program, slots: int):
     return jax.jit(refill, donate_argnames="state", out_shardings=shardings)
 
 
-def needed_bytes(executable) -> int:
-    """Device memory of a compiled chunk: weights, state, cache and temporaries."""
-    stats = executable.memory_analysis()
-    if stats is None:  # a backend that can't tell
-        return 0
-    return int(
-        stats.argument_size_in_bytes
-        + stats.output_size_in_bytes
-        - stats.alias_size_in_bytes
-        + stats.temp_size_in_bytes
-    )
-
-
 class Lane:
     """B slots that decode one program.
 
@@ -121,16 +142,17 @@ class Lane:
         self.slots = slots
         self.params = params
         self.passes = 0  # iterations of the loop so far
-        self.begun = 0.0  # finished blocks of unfinished rows, in canvases
+        self.rows_in_flight_done = 0.0  # finished blocks of unfinished rows, in canvases
         self.device_s = 0.0  # seconds in which a chunk was under way
         self.tickets: list[Any] = [None] * slots  # who sits in each slot
         self._run = executable or compile_run(params, program, slots, placement)
         self._refill = _refill(placement, program, slots)
         self._idle = idle_row(program)
-        self._state = empty_state(program, slots)
-        if placement is not None:
-            shardings = placement.state(self._state, program.model)
-            self._state = jax.device_put(self._state, shardings)
+        self.turn = (
+            TURN * slots
+        )  # rows that may still be seated while another lane waits for memory
+        self._state = empty_state(program, slots, placement)
+        self._cancelled: set[int] = set()  # slots whose rows nobody waits for
         self._busy = False
 
     @property
@@ -138,16 +160,32 @@ class Lane:
         """Slots without a row."""
         return [i for i, ticket in enumerate(self.tickets) if ticket is None]
 
+    @property
+    def seated(self) -> list[Any]:
+        """Tickets of the rows in the slots."""
+        return [ticket for ticket in self.tickets if ticket is not None]
+
+    def cancel(self, ticket: Any) -> bool:
+        """Free the slot of a row; it stops with the next chunk. False if it sits elsewhere."""
+        if ticket not in self.tickets:
+            return False
+        slot = self.tickets.index(ticket)
+        self.tickets[slot] = None
+        self._cancelled.add(slot)
+        return True
+
     def put(self, arrivals: list[tuple[Any, Request]]) -> None:
         """Seat requests in free slots.
 
         Args:
           arrivals: (ticket, request) pairs, at most as many as slots are free.
         """
-        if not arrivals:
+        if not arrivals and not self._cancelled:
             return
         rows = [self._idle] * self.slots
         chosen = np.zeros(self.slots, bool)
+        chosen[list(self._cancelled)] = True
+        self._cancelled.clear()
         for slot, (ticket, request) in zip(self.free, arrivals, strict=False):
             rows[slot] = row_arrays(request, self.program)
             chosen[slot] = True
@@ -190,7 +228,7 @@ class Lane:
         self.device_s += time.perf_counter() - self._started
         self.passes = int(self._state.iteration)
         blocks = np.asarray(self._state.block) - np.asarray(self._state.origin)
-        self.begun = float(blocks[~done].sum()) / self.program.gen_length
+        self.rows_in_flight_done = float(blocks[~done].sum()) / self.program.gen_length
         finished = [i for i, t in enumerate(self.tickets) if t is not None and done[i]]
         if not finished:
             return []
@@ -201,3 +239,16 @@ class Lane:
             out.append((self.tickets[slot], {k: v[slot] for k, v in host.items()}))
             self.tickets[slot] = None
         return out
+
+
+def finished(working: list[tuple[int, Lane]]) -> list[tuple[int, Lane]]:
+    """The lanes whose chunk is over, once there is one.
+
+    Args:
+      working: (replica, lane) pairs with a chunk under way.
+    """
+    while len(working) > 1:
+        if over := [pair for pair in working if pair[1].ready]:
+            return over
+        time.sleep(0.0005)
+    return working  # the only one: collecting it waits

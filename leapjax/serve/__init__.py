@@ -1,0 +1,1 @@
+"""Decoding requests on devices: scheduler, lanes, engine; jobs and studies stand on it."""

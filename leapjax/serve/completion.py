@@ -1,0 +1,44 @@
+"""A finished row as a Completion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from leapjax.decoding import Program
+from leapjax.types import COMMIT_KINDS, Completion, Request
+
+
+def completion(
+    request: Request,
+    row: dict[str, np.ndarray],
+    program: Program,
+    finish: Callable[[Request, list[int]], tuple[str, str]],
+) -> Completion:
+    """What came out for a request.
+
+    Args:
+      request: what was asked.
+      row: arrays of its finished row, by name of the `DecodeState`'s field.
+      program: it was decoded with.
+      finish: see `Engine`.
+    """
+    start = int(row["first"]) if request.infill else program.length - program.gen_length
+    ids = row["tokens"][start:].tolist()
+    text, reason = finish(request, ids)
+    steps = int(row["steps"])
+    return Completion(
+        id=request.id,
+        text=text,
+        output_ids=ids,
+        finish_reason=reason,
+        steps=steps,
+        full_passes=int(row["full_passes"]),
+        nfe=steps * (2 if program.guidance else 1),
+        commit_step=row["commit_step"][start:].tolist(),
+        commit_kind=[COMMIT_KINDS[k] for k in row["commit_kind"][start:].tolist()],
+        commit_confidence=row["commit_confidence"][start:].tolist(),
+        sample=request.sample,
+        metadata=request.metadata,
+    )

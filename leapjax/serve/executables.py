@@ -1,0 +1,125 @@
+"""Compiled programs of a model's replicas: made when first needed, then kept.
+
+How many slots a program gets is decided here: as many as asked for, halved until it fits.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import jax
+
+from leapjax.decoding import Program
+from leapjax.errors import UserError
+from leapjax.failures import out_of_memory
+from leapjax.progress import busy, note
+from leapjax.serve.lane import Lane, Replica, lower_run, state_bytes
+from leapjax.serve.memory import Footprint, footprint, together
+from leapjax.wording import plural
+
+
+class Executable:
+    """A program for one replica, perhaps still being compiled.
+
+    Attributes:
+      program: static structure.
+      replica: whose devices it runs on.
+      slots: rows B.
+    """
+
+    def __init__(self, program: Program, replica: Replica, slots: int, made: Future):
+        self.program, self.replica, self.slots = program, replica, slots
+        self._made = made
+
+    @functools.cached_property
+    def footprint(self) -> Footprint:
+        """What a lane of it takes on one device; waits for the compiler."""
+        state = state_bytes(self.program, self.slots, self.replica.placement)
+        return footprint(self._made.result(), state)
+
+    def lane(self) -> Lane:
+        """New slots for it; waits for the compiler."""
+        params, placement = self.replica.params, self.replica.placement
+        return Lane(params, self.program, self.slots, self._made.result(), placement)
+
+
+class Executables:
+    """The programs that an engine has compiled.
+
+    Args:
+      replicas: alike but for their devices.
+      slots: rows that a replica decodes at once, at most.
+      fixed: use exactly `slots`; otherwise halve them until the program fits in memory.
+    """
+
+    def __init__(self, replicas: Sequence[Replica], slots: int, fixed: bool):
+        self._replicas, self._slots, self._fixed = replicas, slots, fixed
+        self._made: dict[tuple[int, Program], Executable] = {}
+
+    def get(self, program: Program, users: Sequence[int], limit: int) -> Executable:
+        """A program for the first of some replicas.
+
+        Args:
+          program: static structure.
+          users: replicas that need it now; it is compiled for them side by side, because an
+            executable knows its devices.
+          limit: bytes that it may take on one device.
+        """
+        if (users[0], program) not in self._made:
+            missing = [i for i in users if (i, program) not in self._made]
+            what, most = "prompts", program.length - program.gen_length
+            if program.infill:
+                what, most = "sequences", program.length
+            with busy(f"compiling for {what} up to {most} tokens"):
+                made = self._compile(program, [self._replicas[i] for i in missing], limit)
+            self._made |= {(i, program): one for i, one in zip(missing, made, strict=True)}
+        return self._made[users[0], program]
+
+    def _compile(
+        self, program: Program, replicas: Sequence[Replica], limit: int
+    ) -> list[Executable]:
+        slots, why = self._slots, ""
+        while True:
+            made = _compiling(program, replicas, slots)
+            try:  # the replicas are alike: what does not fit the first fits no other
+                needed = together([made[0].footprint])
+            except jax.errors.JaxRuntimeError as e:  # a TPU's compiler refuses what doesn't fit
+                if not out_of_memory(e):
+                    raise
+                if self._fixed or slots == 1:
+                    raise UserError(_too_large(slots, self._fixed, e)) from e
+                why = f"the compiler finds no room for {slots}"
+            else:
+                if self._fixed or slots == 1 or needed <= limit:
+                    break
+                why = f"{slots} need {needed / 1e9:.1f} GB of {limit / 1e9:.1f} GB"
+            slots //= 2
+        if why:
+            note(f"decoding {plural(slots, 'row')} at once, not {self._slots}: {why}")
+        return made
+
+
+def _too_large(slots: int, fixed: bool, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:200]
+    advice = "shorten gen_length or the prompts, quantize, or spread the model over a mesh"
+    if fixed and slots > 1:
+        advice = "choose a smaller --batch-size"
+    return f"the device has no memory for {plural(slots, 'row')} at once; {advice} ({reason})"
+
+
+def _compiling(program: Program, replicas: Sequence[Replica], slots: int) -> list[Executable]:
+    """Begin to compile a program for some replicas at once: XLA releases the GIL meanwhile."""
+    at_once = min(len(replicas), max(2, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(at_once, thread_name_prefix="leapjax-compile")
+    try:
+        # Lowered here, one after the other, where the caller's settings of jax apply.
+        lowered = (lower_run(r.params, program, slots, r.placement) for r in replicas)
+        return [
+            Executable(program, replica, slots, pool.submit(one.compile))
+            for replica, one in zip(replicas, lowered, strict=True)
+        ]
+    finally:
+        pool.shutdown(wait=False)

@@ -1,0 +1,90 @@
+"""Device memory: what a compiled program takes, what lanes take together, what there is."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Footprint(NamedTuple):
+    """Bytes of one lane on one device.
+
+    Attributes:
+      shared: weights; the lanes of a replica share them.
+      state: the slots' state, KV cache included; each lane has its own.
+      temporaries: needed while a chunk runs; one lane of a replica runs at a time.
+    """
+
+    shared: int
+    state: int
+    temporaries: int
+
+
+def footprint(executable: Any, state: int) -> Footprint:
+    """What a compiled chunk takes on one device.
+
+    Args:
+      executable: from `leapjax.serve.lane.compile_run`.
+      state: bytes of the lane's state there (`leapjax.serve.lane.state_bytes`).
+    """
+    stats = executable.memory_analysis()
+    if stats is None:  # a backend that can't tell
+        return Footprint(0, state, 0)
+    results = stats.output_size_in_bytes - stats.alias_size_in_bytes
+    return Footprint(
+        shared=max(stats.argument_size_in_bytes - state, 0),
+        state=state,
+        temporaries=int(results + stats.temp_size_in_bytes),
+    )
+
+
+def together(lanes: Iterable[Footprint]) -> int:
+    """Bytes that the lanes of one replica take on one device, whichever of them runs."""
+    lanes = list(lanes)
+    shared = max(lane.shared for lane in lanes)
+    return shared + sum(x.state for x in lanes) + max(x.temporaries for x in lanes)
+
+
+def needed_bytes(executable: Any) -> int:
+    """Device memory of a compiled chunk: weights, state, cache and temporaries."""
+    return together([footprint(executable, 0)])
+
+
+def array_bytes(shapes: Any, shardings: Any = None) -> int:
+    """Bytes of a pytree's arrays on one device.
+
+    Args:
+      shapes: arrays or their shapes.
+      shardings: the same pytree of shardings; None is one device.
+    """
+    leaves = jax.tree.leaves(shapes)
+    if shardings is None:
+        sizes = [x.shape for x in leaves]
+    else:
+        placed = zip(leaves, jax.tree.leaves(shardings), strict=True)
+        sizes = [s.shard_shape(x.shape) for x, s in placed]
+    return sum(math.prod(size) * x.dtype.itemsize for size, x in zip(sizes, leaves, strict=True))
+
+
+def memory_limit() -> int:
+    """Bytes that a program may use on one device.
+
+    Returns:
+      The allocator's limit where the backend tells it; else nine tenths of the memory
+      that the host has in all.
+    """
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return device_limit(jax.local_devices()[0]) or int(host * 0.9)
+
+
+def device_limit(device: Any) -> int | None:
+    """Bytes that the allocator of a device gives out; None where it does not say (CPU).
+
+    Args:
+      device: one of this process's own; others can't be asked.
+    """
+    return int((device.memory_stats() or {}).get("bytes_limit", 0)) or None

@@ -1,0 +1,74 @@
+"""Answers to a source of requests: a thin layer over submit, step and cancel.
+
+source ─▶ Feed ─▶ prepare ─▶ engine ─▶ mailbox ─▶ answers, in order or as they finish
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from leapjax.serve.feed import END, LATER, Feed
+from leapjax.types import Completion, Request
+
+if TYPE_CHECKING:
+    from leapjax.serve.engine import Engine, Progress
+
+_WAIT = 0.2  # seconds between two looks where there is nothing to decode
+_GATHER = 0.02  # seconds in which a source's first requests are awaited, to begin together
+
+
+def answers(
+    engine: Engine,
+    source: Iterable[Any],
+    each_chunk: Callable[[Progress], None] | None,
+    prepare: Callable[[Any], Sequence[Request]],
+    *,
+    threaded: bool | None,
+    ordered: bool,
+    ahead: int,
+) -> Generator[tuple[int, Completion], None, None]:
+    """Decode what a source gives; see `Engine.stream` and `Engine.as_completed`.
+
+    Args:
+      engine: decodes; other streams may use it meanwhile.
+      source: gives items.
+      each_chunk: called while the devices work, and while the source is waited for.
+      prepare: the requests of an item.
+      threaded: see `Feed`.
+      ordered: answer in the source's order; otherwise as rows finish.
+      ahead: requests without an answer, at most.
+
+    Yields:
+      (number of the request from 0, Completion) pairs. Closing it cancels the others.
+    """
+    mailbox: dict[int, Completion] = {}
+    asked: dict[int, int] = {}  # number by ticket, of those without an answer, oldest first
+    count, ended = 0, False
+    with Feed(source, threaded) as feed:
+        try:
+            while True:
+                while not ended and len(asked) < ahead:
+                    wait = _WAIT if not asked else 0 if engine.seated else _GATHER
+                    item = feed.take(ahead - len(asked), wait)
+                    if item is LATER:
+                        break
+                    ended = item is END
+                    for request in () if ended else prepare(item):
+                        asked[engine.submit(request, mailbox)] = count
+                        count += 1
+                engine.begin(expecting=not ended)
+                # While the devices work, the caller handles what is ready.
+                for ticket in list(asked if ordered else mailbox):
+                    if ticket not in mailbox:
+                        break
+                    yield asked.pop(ticket), mailbox.pop(ticket)
+                if ended and not asked:
+                    return
+                if each_chunk is not None:
+                    each_chunk(engine.progress)
+                if len(mailbox) < len(asked):
+                    engine.collect()
+        finally:
+            for ticket in asked:
+                engine.cancel(ticket)
