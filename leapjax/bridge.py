@@ -1,0 +1,108 @@
+"""Models as Flax NNX modules, and back: for training and quantisation tools that take those.
+
+    lm ── to_nnx ─▶ nnx.Module ── fine-tune, LoRA, … ─▶ from_nnx ─▶ lm
+
+Exact both ways: the module's `Param`s are the model's arrays, under the names of
+`leapjax.models.param_shapes`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from leapjax.errors import UserError
+from leapjax.lm import LM
+from leapjax.models import param_shapes, transformer
+from leapjax.models.config import ModelConfig
+
+
+class Transformer(nnx.Module):
+    """A masked diffusion transformer whose weights are `nnx.Param`s.
+
+    Attributes:
+      weights: pytree of Params, as `leapjax.models.param_shapes` names and shapes them; layers
+        are stacked.
+      config: static shape.
+      dtype: compute dtype's name.
+    """
+
+    def __init__(self, params: Any, config: ModelConfig, dtype: str = "float32"):
+        self.weights = nnx.data(jax.tree.map(nnx.Param, params))
+        self.config = config
+        self.dtype = dtype
+
+    def __call__(self, ids, positions=None, valid=None):
+        """The model's raw logits; for Dream not shifted.
+
+        Args:
+          ids: (B, T) int32.
+          positions: (B, T) int32 rotary positions; None counts from 0.
+          valid: (B, T) bool, False marks pads; None is all True.
+
+        Returns:
+          (B, T, V) float32.
+        """
+        if positions is None:
+            positions = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
+        if valid is None:
+            valid = jnp.ones(ids.shape, bool)
+        params, dtype = _arrays(self.weights), jnp.dtype(self.dtype)
+        hidden = transformer.hidden_states(params, self.config, ids, positions, valid, dtype)
+        return transformer.head(params, self.config, hidden, dtype)
+
+
+def to_nnx(lm: LM) -> Transformer:
+    """A model as an NNX module; it shares the arrays.
+
+    Args:
+      lm: the model.
+
+    Raises:
+      UserError: its weights are quantised, so that they can't be trained.
+    """
+    if lm.quantization is not None:
+        raise UserError(f"to_nnx: weights are {lm.quantization}; load them without quantize")
+    return Transformer(lm.params, lm.config, lm.dtype)
+
+
+def from_nnx(module: Transformer, like: LM) -> LM:
+    """A model from an NNX module, ready to decode.
+
+    Args:
+      module: from `to_nnx`, its weights changed or not.
+      like: gives shape, tokenizer and compute dtype.
+
+    Returns:
+      A new LM; it shares the arrays.
+
+    Raises:
+      UserError: a parameter is missing, too many, or of another shape.
+    """
+    params = _arrays(module.weights)
+    want = param_shapes(like.config)
+    flat_want = _by_name(want, lambda x: isinstance(x, tuple))
+    flat = _by_name(params, lambda x: hasattr(x, "shape"))
+    for name in sorted(flat_want.keys() | flat.keys()):
+        if name not in flat or name not in flat_want:
+            what = "is missing" if name in flat_want else "is not one of the model's"
+            raise UserError(f"from_nnx: parameter {name} {what}")
+        if tuple(flat[name].shape) != flat_want[name]:
+            raise UserError(
+                f"from_nnx: parameter {name} has shape {tuple(flat[name].shape)}, expected "
+                f"{flat_want[name]}"
+            )
+    return LM(dict(params), like.config, like.codec, dtype=like.dtype, path=like.path)
+
+
+def _arrays(weights) -> Any:
+    """The Params' arrays."""
+    return jax.tree.map(lambda p: p[...], weights, is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+
+def _by_name(tree, is_leaf) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)[0]
+    return {".".join(str(getattr(k, "key", k)) for k in path): x for path, x in leaves}
