@@ -257,6 +257,7 @@ def test_as_completed_names_each_request():
     want = list(engine.stream(requests))
     found = dict(engine.as_completed(requests))
     assert [found[n] for n in range(9)] == want
+    assert list(engine.as_completed([])) == list(engine.stream([])) == []
 
 
 def test_a_closed_stream_leaves_no_thread_and_no_lane():

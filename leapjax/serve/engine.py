@@ -244,7 +244,7 @@ class Engine:
             lambda request: (request,),
             threaded=False,
             ordered=False,
-            ahead=len(requests),
+            ahead=len(requests) + 1,  # so that the end is seen at once
         )
 
     def begin(self, expecting: bool = True) -> None:
