@@ -123,8 +123,7 @@ class Input:
 
     def _open(self) -> contextlib.AbstractContextManager[Any]:
         if self.path == "-":
-            # Stays open.
-            return contextlib.nullcontext(unpacked(sys.stdin.buffer, self.name))
+            return contextlib.nullcontext(unpacked(_stdin(), self.name))
         try:
             stream = open_read(self.path)
         except OSError as e:
@@ -170,6 +169,18 @@ def from_prompts(prompts: Iterable[str | dict[str, str]]) -> Iterator[Item]:
         yield Item(
             number, f"prompt {number}", prompt if isinstance(prompt, dict) else {"prompt": prompt}
         )
+
+
+def _stdin() -> BinaryIO:
+    """Standard input with a buffer of its own.
+
+    A thread that waits for a line holds the lock of the buffer, and Python aborts if it finds the
+    lock of `sys.stdin` held when it ends.
+    """
+    try:
+        return open(os.dup(sys.stdin.fileno()), "rb")
+    except (OSError, ValueError):  # replaced by something without a descriptor
+        return sys.stdin.buffer
 
 
 def _is_ordinary(path: str) -> bool:
