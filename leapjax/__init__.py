@@ -18,7 +18,8 @@ __version__ = "0.2.0.dev0"
 if TYPE_CHECKING:
     from leapjax.config import DecodeConfig
     from leapjax.errors import UserError
-    from leapjax.lm import LM, embedded_path, load
+    from leapjax.lm import LM
+    from leapjax.loader import embedded_path, load
     from leapjax.models.config import ModelConfig
     from leapjax.types import Completion, Request
 
@@ -29,8 +30,8 @@ _HOME = {
     "ModelConfig": "leapjax.models.config",
     "Request": "leapjax.types",
     "UserError": "leapjax.errors",
-    "embedded_path": "leapjax.lm",
-    "load": "leapjax.lm",
+    "embedded_path": "leapjax.loader",
+    "load": "leapjax.loader",
 }
 
 __all__ = [

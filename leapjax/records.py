@@ -11,16 +11,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from leapjax.config import DecodeConfig, check_keys, row_config
 from leapjax.errors import UserError
 from leapjax.idset import IdSet
+from leapjax.jsonl import kind_of, parse_line
 from leapjax.models.config import ModelConfig
 from leapjax.text import TextCodec
 from leapjax.types import Completion, Request
@@ -31,7 +30,6 @@ OUTPUT_KEYS = (
     *("id", "text", "output_ids", "finish_reason", "steps", "full_passes", "nfe", "commit_step"),
     *("commit_kind", "commit_confidence", "sample", "metadata"),
 )
-_LONGEST_LINE = 1 << 26  # bytes; a longer one is no record
 
 
 def to_request(
@@ -221,107 +219,6 @@ def to_record(
     return record
 
 
-def to_line(record: Mapping[str, Any]) -> str:
-    """A record as a line of JSONL, line end included."""
-    line = json.dumps(record, ensure_ascii=False, allow_nan=False)
-    try:
-        line.encode()
-    except UnicodeEncodeError:  # a lone surrogate in the metadata goes back as it came
-        line = json.dumps(record, allow_nan=False)
-    return line + "\n"
-
-
-def read_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
-    """Lines that hold something, with their numbers, in constant memory.
-
-    Args:
-      stream: a JSONL file, in bytes.
-      name: how messages call it.
-
-    Yields:
-      (line number from 1, the line).
-
-    Raises:
-      UserError: a line is longer than any record could be, or reading fails.
-    """
-    number = 0
-    while True:
-        try:
-            line = stream.readline(_LONGEST_LINE + 1)
-        except OSError as e:
-            raise UserError(f"{name}: can't be read ({e.strerror or e})") from e
-        if not line:
-            return
-        number += 1
-        if len(line) > _LONGEST_LINE:
-            raise UserError(f"{name} line {number}: longer than {_LONGEST_LINE} bytes")
-        if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
-        if line.strip():
-            yield number, line
-
-
-def parse_line(line: bytes, where: str) -> dict[str, Any]:
-    """The record on a line of JSONL.
-
-    Args:
-      line: the line's bytes.
-      where: what messages begin with.
-
-    Raises:
-      UserError: not UTF-8, not strict JSON, or not an object.
-    """
-    try:
-        value = json.loads(
-            line.decode(),
-            parse_constant=_no_constant,
-            parse_float=_finite,
-            object_pairs_hook=_object,
-        )
-    except UnicodeDecodeError as e:
-        raise UserError(f"{where}: not UTF-8 (byte {e.start + 1}); save the file as UTF-8") from e
-    except json.JSONDecodeError as e:
-        raise UserError(f"{where}: not valid JSON ({e.msg} at column {e.colno})") from e
-    except (ValueError, RecursionError) as e:
-        raise UserError(f"{where}: not valid JSON ({e})") from e
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: expected a JSON object, got {_kind(value)}")
-    return value
-
-
-def _no_constant(name: str):
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _finite(digits: str) -> float:
-    value = float(digits)
-    if not math.isfinite(value):
-        raise ValueError(f"{digits} is too large a number")
-    return value
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        names = [k for k, _ in pairs]
-        twice = next(n for n in names if names.count(n) > 1)
-        raise ValueError(f"key {twice!r} occurs twice in an object")
-    return value
-
-
-def _kind(value: Any) -> str:
-    names = {
-        "dict": "an object",
-        "list": "a list",
-        "str": "a text",
-        "NoneType": "null",
-        "bool": "true or false",
-        "int": "a number",
-        "float": "a number",
-    }
-    return names.get(type(value).__name__, type(value).__name__)
-
-
 def _as_record(given: Any) -> Mapping[str, Any]:
     """A prompt alone becomes a record."""
     if isinstance(given, Mapping):
@@ -332,7 +229,7 @@ def _as_record(given: Any) -> Mapping[str, Any]:
         return {"prompt_ids": given}
     if isinstance(given, Sequence):
         return {"messages" if isinstance(given[0], Mapping) else "prompt_ids": given}
-    raise UserError(f"expected a text, messages, token ids or a record, got {_kind(given)}")
+    raise UserError(f"expected a text, messages, token ids or a record, got {kind_of(given)}")
 
 
 def _request(
@@ -345,7 +242,7 @@ def _request(
     stop: Sequence[str],
     sample: int | None,
 ) -> Request:
-    kind = _prompt_kind(record)
+    kind = _promptkind_of(record)
     own = record.get("options")
     # An options object that is null says nothing.
     config = job if own is None else _own_options(job, own)
@@ -380,7 +277,7 @@ def _own_options(job: DecodeConfig, own: Any) -> DecodeConfig:
         raise UserError(str(e).replace(f"{where}: options", "options", 1)) from e
 
 
-def _prompt_kind(record: Mapping[str, Any]) -> str:
+def _promptkind_of(record: Mapping[str, Any]) -> str:
     kinds = [k for k in PROMPT_KINDS if record.get(k) is not None]
     if len(kinds) > 1:
         raise UserError(f"has both {kinds[0]} and {kinds[1]}; give one of them")
@@ -399,7 +296,7 @@ def _id(given: Any, line: int) -> str | int:
     if isinstance(given, np.integer):
         given = int(given)
     if isinstance(given, bool) or not isinstance(given, str | int):
-        raise UserError(f"id should be a text or a whole number, got {_kind(given)}")
+        raise UserError(f"id should be a text or a whole number, got {kind_of(given)}")
     if isinstance(given, str):
         _check_unicode(given, "id")
     elif given.bit_length() > 1000:  # Python writes no number of any length
@@ -421,7 +318,7 @@ def _ids(
         raise UserError(f"{kind} needs a tokenizer and the checkpoint has none; give prompt_ids")
     if kind in ("prompt", "infill"):
         if not isinstance(given, str):
-            raise UserError(f"{kind} should be a text, got {_kind(given)}")
+            raise UserError(f"{kind} should be a text, got {kind_of(given)}")
         if not given:
             raise UserError(f"{kind} is empty; give some text")
         encode = codec.encode_prompt if kind == "prompt" else codec.encode_infill
@@ -438,7 +335,7 @@ def _whole_numbers(given: Any, kind: str) -> list[int]:
             raise UserError(f"{kind} should be a list of whole numbers, got shape {given.shape}")
         return given.tolist()
     if isinstance(given, str | Mapping) or not isinstance(given, Sequence):
-        raise UserError(f"{kind} should be a list of whole numbers, got {_kind(given)}")
+        raise UserError(f"{kind} should be a list of whole numbers, got {kind_of(given)}")
     for n, i in enumerate(given):
         if isinstance(i, bool) or not isinstance(i, int | np.integer):
             raise UserError(f"{kind}[{n}] is {i!r}; expected a whole number")
@@ -474,7 +371,7 @@ def _check_fit(length: int, config: DecodeConfig, infill: bool, model: ModelConf
 def _stops(given: Any) -> tuple[str, ...]:
     stops = (given,) if isinstance(given, str) else given
     if not isinstance(stops, Sequence) or not all(isinstance(s, str) for s in stops):
-        raise UserError(f"stop should be a text or a list of texts, got {_kind(given)}")
+        raise UserError(f"stop should be a text or a list of texts, got {kind_of(given)}")
     if not all(stops):
         raise UserError("stop holds an empty text, which would cut every answer")
     return tuple(stops)

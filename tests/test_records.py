@@ -9,8 +9,9 @@ import pytest
 
 from leapjax.config import DecodeConfig
 from leapjax.errors import UserError
+from leapjax.jsonl import parse_line, read_lines, to_line
 from leapjax.models import parse_config
-from leapjax.records import Intake, parse_line, read_lines, to_line, to_record, to_request
+from leapjax.records import Intake, to_record, to_request
 from leapjax.text import load_codec
 from leapjax.types import Completion, Request
 

@@ -145,7 +145,7 @@ def test_a_checkpoints_file_is_not_trusted(tmp_path, text, message):
 
 def test_models_without_a_file(tmp_path, monkeypatch):
     assert checkpoint_options(tmp_path).options == {} == checkpoint_options("org/name").options
-    monkeypatch.setattr("leapjax.lm.embedded_path", lambda: tmp_path / "none")
+    monkeypatch.setattr("leapjax.loader.embedded_path", lambda: tmp_path / "none")
     assert checkpoint_options(None).options == {"gen_length": 64, "block_length": 32}
 
 

@@ -28,7 +28,7 @@ from leapjax.config import DecodeConfig
 from leapjax.decoding import Program, initial_state, program_for
 from leapjax.decoding.cached import with_cache
 from leapjax.errors import UserError
-from leapjax.lm import load
+from leapjax.loader import load
 from leapjax.models import layout
 from leapjax.models.config import ModelConfig
 from leapjax.serve.lane import compile_run

@@ -27,7 +27,7 @@ import numpy as np
 from leapjax import tasks
 from leapjax.benchmarks.decoding import summarise, timed
 from leapjax.config import DecodeConfig
-from leapjax.lm import load
+from leapjax.loader import load
 
 BATCH = 32
 

@@ -9,7 +9,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from leapjax.lm import LM, load
+from leapjax.lm import LM
+from leapjax.loader import load
 from leapjax.models.config import ModelConfig, param_shapes
 from leapjax.models.transformer import init_params, init_scale
 from leapjax.planning.models import PRESETS

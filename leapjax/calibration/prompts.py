@@ -58,7 +58,7 @@ def read(path: str, task: Task | None = None, limit: int | None = None) -> Promp
     import itertools
 
     from leapjax.jobs.source import Input
-    from leapjax.records import parse_line
+    from leapjax.jsonl import parse_line
 
     records = []
     for item in itertools.islice(Input(path).items(), limit):

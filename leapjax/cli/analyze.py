@@ -118,7 +118,7 @@ def prompts(args: argparse.Namespace) -> list[dict[str, Any]]:
 
     from leapjax import tasks
     from leapjax.data_files import open_data
-    from leapjax.records import parse_line, read_lines
+    from leapjax.jsonl import parse_line, read_lines
 
     if args.limit < 1:
         raise UserError(f"--limit is {args.limit}; expected at least 1")

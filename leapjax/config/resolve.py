@@ -39,7 +39,7 @@ def checkpoint_options(model: str | Path | None) -> ConfigFile:
     Raises:
       UserError: the file is unusable, or sets a policy or a model, which are the user's choice.
     """
-    from leapjax.lm import embedded_path
+    from leapjax.loader import embedded_path
 
     path = (embedded_path() if model is None else Path(model)) / CHECKPOINT_FILE
     if not path.is_file():

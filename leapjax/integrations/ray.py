@@ -29,7 +29,8 @@ from leapjax.config import FIELDS, check_keys
 from leapjax.errors import UserError
 from leapjax.jobs.loop import Loop
 from leapjax.jobs.source import Item
-from leapjax.records import Intake, parse_line, to_record
+from leapjax.jsonl import parse_line
+from leapjax.records import Intake, to_record
 
 try:
     import pyarrow as pa

@@ -16,9 +16,9 @@ from leapjax.decoding import NOISE_VERSION
 from leapjax.errors import UserError
 from leapjax.jobs.source import InputInfo, Item
 from leapjax.jobs.spec import JobSpec
+from leapjax.jsonl import parse_line
 from leapjax.model_files import tokenizer_hash
 from leapjax.policies import POLICIES
-from leapjax.records import parse_line
 
 SHARD_SIZE = 1000
 

@@ -26,7 +26,8 @@ from leapjax.jobs.spec import JobSpec, Result
 from leapjax.jobs.spread_journal import State
 from leapjax.jobs.state import ended, must_agree, to_resume
 from leapjax.jobs.summary import Summary, counts_of
-from leapjax.records import Intake, parse_line, to_line, to_record
+from leapjax.jsonl import parse_line, to_line
+from leapjax.records import Intake, to_record
 
 __all__ = ["JobSpec", "Result", "check", "run"]
 

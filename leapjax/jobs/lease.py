@@ -5,7 +5,8 @@
 A lease is taken by creating a file that must not be there yet, which the store decides
 (`Folder.create_new`): of several contenders one succeeds. To take over from a dead holder
 is to create the next number, so nobody ever deletes or overwrites another's live lease.
-Whoever took a lease looks once more for others, and steps back if there are any.
+Whoever created a file looks once more for others, and steps back if there are any; otherwise it
+says in its file that the lease is held. Until then it is a claim, which takes nothing from a holder.
 
 A lease counts while its file was renewed within `STALE` seconds and its process has not
 vanished from this machine. The holder trusts it for `RENEW` seconds less, by its own
@@ -112,7 +113,7 @@ class Lease:
         # Of the files seen: whoever took the lease since has that number.
         self._number = max(seen, default=-1) + 1
         began = _clocks()
-        self._folder.create_new(self._file, self._content())
+        self._folder.create_new(self._file, self._content(held=False))
         if not self._folder.exclusive:
             time.sleep(SETTLE)
         # Not what `create_new` said: a library may have tried again after a lost answer.
@@ -124,6 +125,7 @@ class Lease:
             with contextlib.suppress(OSError):
                 self._folder.remove(self._file)
             raise
+        self._folder.write(self._file, self._content())
         self._renewed = self._looked = began
 
     def check(self) -> None:
@@ -152,7 +154,7 @@ class Lease:
         if _seconds_since(self._looked) < LOOK:
             return
         began = _clocks()
-        if max(self._files(), default=-1) != self._number or not self._is_ours():
+        if not self._is_ours() or any(map(self._is_held, self._files())):
             self._lost = True
         self.check()
         self._looked = began
@@ -217,8 +219,15 @@ class Lease:
         found = parsed(self._folder.read(self._file))
         return found is not None and found.get("token") == self._me["token"]
 
-    def _content(self) -> bytes:
-        return json.dumps({**self._me, "renewed": time.time()}).encode()
+    def _is_held(self, number: int) -> bool:
+        """Whether a file later than ours says that somebody holds the lease."""
+        if number <= self._number:
+            return False
+        found = parsed(self._folder.read(self._file_of(number)))
+        return found is not None and found.get("held", True)
+
+    def _content(self, held: bool = True) -> bytes:
+        return json.dumps({**self._me, "held": held, "renewed": time.time()}).encode()
 
 
 class Guarded:

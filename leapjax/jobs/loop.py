@@ -19,7 +19,8 @@ from typing import Any, Protocol
 from leapjax.errors import UserError
 from leapjax.jobs.source import Item
 from leapjax.jobs.summary import Summary
-from leapjax.records import Intake, parse_line
+from leapjax.jsonl import parse_line
+from leapjax.records import Intake
 from leapjax.types import Completion, Request
 
 

@@ -14,7 +14,8 @@ from typing import IO, Any
 from leapjax.errors import UserError
 from leapjax.jobs import storage
 from leapjax.jobs.source import Item
-from leapjax.records import to_line, to_record
+from leapjax.jsonl import to_line
+from leapjax.records import to_record
 from leapjax.types import Completion
 
 

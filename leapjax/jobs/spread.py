@@ -36,7 +36,8 @@ from leapjax.jobs.spread_shards import SpreadShards
 from leapjax.jobs.state import check_errors, ended, must_agree, to_resume
 from leapjax.jobs.storage import Folder
 from leapjax.jobs.summary import Summary, counts_of
-from leapjax.records import Intake, parse_line, to_line, to_record
+from leapjax.jsonl import parse_line, to_line
+from leapjax.records import Intake, to_record
 
 VISIBLE = 60.0  # seconds until a network filesystem shows what another host wrote
 

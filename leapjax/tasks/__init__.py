@@ -121,7 +121,7 @@ def _gsm8k(path: str, limit: int | None) -> list[Problem]:
     import itertools
 
     from leapjax.data_files import open_data
-    from leapjax.records import parse_line, read_lines
+    from leapjax.jsonl import parse_line, read_lines
 
     out = []
     try:

@@ -92,7 +92,7 @@ def read(path: str, benchmark: Benchmark, limit: int | None = None) -> list[Prob
       UserError: unreadable, empty, or a line without the benchmark's fields.
     """
     from leapjax.data_files import open_data
-    from leapjax.records import parse_line, read_lines
+    from leapjax.jsonl import parse_line, read_lines
 
     out = []
     try:

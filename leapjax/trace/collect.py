@@ -159,7 +159,7 @@ def _run(name: str, config: DecodeConfig, completion, lm: LM, greedy) -> Run:
 
 
 def _is_embedded(lm: LM) -> bool:
-    from leapjax.lm import embedded_path
+    from leapjax.loader import embedded_path
 
     return lm.path == embedded_path()
 

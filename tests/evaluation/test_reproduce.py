@@ -197,6 +197,6 @@ def test_list(capsys):
 
 
 def _embedded():
-    from leapjax.lm import embedded_path
+    from leapjax.loader import embedded_path
 
     return str(embedded_path())

@@ -205,6 +205,28 @@ def test_of_several_contenders_at_most_one_holds_a_lease(tmp_path):
     assert held >= 20  # all may step back, but seldom do
 
 
+def test_a_contender_that_steps_back_takes_nothing_from_the_holder(tmp_path):
+    """It saw a dead holder's file alone, creates the next but one, and looks once more."""
+    folder = Shop(str(tmp_path), 0)
+    holder, contender = lease.Lease(folder, "lock"), lease.Lease(folder, "lock")
+    holder.take()
+    look, looks = contender._refuse_if_held, []
+
+    def refuse_if_held(numbers):
+        looks.append(numbers)
+        if len(looks) == 2:  # its file is there
+            assert sorted(p.name for p in tmp_path.iterdir()) == ["lock", "lock.1"]
+            holder.renew()
+            look(numbers)
+
+    contender._refuse_if_held = refuse_if_held
+    with pytest.raises(UserError, match="another job"):
+        contender.take()
+    holder.renew()
+    holder.release()
+    assert len(looks) == 2 and not list(tmp_path.iterdir())
+
+
 def test_a_store_that_ignores_conditions_shows_the_first_that_it_has_lost(monkeypatch, tmp_path):
     """Where creating overwrites, the last one holds the lease, and the first notices."""
 

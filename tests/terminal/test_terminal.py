@@ -79,7 +79,7 @@ def test_samples_piped_are_plain():
 
 
 def test_without_an_embedded_model(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("leapjax.lm.embedded_path", lambda: tmp_path)
+    monkeypatch.setattr("leapjax.loader.embedded_path", lambda: tmp_path)
     assert main([]) == 2
     streams = capsys.readouterr()
     assert "no embedded model" in streams.err and streams.err.count("\n") == 1

@@ -1,0 +1,112 @@
+"""`load`: a model from a converted checkpoint, a hub folder, or a hub id."""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+from pathlib import Path
+
+import jax
+
+from leapjax import checkpoint, models
+from leapjax.config import QUANTIZATIONS
+from leapjax.config.check import shown
+from leapjax.config.resolve import checkpoint_options
+from leapjax.errors import UserError
+from leapjax.fit import Auto, choose
+from leapjax.lm import LM
+from leapjax.models import layout
+from leapjax.models.quantize import quantize as quantized
+from leapjax.serve.lane import Replica
+from leapjax.sharding import MeshShape, Placement, parse, placements
+from leapjax.text import load_codec
+
+DTYPES = ("float32", "bfloat16")
+
+
+def embedded_path() -> Path:
+    """Folder of the small model that is shipped inside the package."""
+    return Path(str(importlib.resources.files("leapjax") / "data" / "wordproblems"))
+
+
+def load(
+    path: str | Path | None = None,
+    *,
+    dtype: str | None = None,
+    revision: str | None = None,
+    quantize: str | None = None,
+    mesh: str | MeshShape | Auto | None = None,
+):
+    """Load a model: a converted checkpoint, a hub folder, or a hub id.
+
+    Args:
+      path: folder or `org/name`; None loads the embedded model.
+      dtype: compute type, `float32` or `bfloat16`; None is float32 on CPU and bfloat16 on
+        accelerators. Weights stay as stored.
+      revision: for a hub id, the branch, tag or commit.
+      quantize: `int8` rounds the matrices to 8 bits after loading; half of bfloat16's
+        memory, and other (slightly worse) logits.
+      mesh: devices to spread the model over, such as `data=2,tensor=4`
+        (`leapjax.sharding`); None is the default device. `auto`, or an `Auto` that says
+        what will be decoded, is what compiled memory analysis says fits (`leapjax.fit`).
+
+    Returns:
+      An `LM`.
+
+    Raises:
+      UserError: no such checkpoint, or it is broken (docs/contract.md, Errors).
+    """
+    if path is not None and not isinstance(path, str | Path):
+        raise UserError(f"path is {shown(path)}; expected a folder or a hub id")
+    if mesh is not None and not isinstance(mesh, str | MeshShape | Auto):
+        raise UserError(f"mesh is {shown(mesh)}; expected a text such as data=2,tensor=4")
+    if dtype is not None and str(dtype) not in DTYPES:
+        raise UserError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}")
+    if quantize is not None and quantize not in QUANTIZATIONS:
+        raise UserError(f"quantize is {quantize!r}; choose one of {', '.join(QUANTIZATIONS)}")
+    if dtype is None:
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    if mesh == "auto":
+        mesh = Auto()
+    shape = parse(mesh) if isinstance(mesh, str) else mesh
+    defaults = checkpoint_options(path)
+    folder = Path(path) if path is not None else embedded_path()
+    if checkpoint.is_checkpoint(folder):
+        config = models.parse_config(checkpoint.read_config(folder))
+        read = functools.partial(checkpoint.load_params, folder, config)
+        stored = functools.partial(checkpoint.stored_leaves, folder, config)
+        model_hash = checkpoint.model_hash(folder)  # the manifest knows it
+    else:
+        # The only place that reaches for the converters, and only when a hub folder comes.
+        from leapjax import converters
+
+        folder = converters.resolve(str(folder), revision=revision)
+        config = models.parse_config(checkpoint.read_config(folder))
+        read = functools.partial(converters.load_hub, folder, config)
+        stored = functools.partial(converters.stored_leaves, folder, config)
+        model_hash = None
+    if isinstance(shape, Auto):
+        shape = choose(shape, stored, config, dtype=str(dtype), quantize=quantize)
+    places: list[Placement | None] = [None] if shape is None else [*placements(shape)]
+    replicas = []
+    for place in places:
+        # From the files straight to each device's part; no host holds it all.
+        shardings = place and place.parameters(config, models.param_shapes(config))
+        params = read(shardings=shardings)
+        if quantize is not None:
+            params = quantized(params, quantize)
+        if place is None:
+            params = layout.owned(params)
+        replicas.append(Replica(params, place))
+    codec = load_codec(folder, config)
+    return LM(
+        replicas[0].params,
+        config,
+        codec,
+        str(dtype),
+        path=folder,
+        model_hash=model_hash,
+        quantization=quantize,
+        replicas=replicas,
+        defaults=defaults,
+    )
