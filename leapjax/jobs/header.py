@@ -137,7 +137,11 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         found.append(f"the input changed ({before['bytes']} bytes before, {now['bytes']} now)")
     for key, name in _SETTINGS.items():
         if old.get(key) != new[key]:
-            if name.startswith("the "):
+            if key == "weights" and "noise" not in old:
+                found.append(
+                    f"{name} changed, or leapjax 0.1 began it, which hashed hub folders otherwise"
+                )
+            elif name.startswith("the "):
                 found.append(f"{name} changed")
             else:
                 found.append(f"{name} was {_shown(old.get(key))}, now {_shown(new[key])}")

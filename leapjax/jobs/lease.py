@@ -6,7 +6,8 @@ A lease is taken by creating a file that must not be there yet, which the store 
 (`Folder.create_new`): of several contenders one succeeds. To take over from a dead holder
 is to create the next number, so nobody ever deletes or overwrites another's live lease.
 Whoever created a file looks once more for others, and steps back if there are any; otherwise it
-says in its file that the lease is held. Until then it is a claim, which takes nothing from a holder.
+says in its file that the lease is held. Until then the file is a claim, which takes nothing from
+a holder.
 
 A lease counts while its file was renewed within `STALE` seconds and its process has not
 vanished from this machine. The holder trusts it for `RENEW` seconds less, by its own

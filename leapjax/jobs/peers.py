@@ -254,7 +254,6 @@ def join(
       UserError: they can't find each other.
     """
     import jax
-    from jax._src.distributed import global_state
 
     # Would swallow the first SIGTERM; `leapjax.jobs.signals` looks after those.
     jax.config.update("jax_enable_preemption_service", False)
@@ -278,9 +277,30 @@ def join(
         raise UserError(f"{where}: the processes can't find each other ({reason})") from e
     finally:
         waiting.cancel()
-    store = global_state.client
-    assert store is not None
-    return Peers(store, global_state.process_id, global_state.num_processes)
+    return Peers(*_connected())
+
+
+def _connected() -> tuple[Any, int, int]:
+    """The key-value store of the processes, the number of this one, and how many there are.
+
+    jax has no public name for the store.
+
+    Raises:
+      UserError: nor is it where this program knows it.
+    """
+    import jax
+
+    try:
+        from jax._src.distributed import global_state as state
+
+        if state.client is not None:
+            return state.client, state.process_id, state.num_processes
+    except (ImportError, AttributeError):
+        pass
+    raise UserError(
+        f"jax {jax.__version__} keeps the processes' key-value store elsewhere than leapjax knows; "
+        "install another version of jax, or decode with --num-processes 1"
+    )
 
 
 def _compile_apart() -> None:

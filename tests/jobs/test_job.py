@@ -272,6 +272,15 @@ def test_another_version_is_a_note_where_nothing_samples(spec, tmp_path, noise):
     assert len(notes) == 1
 
 
+def test_another_hash_of_weights_may_be_leapjax_0_1s(spec, tmp_path):
+    interrupted(spec)
+    begun_with(tmp_path / "out", "0.1.0", None)
+    lm = FakeLM()
+    lm.model_hash = "1" * 64
+    with pytest.raises(UserError, match="weights changed, or leapjax 0.1 began it, .* --overwrite"):
+        job.run(lm, spec(resume=True))
+
+
 @pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("how", [{"temperature": 0.5}, {"policy": "random", "steps": 4}])
 def test_other_noise_is_refused_where_the_job_samples(spec, tmp_path, how, together):

@@ -7,8 +7,11 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
+from leapjax.errors import UserError
+from leapjax.jobs import peers
 from tests.jobs.test_kill import MODEL, union, wait_until
 
 RECORDS = 60
@@ -263,8 +266,6 @@ def test_refused(case, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("environ, count", [({}, 1), ({"SLURM_NTASKS": "4"}, 4)])
 def test_without_jaxs_own_detection_the_environment_is_asked(monkeypatch, environ, count):
-    from leapjax.jobs import peers
-
     for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environ.items():
@@ -272,3 +273,9 @@ def test_without_jaxs_own_detection_the_environment_is_asked(monkeypatch, enviro
     monkeypatch.setitem(sys.modules, "jax._src.clusters", None)
     notes = []
     assert peers.count_of(None, None, None, notes.append) == count and len(notes) == (count > 1)
+
+
+def test_a_jax_that_keeps_its_store_elsewhere_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax._src.distributed", None)
+    with pytest.raises(UserError, match=rf"jax {jax.__version__} keeps .* --num-processes 1"):
+        peers._connected()
