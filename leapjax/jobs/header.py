@@ -139,7 +139,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         if old.get(key) != new[key]:
             if key == "weights" and "noise" not in old:
                 found.append(
-                    f"{name} changed, or leapjax 0.1 began it, which hashed hub folders otherwise"
+                    f"{name} changed, or leapjax 0.1 began it and hashed hub folders otherwise"
                 )
             elif name.startswith("the "):
                 found.append(f"{name} changed")

@@ -179,7 +179,7 @@ def _stdin() -> BinaryIO:
     """
     try:
         return open(os.dup(sys.stdin.fileno()), "rb")
-    except (OSError, ValueError):  # replaced by something without a descriptor
+    except (AttributeError, OSError, ValueError):  # replaced by something without a descriptor
         return sys.stdin.buffer
 
 

@@ -277,7 +277,7 @@ def test_another_hash_of_weights_may_be_leapjax_0_1s(spec, tmp_path):
     begun_with(tmp_path / "out", "0.1.0", None)
     lm = FakeLM()
     lm.model_hash = "1" * 64
-    with pytest.raises(UserError, match="weights changed, or leapjax 0.1 began it, .* --overwrite"):
+    with pytest.raises(UserError, match="weights changed, or leapjax 0.1 began it .* --overwrite"):
         job.run(lm, spec(resume=True))
 
 
