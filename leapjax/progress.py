@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
+from leapjax.wording import plural
+
 EVERY = 60.0  # seconds between two lines where there is no terminal
 PATIENCE = 10.0  # what is over by then isn't announced where there is no terminal
 
@@ -122,7 +124,7 @@ def counted(
 
     def tell(done: int, name: str | None = name) -> None:
         if total and line():
-            print(f"{name}: {done} of {total} {unit}s", file=out, flush=True)
+            print(f"{name}: {done} of {plural(total, unit)}", file=out, flush=True)
 
     yield tell
 

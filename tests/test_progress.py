@@ -50,6 +50,11 @@ def test_counted_writes_no_bars_into_files(monkeypatch):
             now[0] = second
             show(second)
     assert stream.getvalue() == "greedy: 60 of 300 answers\ngreedy: 120 of 300 answers\n"
+    stream = io.StringIO()
+    with progress.counted("greedy", 1, "pass", stream) as show:
+        now[0] = 300
+        show(0)
+    assert stream.getvalue() == "greedy: 0 of 1 pass\n"
     stream = Terminal()
     with progress.counted("greedy", 4, "answer", stream) as show:
         show(2)

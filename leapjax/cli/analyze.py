@@ -31,8 +31,9 @@ examples:
       --input prompts.jsonl --output runs/observations
 
 --output DIR gets observations.json, observations.md (with definitions) and three PNG figures
-(pip install leapjax[plots]). A KV cache, sampling, guidance and policies that take tokens
-back or change logits are refused: their passes can't be rebuilt from the commit steps.
+(matplotlib draws them: pip install leapjax[plots]). A KV cache, sampling, guidance and policies
+that take tokens back or change logits are refused: their passes can't be rebuilt from the commit
+steps.
 
 exit status: 0 done, 2 bad input or options, 130 interrupted.
 """

@@ -41,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
     file = read_config(args.config) if args.config else None
     model = args.model or (file.model if file else None)
     config = resolve(set_flags(args), file, checkpoint_options(model), warn=_note)
+    if args.chat and args.output:
+        raise UserError("--output does not go together with --chat; leave one of them out")
     if args.output == "-":  # records on stdout
         args.output, args.json = None, True
     if args.trace_policies and not args.trace:

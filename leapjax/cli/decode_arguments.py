@@ -208,7 +208,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--process-id", type=_natural, metavar="P", help="of this one, 0 to N - 1")
 
     parser.add_argument_group("options file").add_argument(
-        "--config", metavar="FILE", help="YAML of the options below, flags win over it"
+        "--config",
+        metavar="FILE",
+        help="YAML of the options below, flags win over it; both win over a model's own "
+        "decode.yaml, and that over the defaults named below",
     )
     parser.add_argument(
         "--help-policies",

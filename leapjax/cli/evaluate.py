@@ -46,8 +46,8 @@ policies:
   localleap   the paper's defaults
 
 --output DIR gets report.json, plot.png and a file of answers per policy; answers are taken
-up again where model, options, versions and device are the same. docs/evaluation.md defines
-every column.
+up again where model, options, versions and device are the same. --markdown writes every
+column, stdout the main ones; docs/evaluation.md defines them.
 
 exit status: 0 done, 2 bad input or options, 130 interrupted.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -201,12 +202,23 @@ def _columns(cells: Sequence[Sequence[str]]) -> str:
 
 
 def text(report: Mapping[str, Any]) -> str:
-    """The report for a terminal or a pipe."""
-    out = f"{heading(report)}\n\n{_columns(main_cells(report))}\n"
-    if by_stratum := stratum_cells(report):
-        out += "\nby stratum: accuracy % (95 %), steps to first eos (of greedy's)\n"
-        out += _columns(by_stratum) + "\n"
-    return out
+    """The report for a terminal or a pipe, short; `markdown` has every column."""
+    cells = [["policy", "cache", "right %", "− greedy", "steps", "of greedy's"]]
+    for row in report["rows"]:
+        g = row["groups"]["all"]
+        baseline = (row["policy"], row["cache"]) == BASELINE
+        cells.append(
+            [
+                row["label"],
+                row["cache"],
+                _percent(g["accuracy"]),
+                "" if baseline else _signed(g["difference"]),
+                f"{g['steps']:.1f}",
+                f"{_percent(g['steps_share'])} %",
+            ]
+        )
+    lines = textwrap.fill(heading(report), 80, break_on_hyphens=False)
+    return f"{lines}\n\n{_columns(cells)}\n"
 
 
 def markdown(report: Mapping[str, Any]) -> str:

@@ -56,16 +56,19 @@ def run(
             start = time.perf_counter()
             try:
                 (completion,) = lm.generate([{"messages": asked}], config, batch_size=1)
+                seconds = time.perf_counter() - start
+                messages = [*asked, {"role": "assistant", "content": completion.text}]
+                if screen is None:
+                    print(completion.text, file=stream, flush=True)
+                else:
+                    _show(lm, completion, seconds, screen, explained)
             except UserError as e:
                 # Mostly a conversation that has grown too long; nothing of it is lost.
                 _note(f"{e} (/reset starts again)")
-                continue
-            seconds = time.perf_counter() - start
-            messages = [*asked, {"role": "assistant", "content": completion.text}]
-            if screen is None:
-                print(completion.text, file=stream, flush=True)
-            else:
-                _show(lm, completion, seconds, screen, explained)
+            except KeyboardInterrupt as e:
+                if screen is None or e.args:  # with a number: another signal, such as SIGTERM
+                    raise
+                _note("stopped; Ctrl-C again or /quit ends the conversation")
 
 
 def _show(lm: LM, completion: Completion, seconds: float, screen, explained: set[str]) -> None:

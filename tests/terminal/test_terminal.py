@@ -1,3 +1,4 @@
+import contextlib
 import io
 import sys
 from pathlib import Path
@@ -119,7 +120,9 @@ def test_chat_that_is_too_long_goes_on(monkeypatch, capsys):
     assert streams.out
 
 
-@pytest.mark.parametrize("flag", [["--prompt", "a"], ["--json"], ["--stop", "x"]])
+@pytest.mark.parametrize(
+    "flag", [["--prompt", "a"], ["--json"], ["--stop", "x"], ["--output", "-"]]
+)
 def test_chat_alone(capsys, flag):
     assert main([*CHAT, *flag]) == 2
     assert f"{flag[0]} does not go together with --chat" in capsys.readouterr().err
@@ -183,6 +186,27 @@ def test_chat_on_a_terminal(monkeypatch, capsys):
     assert ["end of text" in p for p in parts] == [True, False, False, False]
     assert "[1 step, " in parts[1]
     assert chatting.HELP in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [(), (15,)])
+def test_ctrl_c_stops_the_answer_only_and_sigterm_all(monkeypatch, capsys, number):
+    lm, monitor, asked = leapjax.load(LLADA), Terminal(), []
+
+    def generate(self, prompts, *args, **kwargs):
+        asked.append([m["content"] for m in prompts[0]["messages"]])
+        if len(asked) == 1:
+            raise KeyboardInterrupt(*number)
+        return [answer(["anchor"])]
+
+    monkeypatch.setattr(leapjax.LM, "generate", generate)
+    monkeypatch.setattr(canvas, "FRAME_S", 0)
+    said = iter(["one", "two"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(said, None) or _end())
+    monkeypatch.setattr("sys.stdin", Terminal())
+    with pytest.raises(KeyboardInterrupt) if number else contextlib.nullcontext():
+        chatting.run(lm, leapjax.DecodeConfig(), sys.stdin, monitor)
+    assert asked == ([["one"]] if number else [["one"], ["two"]])
+    assert ("stopped" in capsys.readouterr().err) is not bool(number)
 
 
 def _end():
