@@ -203,18 +203,17 @@ def _columns(cells: Sequence[Sequence[str]]) -> str:
 
 def text(report: Mapping[str, Any]) -> str:
     """The report for a terminal or a pipe, short; `markdown` has every column."""
-    cells = [["policy", "cache", "right %", "− greedy", "steps", "of greedy's"]]
+    cells = [["policy", "right % (95 %)", "− greedy", "steps (of greedy's)"]]
     for row in report["rows"]:
         g = row["groups"]["all"]
+        low, high = g["accuracy_interval"]
         baseline = (row["policy"], row["cache"]) == BASELINE
         cells.append(
             [
-                row["label"],
-                row["cache"],
-                _percent(g["accuracy"]),
+                row["label"] + (f", {row['cache']}" if row["cache"] != "none" else ""),
+                f"{_percent(g['accuracy'])} ({100 * low:.0f} to {100 * high:.0f})",
                 "" if baseline else _signed(g["difference"]),
-                f"{g['steps']:.1f}",
-                f"{_percent(g['steps_share'])} %",
+                _steps(g, "steps"),
             ]
         )
     lines = textwrap.fill(heading(report), 80, break_on_hyphens=False)
