@@ -37,7 +37,7 @@ STRUCTURES = {
         {"cache": "dual", "cfg_scale": 0.5, "temperature": 0.7, "top_p": 0.9},
     ),
     "threshold-prefix": ("confidence_threshold", "llada", {"threshold": 0.5, "cache": "prefix"}),
-    "random-sampled": ("random", "llada", {"temperature": 1.0, "steps": 6}),
+    "random-sampled": ("random", "llada", {"temperature": 1.0, "steps": 6, "early_stop": False}),
     "certainty-prior-prefix": ("certainty_prior", "dream", {"cache": "prefix", "sigma": 2.0}),
     "position-calibration": ("position_calibration", "llada", {"early_stop": False}),
     "klass": (
