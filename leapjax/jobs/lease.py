@@ -61,7 +61,7 @@ def leased(folder: Folder, name: str) -> Iterator[Folder]:
       The folder to write with.
 
     Raises:
-      UserError: another job holds it.
+      UserError: another job holds it, or this process was suspended for too long.
       OSError: it can't be written.
     """
     lease = Lease(folder, name)
@@ -107,6 +107,7 @@ class Lease:
 
         Raises:
           UserError: another job holds it.
+          LeaseLost: the process was suspended for so long that its claim ran out.
           OSError: it can't be written.
         """
         seen = self._files()
@@ -126,8 +127,8 @@ class Lease:
             with contextlib.suppress(OSError):
                 self._folder.remove(self._file)
             raise
-        self._folder.write(self._file, self._content())
-        self._renewed = self._looked = began
+        self._renewed = began
+        self.renew()  # which says that it is held, unless the claim ran out in between
 
     def check(self) -> None:
         """Make sure that the lease has not run out; asks nobody.
@@ -183,9 +184,10 @@ class Lease:
         with contextlib.suppress(LeaseLost, OSError):
             self._looked = (-LOOK, -LOOK)
             self.verify()
-            for number in sorted(self._files()):  # the highest, which counts, is the last
-                if number <= self._number:
+            for number in self._files():
+                if number != self._number and not self._counts(number):  # of the dead
                     self._folder.remove(self._file_of(number))
+            self._folder.remove(self._file)  # the last, as it counts until then
 
     @property
     def _file(self) -> str:
@@ -212,9 +214,13 @@ class Lease:
           UserError: one of them counts.
         """
         for number in numbers:
-            holder = parsed(self._folder.read(self._file_of(number)))
-            if holder and not _is_gone(holder):
+            if holder := self._counts(number):
                 raise held(self._folder, holder)
+
+    def _counts(self, number: int) -> dict[str, Any] | None:
+        """Who holds or claims the lease by a file; None if nobody does, or no longer."""
+        holder = parsed(self._folder.read(self._file_of(number)))
+        return holder if holder and not _is_gone(holder) else None
 
     def _is_ours(self) -> bool:
         found = parsed(self._folder.read(self._file))

@@ -214,11 +214,12 @@ class LocalFolder:
         os.makedirs(self.path, exist_ok=True)
 
     def sizes(self) -> dict[str, int]:  # noqa: D102
-        try:
-            with os.scandir(self.path) as found:
-                return {f.name: f.stat(follow_symlinks=False).st_size for f in found}
-        except FileNotFoundError:
-            return {}
+        found = {}
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.path) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # deleted since; the others are there
+                    found[entry.name] = entry.stat(follow_symlinks=False).st_size
+        return found
 
     def size(self, name: str) -> int | None:  # noqa: D102
         try:

@@ -227,6 +227,78 @@ def test_a_contender_that_steps_back_takes_nothing_from_the_holder(tmp_path):
     assert len(looks) == 2 and not list(tmp_path.iterdir())
 
 
+def test_a_file_that_vanishes_during_a_look_hides_no_other(monkeypatch, tmp_path):
+    """Another contender's temporary file: a look that then sees nothing would find no holder."""
+    folder, real = LocalFolder(str(tmp_path)), os.scandir
+    holder = lease.Lease(folder, "lock")
+    holder.take()
+
+    @contextlib.contextmanager
+    def scandir(path):
+        vanishing = tmp_path / "a.new"
+        vanishing.touch()
+        with real(path) as found:
+            entries = list(found)
+        vanishing.unlink()
+        yield iter(entries)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert set(folder.sizes()) == {"lock"}
+    with pytest.raises(UserError, match="another job"):
+        lease.Lease(folder, "lock").take()
+    holder.release()
+    assert folder.read("lock") is None
+
+
+def test_a_holder_that_ends_leaves_the_claims_of_others(tmp_path):
+    """One saw an empty folder and creates the lowest number while a higher one is given back."""
+    folder = Shop(str(tmp_path))
+    holder, contender, third = (lease.Lease(folder, "lock") for _ in range(3))
+    (tmp_path / "lock").write_text("torn")  # of a dead one, so that the holder has the next number
+    holder.take()
+    (tmp_path / "lock").unlink()
+    (tmp_path / "lock.2").write_text("torn")  # of a contender that died before it stepped back
+    look, looks = contender._refuse_if_held, []
+
+    def refuse_if_held(numbers):
+        looks.append(set(numbers))
+        if len(looks) == 2:  # its file is there
+            holder.release()
+            with pytest.raises(UserError, match="another job"):
+                third.take()
+            numbers = files() - {0}
+        look(numbers)
+
+    contender._refuse_if_held, files = refuse_if_held, contender._files
+    shown = [set()]  # its first look was before the holder's file was there
+    contender._files = lambda: shown.pop() if shown else files()
+    contender.take()
+    contender.verify()
+    contender.release()
+    assert len(looks) == 2 and not list(tmp_path.iterdir())
+
+
+def test_a_contender_suspended_before_it_says_held_overwrites_nobody(monkeypatch, tmp_path):
+    folder, real = Shop(str(tmp_path)), time.time
+    contender, holder = lease.Lease(folder, "lock"), lease.Lease(folder, "lock")
+    look, looks = contender._refuse_if_held, []
+
+    def refuse_if_held(numbers):
+        looks.append(numbers)
+        look(numbers)
+        if len(looks) == 2:  # suspended here, for longer than its claim counts
+            monkeypatch.setattr(time, "time", lambda: real() + lease.STALE + 1)
+            folder.remove("lock")  # by a holder who came and went
+            holder.take()
+
+    contender._refuse_if_held = refuse_if_held
+    with pytest.raises(LeaseLost):
+        contender.take()
+    holder.renew()
+    holder.release()
+    assert len(looks) == 2 and not list(tmp_path.iterdir())
+
+
 def test_a_store_that_ignores_conditions_shows_the_first_that_it_has_lost(monkeypatch, tmp_path):
     """Where creating overwrites, the last one holds the lease, and the first notices."""
 
