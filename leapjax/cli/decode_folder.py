@@ -97,6 +97,7 @@ def _leave(args, spec, load, signals, note) -> None:
             why = f"stopped by {signal.Signals(status - 128).name}"
     except PeerEnded as e:
         if (number := signals.requested()) is not None:
+            signals.answered.set()
             _stopped(number)
             status = 128 + number
         else:
@@ -129,6 +130,7 @@ def _run(args, lm, spec, peers, signals, note) -> int:
             note=note,
         )
     except Stopped as e:
+        signals.answered.set()
         _stopped(e.number)
         return 128 + e.number
     if peers is not None and peers.index:

@@ -29,11 +29,12 @@ class Listener:
 
     Attributes:
       ended: set when the context is left.
+      answered: set when nothing more has to be said of a signal.
     """
 
     def __init__(self, line: str | None):
         self._line = line
-        self.ended = threading.Event()
+        self.ended, self.answered = threading.Event(), threading.Event()
 
     def __enter__(self) -> Self:
         self._active = threading.current_thread() is threading.main_thread()
@@ -53,6 +54,7 @@ class Listener:
         if not self._active:
             return
         self.ended.set()
+        self.answered.set()
         signal.set_wakeup_fd(self._wakeup)
         os.write(self._write, b"\0")  # wakes the thread
         self._thread.join()
@@ -66,7 +68,7 @@ class Listener:
           number: the signal.
           count: how many have come, this one included.
         """
-        if self._line and count == 1 and not self.ended.wait(QUICK):
+        if self._line and count == 1 and not self.answered.wait(QUICK):
             # Not through the stream, whose lock the main thread may hold.
             os.write(2, f"{self._line}\n".encode())
 
