@@ -101,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--chat", action="store_true", help="hold a conversation; /help lists its commands")
     add("--system", metavar="TEXT", help="with --chat: what the model is told before it begins")
-    add("--input", metavar="PATH", help="JSONL records, a path or URL (gzip, bzip2, xz too); - is stdin")
+    add("--input", metavar="PATH", help="JSONL: a path or URL, packed or not; - is stdin")
     add(
         "--raw",
         action="store_true",
