@@ -5,16 +5,14 @@ import os
 import sys
 
 
-def run(name, prog=None):
+def run(name):
     """Run `leapjax.cli.NAME` and end the process with its status.
 
     Args:
       name: of the command's module in `leapjax.cli`.
-      prog: as the user calls it; None is `leapjax NAME`.
     """
     with installed():
-        main = importlib.import_module(f"leapjax.cli.{name}").main
-        status = main(prog=prog or f"leapjax {name}")
+        status = importlib.import_module(f"leapjax.cli.{name}").main()
     sys.exit(status)
 
 

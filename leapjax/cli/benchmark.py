@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
-from collections.abc import Sequence
 
 from leapjax.cli.benchmark_floor import run_floor
 from leapjax.cli.benchmark_runs import run_against, run_cost, run_decoding, run_grid
-from leapjax.cli.common import Parser, place, run_main
-
-PROG = "leapjax benchmark"
+from leapjax.cli.common import command, numbers, place
+from leapjax.errors import UserError
 
 DESCRIPTION = """\
 Times decoding on this machine: tokens/s by KV cache and batch, the share of time in which the
@@ -53,10 +49,6 @@ With --grid N, N settings are answered in one stream, in a warm loop and in a pr
 """
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
     parser.add_argument(
@@ -68,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--caches", metavar="NAME,…", help="KV caches (none,prefix,dual; none,dual with --quick)"
     )
     parser.add_argument(
-        "--batches", type=_numbers, metavar="N,…", help="rows (1,8,32; against torch 1,8)"
+        "--batches", type=numbers, metavar="N,…", help="rows (1,8,32; against torch 1,8)"
     )
     parser.add_argument(
         "--prompt-length", type=int, metavar="N", help="tokens (32; 512 with --floor)"
@@ -96,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--refresh-groups",
-        type=_numbers,
+        type=numbers,
         metavar="N,…",
         help="rows that may refresh their KV cache at once (1,2,4,8; 1,4 with --quick)",
     )
@@ -157,48 +149,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
-    """Run `leapjax benchmark`; also the script `scripts/benchmark.py`.
+def run(args: argparse.Namespace) -> int:
+    """Carry the command out.
 
     Args:
-      argv: arguments; None takes those of the process.
-      prog: as the user calls it.
+      args: as `add_arguments` declares them.
 
     Returns:
-      The exit status.
+      The exit status: 1 if a case of `--floor` could not be run.
+
+    Raises:
+      UserError: options that don't go together.
     """
-
-    def command(argv: Sequence[str] | None) -> int:
-        parser = Parser(prog=prog, description=DESCRIPTION)
-        add_arguments(parser)
-        args = parser.parse_args(argv)
-        line = shlex.join([*PROG.split(), *(sys.argv[1:] if argv is None else argv)])
-        runs = bool(args.against), args.cost, args.grid is not None, args.floor is not None
-        if sum(runs) > 1:
-            parser.error("--against torch, --cost, --grid and --floor are runs of their own")
-        long = args.floor is not None and not args.quick
-        args.prompt_length = args.prompt_length or (512 if long else 32)
-        args.gen_length = args.gen_length or (256 if long else 64)
-        if args.floor is not None:
-            return run_floor(args, line)
-        if args.keep or args.xla or args.weights:
-            parser.error("--keep, --xla and --weights: each goes with --floor")
-        if args.grid is not None:
-            if args.quick:
-                parser.error("--quick does not go with --grid; give it a small N and --limit")
-            if args.grid < 1:
-                parser.error(f"--grid is {args.grid}; expected at least 1")
-            return run_grid(args)
-        if args.against:
-            return run_against(args, line)
-        if args.cost:
-            return run_cost(args, line)
-        if args.write:
-            parser.error("--write goes with --against torch, --cost or --floor")
-        return run_decoding(args)
-
-    return run_main(command, argv, prog)
+    runs = bool(args.against), args.cost, args.grid is not None, args.floor is not None
+    if sum(runs) > 1:
+        raise UserError("--against torch, --cost, --grid and --floor are runs of their own")
+    long = args.floor is not None and not args.quick
+    args.prompt_length = args.prompt_length or (512 if long else 32)
+    args.gen_length = args.gen_length or (256 if long else 64)
+    if args.floor is not None:
+        return run_floor(args)
+    if args.keep or args.xla or args.weights:
+        raise UserError("--keep, --xla and --weights: each goes with --floor")
+    if args.grid is not None:
+        if args.quick:
+            raise UserError("--quick does not go with --grid; give it a small N and --limit")
+        if args.grid < 1:
+            raise UserError(f"--grid is {args.grid}; expected at least 1")
+        return run_grid(args)
+    if args.against:
+        return run_against(args)
+    if args.cost:
+        return run_cost(args)
+    if args.write:
+        raise UserError("--write goes with --against torch, --cost or --floor")
+    return run_decoding(args)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+main = command("benchmark", add_arguments, run, DESCRIPTION)

@@ -12,7 +12,7 @@ from leapjax.errors import UserError
 SECTION = "benchmark of the floor"
 
 
-def run_floor(args: argparse.Namespace, command: str) -> int:
+def run_floor(args: argparse.Namespace) -> int:
     """Time passes and print their shares; 1 if a case could not be run."""
     import jax
 
@@ -45,7 +45,7 @@ def run_floor(args: argparse.Namespace, command: str) -> int:
         lm = models.by_name(name, quick=args.quick)
         machine = device.measure(lm.dtype, args.quick)
         kind = str(jax.devices()[0].device_kind)
-        show(share.preamble(command, machine, kind, jax.__version__, args))
+        show(share.preamble(args.command, machine, kind, jax.__version__, args))
         if args.quick:
             show("A quick run, to try the code: its numbers mean nothing.")
         show(f"**{name} ({models.size(lm.config) / 1e6:.1f} M parameters), {lm.dtype}**")

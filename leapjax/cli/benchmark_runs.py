@@ -33,7 +33,7 @@ def save(report: dict[str, Any], path: str | Path | None) -> None:
         Path(path).write_text(json.dumps(report, indent=1, default=str) + "\n")
 
 
-def run_against(args: argparse.Namespace, command: str) -> int:
+def run_against(args: argparse.Namespace) -> int:
     """Compare with PyTorch, and print tables."""
     import dataclasses
 
@@ -61,7 +61,7 @@ def run_against(args: argparse.Namespace, command: str) -> int:
     machine = floor.measure(args.quick)
     report["machine_measured"] = dataclasses.asdict(machine)
     versions = {"jax": jax.__version__, "torch": torch.__version__, "numpy": numpy.__version__}
-    show(document.preamble(command, machine, versions, rounds, args.quick))
+    show(document.preamble(args.command, machine, versions, rounds, args.quick))
     for name, (_, config) in shapes.items():
         size = f"{name} ({models.size(config) / 1e6:.1f} M parameters)"
         report["models"][name] = []
@@ -80,7 +80,7 @@ def run_against(args: argparse.Namespace, command: str) -> int:
     return 0
 
 
-def run_cost(args: argparse.Namespace, command: str) -> int:
+def run_cost(args: argparse.Namespace) -> int:
     """Time steps of all sizes, fit the model, and print both."""
     from tqdm import tqdm
 
@@ -97,9 +97,9 @@ def run_cost(args: argparse.Namespace, command: str) -> int:
     fitted = cost.fit(rows)
     report["cost"] = {"rows": rows} | fitted
     text = (
-        f"`{command}`: width 512, 8 layers, prompt {cost.PROMPT}, block {cost.BLOCK}, float32, "
-        f"{report['threads']} threads, jax {report['jax']}; medians of {rounds} decodes.\n\n"
-        + cost.table(rows, fitted)
+        f"`{args.command}`: width 512, 8 layers, prompt {cost.PROMPT}, block {cost.BLOCK}, "
+        f"float32, {report['threads']} threads, jax {report['jax']}; "
+        f"medians of {rounds} decodes.\n\n" + cost.table(rows, fitted)
     )
     print(text)
     if args.write:

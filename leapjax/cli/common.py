@@ -1,4 +1,10 @@
-"""What every command shares: one-line errors, exit status, readable numbers."""
+"""What every command shares: its `main`, arguments of several commands, errors of one line.
+
+A command's module declares its arguments in `add_arguments`, carries them out in `run`, and
+ends with
+
+    main = command("NAME", add_arguments, run, DESCRIPTION, EPILOG)
+"""
 
 from __future__ import annotations
 
@@ -9,6 +15,7 @@ import errno
 import io
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -35,11 +42,11 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("formatter_class", HelpFormatter)
         kwargs.setdefault("allow_abbrev", False)  # a new flag must not change an old command
         super().__init__(*args, **kwargs)
-        self._given: list[str] = []
+        self.given: list[str] = []
 
     def parse_known_args(self, args=None, namespace=None):
         """As argparse's; what is given is kept for `error`."""
-        self._given = list(sys.argv[1:] if args is None else args)
+        self.given = list(sys.argv[1:] if args is None else args)
         return super().parse_known_args(args, namespace)
 
     def _print_message(self, message: str, file: Any = None) -> None:
@@ -50,7 +57,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print `PROG: error: MESSAGE` and exit with status 2, without the usage block."""
         # A mistyped flag first: that a required one is missing may just follow from it.
-        for word in self._given:
+        for word in self.given:
             flag = word.partition("=")[0]
             if re.fullmatch(r"--\w\S*", flag) and flag not in self._option_string_actions:
                 near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
@@ -59,6 +66,115 @@ class Parser(argparse.ArgumentParser):
                 break
         complain(self.prog, f"{message} (see {self.prog} --help)")
         raise SystemExit(BAD)
+
+
+def command(
+    name: str,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    run: Callable[[argparse.Namespace], int],
+    description: str,
+    epilog: str | None = None,
+) -> Callable[..., int]:
+    """The `main` of a command; `leapjax NAME` and `scripts/NAME.py` call it.
+
+    Args:
+      name: of the command, as the user types it behind `leapjax`.
+      add_arguments: declares the arguments.
+      run: takes the parsed arguments and returns the exit status. They hold the command line
+        that was typed too, as `command`.
+      description: the head of the help text.
+      epilog: its end: examples, exit status.
+
+    Returns:
+      `main(argv=None) -> status`, where `argv` are the arguments without the program's name,
+      those of the process by default. See `run_main` for the status.
+    """
+    prog = f"leapjax {name}"
+
+    def parse_and_run(argv: Sequence[str] | None) -> int:
+        parser = Parser(prog=prog, description=description, epilog=epilog)
+        add_arguments(parser)
+        args = parser.parse_args(argv)
+        args.command = shlex.join([*prog.split(), *parser.given])
+        return run(args)
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        return run_main(parse_and_run, argv, prog)
+
+    return main
+
+
+def add_model_options(
+    parser: argparse._ActionsContainer,
+    *,
+    dtype: str = "as in decode",
+    mesh: str = MESH_HELP,
+    batch_size: Callable[[str], int] = int,
+) -> None:
+    """Declare the options that choose the model and say how it is loaded.
+
+    Args:
+      parser: of a command, or a group of its options.
+      dtype: the default compute type, for the help.
+      mesh: the help of `--mesh`.
+      batch_size: the type of `--batch-size`.
+    """
+    from leapjax.config import QUANTIZATIONS
+
+    add = parser.add_argument
+    add("--model", metavar="PATH_OR_ID", help="checkpoint (default: the one in the package)")
+    add("--dtype", choices=("float32", "bfloat16"), help=f"compute type (default: {dtype})")
+    add("--quantize", choices=QUANTIZATIONS, help="round the matrices to 8 bits after loading")
+    add("--mesh", metavar="AXES", help=mesh)
+    add("--batch-size", type=batch_size, metavar="N", help="rows decoded at once")
+
+
+def add_canvas_options(parser: argparse._ActionsContainer) -> None:
+    """Declare `--gen-length` and `--block-length` for a command that decodes a task.
+
+    Args:
+      parser: of a command, or a group of its options.
+    """
+    add = parser.add_argument
+    add("--gen-length", type=int, metavar="N", help="canvas (default: the model's or the task's)")
+    add("--block-length", type=int, metavar="N", help="block (default: the model's or the task's)")
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an argument that is a whole number.
+
+    Args:
+      least: the smallest that is accepted.
+    """
+
+    def whole(text: str) -> int:
+        value = int(text) if text.isdecimal() else least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+        return value
+
+    return whole
+
+
+def listed(text: str) -> list[str]:
+    """The type of an argument that is a list of names, such as `none,dual`.
+
+    Args:
+      text: as given; blanks around the commas don't count.
+    """
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def numbers(text: str) -> list[int]:
+    """The type of an argument that is a list of whole numbers, such as `1,8,32`.
+
+    Args:
+      text: as given.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers") from None
 
 
 def place(text: str) -> str:

@@ -6,15 +6,13 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from leapjax.cli.common import OK, Parser, human_bytes, peak_memory_gb, place, run_main
+from leapjax.cli.common import OK, command, human_bytes, peak_memory_gb, place
 from leapjax.errors import UserError
 from leapjax.wording import plural
-
-HELP = "convert a hub checkpoint to a leapjax checkpoint, and back"
 
 DESCRIPTION = """\
 Convert a hub checkpoint (LLaDA, Dream) to a leapjax checkpoint, and back.
@@ -163,20 +161,4 @@ def _progress() -> Iterator:
         yield None if hidden else show
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "leapjax convert") -> int:
-    """Run `leapjax convert`; also the script `scripts/convert.py`.
-
-    Args:
-      argv: arguments; None takes those of the process.
-      prog: as the user calls it.
-
-    Returns:
-      The exit status.
-    """
-
-    def command(argv: Sequence[str] | None) -> int:
-        parser = Parser(prog=prog, description=DESCRIPTION, epilog=EPILOG)
-        add_arguments(parser)
-        return run(parser.parse_args(argv))
-
-    return run_main(command, argv, prog)
+main = command("convert", add_arguments, run, DESCRIPTION, EPILOG)

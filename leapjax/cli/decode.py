@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from leapjax.cli.common import OK, Parser, run_main
+from leapjax.cli.common import OK, command
 from leapjax.cli.decode_arguments import DESCRIPTION, EPILOG, add_arguments
 from leapjax.cli.decode_model import loaded
 from leapjax.errors import UserError
 from leapjax.wording import plural
-
-HELP = "complete prompts, from the command line or a file"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -214,20 +212,4 @@ def _report_bad(record: dict) -> None:
     _note(f"line {record['line']} left out: {record['error']}")
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "leapjax decode") -> int:
-    """Run `leapjax decode`; also the script `scripts/decode.py`.
-
-    Args:
-      argv: arguments; None takes those of the process.
-      prog: as the user calls it.
-
-    Returns:
-      The exit status.
-    """
-
-    def command(argv: Sequence[str] | None) -> int:
-        parser = Parser(prog=prog, description=DESCRIPTION, epilog=EPILOG)
-        add_arguments(parser)
-        return run(parser.parse_args(argv))
-
-    return run_main(command, argv, prog)
+main = command("decode", add_arguments, run, DESCRIPTION, EPILOG)

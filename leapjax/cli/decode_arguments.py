@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 
-from leapjax.cli.common import MESH_HELP, place
+from leapjax.cli.common import add_model_options, at_least, listed, place
 from leapjax.cli.help_policies import HelpPolicies
 from leapjax.terminal.examples import QUESTION
 
@@ -75,19 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
       parser: of this command.
     """
-    from leapjax.config import QUANTIZATIONS
     from leapjax.options import add_option_flags
 
-    add = parser.add_argument_group("model").add_argument
-    add("--model", metavar="PATH_OR_ID", help="checkpoint (default: the one in the package)")
-    add(
-        "--dtype",
-        choices=("float32", "bfloat16"),
-        help="compute type (default: float32 on CPU, else bfloat16)",
+    add_model_options(
+        parser.add_argument_group("model"),
+        dtype="float32 on CPU, else bfloat16",
+        batch_size=_positive,
     )
-    add("--quantize", choices=QUANTIZATIONS, help="round the matrices to 8 bits after loading")
-    add("--mesh", metavar="AXES", help=MESH_HELP)
-    add("--batch-size", type=_positive, metavar="N", help="rows decoded at once")
 
     add = parser.add_argument_group("prompts").add_argument
     add("--prompt", action="append", metavar="TEXT", help="a prompt; may be given several times")
@@ -222,18 +216,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _names(text: str) -> list[str]:
-    names = [part.strip() for part in text.split(",") if part.strip()]
-    if not names:
+    if not (names := listed(text)):
         raise argparse.ArgumentTypeError("names nothing")
     return names
-
-
-def _positive(text: str) -> int:
-    return _at_least(text, 1)
-
-
-def _natural(text: str) -> int:
-    return _at_least(text, 0)
 
 
 def _seconds(text: str) -> float:
@@ -243,8 +228,4 @@ def _seconds(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
 
 
-def _at_least(text: str, least: int) -> int:
-    value = int(text) if text.isdecimal() else least - 1
-    if value < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-    return value
+_positive, _natural = at_least(1), at_least(0)

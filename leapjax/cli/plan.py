@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from leapjax.cli.common import OK, Parser, place, run_main
+from leapjax.cli.common import OK, command, place
 from leapjax.errors import UserError
 from leapjax.progress import busy
-
-HELP = "does a decode fit on a TPU slice, and how fast should it be"
 
 DESCRIPTION = """\
 Compile the real decode program for a TPU slice that is not attached, and say what the TPU
@@ -288,20 +285,4 @@ def _print(text: str) -> None:
     print(text, flush=True)
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "leapjax plan") -> int:
-    """Run `leapjax plan`; also the script `scripts/plan.py`.
-
-    Args:
-      argv: arguments; None takes those of the process.
-      prog: as the user calls it.
-
-    Returns:
-      The exit status.
-    """
-
-    def command(argv: Sequence[str] | None) -> int:
-        parser = Parser(prog=prog, description=DESCRIPTION, epilog=EPILOG)
-        add_arguments(parser)
-        return run(parser.parse_args(argv))
-
-    return run_main(command, argv, prog)
+main = command("plan", add_arguments, run, DESCRIPTION, EPILOG)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
 
-from leapjax.cli.common import INTERRUPTED, OK, Parser, place, run_main
+from leapjax.cli.common import INTERRUPTED, OK, command, place
 from leapjax.errors import UserError
 from leapjax.training.config import FIELDS, STRUCTURED, TrainConfig, make, read
-
-HELP = "train or fine-tune a masked diffusion model"
 
 DESCRIPTION = """\
 Train a masked diffusion model with LLaDA's objective, or fine-tune a checkpoint.
@@ -152,20 +149,4 @@ def run(args: argparse.Namespace) -> int:
     return OK if args.until is not None and result.step >= args.until else INTERRUPTED
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "leapjax train") -> int:
-    """Run `leapjax train`; also the script `scripts/train.py`.
-
-    Args:
-      argv: arguments; None takes those of the process.
-      prog: as the user calls it.
-
-    Returns:
-      The exit status.
-    """
-
-    def command(argv: Sequence[str] | None) -> int:
-        parser = Parser(prog=prog, description=DESCRIPTION, epilog=EPILOG)
-        add_arguments(parser)
-        return run(parser.parse_args(argv))
-
-    return run_main(command, argv, prog)
+main = command("train", add_arguments, run, DESCRIPTION, EPILOG)
