@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from leapjax.decoding import DecodeState, Program, initial_state
-from leapjax.decoding.cached import with_cache
+from leapjax.decoding.state import with_cache
 from leapjax.errors import UserError
 from leapjax.serve.completion import completion
 from leapjax.types import Completion, Request
@@ -93,6 +93,5 @@ def batch(lm: LM, requests: Sequence[Request]) -> Batch:
                     f"{getattr(program, name)}; a batch has one {name}"
                 )
     state = jax.tree.map(jnp.asarray, initial_state(list(requests), program))
-    if program.cache != "none":
-        state = with_cache(state, program)
+    state = with_cache(state, program)
     return Batch(lm.arranged[0].params, state, program, tuple(requests), lm.finish)

@@ -145,7 +145,7 @@ def _needs(auto, mesh, weights, model, dtype, quantize, devices, limit) -> int:
         length=max(columns, config.gen_length),
         dtype=dtype,
         eot_token_id=None,
-        refresh_group=0 if config.cache == "none" else default_refresh_group(slots),
+        refresh_group=default_refresh_group(slots),
     )
     try:
         with busy(f"compiling for --mesh {mesh}, to see whether it fits"):

@@ -11,7 +11,7 @@ import pytest
 
 import leapjax
 from leapjax import DecodeConfig
-from leapjax.config import CACHES
+from leapjax.caches import CACHES
 from leapjax.models import FAMILIES
 from leapjax.policies import POLICIES
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from leapjax.analysis.replay import replay_jit, replay_program
+from leapjax.caches import CACHES
 from leapjax.config import DecodeConfig
 from leapjax.decoding import initial_state
 from leapjax.errors import UserError
@@ -58,7 +59,7 @@ def check(config: DecodeConfig, where: str = "analyze") -> None:
     """
     policy = POLICIES[config.policy]
     wrong = None
-    if config.cache != "none":
+    if not CACHES[config.cache].exact:
         wrong = f"cache {config.cache} proposes from older keys and values; use cache none"
     elif config.temperature > 0:
         wrong = f"temperature {config.temperature} samples; use temperature 0"

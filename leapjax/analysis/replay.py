@@ -87,7 +87,7 @@ def proposals(params, state: DecodeState, program: Program, block_length: int):
     b, c = state.tokens.shape[0], program.gen_length
     columns = jnp.arange(program.length - c, program.length, dtype=jnp.int32)
     columns = jnp.broadcast_to(columns[None, :], (b, c))
-    hidden = forward.uncached(params, state, columns, program).hidden  # (B, C, D)
+    hidden = forward.model_pass(params, state, columns, program).hidden  # (B, C, D)
     blocks = jnp.moveaxis(hidden.reshape(b, c // block_length, block_length, -1), 1, 0)
 
     def one(piece):  # (B, W, D)

@@ -24,9 +24,10 @@ from leapjax.benchmarks import models
 from leapjax.benchmarks.decoding import summarise, timed
 from leapjax.benchmarks.floor import Machine, decode_seconds
 from leapjax.benchmarks.job import Decoded, Job
+from leapjax.caches import CACHES
 from leapjax.config import DecodeConfig
 from leapjax.decoding import Program, initial_state, program_for
-from leapjax.decoding.cached import with_cache
+from leapjax.decoding.state import with_cache
 from leapjax.errors import UserError
 from leapjax.loader import load
 from leapjax.models import layout
@@ -67,7 +68,7 @@ class Leapjax:
     """
 
     def __init__(self, params, config: ModelConfig, cache: str):
-        self.name = "leapjax" if cache == "none" else "leapjax, dual cache"
+        self.name = f"leapjax, {cache} cache" if CACHES[cache].stores else "leapjax"
         self.cache = cache
         self.config = config
         self.params = layout.arrange(params, config)
@@ -84,7 +85,7 @@ class Leapjax:
           job: without `max_steps` where there is a cache: rows then take turns in refreshing
             it, so that no number of passes is a number of steps.
         """
-        if self.cache != "none" and job.max_steps is not None:
+        if CACHES[self.cache].stores and job.max_steps is not None:
             raise ValueError("max_steps is for uncached decodes")
         config = DecodeConfig(
             gen_length=job.gen_length,
@@ -101,15 +102,14 @@ class Leapjax:
             length=bucket(max(len(p) for p in job.prompts)) + job.gen_length,
             dtype="float32",
             eot_token_id=None,
-            refresh_group=0 if self.cache == "none" else default_refresh_group(len(job.prompts)),
+            refresh_group=default_refresh_group(len(job.prompts)),
         )
         b = len(job.prompts)
         if (program, b) not in self._compiled:
             self._compiled[program, b] = compile_run(self.params, program, b)
         requests = [Request(id=i, ids=p, config=config) for i, p in enumerate(job.prompts)]
         state = jax.tree.map(jnp.asarray, initial_state(requests, program))
-        if self.cache != "none":
-            state = with_cache(state, program)
+        state = with_cache(state, program)
         passes = 2**30 if job.max_steps is None else job.max_steps
         run = self._compiled[program, b]
         state = run(self.params, state, jnp.int32(passes), jnp.int32(b))
@@ -174,7 +174,7 @@ class Case:
             tuple(tuple(p) for p in drawn),
             self.gen_length,
             self.block_length,
-            max_steps=self.max_steps if cache == "none" else None,
+            max_steps=None if CACHES[cache].stores else self.max_steps,
             **sure,
         )
 
@@ -291,8 +291,9 @@ def compare(
 
     rows = []
     for i in implementations:
+        stores = CACHES[i.cache].stores
         least = decode_seconds(
-            machine, config, results[i.name], case.columns, case.block_length, i.cache != "none"
+            machine, config, results[i.name], case.columns, case.block_length, stores
         )
         rows.append(
             {

@@ -23,14 +23,17 @@ from jax import lax
 
 from leapjax.benchmarks import floor
 from leapjax.benchmarks.decoding import random_requests, summarise
+from leapjax.caches import CACHES
 from leapjax.config import DecodeConfig
-from leapjax.decoding import DecodeState, Program, cached, forward, initial_state, streamed
+from leapjax.decoding import DecodeState, Program, forward, initial_state, streamed
 from leapjax.decoding.program import program_for
+from leapjax.decoding.state import with_cache
 from leapjax.decoding.window import block_columns
 from leapjax.models import transformer
 from leapjax.models.config import ModelConfig
 from leapjax.serve.lane import empty_state, lower_run
 
+TIMED = ("none", "dual")  # caches whose passes have a floor (`leapjax.benchmarks.floor`)
 UNCACHED_PASSES = 4  # that are timed together; they all cost the same
 ALL = np.int32(2**30)
 
@@ -61,7 +64,12 @@ class Case:
     @property
     def passes(self) -> int:
         """Passes that are timed together."""
-        return self.block_length - 1 if self.cache == "dual" else UNCACHED_PASSES
+        return self.block_length - 1 if self.stores else UNCACHED_PASSES
+
+    @property
+    def stores(self) -> bool:
+        """Keys and values are kept, so that most passes compute the window alone."""
+        return CACHES[self.cache].stores
 
     def config(self, tokens_per_step: int) -> DecodeConfig:
         """The decode options: a fixed schedule."""
@@ -86,8 +94,7 @@ def begin(case: Case, program: Program, tokens_per_step: int) -> DecodeState:
     config = case.config(tokens_per_step)
     requests = random_requests(program.model, config, case.batch, case.prompt_length)
     state = jax.tree.map(jnp.asarray, initial_state(requests, program))
-    state = cached.with_cache(state, program) if program.cache != "none" else state
-    return jax.block_until_ready(state)
+    return jax.block_until_ready(with_cache(state, program))
 
 
 def bare(params, state: DecodeState, passes: int, program: Program) -> DecodeState:
@@ -105,10 +112,8 @@ def bare(params, state: DecodeState, passes: int, program: Program) -> DecodeSta
     columns, _ = block_columns(state.block, program)
 
     def body(_, state):
-        if program.cache == "none":
-            hidden, cache = forward.uncached(params, state, columns, program).hidden, None
-        else:
-            hidden, cache = cached.window_pass(params, state, columns, state.cache, program)
+        rows = forward.Rows(state, program)
+        hidden, cache = program.kv_cache.steady(params, rows, columns, state.cache)
         if streamed.applies(params, program) and "head_packed" in params:
             # The kernel that multiplies takes the maximum too, with the rest of the summary.
             apart = [program.model.mask_token_id]
@@ -193,14 +198,13 @@ def measure(
       whole `decode`; `tokens_per_s`.
     """
     rows, n = np.int32(case.batch), case.passes
-    is_cached = case.cache != "none"
     seconds: dict[str, list[float]] = {k: [] for k in ("pass", "model", "full_pass", "decode")}
     # The bare loop keeps a state of its own.
     alone = begin(case, program, 1)
     alone, _ = _timed(compiled.step, params, alone, np.int32(1), rows)
     for i in range(rounds + 1):
         state = begin(case, program, 1)
-        if is_cached:
+        if case.stores:
             state, first = _timed(compiled.step, params, state, np.int32(1), rows)
             seconds["full_pass"].append(first)
         for who in ("pass", "model") if i % 2 else ("model", "pass"):
@@ -211,7 +215,7 @@ def measure(
             seconds[who].append(took / n)
         del state
     del alone
-    for _ in range(min(rounds, 2) + 1 if is_cached else 0):
+    for _ in range(min(rounds, 2) + 1 if case.stores else 0):
         state = begin(case, program, tokens_per_step)
         state, took = _timed(compiled.step, params, state, ALL, rows)
         assert bool(jnp.all(state.done))
@@ -219,7 +223,7 @@ def measure(
     out: dict[str, Any] = {k: summarise(v[1:]) for k, v in seconds.items() if v}
     pairs = zip(seconds["pass"][1:], seconds["model"][1:], strict=True)
     out["outside"] = summarise([1 - model / whole for whole, model in pairs])
-    if is_cached:
+    if case.stores:
         out["tokens_per_s"] = case.batch * case.gen_length / out["decode"]["median"]
     else:
         out["tokens_per_s"] = case.batch * tokens_per_step / out["pass"]["median"]
@@ -230,7 +234,7 @@ def floors(case: Case, model: ModelConfig, dtype: str) -> dict[str, floor.Work]:
     """What the timed passes have to do at least: the `pass`, with a cache also the `full_pass`."""
     item = jnp.dtype(dtype).itemsize
     args = (model, case.batch, case.columns, case.block_length)
-    if case.cache == "none":
+    if not case.stores:
         return {"pass": floor.full_pass(*args, cached=False, item=item)}
     return {
         "pass": floor.window_pass(*args, item=item),
@@ -247,7 +251,7 @@ def parse_cases(text: str, lengths: Sequence[int]) -> list[Case]:
     cases = []
     for part in text.split(","):
         cache, _, batch = part.partition(":")
-        if cache not in ("none", "dual") or not batch.isdecimal() or int(batch) < 1:
+        if cache not in TIMED or not batch.isdecimal() or int(batch) < 1:
             raise ValueError(f"{part!r} is not none:ROWS or dual:ROWS")
         cases.append(Case(cache, int(batch), *lengths))
     return cases

@@ -16,11 +16,12 @@ import jax
 
 from leapjax.benchmarks import kernels, passes
 from leapjax.benchmarks.floor import Machine, Work
+from leapjax.caches import CACHES
 from leapjax.lm import LM
 from leapjax.models import layout
 
 ARRANGEMENTS = ("stacked", "layers")
-PROFILED = {"none": 2, "dual": 10}  # passes
+PROFILED_FULL, PROFILED_WINDOW = 2, 10  # passes
 
 
 def parse_options(text: str) -> dict[str, str | bool]:
@@ -122,8 +123,8 @@ def _keep(folder: Path, name: str, params, case, program, compiled) -> dict[str,
     with zipfile.ZipFile(folder / "programs.zip", "a", zipfile.ZIP_DEFLATED) as archive:
         for who, content in (("step", text), ("bare", compiled.bare.as_text())):
             archive.writestr(f"{name} {who}.txt".replace(" ", "_"), content)
-    state, n = passes.begin(case, program, 1), PROFILED[case.cache]
-    n = min(n, case.passes)
+    state = passes.begin(case, program, 1)
+    n = min(PROFILED_WINDOW if case.stores else PROFILED_FULL, case.passes)
 
     def run(count):
         nonlocal state
@@ -160,7 +161,7 @@ def lines(row: dict[str, Any]) -> str:
     out = []
     for name, share in row["shares"].items():
         t, model, outside = row[name], row["model"], row["outside"]
-        full = row["cache"] == "none" or name == "full_pass"
+        full = not CACHES[row["cache"]].stores or name == "full_pass"
         cells = [
             "full" if full else "window",
             f"{1e3 * t['median']:.2f} ({1e3 * t['min']:.2f}–{1e3 * t['max']:.2f})",

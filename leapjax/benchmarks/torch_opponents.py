@@ -33,6 +33,7 @@ import torch
 import torch.nn.functional as F
 
 from leapjax.benchmarks.job import Decoded, Job
+from leapjax.caches import CACHES
 from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
 
@@ -174,8 +175,8 @@ class Plain:
     """
 
     def __init__(self, params, config: ModelConfig, cache: str):
-        self.name = "torch, plain" if cache == "none" else "torch, plain, dual cache"
-        self.cache = cache
+        self.cache, self.stores = cache, CACHES[cache].stores
+        self.name = "torch, plain, dual cache" if self.stores else "torch, plain"
         self.config = config
         self.weights = torch_weights(params, config)
 
@@ -251,7 +252,7 @@ class Plain:
         iterations = 0
         while not bool(rows.done.all()):
             iterations += 1
-            if self.cache == "none":
+            if not self.stores:
                 logits, _ = self.logits(rows.tokens, positions, valid)
                 token, confidence = self.propose(logits)
                 live = (~rows.done).nonzero()[:, 0].tolist()
@@ -407,8 +408,8 @@ class Fast:
           cache: `none` or `dual`.
           compiled: try torch.compile for each shape and keep it where it is faster.
         """
-        self.name = "torch, optimised" if cache == "none" else "torch, optimised, dual cache"
-        self.cache = cache
+        self.cache, self.stores = cache, CACHES[cache].stores
+        self.name = "torch, optimised, dual cache" if self.stores else "torch, optimised"
         self.config = config
         self.network = _Network(torch_weights(params, config), config).eval()
         self.compiled = compiled
@@ -473,7 +474,7 @@ class Fast:
         b, total = rows.tokens.shape
         slots = torch.arange(b)[:, None]
         cache = None
-        if self.cache == "dual":
+        if self.stores:
             shape = (b, total, c.n_kv_heads, c.head_dim)
             cache = [[torch.zeros(shape) for _ in range(c.n_layers)] for _ in "kv"]
         fresh = torch.ones_like(rows.done)

@@ -51,13 +51,17 @@ With --grid N, N settings are answered in one stream, in a warm loop and in a pr
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
+    from leapjax.caches import CACHES
+
     parser.add_argument(
         "--models",
         metavar="NAME,…",
         help="embedded, 60m, llada-8b, or paths (embedded,60m; with --quick one)",
     )
     parser.add_argument(
-        "--caches", metavar="NAME,…", help="KV caches (none,prefix,dual; none,dual with --quick)"
+        "--caches",
+        metavar="NAME,…",
+        help=f"KV caches ({','.join(CACHES)}; none,dual with --quick)",
     )
     parser.add_argument(
         "--batches", type=numbers, metavar="N,…", help="rows (1,8,32; against torch 1,8)"

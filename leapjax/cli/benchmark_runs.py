@@ -124,9 +124,10 @@ def run_grid(args: argparse.Namespace) -> int:
 def run_decoding(args: argparse.Namespace) -> int:
     """Measure, and print tables."""
     from leapjax.benchmarks import decoding, models
+    from leapjax.caches import CACHES
 
     report = report_of(args)
-    caches = (args.caches or ("none,dual" if args.quick else "none,prefix,dual")).split(",")
+    caches = (args.caches or ("none,dual" if args.quick else ",".join(CACHES))).split(",")
     batches = args.batches or ([1, 3] if args.quick else [1, 8, 32])
     repeats = min(args.repeats, 2) if args.quick else args.repeats
     groups = args.refresh_groups or ([1, 4] if args.quick else [1, 2, 4, 8])
@@ -183,8 +184,9 @@ def run_decoding(args: argparse.Namespace) -> int:
                 flush=True,
             )
         part["refresh_groups"] = []
-        # With large models of the cached ones dual alone, whose passes are short.
-        for cache in (c for c in caches if c == "dual" or c != "none" and not large):
+        stored = [c for c in caches if CACHES[c].stores]
+        # With large models the last one alone: the dual cache, whose passes are short.
+        for cache in stored[-1:] if large else stored:
             some = min(requests, 6 * slots)
             rows = decoding.refresh_groups(lm, cache, slots, groups, some, rounds)
             part["refresh_groups"] += rows

@@ -59,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
       parser: of this command.
     """
-    from leapjax.config import CACHES, QUANTIZATIONS
+    from leapjax.caches import CACHES
+    from leapjax.config import QUANTIZATIONS
 
     add = parser.add_argument_group("model").add_argument
     add("--model", metavar="PATH_OR_ID", help="checkpoint (default: the one in the package)")

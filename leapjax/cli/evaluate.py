@@ -59,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
       parser: of this command.
     """
+    from leapjax.caches import CACHES
     from leapjax.config import QUANTIZATIONS
     from leapjax.evaluation.settings import USUAL
     from leapjax.policies.names import ROWS
@@ -101,7 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_listed,
         default=["none"],
         metavar="NAME,…",
-        help="none, prefix, dual (default: none)",
+        help=f"{', '.join(CACHES)} (default: none)",
     )
     add("--gen-length", type=int, metavar="N", help="canvas (default: the model's or the task's)")
     add("--block-length", type=int, metavar="N", help="block (default: the model's or the task's)")
@@ -163,6 +164,7 @@ def evaluate(args: argparse.Namespace, task, problems, rows) -> dict[str, Any]:
     """Run every row and put the report together."""
     import jax
 
+    from leapjax.caches import CACHES
     from leapjax.evaluation import report, runner
     from leapjax.evaluation.results import Results
     from leapjax.evaluation.statistics import percentile
@@ -170,8 +172,8 @@ def evaluate(args: argparse.Namespace, task, problems, rows) -> dict[str, Any]:
     from leapjax.terminal.embedded import load
 
     batch_size = args.batch_size or runner.default_batch_size()
-    # A row with a cache needs the most room.
-    largest = max((row.config for row in rows), key=lambda config: config.cache != "none")
+    # A row that stores keys and values needs the most room.
+    largest = max((row.config for row in rows), key=lambda config: CACHES[config.cache].stores)
     mesh = wanted(args.mesh, largest, batch_size)
     lm = load(args.model, dtype=args.dtype, quantize=args.quantize, mesh=mesh)
     note_mesh("leapjax evaluate", args.mesh, lm)

@@ -45,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
       parser: of this command.
     """
+    from leapjax.caches import CACHES
+
     add = parser.add_argument
     add("--model", default="llada-8b", metavar="NAME", help="llada-8b, dream-7b, 100b or a folder")
     add("--topology", metavar="CHIP:SHAPE", help="v5e:2x4, v6e:16x16, v5p:2x2x2, 7x:2x2x1, …")
@@ -53,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prompt-length", type=int, default=512, metavar="N", help="tokens (512)")
     add("--gen-length", type=int, default=256, metavar="N", help="canvas (256)")
     add("--block-length", type=int, default=32, metavar="N", help="block (32)")
-    add("--cache", default="dual", choices=("none", "prefix", "dual"), help="KV cache (dual)")
+    add("--cache", default="dual", choices=CACHES, help="KV cache (dual)")
     add("--policy", default="localleap", metavar="NAME", help="policy (localleap)")
     add("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="(bfloat16)")
     add("--refresh-group", type=int, metavar="N", help="rows that refresh at once (engine's own)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from leapjax.config.decode import (
-    CACHES,
     FIELDS,
     OWN,
     PER_ROW,
@@ -16,7 +15,6 @@ from leapjax.config.decode import (
 )
 
 __all__ = [
-    "CACHES",
     "FIELDS",
     "OWN",
     "PER_ROW",

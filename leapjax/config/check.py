@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from leapjax.config import pairs
 from leapjax.errors import UserError
 from leapjax.policies import POLICIES
 from leapjax.policies.names import plain, policy_of, suggestion
@@ -203,11 +204,8 @@ def together(c: DecodeConfig, policy_options: tuple[str, ...]) -> None:
                 f"{lower} {c.value(lower)} is above threshold {c.value('threshold')}; "
                 f"lower {lower} or raise threshold"
             )
-    if "recheck" in chosen.needs and c.cache != "none":
-        raise UserError(
-            f"cache is {c.cache}, but policy {c.policy} reads the whole sequence in every pass; "
-            f"choose cache none or another policy"
-        )
+    if wrong := pairs.refusal(c.cache, policy=c.policy):
+        raise UserError(wrong)
     if chosen.scheduled:
         if c.value("schedule") == "dream" and c.block_length != c.gen_length:
             raise UserError(

@@ -11,12 +11,12 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from leapjax.caches import CACHES
 from leapjax.config import check
 from leapjax.errors import UserError
 from leapjax.policies import POLICIES
 from leapjax.policies.names import policy_of
 
-CACHES = ("none", "prefix", "dual")
 QUANTIZATIONS = ("int8",)
 SCHEDULES = ("even", "dream")
 
@@ -132,7 +132,12 @@ class DecodeConfig:
     confidence_eos_eot_inf: bool = _field(
         False, bool, "commit eos and end-of-turn last: confidence 0 (LLaDA's option)"
     )
-    cache: str = _field("none", str, "KV cache", CACHES)
+    cache: str = _field(
+        "none",
+        str,
+        f"KV cache; a pass computes: {', '.join(f'{c.help} ({n})' for n, c in CACHES.items())}",
+        tuple(CACHES),
+    )
 
     def __new__(cls, *args, **options):
         """Refuse what is no option before `__init__` ends in a TypeError."""

@@ -13,9 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from leapjax.decoding.cached import with_cache
 from leapjax.decoding.program import Program
-from leapjax.decoding.state import DecodeState, refill
+from leapjax.decoding.state import DecodeState, refill, with_cache
 from leapjax.decoding.step import step
 
 
@@ -59,7 +58,7 @@ def decode(params, state: DecodeState, program: Program) -> DecodeState:
     Returns:
       The final state: all rows done.
     """
-    if program.cache != "none" and state.cache is None:
+    if state.cache is None:
         state = with_cache(state, program)
     rows = jnp.int32(state.done.shape[0])
     return run(params, state, jnp.int32(2**30), rows, program)

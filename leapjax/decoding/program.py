@@ -6,6 +6,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from leapjax.caches import CACHES, Cache
 from leapjax.config import DecodeConfig
 from leapjax.models.config import ModelConfig
 from leapjax.policies import POLICIES, Policy
@@ -19,7 +20,7 @@ class Program:
       model: the model's shape and special ids.
       policy_name: name in `leapjax.policies.POLICIES`.
       schedule: `even` or `dream`; read by fixed schedules.
-      cache: none, prefix or dual.
+      cache: name in `leapjax.caches.CACHES`.
       gen_length: canvas C, tokens.
       block_length: block W, tokens.
       length: columns T of the padded batch: prompt bucket + canvas.
@@ -29,7 +30,7 @@ class Program:
       eot_token_id: end-of-turn id, or None.
       dtype: compute dtype's name.
       infill: open positions may be anywhere; no canvas is appended.
-      refresh_group: rows G that may refresh their cache in one iteration; 0 = all.
+      refresh_group: rows G that may refresh their cache in one iteration; 0 is all of them.
     """
 
     model: ModelConfig
@@ -51,6 +52,11 @@ class Program:
     def policy(self) -> Policy:
         """The policy's registry entry."""
         return POLICIES[self.policy_name]
+
+    @property
+    def kv_cache(self) -> Cache:
+        """The cache's registry entry."""
+        return CACHES[self.cache]
 
     @property
     def holds_masks(self) -> bool:
@@ -87,7 +93,7 @@ def program_for(
       dtype: compute dtype's name.
       eot_token_id: end-of-turn id, or None.
       infill: see `Program`.
-      refresh_group: see `Program`.
+      refresh_group: see `Program`; without a stored cache it says nothing.
     """
     sampling = config.temperature > 0
     return Program(
@@ -104,5 +110,5 @@ def program_for(
         eot_token_id=eot_token_id,
         dtype=dtype,
         infill=infill,
-        refresh_group=refresh_group,
+        refresh_group=refresh_group if CACHES[config.cache].stores else 0,
     )

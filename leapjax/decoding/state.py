@@ -167,7 +167,7 @@ def row_arrays(request: Request, program: Program) -> dict[str, Any]:
         "commit_kind": np.zeros(t, np.int8),
         "commit_confidence": np.zeros(t, np.float32),
         "key": key_material(request),
-        "due": np.int32(-1 if program.cache == "none" else 0),
+        "due": np.int32(0 if program.kv_cache.stores else -1),
         "options": {
             "threshold": np.float32(c.value("threshold") or 0.0),
             "relaxed_threshold": np.float32(c.value("relaxed_threshold") or 0.0),
@@ -255,6 +255,18 @@ def empty_memory(program: Program, slots: int):
         return None
     leaves = program.policy.memory(program.block_length, program.model.vocab_size)
     return {name: np.zeros((slots, *shape), dtype) for name, (shape, dtype) in leaves.items()}
+
+
+def with_cache(state: DecodeState, program: Program, sharding=None) -> DecodeState:
+    """The state with the empty cache that the program needs, if it needs one.
+
+    Args:
+      state: from `initial_state`.
+      program: static structure.
+      sharding: see `Cache.init`.
+    """
+    cache = program.kv_cache.init(program, state.done.shape[0], sharding)
+    return dataclasses.replace(state, cache=cache)
 
 
 def refill(state: DecodeState, rows: dict[str, Any], chosen) -> DecodeState:

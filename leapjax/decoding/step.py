@@ -57,12 +57,7 @@ def step(params, state: DecodeState, program: Program) -> DecodeState:
       The state after the pass.
     """
     columns, in_block = block_columns(state.block, program)
-    if program.cache == "none":
-        result = forward.uncached(params, state, columns, program)
-    else:
-        from leapjax.decoding import cached
-
-        result = cached.forward(params, state, columns, program)
+    result = forward.model_pass(params, state, columns, program)
     live = result.served
     last_pass = state.block_step >= state.options.steps // program.blocks - 1
     keys = noise_keys(state, columns, program)
@@ -89,7 +84,8 @@ def step(params, state: DecodeState, program: Program) -> DecodeState:
         frequency = params.get("log_frequency")
         proposal = propose(logits, state.options, keys, last_pass, program, frequency)
     if result.shadow is not None:
-        standing = probability(result.shadow, take(state.tokens, columns))
+        shadow = forward.window_logits(params, result.shadow, state, program)
+        standing = probability(shadow, take(state.tokens, columns))
         proposal = proposal._replace(recheck=standing)
     decision = program.policy.commit(proposal, masked, info)
     commit = masked & decision.commit
@@ -192,9 +188,7 @@ def _advance(state: DecodeState, live, program: Program) -> DecodeState:
     block = jnp.where(moved, ahead, state.block)
     in_next = (column >= block[:, None]) & (column < block[:, None] + w)
     masks = jnp.sum(still_open & in_next, axis=1, dtype=jnp.int32)
-    due = state.due
-    if program.cache != "none":
-        due = jnp.where(moved, state.iteration, due)
+    due = program.kv_cache.next_block(state.due, moved, state.iteration)
     return dataclasses.replace(
         state,
         tokens=tokens,

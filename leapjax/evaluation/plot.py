@@ -6,14 +6,17 @@ A row of the table has a line of its own, so that rows with equal numbers don't 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from leapjax.caches import CACHES
 from leapjax.errors import UserError
 from leapjax.evaluation.settings import BASELINE
 
-_CACHES = {"none": ("o", "#0072b2"), "prefix": ("s", "#e69f00"), "dual": ("^", "#d55e00")}
+_MARKERS = (("o", "#0072b2"), ("s", "#e69f00"), ("^", "#d55e00"), ("D", "#009e73"))
+_CACHES = dict(zip(CACHES, itertools.cycle(_MARKERS), strict=False))
 LEAST_POINTS = 2.0  # of a percent, to either side of greedy: noise must not fill an axis
 
 

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from leapjax.caches import CACHES
 from leapjax.evaluation.settings import BASELINE, Row
 from leapjax.evaluation.statistics import paired_difference, wilson
 from leapjax.tasks.base import Problem
@@ -210,7 +211,7 @@ def text(report: Mapping[str, Any]) -> str:
         baseline = (row["policy"], row["cache"]) == BASELINE
         cells.append(
             [
-                row["label"] + (f", {row['cache']}" if row["cache"] != "none" else ""),
+                row["label"] + (f", {row['cache']}" if CACHES[row["cache"]].stores else ""),
                 f"{_percent(g['accuracy'])} ({100 * low:.0f} to {100 * high:.0f})",
                 "" if baseline else _signed(g["difference"]),
                 _steps(g, "steps"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
-from leapjax.config import CACHES, DecodeConfig, check_keys
+from leapjax.caches import CACHES
+from leapjax.config import DecodeConfig, check_keys
 from leapjax.policies.names import row_names
 
 # The rows of an evaluation that names none.
@@ -67,7 +68,7 @@ def rows(policies: Iterable[str], caches: Iterable[str], base: DecodeConfig) -> 
 
     Args:
       policies: names of policies.
-      caches: none, prefix, dual.
+      caches: names of KV caches.
       base: canvas and block.
 
     Raises:

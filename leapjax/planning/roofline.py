@@ -30,7 +30,6 @@ from jax.sharding import AbstractMesh
 
 from leapjax.benchmarks import floor
 from leapjax.decoding import Program
-from leapjax.decoding.cached import cache_shape
 from leapjax.models.config import param_shapes
 from leapjax.planning.chips import Slice
 from leapjax.sharding import MeshShape, Placement
@@ -99,11 +98,8 @@ def held(mesh: MeshShape, program: Program, slots: int) -> Held:
     sizes = jax.tree.map(count, shapes, spread, is_leaf=lambda x: isinstance(x, tuple))
     layers = sum(sizes["layers"].values())
     head = sizes["embed" if model.tie_embeddings else "head"]
-    cache = 0
-    if program.cache != "none":
-        shape = cache_shape(program, slots)
-        axes = (None, "rows", None, "kv_heads", None)
-        cache = 2 * count(shape, place.sharding(axes, shape))
+    stored = program.kv_cache.shapes(program, slots)
+    cache = sum(count(each.shape, place.cache(each.shape)) for each in stored)
     return Held(layers, head, sum(jax.tree.leaves(sizes)) - layers - head, cache)
 
 
@@ -125,7 +121,7 @@ def pass_time(
     item = held(mesh, program, slots)
     whole = positions == t
     if whole:
-        flops = floor.full_pass(model, rows, t, w, program.cache != "none", size).flops
+        flops = floor.full_pass(model, rows, t, w, program.kv_cache.stores, size).flops
     else:
         flops = floor.window_pass(model, rows, t, positions, size).flops
         flops -= 2 * rows * (positions - w) * model.d_model * model.vocab_size
@@ -189,12 +185,11 @@ def predict(
     """
     w, t = program.block_length, program.length
     steps = max(w / tokens_per_step, 1.0)  # of a block
-    if program.cache == "none":
+    if not program.kv_cache.stores:
         full = window = pass_time(where, mesh, program, slots, slots, t)
         iterations, seconds = steps, steps * full.seconds
     else:
-        lead = 1 if program.model.shift_logits else 0
-        positions = min(t, (w if program.cache == "dual" else program.gen_length) + lead)
+        positions = program.kv_cache.columns(program)
         group = min(program.refresh_group or slots, slots)
         window = pass_time(where, mesh, program, slots, slots, positions)
         full = pass_time(where, mesh, program, slots, group, t)

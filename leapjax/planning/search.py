@@ -56,14 +56,13 @@ class Workload:
 
     def program(self, slots: int) -> Program:
         """The decode of a replica with so many rows."""
-        group = self.refresh_group or max(4, slots // 8)
         return program_for(
             self.config,
             self.model,
             length=bucket(self.prompt_length) + self.config.gen_length,
             dtype=self.dtype,
             eot_token_id=None,
-            refresh_group=0 if self.config.cache == "none" else group,
+            refresh_group=self.refresh_group or max(4, slots // 8),
         )
 
 

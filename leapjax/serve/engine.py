@@ -130,7 +130,7 @@ class Engine:
             dtype=self.dtype,
             eot_token_id=self.eot_token_id,
             infill=request.infill,
-            refresh_group=0 if request.config.cache == "none" else self.refresh_group,
+            refresh_group=self.refresh_group,
         )
 
     def submit(self, request: Request, mailbox: dict[int, Completion] | None = None) -> int:

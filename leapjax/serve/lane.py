@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from leapjax.decoding import DecodeState, Program, initial_state, refill_jit, run, run_jit
-from leapjax.decoding.cached import with_cache
-from leapjax.decoding.state import idle_row, refill, row_arrays, stack_rows
+from leapjax.decoding.state import idle_row, refill, row_arrays, stack_rows, with_cache
 from leapjax.serve.memory import array_bytes
 from leapjax.sharding import Placement
 from leapjax.types import Request
@@ -55,8 +54,6 @@ def empty_state(program: Program, slots: int, placement: Placement | None = None
         state = jax.tree.map(jnp.asarray, state)
     else:
         state = jax.device_put(state, placement.state(state, program.model))
-    if program.cache == "none":
-        return state
     return with_cache(state, program, placement and placement.cache)
 
 

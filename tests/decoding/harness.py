@@ -1,14 +1,12 @@
 """Short ways to run rows through the compiled decode, for the tests of this folder."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from leapjax import DecodeConfig, Request
 from leapjax.decoding import initial_state, program_for, run_jit
-from leapjax.serve.lane import empty_state
+from leapjax.decoding.state import with_cache
 from leapjax.testing import tiny_config, tiny_params
 from leapjax.types import COMMIT_KINDS
 
@@ -39,10 +37,7 @@ def request(ids, config, id=0, **more):
 def start(requests, program, slots=None):
     """The initial state on the device, with its cache if it has one."""
     state = jax.tree.map(jnp.asarray, initial_state(requests, program, slots))
-    if program.cache != "none":
-        empty = empty_state(program, state.done.shape[0])
-        state = dataclasses.replace(state, cache=empty.cache)
-    return state
+    return with_cache(state, program)
 
 
 def run(params, state, program, passes=10_000):

@@ -125,13 +125,12 @@ def test_a_waiting_row_takes_no_step(models):
 
 
 def test_the_loop_does_not_copy_the_cache(models):
-    from leapjax.decoding.cached import cache_shape
-
     lm = models["llada-a"]
     request = lm.request([1, 2, 3], DecodeConfig(gen_length=32, block_length=8, cache="dual"))
     program = lm.engine(4, True, 1).program(request)
     text = compile_run(lm.params, program, 4).as_text()
-    shape = "f32[" + ",".join(map(str, cache_shape(program, 4))) + "]"
+    keys, _ = program.kv_cache.shapes(program, 4)
+    shape = "f32[" + ",".join(map(str, keys.shape)) + "]"
     copies = [
         line for line in text.splitlines() if shape in line.split("(")[0] and " copy(" in line
     ]

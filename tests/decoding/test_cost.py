@@ -26,9 +26,8 @@ LAYER = 9  # products: q, k, v, scores, mixed, o, gate, up, down
 def program(cache, family="llada", length=T, gen_length=32, **options):
     config = tiny_config(family, vocab_size=V)
     job = DecodeConfig(gen_length=gen_length, block_length=W, cache=cache, **options)
-    group = 0 if cache == "none" else 1
     return program_for(
-        job, config, length=length, dtype="float32", eot_token_id=None, refresh_group=group
+        job, config, length=length, dtype="float32", eot_token_id=None, refresh_group=1
     )
 
 

@@ -5,7 +5,6 @@ See tests/golden/README.md. Cases of one structure share a batch and a compiled 
 
 import collections
 import functools
-import importlib.util
 import json
 from pathlib import Path
 
@@ -83,9 +82,6 @@ def test_all_cases_are_there():
 )
 def test_decodes_are_the_originals(group):
     cases = GROUPS[group]
-    if cases[0]["options"].get("cache", "none") != "none":
-        if importlib.util.find_spec("leapjax.decoding.cached") is None:
-            pytest.skip("no KV cache yet: leapjax/decoding/cached.py is missing")
     model, params, end_of_turn = load(cases[0]["model"])
     configs = [DecodeConfig(**c["options"]) for c in cases]
     programs = {

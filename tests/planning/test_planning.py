@@ -11,7 +11,6 @@ from jax.extend.core import jaxprs_in_params
 from leapjax.cli import plan as command
 from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for
-from leapjax.decoding.cached import cache_shape
 from leapjax.errors import UserError
 from leapjax.models import transformer
 from leapjax.models.config import param_shapes
@@ -29,7 +28,7 @@ def program(name="llada-8b", cache="dual", length=768):
         length=length,
         dtype="bfloat16",
         eot_token_id=None,
-        refresh_group=0 if cache == "none" else 4,
+        refresh_group=4,
     )
 
 
@@ -121,12 +120,12 @@ def test_flops_are_those_of_the_traced_model():
     def ids(n):
         return jax.ShapeDtypeStruct((rows, n), jnp.int32)
 
-    one = jax.ShapeDtypeStruct(cache_shape(made, rows), jnp.float32)
+    stored = made.kv_cache.shapes(made, rows)
     start = jax.ShapeDtypeStruct((rows,), jnp.int32)
     where, alone = chips.parse("v5e:1x1"), MeshShape()
     for positions, traced in (
-        (t, jax.make_jaxpr(full)(params, ids(t), ids(w), (one, one))),
-        (w, jax.make_jaxpr(window)(params, ids(w), start, (one, one))),
+        (t, jax.make_jaxpr(full)(params, ids(t), ids(w), stored)),
+        (w, jax.make_jaxpr(window)(params, ids(w), start, stored)),
     ):
         time = roofline.pass_time(where, alone, made, rows, rows, positions)
         assert time.compute * 197e12 == pytest.approx(dots(traced.jaxpr))

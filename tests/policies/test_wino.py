@@ -70,7 +70,7 @@ def test_the_shadow_sees_all_but_its_own_token(family):
     columns, _ = block_columns(state.block, program)
     tokens = state.tokens.at[:, columns[0]].set(jnp.array([[9, 10, 11, 12], [1, 2, 3, 4]]))
     state = dataclasses.replace(state, tokens=tokens)
-    full = jax.jit(forward.uncached, static_argnums=3)
+    full = jax.jit(forward.model_pass, static_argnums=3)
     seen = full(params, state, columns, program)
     without = full(params, state, columns, plain)
     np.testing.assert_allclose(seen.hidden, without.hidden, atol=1e-5)

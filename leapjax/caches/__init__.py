@@ -1,0 +1,16 @@
+"""KV caches: one file each, one line in the registry.
+
+This package knows nothing of policies, attention rules or options; `leapjax.config.pairs`
+says which of them go together.
+"""
+
+from __future__ import annotations
+
+from leapjax.caches.base import Cache, Outcome
+from leapjax.caches.dual import Dual
+from leapjax.caches.none import NoCache
+from leapjax.caches.prefix import Prefix
+
+CACHES: dict[str, Cache] = {cache.name: cache for cache in (NoCache(), Prefix(), Dual())}
+
+__all__ = ["CACHES", "Cache", "Outcome"]

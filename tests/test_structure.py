@@ -1,0 +1,63 @@
+"""The structure that the code keeps, counted in the source."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from leapjax.caches import CACHES
+
+ROOT = Path(__file__).parents[1]
+
+
+def sources(without: str = "") -> dict[str, str]:
+    """Text of the code's files by path; those below the folder `without` are left out."""
+    roots = ("leapjax", "converters", "scripts")
+    files = [p for root in roots for p in ROOT.glob(f"{root}/**/*.py")]
+    paths = {p.relative_to(ROOT).as_posix(): p for p in sorted(files)}
+    return {n: p.read_text() for n, p in paths.items() if not without or not n.startswith(without)}
+
+
+def cache_branches(source: str) -> Iterator[str]:
+    """Comparisons with, and tables keyed by, the name of a cache."""
+    names = set(CACHES)
+    for node in ast.walk(ast.parse(source)):
+        said = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)} & names
+        if isinstance(node, ast.Compare):
+            # "none" and "prefix" are words of other options too.
+            found = said and ("cache" in ast.unparse(node).lower() or "dual" in said)
+        elif isinstance(node, ast.Dict):
+            keys = {k.value for k in node.keys if isinstance(k, ast.Constant)}
+            found = len(keys & names) > 1
+        else:
+            found = isinstance(node, ast.MatchValue) and said - {"none"}
+        if found:
+            yield f"line {node.lineno}: {ast.unparse(node)}"
+
+
+def test_only_caches_branch_on_the_name_of_a_cache():
+    """Elsewhere the cache is asked: `stores`, `exact`, `columns(program)`, …"""
+    elsewhere = sources(without="leapjax/caches/")
+    assert len(elsewhere) > 150
+    found = [f"{name}, {b}" for name, text in elsewhere.items() for b in cache_branches(text)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'if program.cache == "none": pass',
+        'x = 0 if config.cache != "none" else 1',
+        'assert cache in ("none", "dual")',
+        'n = {"none": 2, "dual": 10}[case.cache]',
+        'match cache:\n    case "prefix": pass',
+    ],
+)
+def test_a_branch_is_found(line):
+    assert list(cache_branches(line))
+
+
+def test_other_words_are_no_branch():
+    assert not list(cache_branches('if shape == "none" or kind in ("prefix", "suffix"): pass'))
+    assert not list(cache_branches('own = {"policy": "low_confidence", "cache": "none"}'))
