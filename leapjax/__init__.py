@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from leapjax.lm import LM
     from leapjax.loader import embedded_path, load
     from leapjax.models.config import ModelConfig
+    from leapjax.policies import register_policy
     from leapjax.types import Completion, Request
 
 _HOME = {
@@ -32,6 +33,7 @@ _HOME = {
     "UserError": "leapjax.errors",
     "embedded_path": "leapjax.loader",
     "load": "leapjax.loader",
+    "register_policy": "leapjax.policies",
 }
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "__version__",
     "embedded_path",
     "load",
+    "register_policy",
 ]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from leapjax.config import FIELDS, check_keys
+from leapjax.config import OPTIONS, check_keys
 from leapjax.config.check import shown
 from leapjax.errors import UserError
 from leapjax.types import Request
@@ -131,4 +131,4 @@ def check_names(options: Mapping[str, Any], method: str, *own: str) -> None:
     Raises:
       UserError: an unknown name.
     """
-    check_keys(options, f"{method}()", (*FIELDS, *own), "argument")
+    check_keys(options, f"{method}()", (*OPTIONS, *own), "argument")

@@ -1,6 +1,6 @@
 """Decode options as YAML files and command lines say them; `leapjax.config.resolve` merges them.
 
-Flags and keys are made from `DecodeConfig`'s fields, so they can't drift apart.
+Flags and keys are made from the options' declarations, so they can't drift apart.
 """
 
 from __future__ import annotations
@@ -14,18 +14,12 @@ from typing import Any
 
 import yaml
 
-from leapjax.config import FIELDS, OWN, POLICY_OPTIONS, check_keys
+from leapjax.config import OPTIONS, check_keys
 from leapjax.config.check import shown
 from leapjax.errors import UserError
+from leapjax.policies import PARAMETERS, POLICIES, Parameter
 
-# How `--help` groups the flags; a field in no group lands in the last.
-_GROUPS = {
-    "policy (which positions commit)": ("policy", *POLICY_OPTIONS),
-    "sampling": ("temperature", "top_p", "top_k", "seed", "cfg_scale"),
-    "canvas and loop": (),
-}
-
-
+_SAMPLING = ("temperature", "top_p", "top_k", "seed", "cfg_scale")
 _FEW = 4  # choices that fit into a usage line
 
 
@@ -123,7 +117,7 @@ def read_config(path: str | Path) -> ConfigFile:
         value = {}  # a file of comments only
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected option names and values, such as `threshold: 0.9`")
-    check_keys(value, path, (*FIELDS, "model"), "key")
+    check_keys(value, path, (*OPTIONS, "model"), "key")
     model = value.pop("model", None)
     if model is not None and not isinstance(model, str):
         raise UserError(f"{path}: model is {shown(model)}; expected a path or a hub id")
@@ -136,45 +130,60 @@ def add_option_flags(parser: argparse.ArgumentParser) -> None:
     Args:
       parser: the parser of a command.
     """
-    grouped = {name for names in _GROUPS.values() for name in names}
-    for title, names in _GROUPS.items():
+    groups = {
+        "policy (which positions commit)": ["policy", *PARAMETERS],
+        "sampling": _SAMPLING,
+        "canvas and loop": [n for n in OPTIONS if n not in ("policy", *PARAMETERS, *_SAMPLING)],
+    }
+    for title, names in groups.items():
         group = parser.add_argument_group(title)
-        for name in names or [n for n in FIELDS if n not in grouped]:
-            _add_flag(group, FIELDS[name])
+        for name in names:
+            _add_flag(group, OPTIONS[name])
 
 
-def set_flags(args: argparse.Namespace, names: Iterable[str] = (*FIELDS,)) -> dict[str, Any]:
+def set_flags(args: argparse.Namespace, names: Iterable[str] | None = None) -> dict[str, Any]:
     """The options that the command line sets.
 
     Args:
       args: of a command.
       names: the options among its flags; default: all.
     """
-    given = {n: getattr(args, n, None) for n in names}
+    given = {n: getattr(args, n, None) for n in (OPTIONS if names is None else names)}
     return {n: v for n, v in given.items() if v is not None}
 
 
-def _add_flag(group, field: dataclasses.Field) -> None:
-    flag, kind, choices = f"--{field.name.replace('_', '-')}", *_meta(field)
-    text = field.metadata["help"].replace("%", "%%")
-    if field.default is not None and kind is not bool:
-        text = f"{text} (default: {field.default})"
-    if kind is bool:
-        text = f"{text} (default: {'on' if field.default else 'off'})"
+def _add_flag(group, p: Parameter) -> None:
+    flag, choices = f"--{p.name.replace('_', '-')}", p.choices
+    text, usual = p.help, p.default
+    if p.name == "policy":
+        choices = tuple(POLICIES)
+    if p.name in PARAMETERS:
+        readers = [policy.name for policy in POLICIES.values() if p.name in policy.reads]
+        text, usual = f"{text}{_readers(p, readers)}", None
+        if len(readers) == 1:
+            text = argparse.SUPPRESS  # one policy's own: `--help-policies` explains it
+    text = text.replace("%", "%%")
+    if p.kind is bool:
+        if p.name not in PARAMETERS:
+            text = f"{text} (default: {'on' if usual else 'off'})"
         group.add_argument(flag, default=None, action=argparse.BooleanOptionalAction, help=text)
         return
-    metavar = "{" + ",".join(choices) + "}" if choices else {int: "N", float: "X"}.get(kind, "WORD")
-    if choices and len(choices) > _FEW:
+    if usual is not None:
+        text = f"{text} (default: {usual})"
+    metavar = {int: "N", float: "X"}.get(p.kind, "{" + ",".join(choices) + "}")
+    if len(choices) > _FEW:
         metavar, text = "NAME", f"{text}: {', '.join(choices)}"
-    if field.name in OWN:
-        text = argparse.SUPPRESS  # one policy's number: `--help-policies` explains it
-    convert = _top_k if field.name == "top_k" else {int: _whole, float: _number}.get(kind, str)
+    convert = _top_k if p.name == "top_k" else {int: _whole, float: _number}.get(p.kind, str)
     # `choices` are left to DecodeConfig, which offers the nearest.
     group.add_argument(flag, default=None, type=convert, metavar=metavar, help=text)
 
 
-def _meta(field: dataclasses.Field):
-    return field.metadata["kind"], field.metadata["choices"]
+def _readers(p: Parameter, readers: list[str]) -> str:
+    """Who reads a shared parameter, if they are few, and its defaults."""
+    usual = {name: POLICIES[name].reads[p.name] for name in readers}
+    others = [f"{n} {own.default}" for n, own in usual.items() if own.default != p.default]
+    said = ", ".join([str(p.follows or p.default), *others])
+    return f" ({', '.join(readers)}; {said})" if len(readers) < _FEW else f" (default: {said})"
 
 
 def _whole(text: str) -> int:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
-import jax
-
 # Why a position was committed; the codes stored in `commit_kind`, in this order.
 COMMIT_KINDS = ("none", "top1", "anchor", "propagated", "schedule")
 NONE, TOP1, ANCHOR, PROPAGATED, SCHEDULE = range(len(COMMIT_KINDS))
+
+# What a policy does with a position: nothing; decide an open one; put another token in place of
+# one that it decided; open that one again.
+KEEP, COMMIT, REPLACE, REOPEN = range(4)
 
 
 class Proposal(NamedTuple):
@@ -45,54 +47,20 @@ class Proposal(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What a policy decides in one pass.
+    """What a policy decides in one pass; `leapjax.policies.commits` makes the usual one.
 
     Attributes:
-      commit: (B, W) bool, within the masked positions it was given.
-      kind: (B, W) int8, codes of `COMMIT_KINDS`; meaningful where `commit`.
+      action: (B, W) int8, for each position `KEEP`, `COMMIT` (what is masked), `REPLACE` or
+        `REOPEN` (what the policy decided before, if it declares that it does so).
+      kind: (B, W) int8, codes of `COMMIT_KINDS`; read where a token is committed or replaced.
       memory: what the policy remembers until the block's next pass; None for most.
-      remask: (B, W) bool, decided positions that open again; None if the policy takes none back.
+      token: (B, W) int32, what `REPLACE` writes, never the mask token; None is what was proposed.
     """
 
-    commit: Any
+    action: Any
     kind: Any
     memory: Any = None
-    remask: Any = None
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class RowOptions:
-    """The numbers of a decode, one per row: traced, so changing one never recompiles.
-
-    Attributes:
-      threshold: (B,) float32 probability; an anchor has at least this confidence.
-      relaxed_threshold: (B,) float32 probability; what an anchor's neighbour needs.
-      radius: (B,) int32 positions; how far an anchor reaches.
-      steps: (B,) int32; passes over the whole canvas (fixed schedules).
-      temperature: (B,) float32; 0 takes the most probable token.
-      top_p: (B,) float32 in (0, 1]; 1 keeps everything.
-      top_k: (B,) int32; 0 keeps everything.
-      cfg_scale: (B,) float32; 0 is no guidance.
-      early_stop: (B,) bool; a finished block that holds eos ends the row.
-      logits_eos_inf: (B,) bool; eos is never proposed.
-      confidence_eos_eot_inf: (B,) bool; eos and eot proposals have confidence 0.
-      own: option name -> (B,) numbers of the row's policy alone (`leapjax.config.OWN`); empty
-        for policies without any, so that they carry nothing.
-    """
-
-    threshold: Any
-    relaxed_threshold: Any
-    radius: Any
-    steps: Any
-    temperature: Any
-    top_p: Any
-    top_k: Any
-    cfg_scale: Any
-    early_stop: Any
-    logits_eos_inf: Any
-    confidence_eos_eot_inf: Any
-    own: dict[str, Any] = dataclasses.field(default_factory=dict)
+    token: Any = None
 
 
 @dataclasses.dataclass(frozen=True)

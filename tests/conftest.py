@@ -158,6 +158,17 @@ def without_kernels(monkeypatch):
 
 
 @pytest.fixture
+def registry():
+    """The registry of policies, after the test as it was before."""
+    from unittest.mock import patch
+
+    from leapjax.policies import PARAMETERS, POLICIES, ROWS
+
+    with patch.dict(POLICIES), patch.dict(PARAMETERS), patch.dict(ROWS):
+        yield
+
+
+@pytest.fixture
 def compilations():
     """`with compilations.none(): ...` fails on a compilation; `.seen()` lists them."""
     return _compilations

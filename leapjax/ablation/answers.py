@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leapjax.ablation.grid import STRUCTURAL
-from leapjax.config import PER_ROW, DecodeConfig
+from leapjax.config import OPTIONS, DecodeConfig, per_row
 from leapjax.evaluation.measures import counts
 from leapjax.evaluation.results import Results
 from leapjax.evaluation.runner import row_settings
@@ -23,8 +22,6 @@ from leapjax.tasks import Task
 from leapjax.tasks.base import Problem
 
 Answers = Mapping[DecodeConfig, Sequence[Mapping[str, Any]]]
-# The schedule and options without a number of their own in a row belong to the structure too.
-_SHAPE = (*STRUCTURAL, "schedule")
 
 
 def greedy(config: DecodeConfig) -> DecodeConfig:
@@ -44,7 +41,8 @@ def structure(config: DecodeConfig) -> tuple[Any, ...]:
     Args:
       config: decode options.
     """
-    return tuple(config.value(name) for name in _SHAPE)
+    options = config.to_dict()
+    return tuple((name, options[name]) for name in options if not OPTIONS[name].traced)
 
 
 def numbers(config: DecodeConfig) -> dict[str, Any]:
@@ -53,7 +51,7 @@ def numbers(config: DecodeConfig) -> dict[str, Any]:
     Args:
       config: decode options.
     """
-    every = {name: config.value(name) for name in PER_ROW}
+    every = {name: config.value(name) for name in per_row()}
     return {name: value for name, value in every.items() if value is not None}
 
 
@@ -128,7 +126,7 @@ def decode(
 def _settings(lm: LM, config: DecodeConfig, batch_size: int) -> dict[str, Any]:
     """What the answers of a structure share; each line names its own numbers."""
     settings = row_settings(lm, Row(config.policy, config), batch_size)
-    shared = {n: v for n, v in settings["options"].items() if n not in PER_ROW}
+    shared = {n: v for n, v in settings["options"].items() if not OPTIONS[n].traced}
     return settings | {"options": shared}
 
 

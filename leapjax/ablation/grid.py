@@ -8,14 +8,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from leapjax.config import FIELDS, PER_ROW, POLICY_OPTIONS, DecodeConfig, check_keys
+from leapjax.config import OPTIONS, DecodeConfig, check_keys, per_row
 from leapjax.errors import UserError
-from leapjax.policies import POLICIES
+from leapjax.policies import PARAMETERS, POLICIES, Parameter
 from leapjax.policies.names import policy_of, suggestion
 
 # Options that shape the compiled program: each of their combinations is a stream of its own.
 STRUCTURAL = ("policy", "cache", "gen_length", "block_length")
-AXES = (*(name for name in PER_ROW if name != "seed"), *STRUCTURAL)
 MOST_POINTS = 10_000
 
 
@@ -76,8 +75,9 @@ def parse_axis(text: str) -> Axis:
     name = name.strip().replace("-", "_")
     if not equals or not right.strip():
         raise UserError(f"--grid {text!r}: expected NAME=a,b,c or NAME=first:last:count")
-    check_keys([name], "--grid", AXES, "axis")
-    kind = FIELDS[name].metadata["kind"]
+    axes = (*(name for name in per_row() if name != "seed"), *STRUCTURAL)
+    check_keys([name], "--grid", axes, "axis")
+    kind = OPTIONS[name].kind
     parts = right.split(":")
     if len(parts) == 1:
         values = [_value(name, kind, part.strip()) for part in right.split(",")]
@@ -146,10 +146,10 @@ def build(axes: Sequence[Axis], base: DecodeConfig) -> Grid:
         found = policy_of(p)
         if found is None:
             raise UserError(f"--grid: unknown policy {p!r}; {suggestion(p)}")
-        reading[p] = POLICIES[found[0]].defaults
+        reading[p] = POLICIES[found[0]].reads
     several = len(policies) > 1
     for name in names:
-        if name in POLICY_OPTIONS and not any(name in reads for reads in reading.values()):
+        if name in PARAMETERS and not any(name in reads for reads in reading.values()):
             raise UserError(f"--grid: policy {', '.join(policies)} does not read {name}")
     points: dict[DecodeConfig, Point] = {}
     left_out = merged = 0
@@ -157,7 +157,7 @@ def build(axes: Sequence[Axis], base: DecodeConfig) -> Grid:
         values = dict(zip(names, combination, strict=True))
         reads = reading[values.get("policy", base.policy)]
         if several:
-            values = {n: v for n, v in values.items() if n not in POLICY_OPTIONS or n in reads}
+            values = {n: v for n, v in values.items() if n not in PARAMETERS or n in reads}
         if _out_of_order(values, reads):
             left_out += 1
             continue
@@ -172,8 +172,10 @@ def build(axes: Sequence[Axis], base: DecodeConfig) -> Grid:
     return Grid(tuple(axes), tuple(points.values()), left_out, merged)
 
 
-def _out_of_order(values: Mapping[str, Any], reads: Mapping[str, Any]) -> bool:
+def _out_of_order(values: Mapping[str, Any], reads: Mapping[str, Parameter]) -> bool:
     """Whether a lower threshold, or its default, is above the threshold."""
-    threshold = values.get("threshold", reads.get("threshold"))
-    lower = [values.get(n, reads[n]) for n in ("relaxed_threshold", "low_threshold") if n in reads]
-    return any(threshold < x for x in lower)
+
+    def value(name: str) -> Any:
+        return values.get(name, reads[name].default)
+
+    return any(p.at_most and value(p.name) > value(p.at_most) for p in reads.values())

@@ -54,7 +54,7 @@ def check(config: DecodeConfig, where: str = "analyze") -> None:
       where: named at the beginning of the message.
 
     Raises:
-      UserError: a KV cache, sampling, guidance, or a policy that takes tokens back or changes
+      UserError: a KV cache, sampling, guidance, or a policy that changes committed tokens or
         logits.
     """
     policy = POLICIES[config.policy]
@@ -65,8 +65,8 @@ def check(config: DecodeConfig, where: str = "analyze") -> None:
         wrong = f"temperature {config.temperature} samples; use temperature 0"
     elif config.cfg_scale > 0:
         wrong = f"cfg_scale {config.cfg_scale} is not replayed; use cfg_scale 0"
-    elif policy.remasks:
-        wrong = f"policy {config.policy} takes tokens back; choose another policy"
+    elif policy.revises:
+        wrong = f"policy {config.policy} changes tokens that it committed; choose another policy"
     elif policy.adjust is not None:
         wrong = f"policy {config.policy} changes the logits; choose another policy"
     if wrong:

@@ -67,8 +67,8 @@ def replay_program(program: Program) -> Program:
         program,
         block_length=program.gen_length,
         policy_name="confidence_threshold",
-        schedule="even",
         refresh_group=0,
+        static=(),
     )
 
 
@@ -141,7 +141,7 @@ def replay(
         s, since, differs, pairs, agree = carry
         undecided = (commit_step < 0) | (commit_step >= s)
         canvas = jnp.where(undecided, mask, final)
-        now = dataclasses.replace(state, tokens=jnp.concatenate([given, canvas], axis=1))
+        now = state.replace(tokens=jnp.concatenate([given, canvas], axis=1))
         token, confidence = proposals(params, now, program, block_length)
         same = token == final
         awaited = commit_step >= s

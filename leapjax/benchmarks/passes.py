@@ -127,7 +127,7 @@ def bare(params, state: DecodeState, passes: int, program: Program) -> DecodeSta
             top = jnp.max(forward.window_logits(params, hidden, state, program), axis=-1)
         # Never so large, which the compiler can't know.
         changed = jnp.any(top > 1e30).astype(jnp.int32)
-        return dataclasses.replace(state, tokens=state.tokens + changed, cache=cache)
+        return state.replace(tokens=state.tokens + changed, cache=cache)
 
     return lax.fori_loop(0, passes, body, state)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from leapjax.config import PER_ROW, DecodeConfig, check_keys
+from leapjax.config import DecodeConfig, check_keys, per_row
 from leapjax.errors import UserError
 from leapjax.policies.names import policy_of, suggestion
 
@@ -102,7 +102,7 @@ def read(path: str | Path) -> Ladder:
         raise UserError(f"{path}: {value['policy']} has one setting only; write policy: {policy}")
     if not isinstance(settings, list) or not settings:
         raise UserError(f"{path}: settings should be a list of at least one setting, safe to fast")
-    allowed = [name for name in PER_ROW if name not in ("temperature", "top_p", "top_k", "seed")]
+    allowed = [name for name in per_row() if name not in ("temperature", "top_p", "top_k", "seed")]
     for number, setting in enumerate(settings, 1):
         if not isinstance(setting, dict):
             raise UserError(f"{path}: setting {number} should be options and values")

@@ -10,13 +10,12 @@ import yaml
 
 from leapjax.calibration.calibrate import Calibration
 from leapjax.calibration.promise import Promise
-from leapjax.config import FIELDS, PER_ROW, DecodeConfig
+from leapjax.config import OPTIONS, DecodeConfig
 
 
 def label(config: DecodeConfig) -> str:
     """A setting in short: the options of its own that are set."""
-    own = {n: getattr(config, n) for n in PER_ROW}
-    said = [f"{n} {v:g}" for n, v in own.items() if v is not None and v != FIELDS[n].default]
+    said = [f"{n} {v:g}" for n, v in config.changed().items() if OPTIONS[n].traced]
     return ", ".join(said) or "defaults"
 
 
@@ -63,10 +62,9 @@ def config_file(c: Calibration, facts: Mapping[str, Any], model: str | None) -> 
     assert c.chosen is not None
     t = c.tested[c.chosen]
     options = {} if model is None else {"model": model}
-    for name, field in FIELDS.items():
-        value = getattr(t.config, name)
-        if value != field.default or name in ("policy", "gen_length", "block_length"):
-            options[name] = value
+    always = ("policy", "gen_length", "block_length")
+    changed = t.config.changed()
+    options |= {n: getattr(t.config, n) for n in OPTIONS if n in changed or n in always}
     comments = {
         "chosen by": "leapjax calibrate (docs/calibration.md)",
         "prompts": c.n,

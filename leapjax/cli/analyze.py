@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
       parser: of this command.
     """
-    from leapjax.policies.names import ROWS
+    from leapjax.policies import ROWS
 
     add = parser.add_argument
     add("--model", metavar="PATH_OR_ID", help="checkpoint (default: the one in the package)")

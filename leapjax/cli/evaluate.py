@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from leapjax.caches import CACHES
     from leapjax.config import QUANTIZATIONS
     from leapjax.evaluation.settings import USUAL
-    from leapjax.policies.names import ROWS
+    from leapjax.policies import ROWS
 
     add = parser.add_argument
     add("--model", metavar="PATH_OR_ID", help="checkpoint (default: the one in the package)")

@@ -26,35 +26,30 @@ def text(width: int = 80) -> str:
     Args:
       width: columns.
     """
-    from leapjax.config import FIELDS, DecodeConfig
-    from leapjax.policies import POLICIES
-    from leapjax.policies.names import ROWS, plain
+    from leapjax.config import DecodeConfig
+    from leapjax.policies import POLICIES, ROWS
+    from leapjax.policies.registry import plain
 
     parts = [
         "A policy decides which positions commit in a pass. Choose one with --policy\n"
         "NAME; set its options as flags, YAML keys or in a record's `options`.\n"
     ]
     for name, policy in POLICIES.items():
-        config = DecodeConfig(policy=name)
         module = inspect.getmodule(policy.commit) or sys.modules[f"leapjax.policies.{name}"]
         does = (inspect.getdoc(module) or "").split("\n\n")[0]
         lines = textwrap.wrap(does, width - 2, initial_indent="  ", subsequent_indent="  ")
         lines.append(f"  source: {policy.source}")
-        also = [row for row, (known, _) in ROWS.items() if known == name and plain(row) != name]
+        also = [row for row, r in ROWS.items() if r.policy == name and plain(row) != name]
         if also:
             lines.append(f"  also called: {', '.join(also)}")
-        for option in policy.defaults:
-            value = config.value(option)
-            if policy.scheduled and option == "steps":
-                value = "gen_length"
-            start = f"  --{option.replace('_', '-')}"
-            meaning = FIELDS[option].metadata["help"].split(" (")[0]
+        for p in policy.parameters:
+            start = f"  --{p.name.replace('_', '-')}"
             lines += textwrap.wrap(
-                f"{start:<23} {meaning} (default: {value})",
+                f"{start:<23} {p.help} (default: {p.follows or p.default})",
                 width,
                 subsequent_indent=" " * 24,
                 break_on_hyphens=False,
             )
-        usual = " (default)" if name == FIELDS["policy"].default else ""
+        usual = " (default)" if name == DecodeConfig().policy else ""
         parts.append("\n".join([f"{name}{usual}", *lines, ""]))
     return "\n".join(parts)

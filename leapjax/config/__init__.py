@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from leapjax.config.decode import (
-    FIELDS,
-    OWN,
-    PER_ROW,
-    POLICY_OPTIONS,
+    OPTIONS,
     QUANTIZATIONS,
-    SCHEDULES,
     DecodeConfig,
     check_keys,
+    per_row,
     row_config,
 )
 
 __all__ = [
-    "FIELDS",
-    "OWN",
-    "PER_ROW",
-    "POLICY_OPTIONS",
+    "OPTIONS",
     "QUANTIZATIONS",
-    "SCHEDULES",
     "DecodeConfig",
     "check_keys",
+    "per_row",
     "row_config",
 ]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import math
 import reprlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from leapjax.config import pairs
 from leapjax.errors import UserError
-from leapjax.policies import POLICIES
-from leapjax.policies.names import plain, policy_of, suggestion
+from leapjax.policies import PARAMETERS, POLICIES, Parameter
+from leapjax.policies.names import policy_of, suggestion
+from leapjax.policies.registry import plain
 
 if TYPE_CHECKING:
     from leapjax.config.decode import DecodeConfig
@@ -34,24 +35,24 @@ def shown(value: Any) -> str:
         return "a number of thousands of digits"
 
 
-def coerce(field: dataclasses.Field, value: Any) -> Any:
-    """Bring a YAML, JSON or Python value to its field's type.
+def coerce(p: Parameter, value: Any) -> Any:
+    """Bring a YAML, JSON or Python value to its option's type.
 
     Args:
-      field: of `DecodeConfig`.
+      p: the option.
       value: as it came.
 
     Raises:
       UserError: it is not of that type.
     """
-    name, kind = field.name, field.metadata["kind"]
+    name, kind = p.name, p.kind
     if name == "top_k" and isinstance(value, bool | int | float | str) and value in (0, "off"):
         return None  # YAML reads a bare `off` as false
     if value is None:
-        if field.default is None:
+        if p.default is None or name in PARAMETERS:
             return None
-        raise UserError(f"{name} has no value; the default is {field.default!r}")
-    bad = UserError(f"{name} is {shown(value)}; expected {_expected(field)}")
+        raise UserError(f"{name} has no value; the default is {p.default!r}")
+    bad = UserError(f"{name} is {shown(value)}; expected {_expected(p)}")
     if getattr(value, "ndim", None) == 0:
         try:
             value = getattr(value, "item", lambda: value)()  # scalars of NumPy and JAX are welcome
@@ -62,7 +63,7 @@ def coerce(field: dataclasses.Field, value: Any) -> Any:
     if kind in (bool, str):
         if not isinstance(value, kind):
             raise bad
-        return _word(field, str(value)) if kind is str else value
+        return _word(p, str(value)) if kind is str else value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise bad
     if kind is int:
@@ -78,145 +79,175 @@ def coerce(field: dataclasses.Field, value: Any) -> Any:
     return value
 
 
-def _expected(field: dataclasses.Field) -> str:
-    choices = field.metadata["choices"]
-    if choices and field.name != "policy":
-        return f"one of {', '.join(choices)}"
-    return _WANTED[field.metadata["kind"]]
+def _expected(p: Parameter) -> str:
+    return f"one of {', '.join(p.choices)}" if p.choices else _WANTED[p.kind]
 
 
-def _word(field: dataclasses.Field, value: str) -> str:
+def _word(p: Parameter, value: str) -> str:
     """A word as the code spells it; the policy's name is looked up later."""
-    choices = field.metadata["choices"]
-    if not choices or field.name == "policy":
-        return value
-    if plain(value) in choices:
-        return plain(value)
-    near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
+    if not p.choices or plain(value) in p.choices:
+        return plain(value) if p.choices else value
+    near = difflib.get_close_matches(value, p.choices, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise UserError(f"{field.name} is {shown(value)}; {hint}choose one of {', '.join(choices)}")
+    raise UserError(f"{p.name} is {shown(value)}; {hint}choose one of {', '.join(p.choices)}")
 
 
-def policy(c: DecodeConfig) -> dict[str, Any]:
-    """What the name of a policy says, as the registry's name and `steps`.
+def in_range(p: Parameter, value: Any) -> None:
+    """Hold a value of the right type against its option's range.
+
+    Raises:
+      UserError: it is too small or too large.
+    """
+    if value is None or p.kind in (bool, str):
+        return
+    low, high = _bounds(p)
+    # What is computed with is float32, where the smallest of Python's numbers are 0.
+    at_low = p.above and low <= value <= high and np.float32(value) == np.float32(low)
+    if value < low or value > high or at_low:
+        raise UserError(f"{p.name} is {shown(value)}; expected {_range(p, value > high)}")
+
+
+def _bounds(p: Parameter) -> tuple[float, float]:
+    most = _LARGEST if p.kind is int else _MOST
+    return (-most if p.low is None else p.low), (most if p.high is None else p.high)
+
+
+def _range(p: Parameter, too_large: bool) -> str:
+    """What values an option takes, or the end that a value is beyond."""
+    low, high = _bounds(p)
+    if p.low is not None and p.high is not None:
+        if p.above:
+            return f"more than {_plain(low)} and at most {_plain(high)}"
+        return f"{_WANTED[p.kind]} between {_plain(low)} and {_plain(high)}"
+    if too_large:
+        return f"at most {_plain(high)}"
+    off = ", or leave it off" if p.default is None and p.follows is None else ""
+    return f"{'more than' if p.above else 'at least'} {_plain(low)}{off}"
+
+
+def _plain(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
+
+
+def common(values: Mapping[str, Any], options: Mapping[str, Parameter]) -> None:
+    """Check the options of every decode.
 
     Args:
-      c: options within their ranges.
+      values: by name, of the right types.
+      options: their declarations.
+
+    Raises:
+      UserError: a value is out of its range, or blocks do not divide the canvas.
+    """
+    for name, p in options.items():
+        in_range(p, values[name])
+    gen, block = values["gen_length"], values["block_length"]
+    if gen % block:
+        raise UserError(
+            f"block_length {block} does not divide gen_length {gen}; "
+            f"choose a divisor, such as {_divisor_near(gen, block)}"
+        )
+
+
+def policy(values: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """What the name of a policy means.
+
+    Args:
+      values: the options of every decode, checked.
+      own: the policies' parameters that are set.
 
     Returns:
-      The fields to set.
+      The registry's name, and the parameters that the written name fixes.
 
     Raises:
       UserError: an unknown name, or one that contradicts `steps` or `schedule`.
     """
-    found = policy_of(c.policy)
+    written, gen = values["policy"], values["gen_length"]
+    found = policy_of(written)
     if found is None:
-        raise UserError(f"policy is {shown(c.policy)}; {suggestion(c.policy)}")
+        raise UserError(f"policy is {shown(written)}; {suggestion(written)}")
     name, tokens = found
     if not tokens:
-        return {"policy": name}
+        return name, {}
     # One pass a block is the fewest that a schedule can take.
-    steps = max(c.gen_length // tokens // c.blocks, 1) * c.blocks
-    for option, given, meant in (
-        ("steps", c.steps, steps),
-        ("schedule", c.schedule, "even"),
-    ):
+    blocks = gen // values["block_length"]
+    steps = max(gen // tokens // blocks, 1) * blocks
+    for option, meant in (("steps", steps), ("schedule", "even")):
+        given = own.get(option)
         if given not in (None, meant):
             raise UserError(
-                f"{option} is {given}, but policy {c.policy} is {name} with {option} {meant}; "
+                f"{option} is {given}, but policy {written} is {name} with {option} {meant}; "
                 f"remove {option} or set policy {name}"
             )
     # A greedy decode's steps follow its canvas, as they do by default.
-    return {"policy": name} if tokens == 1 else {"policy": name, "steps": steps}
+    return name, {} if tokens == 1 else {"steps": steps}
 
 
-def ranges(c: DecodeConfig) -> None:
-    """Check each value by itself.
-
-    Raises:
-      UserError: a value is out of its range.
-    """
-    for name in ("threshold", "relaxed_threshold"):
-        value = getattr(c, name)
-        if value is not None and not 0.0 <= value <= 1.0:
-            raise UserError(f"{name} is {value}; expected a probability between 0 and 1")
-    for field in dataclasses.fields(c):
-        value, allowed = getattr(c, field.name), field.metadata.get("own")
-        if value is None or allowed is None:
-            continue
-        low, high, above = allowed["low"], allowed["high"], allowed["above"]
-        if value < low or (above and value == low):
-            least = "more than" if above else "at least"
-            raise UserError(f"{field.name} is {shown(value)}; expected {least} {low}")
-        if value > high:
-            raise UserError(f"{field.name} is {shown(value)}; expected at most {high:g}")
-    for name, least in (("radius", 0), ("steps", 1), ("gen_length", 1), ("block_length", 1)):
-        value = getattr(c, name)
-        if value is not None and value < least:
-            raise UserError(f"{name} is {shown(value)}; expected at least {least}")
-        if value is not None and value > _LARGEST:
-            raise UserError(f"{name} is {shown(value)}; expected at most {_LARGEST}")
-    if c.gen_length % c.block_length:
-        raise UserError(
-            f"block_length {c.block_length} does not divide gen_length {c.gen_length}; "
-            f"choose a divisor, such as {_divisor_near(c.gen_length, c.block_length)}"
-        )
-    for name in ("temperature", "cfg_scale"):
-        value = getattr(c, name)
-        if value < 0:
-            raise UserError(f"{name} is {value}; expected 0 or more")
-        if value > _MOST:
-            raise UserError(f"{name} is {value}; expected at most {_MOST:g}")
-    # What is computed with is float32, where the smallest of Python's numbers are 0.
-    if not 0.0 < np.float32(c.top_p) <= 1.0 or c.top_p > 1.0:
-        raise UserError(f"top_p is {c.top_p}; expected more than 0 and at most 1")
-    if c.top_k is not None and not 1 <= c.top_k <= _LARGEST:
-        raise UserError(f"top_k is {shown(c.top_k)}; expected at least 1, or leave it off")
-    if not 0 <= c.seed < 2**32:
-        raise UserError(f"seed is {shown(c.seed)}; expected 0 to 2**32 - 1")
-
-
-def together(c: DecodeConfig, policy_options: tuple[str, ...]) -> None:
-    """Check values against the policy, and against each other.
+def parameters(c: DecodeConfig) -> None:
+    """Check the parameters that are set against the policy, and the values in force together.
 
     Args:
-      c: options within their ranges.
-      policy_options: names of those that belong to some policies only.
+      c: options, each of its type.
 
     Raises:
-      UserError: the policy does not read an option that is set, or two contradict each other.
+      UserError: the policy does not read a parameter that is set, a value is out of its range,
+        or two contradict each other.
     """
     chosen = POLICIES[c.policy]
-    for name in policy_options:
-        if getattr(c, name) is not None and name not in chosen.defaults:
-            reads = ", ".join(chosen.defaults) or "none"
+    for name, value in c.parameters:
+        if name not in chosen.reads:
+            reads = ", ".join(chosen.reads) or "none"
             raise UserError(
                 f"{name} is set, but policy {c.policy} does not read it (it reads: {reads}); "
                 f"remove it or choose another policy"
             )
-    if c.radius is not None and None not in (c.radius_left, c.radius_right):
-        raise UserError(
-            "radius is set, but radius_left and radius_right leave nothing to it; remove one"
-        )
-    for lower in ("relaxed_threshold", "low_threshold"):
-        if lower in chosen.defaults and c.value(lower) > c.value("threshold"):
-            raise UserError(
-                f"{lower} {c.value(lower)} is above threshold {c.value('threshold')}; "
-                f"lower {lower} or raise threshold"
-            )
+        in_range(chosen.reads[name], value)
+    if chosen.check is not None:
+        chosen.check(c)
     if wrong := pairs.refusal(c.cache, policy=c.policy):
         raise UserError(wrong)
-    if chosen.scheduled:
-        if c.value("schedule") == "dream" and c.block_length != c.gen_length:
+    for p in chosen.parameters:
+        if p.at_most and c.value(p.name) > c.value(p.at_most):
             raise UserError(
-                f"schedule dream runs over the whole canvas; set block_length to gen_length "
-                f"({c.gen_length}), not {c.block_length}"
+                f"{p.name} {c.value(p.name)} is above {p.at_most} {c.value(p.at_most)}; "
+                f"lower {p.name} or raise {p.at_most}"
             )
-        if c.value("steps") % c.blocks:
+        if p.check is not None:
+            p.check(c)
+
+
+def declaration(p: Parameter, where: str) -> None:
+    """Check what a policy declares of a parameter.
+
+    Args:
+      p: the parameter.
+      where: for messages, such as `policy mine`.
+
+    Raises:
+      UserError: it is no usable option, or contradicts another policy's of the same name.
+    """
+    from leapjax.config.decode import COMMON, DecodeConfig
+
+    here, known = f"{where}: parameter {p.name!r}", PARAMETERS.get(p.name)
+    if not p.name.isidentifier() or plain(p.name) != p.name:
+        raise UserError(f"{here}: a name is of small letters, digits and underscores")
+    if p.name in COMMON or hasattr(DecodeConfig, p.name):
+        raise UserError(f"{here} is an option of every decode; choose another name")
+    if p.kind not in _WANTED or (p.kind is str and (p.traced or not p.choices)):
+        raise UserError(f"{here}: kind is int, float, bool, or str with choices and traced=False")
+    for field in ("kind", "choices", "traced"):
+        if known is not None and getattr(p, field) != getattr(known, field):
             raise UserError(
-                f"steps {c.value('steps')} is not a multiple of the {c.blocks} blocks "
-                f"(gen_length {c.gen_length} / block_length {c.block_length})"
+                f"{here}: {field} is {getattr(p, field)}, but another policy declares "
+                f"{getattr(known, field)}; choose another name"
             )
+    if p.follows is None:
+        if p.default is None:
+            raise UserError(f"{here} has no default; set default or follows")
+        try:
+            in_range(p, coerce(p, p.default))
+        except UserError as e:
+            raise UserError(f"{where}: the default of {e}") from e
 
 
 def _divisor_near(n: int, wanted: int) -> int:

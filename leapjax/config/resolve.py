@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from leapjax.config.check import shown
-from leapjax.config.decode import FIELDS, POLICY_OPTIONS, DecodeConfig, check_keys
+from leapjax.config.decode import COMMON, DecodeConfig, check_keys
 from leapjax.errors import UserError
 from leapjax.options import ConfigFile, read_config
-from leapjax.policies import POLICIES
+from leapjax.policies import PARAMETERS, POLICIES
 from leapjax.policies.names import policy_of
 
 CHECKPOINT_FILE = "decode.yaml"
@@ -45,7 +45,7 @@ def checkpoint_options(model: str | Path | None) -> ConfigFile:
     if not path.is_file():
         return ConfigFile(str(path), {} if model is not None else _of_the_task())
     file = read_config(path)
-    for name in ("policy", *POLICY_OPTIONS):
+    for name in ("policy", *PARAMETERS):
         if name in file.options:
             raise UserError(f"{path}: {name} does not belong here; only what every policy reads")
     if file.model is not None:
@@ -89,7 +89,7 @@ def resolve(
         for name in _unread(given, written):
             warn(
                 f"{file.path}: {name} is left out, policy {given['policy']} does not read it "
-                f"(the file is for {written.get('policy', FIELDS['policy'].default)})"
+                f"(the file is for {written.get('policy', COMMON['policy'].default)})"
             )
             del written[name]
     own = dict(checkpoint.options) if checkpoint else {}
@@ -114,17 +114,17 @@ def resolve(
 def _unread(given: Mapping[str, Any], written: Mapping[str, Any]) -> list[str]:
     """Options of a file that are for its own policy and not for the given one."""
     wanted = policy_of(given["policy"]) if isinstance(given["policy"], str) else None
-    files = written.get("policy", FIELDS["policy"].default)
+    files = written.get("policy", COMMON["policy"].default)
     theirs = policy_of(files) if isinstance(files, str) else None
     if wanted is None or theirs is None or wanted == theirs:
         return []
     name, tokens = wanted
     # `greedy` says how many tokens a step commits, and so what steps and schedule are.
     fixed = ("steps", "schedule") if tokens else ()
-    reads = [n for n in POLICIES[name].defaults if n not in fixed]
+    reads = [n for n in POLICIES[name].reads if n not in fixed]
     if name == theirs[0]:
-        reads += [n for n in POLICY_OPTIONS if n not in fixed]  # only a fixed schedule's differ
-    return [n for n in POLICY_OPTIONS if n in written and n not in given and n not in reads]
+        reads += [n for n in PARAMETERS if n not in fixed]  # only a fixed schedule's differ
+    return [n for n in PARAMETERS if n in written and n not in given and n not in reads]
 
 
 def from_python(
@@ -163,17 +163,16 @@ def _followed(options: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, 
     `threshold=0.5` alone is then a decode and no contradiction of the default 0.75. On command
     lines and in records, which nobody watches, it is refused.
     """
-    out, threshold = dict(options), options.get("threshold")
-    policy = options.get("policy", said.get("policy", FIELDS["policy"].default))
+    out = dict(options)
+    policy = options.get("policy", said.get("policy", COMMON["policy"].default))
     found = policy_of(policy) if isinstance(policy, str) else None
-    if found is None or isinstance(threshold, bool) or not isinstance(threshold, int | float):
-        return out
-    for lower in ("relaxed_threshold", "low_threshold"):
-        default = POLICIES[found[0]].defaults.get(lower)
-        if default is None or lower in out or lower in said or not 0 <= threshold < default:
+    for p in POLICIES[found[0]].parameters if found else ():
+        upper = options.get(p.at_most or "")
+        if p.default is None or isinstance(upper, bool) or not isinstance(upper, int | float):
             continue
-        out[lower] = threshold
-        _warn(f"{lower} is {threshold}, as threshold is; its default {default} is above that")
+        if p.name not in out and p.name not in said and 0 <= upper < p.default:
+            out[p.name] = upper
+            _warn(f"{p.name} is {upper}, as {p.at_most} is; its default {p.default} is above that")
     return out
 
 

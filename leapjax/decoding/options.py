@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
 
-from leapjax.config import OWN, PER_ROW, POLICY_OPTIONS, check_keys
+from leapjax.config import check_keys, per_row
 from leapjax.decoding.program import Program
 from leapjax.decoding.state import DecodeState
 from leapjax.errors import UserError
+from leapjax.policies import PARAMETERS
 
 # What has an effect only where it was compiled in.
 _COMPILED = {
@@ -38,23 +38,23 @@ def with_options(state: DecodeState, program: Program, **numbers: Any) -> Decode
     Raises:
       UserError: an unknown option, one that is static, or one that this program does not read.
     """
-    names = [name for name in PER_ROW if name != "seed"]
+    names = [name for name in per_row() if name != "seed"]
     check_keys(numbers, "with_options()", names)
-    own, fields = dict(state.options.own), {}
+    own, fields = dict(state.options.parameters), {}
     for name, value in numbers.items():
-        if name in POLICY_OPTIONS and name not in program.policy.defaults:
+        if name in PARAMETERS and name not in own:
             raise UserError(f"{name}: policy {program.policy_name} does not read it")
         part, how = _COMPILED.get(name, (None, None))
         if part is not None and not getattr(program, part):
             raise UserError(f"{name}: not compiled into this program; make the batch with {how}")
-        # A row's reach to either side was made from its radius.
-        sides = [f"radius_{side}" for side in ("left", "right")] if name == "radius" else []
-        for target in (name, *(s for s in sides if s in own and s not in numbers)):
-            if target in OWN:
-                own[target] = _rows(value, own[target])
-            else:
-                fields[target] = _rows(value, getattr(state.options, target))
-    return dataclasses.replace(state, options=dataclasses.replace(state.options, own=own, **fields))
+        if name not in own:
+            fields[name] = _rows(value, getattr(state.options, name))
+            continue
+        # The rows' values of what follows it were made from it.
+        followers = [p.name for p in program.policy.parameters if p.follows == name]
+        for target in (name, *(f for f in followers if f not in numbers)):
+            own[target] = _rows(value, own[target])
+    return state.replace(options=state.options.replace(parameters=own, **fields))
 
 
 def _rows(value: Any, like: Any):

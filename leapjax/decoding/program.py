@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -19,7 +20,6 @@ class Program:
     Attributes:
       model: the model's shape and special ids.
       policy_name: name in `leapjax.policies.POLICIES`.
-      schedule: `even` or `dream`; read by fixed schedules.
       cache: name in `leapjax.caches.CACHES`.
       gen_length: canvas C, tokens.
       block_length: block W, tokens.
@@ -31,11 +31,11 @@ class Program:
       dtype: compute dtype's name.
       infill: open positions may be anywhere; no canvas is appended.
       refresh_group: rows G that may refresh their cache in one iteration; 0 is all of them.
+      static: (name, value) of the policy's parameters that are not traced.
     """
 
     model: ModelConfig
     policy_name: str
-    schedule: str
     cache: str
     gen_length: int
     block_length: int
@@ -47,6 +47,7 @@ class Program:
     dtype: str
     infill: bool = False
     refresh_group: int = 0
+    static: tuple[tuple[str, Any], ...] = ()
 
     @property
     def policy(self) -> Policy:
@@ -61,7 +62,12 @@ class Program:
     @property
     def holds_masks(self) -> bool:
         """Dream's schedule: a position whose best token is the mask may stay open."""
-        return self.policy.scheduled and self.schedule == "dream"
+        return self.schedule == "dream"
+
+    @property
+    def schedule(self) -> str | None:
+        """`even` or `dream` where a fixed schedule is followed, else None."""
+        return dict(self.static).get("schedule")
 
     @property
     def blocks(self) -> int:
@@ -96,10 +102,10 @@ def program_for(
       refresh_group: see `Program`; without a stored cache it says nothing.
     """
     sampling = config.temperature > 0
+    parameters = POLICIES[config.policy].parameters
     return Program(
         model=model,
         policy_name=config.policy,
-        schedule=config.value("schedule") or "even",
         cache=config.cache,
         gen_length=config.gen_length,
         block_length=config.block_length,
@@ -111,4 +117,5 @@ def program_for(
         dtype=dtype,
         infill=infill,
         refresh_group=refresh_group if CACHES[config.cache].stores else 0,
+        static=tuple((p.name, config.value(p.name)) for p in parameters if not p.traced),
     )

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from leapjax.decoding.program import Program
-from leapjax.types import Proposal, RowOptions
+from leapjax.decoding.state import RowOptions
+from leapjax.types import Proposal
 
 _NEVER = np.float32(-np.inf)
 

@@ -13,16 +13,39 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
-from leapjax.config import OWN
+from leapjax.config import DecodeConfig
 from leapjax.decoding.program import Program
 from leapjax.idset import digest
-from leapjax.types import Request, RowOptions
+from leapjax.types import Request
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class DecodeState:
+class RowOptions(struct.PyTreeNode):
+    """The numbers of a decode, one per row: traced, so changing one never recompiles.
+
+    Attributes:
+      temperature: (B,) float32; 0 takes the most probable token.
+      top_p: (B,) float32 in (0, 1]; 1 keeps everything.
+      top_k: (B,) int32; 0 keeps everything.
+      cfg_scale: (B,) float32; 0 is no guidance.
+      early_stop: (B,) bool; a finished block that holds eos ends the row.
+      logits_eos_inf: (B,) bool; eos is never proposed.
+      confidence_eos_eot_inf: (B,) bool; eos and eot proposals have confidence 0.
+      parameters: name -> (B,) float32, int32 or bool of each traced parameter of the policy.
+    """
+
+    temperature: Any
+    top_p: Any
+    top_k: Any
+    cfg_scale: Any
+    early_stop: Any
+    logits_eos_inf: Any
+    confidence_eos_eot_inf: Any
+    parameters: dict[str, Any]
+
+
+class DecodeState(struct.PyTreeNode):
     """State of B rows (B slots, T columns).
 
     Attributes:
@@ -70,6 +93,8 @@ class DecodeState:
     cache: Any = None
     memory: Any = None
 
+
+_DTYPES = {int: np.int32, float: np.float32, bool: np.bool_}
 
 # Fields that refilling a slot leaves alone: not one per row, or void in a block's first pass.
 SHARED = ("iteration", "cache", "memory")
@@ -169,38 +194,29 @@ def row_arrays(request: Request, program: Program) -> dict[str, Any]:
         "key": key_material(request),
         "due": np.int32(0 if program.kv_cache.stores else -1),
         "options": {
-            "threshold": np.float32(c.value("threshold") or 0.0),
-            "relaxed_threshold": np.float32(c.value("relaxed_threshold") or 0.0),
-            "radius": np.int32(c.value("radius") or 0),
-            "steps": np.int32(c.value("steps") or 1),
             "temperature": np.float32(c.temperature),
             "top_p": np.float32(c.top_p),
             "top_k": np.int32(c.top_k or 0),
             "cfg_scale": np.float32(c.cfg_scale),
             # Infilling has no end, and what a policy may take back has not ended.
             "early_stop": np.bool_(
-                c.early_stop and not request.infill and not program.policy.remasks
+                c.early_stop and not request.infill and not program.policy.reopens
             ),
             "logits_eos_inf": np.bool_(c.logits_eos_inf),
             "confidence_eos_eot_inf": np.bool_(c.confidence_eos_eot_inf),
-            "own": {
-                name: _own(c, name, program) for name in OWN if name in program.policy.defaults
+            "parameters": {
+                p.name: _DTYPES[p.kind](c.value(p.name) or 0)
+                for p in program.policy.parameters
+                if p.traced
             },
         },
     }
 
 
-def _own(config, name: str, program: Program):
-    """A policy's own number; an idle slot, which sets nothing, has the policy's default."""
-    value = config.value(name)
-    value = program.policy.defaults[name] if value is None else value
-    value = 0 if value is None else value
-    return np.int32(value) if OWN[name] is int else np.float32(value)
-
-
 def idle_row(program: Program) -> dict[str, Any]:
     """A row that is done from the start: what an empty slot holds."""
-    config = _IdleConfig()
+    shape = {name: getattr(program, name) for name in ("gen_length", "block_length")}
+    config = DecodeConfig(policy=program.policy_name, **shape)
     row = row_arrays(Request(id="", ids=(), config=config, seed=0), program)
     row["tokens"][:] = program.model.pad_token_id
     row["open"][:] = False
@@ -208,20 +224,6 @@ def idle_row(program: Program) -> dict[str, Any]:
     row["done"] = np.bool_(True)
     row["due"] = np.int32(-1)
     return row
-
-
-class _IdleConfig:
-    """Numbers for a slot nobody uses."""
-
-    temperature = cfg_scale = 0.0
-    top_p = 1.0
-    top_k = None
-    seed = 0
-    early_stop = logits_eos_inf = confidence_eos_eot_inf = False
-
-    def value(self, name):
-        """No option is set."""
-        return None
 
 
 def stack_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -266,7 +268,7 @@ def with_cache(state: DecodeState, program: Program, sharding=None) -> DecodeSta
       sharding: see `Cache.init`.
     """
     cache = program.kv_cache.init(program, state.done.shape[0], sharding)
-    return dataclasses.replace(state, cache=cache)
+    return state.replace(cache=cache)
 
 
 def refill(state: DecodeState, rows: dict[str, Any], chosen) -> DecodeState:
@@ -286,7 +288,7 @@ def refill(state: DecodeState, rows: dict[str, Any], chosen) -> DecodeState:
         return jnp.where(chosen.reshape(chosen.shape + (1,) * (old.ndim - 1)), new, old)
 
     fields = {}
-    for field in dataclasses.fields(DecodeState):
+    for field in dataclasses.fields(DecodeState):  # pyright: ignore[reportArgumentType]
         old = getattr(state, field.name)
         if field.name in SHARED:
             fields[field.name] = old

@@ -6,8 +6,6 @@ state -> model on the rows -> logits of each row's window -> Proposal
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
@@ -18,7 +16,7 @@ from leapjax.decoding.state import DecodeState, row_keys
 from leapjax.decoding.window import block_columns
 from leapjax.models.layers import take
 from leapjax.policies import Pass
-from leapjax.types import NONE
+from leapjax.types import COMMIT, NONE, REOPEN, REPLACE
 
 
 def noise_keys(state: DecodeState, columns, program: Program):
@@ -35,11 +33,16 @@ def noise_keys(state: DecodeState, columns, program: Program):
     return jax.vmap(jax.vmap(fold, in_axes=(None, 0)))(at_step, place)
 
 
+def passes_per_block(state: DecodeState, program: Program):
+    """(B,) int32: passes that a fixed schedule spends on each block."""
+    return state.options.parameters["steps"] // program.blocks
+
+
 def quota(state: DecodeState, masked, program: Program):
     """(B,) int32: how many positions the schedule wants; zeros for threshold policies."""
     if not program.policy.scheduled:
         return jnp.zeros_like(state.block_step)
-    passes = state.options.steps // program.blocks
+    passes = passes_per_block(state, program)
     if program.schedule == "dream":
         return schedule.dream(jnp.sum(masked, axis=1, dtype=jnp.int32), state.block_step, passes)
     return schedule.even(state.block_masks, state.block_step, passes)
@@ -59,20 +62,22 @@ def step(params, state: DecodeState, program: Program) -> DecodeState:
     columns, in_block = block_columns(state.block, program)
     result = forward.model_pass(params, state, columns, program)
     live = result.served
-    last_pass = state.block_step >= state.options.steps // program.blocks - 1
+    last_pass = None
+    if program.holds_masks:
+        last_pass = state.block_step >= passes_per_block(state, program) - 1
     keys = noise_keys(state, columns, program)
     masked = take(state.open, columns) & in_block & live[:, None]
     info = Pass(
         quota=quota(state, masked, program),
-        options=state.options,
+        parameters=state.options.parameters | dict(program.static),
         columns=columns,
         block=state.block,
         open=state.open,
         memory=_remembered(state),
     )
-    if program.policy.remasks:
+    if program.policy.revises:
         decided = take(~state.open & ~state.given, columns) & in_block & live[:, None]
-        info = info._replace(decided=decided)
+        info = info._replace(decided=decided, standing=take(state.tokens, columns))
     if streamed.applies(params, program):
         proposal = streamed.propose(params, result.hidden, state.options, program)
     else:
@@ -88,16 +93,18 @@ def step(params, state: DecodeState, program: Program) -> DecodeState:
         standing = probability(shadow, take(state.tokens, columns))
         proposal = proposal._replace(recheck=standing)
     decision = program.policy.commit(proposal, masked, info)
-    commit = masked & decision.commit
+    commit = masked & (decision.action == COMMIT)
     if proposal.held is not None:
         commit = commit & ~proposal.held
     with jax.named_scope("commit"):
         one = live.astype(jnp.int32)
         state = _commit(state, columns, commit, proposal, decision)
-        if program.policy.remasks:
-            state = _take_back(state, columns, info.decided & decision.remask, program)
-        state = dataclasses.replace(
-            state,
+        if program.policy.replaces:
+            state = _replace(state, columns, info, proposal, decision)
+        if program.policy.reopens:
+            back = info.decided & (decision.action == REOPEN)
+            state = _reopen(state, columns, back, program)
+        state = state.replace(
             steps=state.steps + one,
             block_step=state.block_step + one,
             full_passes=state.full_passes + (result.full & live).astype(jnp.int32),
@@ -140,17 +147,36 @@ def _commit(state: DecodeState, columns, commit, proposal, decision) -> DecodeSt
     )
 
 
-def _take_back(state: DecodeState, columns, remask, program: Program) -> DecodeState:
+def _replace(state: DecodeState, columns, info: Pass, proposal, decision) -> DecodeState:
+    """Put other tokens in place of some that the policy decided; a token that stays is no change.
+
+    The record of a replaced token is that of a committed one: this step, the decision's kind, and
+    the confidence that the model has in the token; 0 in a token that it did not propose.
+    """
+    token = proposal.token if decision.token is None else decision.token
+    changed = info.decided & (decision.action == REPLACE) & (token != info.standing)
+    return _write(
+        state,
+        columns,
+        changed,
+        tokens=token,
+        commit_step=jnp.broadcast_to(state.steps[:, None], changed.shape),
+        commit_kind=decision.kind,
+        commit_confidence=jnp.where(token == proposal.token, proposal.confidence, 0.0),
+    )
+
+
+def _reopen(state: DecodeState, columns, back, program: Program) -> DecodeState:
     """Open positions of the window again, as if they had never been decided."""
     return _write(
         state,
         columns,
-        remask,
-        tokens=jnp.full(remask.shape, program.model.mask_token_id, jnp.int32),
-        open=jnp.ones_like(remask),
-        commit_step=jnp.full(remask.shape, -1, jnp.int32),
-        commit_kind=jnp.full(remask.shape, NONE, jnp.int8),
-        commit_confidence=jnp.zeros(remask.shape, jnp.float32),
+        back,
+        tokens=jnp.full(back.shape, program.model.mask_token_id, jnp.int32),
+        open=jnp.ones_like(back),
+        commit_step=jnp.full(back.shape, -1, jnp.int32),
+        commit_kind=jnp.full(back.shape, NONE, jnp.int8),
+        commit_confidence=jnp.zeros(back.shape, jnp.float32),
     )
 
 
@@ -164,7 +190,7 @@ def _write(state: DecodeState, columns, where, **values) -> DecodeState:
         return put(old, merged, columns[:, 0])
 
     fields = {name: write(getattr(state, name), new) for name, new in values.items()}
-    return dataclasses.replace(state, **fields)
+    return state.replace(**fields)
 
 
 def _advance(state: DecodeState, live, program: Program) -> DecodeState:
@@ -189,8 +215,7 @@ def _advance(state: DecodeState, live, program: Program) -> DecodeState:
     in_next = (column >= block[:, None]) & (column < block[:, None] + w)
     masks = jnp.sum(still_open & in_next, axis=1, dtype=jnp.int32)
     due = program.kv_cache.next_block(state.due, moved, state.iteration)
-    return dataclasses.replace(
-        state,
+    return state.replace(
         tokens=tokens,
         open=still_open,
         done=done,

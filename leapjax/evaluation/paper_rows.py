@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from leapjax.config import FIELDS, DecodeConfig, check_keys
+from leapjax.config import OPTIONS, DecodeConfig, check_keys
 from leapjax.errors import UserError
 from leapjax.tasks import benchmark as benchmarks
 
@@ -122,7 +122,7 @@ def _row(where: str, name: str, shared: Mapping[str, Any], own: Any) -> PaperRow
     check_keys(raw, where, _KEYS, "key")
     if missing := [k for k in _KEYS if k not in raw]:
         raise UserError(f"{where}: lacks {', '.join(missing)}")
-    check_keys(raw["decode"], where, FIELDS, "option")
+    check_keys(raw["decode"], where, OPTIONS, "option")
     if raw["task"] not in TASKS or raw["template"] not in TEMPLATES:
         raise UserError(
             f"{where}: task is one of {', '.join(TASKS)}, template of {', '.join(TEMPLATES)}"
@@ -161,7 +161,7 @@ def describe(row: PaperRow) -> str:
     from leapjax.policies import POLICIES
 
     b, d = row.benchmark, row.decode
-    own = {n: d.value(n) for n in POLICIES[d.policy].defaults}
+    own = {n: d.value(n) for n in POLICIES[d.policy].reads}
     shown = {n: getattr(d, n) for n in ("policy", "gen_length", "block_length", "cache")} | own
     facts = {
         "paper": row.paper,

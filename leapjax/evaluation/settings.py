@@ -7,31 +7,11 @@ from collections.abc import Iterable
 
 from leapjax.caches import CACHES
 from leapjax.config import DecodeConfig, check_keys
+from leapjax.policies import ROWS
 from leapjax.policies.names import row_names
 
 # The rows of an evaluation that names none.
 USUAL = ("greedy", "schedule-2", "schedule-4", "schedule-8", "threshold", "localleap")
-LABELS = {
-    "greedy": "greedy, one token a step",
-    "schedule-2": "fixed schedule, 1/2 of the steps",
-    "schedule-4": "fixed schedule, 1/4 of the steps",
-    "schedule-8": "fixed schedule, 1/8 of the steps",
-    "threshold": "confidence threshold 0.9",
-    "localleap": "LocalLeap (0.9, 0.75, radius 4)",
-    "factor": "factor 1",
-    "entropy-bound": "entropy bound 0.1",
-    "hierarchy": "hierarchy (0.9, 0.4)",
-    "certainty-prior": "certainty prior (sigma 10), one token a step",
-    "position-calibration": "position calibration (0.25, 10), one token a step",
-    "klass": "KLASS (0.9, 0.01, 2 passes)",
-    "slowfast": "SlowFast (0.9, 0.3, 6 passes)",
-    "credit": "credit (0.9; 0.7, 0.2, 0.8)",
-    "wino": "WINO (0.6, 0.9)",
-    "margin": "margin, one token a step",
-    "entropy": "entropy, one token a step",
-    "random": "random order, one token a step",
-    "placebo": "placebo (0.9, 0.75, radius 4)",
-}
 BASELINE = ("greedy", "none")
 
 
@@ -40,7 +20,7 @@ class Row:
     """One row of the table.
 
     Attributes:
-      policy: a name in `leapjax.policies.names.ROWS`.
+      policy: a name in `leapjax.policies.ROWS`.
       config: the decode options it stands for.
     """
 
@@ -60,7 +40,7 @@ class Row:
     @property
     def label(self) -> str:
         """For people."""
-        return LABELS[self.policy]
+        return ROWS[self.policy].label
 
 
 def rows(policies: Iterable[str], caches: Iterable[str], base: DecodeConfig) -> list[Row]:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from leapjax.config import FIELDS, DecodeConfig, check_keys
+from leapjax.config import OPTIONS, DecodeConfig, check_keys
 from leapjax.errors import UserError
 from leapjax.integrations import generation
 
@@ -78,7 +78,7 @@ class LeapjaxLM(TemplateLM):
         from leapjax.options import read_config
         from leapjax.terminal.embedded import load
 
-        check_keys(options, "model_args", (*FIELDS, *_ARGUMENTS), "argument")
+        check_keys(options, "model_args", (*OPTIONS, *_ARGUMENTS), "argument")
         file = read_config(config) if config else None
         pretrained = pretrained or (file.model if file else None)
         own = checkpoint_options(pretrained) if lm is None else lm.defaults

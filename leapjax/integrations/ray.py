@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from leapjax import arguments
-from leapjax.config import FIELDS, check_keys
+from leapjax.config import OPTIONS, check_keys
 from leapjax.errors import UserError
 from leapjax.jobs.loop import Loop
 from leapjax.jobs.source import Item
@@ -96,7 +96,7 @@ class Decoder:
         from leapjax.fit import wanted
         from leapjax.options import read_config
 
-        check_keys(options, "Decoder", (*FIELDS, *_ARGUMENTS), "argument")
+        check_keys(options, "Decoder", (*OPTIONS, *_ARGUMENTS), "argument")
         file = read_config(config) if config else None
         model = model or (file.model if file else None)
         self.options = resolve(options, file, checkpoint_options(model))

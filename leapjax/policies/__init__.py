@@ -1,4 +1,7 @@
-"""Decoding policies: one file each, one line in the registry."""
+"""Decoding policies: one file each, one line in the list below.
+
+A policy of your own needs no line here: `leapjax.register_policy` takes it.
+"""
 
 from __future__ import annotations
 
@@ -20,28 +23,36 @@ from leapjax.policies import (
     slowfast,
     wino,
 )
-from leapjax.policies.base import Pass, Policy
+from leapjax.policies.base import Parameter, Pass, Policy, commits
+from leapjax.policies.registry import PARAMETERS, POLICIES, ROWS, add, register_policy
 
-POLICIES: dict[str, Policy] = {
-    module.POLICY.name: module.POLICY
-    for module in (
-        localleap,
-        confidence_threshold,
-        low_confidence,
-        margin,
-        entropy,
-        random,
-        factor,
-        entropy_bound,
-        hierarchy,
-        certainty_prior,
-        position_calibration,
-        klass,
-        slowfast,
-        credit,
-        wino,
-        placebo,
-    )
-}
+for _module in (
+    localleap,
+    confidence_threshold,
+    low_confidence,
+    margin,
+    entropy,
+    random,
+    factor,
+    entropy_bound,
+    hierarchy,
+    certainty_prior,
+    position_calibration,
+    klass,
+    slowfast,
+    credit,
+    wino,
+    placebo,
+):
+    add(_module.POLICY)
 
-__all__ = ["POLICIES", "Pass", "Policy"]
+__all__ = [
+    "PARAMETERS",
+    "POLICIES",
+    "ROWS",
+    "Parameter",
+    "Pass",
+    "Policy",
+    "commits",
+    "register_policy",
+]

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from leapjax.policies.base import Policy, best_of
-from leapjax.types import SCHEDULE, Decision
+from leapjax.policies.base import Parameter, Policy, best_of, commits
+from leapjax.policies.parameters import SCHEDULED
+from leapjax.types import SCHEDULE
 
 # Where the kernel ends: 5 sigma and more for every sigma that is allowed.
 REACH = 512
@@ -58,20 +59,23 @@ def commit(proposal, masked, info):
     Args:
       proposal: `.confidence` (B, W) float32 in [0, 1].
       masked: (B, W) bool, the active block's open positions.
-      info: `.quota` (B,) int32; `.open`, `.columns`; `.options.own["sigma"]` (B,) float32.
+      info: `.quota` (B,) int32; `.open`, `.columns`; `.parameters`:
+        `sigma` (B,) float32.
 
     Returns:
       A Decision of kind schedule.
     """
-    density = certainty_density(info.open, info.columns, info.options.own["sigma"])
-    chosen = best_of(proposal.confidence * density, masked, info.quota)
-    return Decision(chosen, jnp.full(chosen.shape, SCHEDULE, jnp.int8))
+    density = certainty_density(info.open, info.columns, info.parameters["sigma"])
+    return commits(best_of(proposal.confidence * density, masked, info.quota), SCHEDULE)
 
 
+SIGMA = Parameter(
+    "sigma", float, "how far known tokens lend certainty, positions", 10.0, low=0.1, high=100
+)
 POLICY = Policy(
     name="certainty_prior",
     source="d2Cache, arXiv 2509.23094",
-    defaults={"steps": None, "schedule": "even", "sigma": 10.0},
     commit=commit,
-    scheduled=True,
+    parameters=(*SCHEDULED, SIGMA),
+    label="certainty prior (sigma 10)",
 )

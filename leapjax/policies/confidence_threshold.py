@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from leapjax.policies.base import Policy, surest
-from leapjax.types import ANCHOR, TOP1, Decision
+from leapjax.policies.base import Policy, commits, surest
+from leapjax.policies.parameters import THRESHOLD
+from leapjax.types import ANCHOR, TOP1
 
 
 def commit(proposal, masked, info):
@@ -17,19 +18,20 @@ def commit(proposal, masked, info):
     Args:
       proposal: `.confidence` (B, W) float32 in [0, 1].
       masked: (B, W) bool, the active block's open positions.
-      info: `.options.threshold` (B,) float32, a probability.
+      info: `.parameters`: `threshold` (B,) float32, a probability.
 
     Returns:
       A Decision; kind anchor where the threshold is reached, else top1.
     """
-    sure = masked & (proposal.confidence >= info.options.threshold[:, None])
-    kind = jnp.where(sure, ANCHOR, TOP1).astype(jnp.int8)
-    return Decision(sure | surest(proposal.confidence, masked), kind)
+    sure = masked & (proposal.confidence >= info.parameters["threshold"][:, None])
+    kind = jnp.where(sure, ANCHOR, TOP1)
+    return commits(sure | surest(proposal.confidence, masked), kind)
 
 
 POLICY = Policy(
     name="confidence_threshold",
     source="arXiv 2505.22618",
-    defaults={"threshold": 0.9},
     commit=commit,
+    parameters=(THRESHOLD,),
+    rows=(("threshold", 0, "confidence threshold 0.9"),),
 )

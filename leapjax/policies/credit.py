@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from leapjax.policies import confidence_threshold
-from leapjax.policies.base import Policy
+from leapjax.policies.base import Parameter, Policy
+from leapjax.policies.parameters import THRESHOLD
 
 
 def memory(w, v):
@@ -32,13 +33,13 @@ def adjust(logits, barred, masked, info):
       logits: (B, W, V) float32.
       barred: (B, 1, V) bool, ids that are never proposed.
       masked: (B, W) bool, the active block's open positions.
-      info: `.options.own`: `credit_weight`, `credit_power`, `credit_decay` (B,) float32;
+      info: `.parameters`: `credit_weight`, `credit_power`, `credit_decay` (B,) float32;
         `.memory`.
 
     Returns:
       The new logits and the memory.
     """
-    own = {name: x[:, None, None] for name, x in info.options.own.items()}
+    numbers = {name: x[:, None, None] for name, x in info.parameters.items()}
     top = jnp.max(logits, axis=-1, keepdims=True)
     total = jnp.sum(jnp.exp(logits - top), axis=-1, keepdims=True)
     candidates = jnp.where(barred, -jnp.inf, logits)
@@ -46,10 +47,10 @@ def adjust(logits, barred, masked, info):
     # The lowest id of equals, as a proposal takes it.
     ids = jnp.arange(logits.shape[-1], dtype=jnp.int32)[None, None, :]
     first = jnp.min(jnp.where(candidates == best, ids, logits.shape[-1]), axis=-1, keepdims=True)
-    gain = jnp.power(jnp.exp(best - top) / total, own["credit_power"])  # (B, W, 1)
+    gain = jnp.power(jnp.exp(best - top) / total, numbers["credit_power"])  # (B, W, 1)
     gain = jnp.where(masked[..., None] & (ids == first), gain, 0.0)
-    credit = info.memory["credit"] * own["credit_decay"] + gain
-    return logits + own["credit_weight"] * jnp.log1p(credit), {"credit": credit}
+    credit = info.memory["credit"] * numbers["credit_decay"] + gain
+    return logits + numbers["credit_weight"] * jnp.log1p(credit), {"credit": credit}
 
 
 def commit(proposal, masked, info):
@@ -58,7 +59,7 @@ def commit(proposal, masked, info):
     Args:
       proposal: `.confidence` (B, W) float32 in [0, 1], credits included.
       masked: (B, W) bool, the active block's open positions.
-      info: `.options.threshold` (B,) float32, a probability; `.memory`.
+      info: `.parameters`: `threshold` (B,) float32, a probability; `.memory`.
 
     Returns:
       A Decision with memory; kind anchor where the threshold is reached, else top1.
@@ -69,13 +70,27 @@ def commit(proposal, masked, info):
 POLICY = Policy(
     name="credit",
     source="CreditDecoding, arXiv 2510.06133",
-    defaults={
-        "threshold": 0.9,
-        "credit_weight": 0.7,
-        "credit_power": 0.2,
-        "credit_decay": 0.8,
-    },
     commit=commit,
+    parameters=(
+        THRESHOLD,
+        Parameter("credit_weight", float, "weight of past proposals", 0.7, low=0),
+        Parameter(
+            "credit_power",
+            float,
+            "power of a proposal's probability that it is credited with",
+            0.2,
+            low=0,
+        ),
+        Parameter(
+            "credit_decay",
+            float,
+            "share of its credit that a token keeps each pass",
+            0.8,
+            low=0,
+            high=1,
+        ),
+    ),
+    label="credit (0.9; 0.7, 0.2, 0.8)",
     memory=memory,
     adjust=adjust,
 )

@@ -5,10 +5,9 @@ Source: Dream (arXiv 2508.15487), `entropy`.
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-
-from leapjax.policies.base import Policy, best_of
-from leapjax.types import SCHEDULE, Decision
+from leapjax.policies.base import Policy, best_of, commits
+from leapjax.policies.parameters import SCHEDULED
+from leapjax.types import SCHEDULE
 
 
 def commit(proposal, masked, info):
@@ -22,15 +21,13 @@ def commit(proposal, masked, info):
     Returns:
       A Decision of kind schedule.
     """
-    chosen = best_of(-proposal.entropy, masked, info.quota)
-    return Decision(chosen, jnp.full(chosen.shape, SCHEDULE, jnp.int8))
+    return commits(best_of(-proposal.entropy, masked, info.quota), SCHEDULE)
 
 
 POLICY = Policy(
     name="entropy",
     source="Dream (arXiv 2508.15487), `entropy`",
-    defaults={"steps": None, "schedule": "even"},
     commit=commit,
+    parameters=SCHEDULED,
     needs=frozenset({"entropy"}),
-    scheduled=True,
 )

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from leapjax.policies.base import Policy, rank
-from leapjax.types import ANCHOR, Decision
+from leapjax.policies.base import Parameter, Policy, commits, rank
+from leapjax.types import ANCHOR
 
 
 def commit(proposal, masked, info):
@@ -21,7 +21,7 @@ def commit(proposal, masked, info):
     Args:
       proposal: `.entropy` (B, W) float32 in nats.
       masked: (B, W) bool, the active block's open positions.
-      info: `.options.own["entropy_bound"]` (B,) float32 in nats, at least 0.
+      info: `.parameters`: `entropy_bound` (B,) float32 in nats, at least 0.
 
     Returns:
       A Decision of kind anchor; the least uncertain position always passes.
@@ -32,14 +32,22 @@ def commit(proposal, masked, info):
     finite = jnp.where(jnp.isinf(ordered), 0.0, ordered)
     before = jnp.cumsum(finite, axis=1) - finite
     before = jnp.take_along_axis(before, place, axis=1)  # back to the window's order
-    chosen = masked & ((before <= info.options.own["entropy_bound"][:, None]) | (place == 0))
-    return Decision(chosen, jnp.full(chosen.shape, ANCHOR, jnp.int8))
+    bound = info.parameters["entropy_bound"][:, None]
+    return commits(masked & ((before <= bound) | (place == 0)), ANCHOR)
 
 
 POLICY = Policy(
     name="entropy_bound",
     source="EB-Sampler, arXiv 2505.24857",
-    defaults={"entropy_bound": 0.1},
     commit=commit,
+    parameters=(
+        Parameter(
+            "entropy_bound",
+            float,
+            "entropy that a pass may commit beside its largest, nats",
+            0.1,
+            low=0,
+        ),
+    ),
     needs=frozenset({"entropy"}),
 )

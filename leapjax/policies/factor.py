@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from leapjax.policies.base import Policy, rank
-from leapjax.types import ANCHOR, TOP1, Decision
+from leapjax.policies.base import Parameter, Policy, commits, rank
+from leapjax.types import ANCHOR, TOP1
 
 
 def commit(proposal, masked, info):
@@ -23,7 +23,7 @@ def commit(proposal, masked, info):
     Args:
       proposal: `.confidence` (B, W) float32 in [0, 1].
       masked: (B, W) bool, the active block's open positions.
-      info: `.options.own["factor"]` (B,) float32, above 0.
+      info: `.parameters`: `factor` (B,) float32, above 0.
 
     Returns:
       A Decision; kind anchor where the bound holds, else top1.
@@ -32,14 +32,17 @@ def commit(proposal, masked, info):
     doubt = 1 - proposal.confidence
     # Both factors grow with n, so the positions that pass are a prefix of the order.
     bound = (place + 2).astype(jnp.float32) * doubt
-    sure = masked & (bound < info.options.own["factor"][:, None])
-    kind = jnp.where(sure, ANCHOR, TOP1).astype(jnp.int8)
-    return Decision(sure | (masked & (place == 0)), kind)
+    sure = masked & (bound < info.parameters["factor"][:, None])
+    return commits(sure | (masked & (place == 0)), jnp.where(sure, ANCHOR, TOP1))
 
 
 POLICY = Policy(
     name="factor",
     source="arXiv 2505.22618, factor",
-    defaults={"factor": 1.0},
     commit=commit,
+    parameters=(
+        Parameter(
+            "factor", float, "how much doubt in all the n surest may share", 1.0, low=0, above=True
+        ),
+    ),
 )

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from leapjax.policies.base import Policy, surest
-from leapjax.types import ANCHOR, PROPAGATED, TOP1, Decision
+from leapjax.policies.base import Parameter, Policy, commits, surest
+from leapjax.policies.parameters import THRESHOLD
+from leapjax.types import ANCHOR, PROPAGATED, TOP1
 
 
 def run_maximum(confidence, masked):
@@ -47,22 +48,34 @@ def commit(proposal, masked, info):
     Args:
       proposal: `.confidence` (B, W) float32 in [0, 1].
       masked: (B, W) bool, the active block's open positions.
-      info: `.options.threshold`, `.options.own["low_threshold"]` (B,) float32, probabilities.
+      info: `.parameters`: `threshold`, `low_threshold` (B,) float32, probabilities.
 
     Returns:
       A Decision; kinds anchor above the threshold, propagated for a run's surest, else top1.
     """
-    options, confidence = info.options, proposal.confidence
-    sure = masked & (confidence > options.threshold[:, None])
+    confidence = proposal.confidence
+    sure = masked & (confidence > info.parameters["threshold"][:, None])
     best = masked & (confidence == run_maximum(confidence, masked))
-    best = best & (confidence > options.own["low_threshold"][:, None])
-    kind = jnp.where(sure, ANCHOR, jnp.where(best, PROPAGATED, TOP1)).astype(jnp.int8)
-    return Decision(sure | best | surest(confidence, masked), kind)
+    best = best & (confidence > info.parameters["low_threshold"][:, None])
+    kind = jnp.where(sure, ANCHOR, jnp.where(best, PROPAGATED, TOP1))
+    return commits(sure | best | surest(confidence, masked), kind)
 
 
 POLICY = Policy(
     name="hierarchy",
     source="dInfer, arXiv 2510.08666",
-    defaults={"threshold": 0.9, "low_threshold": 0.4},
     commit=commit,
+    parameters=(
+        THRESHOLD,
+        Parameter(
+            "low_threshold",
+            float,
+            "confidence that the surest of a run of masks needs",
+            0.4,
+            low=0,
+            high=1,
+            at_most="threshold",
+        ),
+    ),
+    label="hierarchy (0.9, 0.4)",
 )

@@ -17,8 +17,9 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from leapjax.policies.base import Policy, surest
-from leapjax.types import ANCHOR, TOP1, Decision
+from leapjax.policies.base import Parameter, Policy, commits, surest
+from leapjax.policies.parameters import THRESHOLD
+from leapjax.types import ANCHOR, TOP1
 
 _FLOOR = np.float32(np.log(1e-12))
 
@@ -38,34 +39,44 @@ def commit(proposal, masked, info):
     Args:
       proposal: `.confidence` (B, W) float32 in [0, 1]; `.log_probs` (B, W, V) float32.
       masked: (B, W) bool, the active block's open positions.
-      info: `.options.threshold`, `.options.own["kl_threshold"]` (B,) float32 and
-        `["kl_history"]` (B,) int32; `.memory`.
+      info: `.parameters`: `threshold`, `kl_threshold` (B,) float32, `kl_history` (B,) int32;
+        `.memory`.
 
     Returns:
       A Decision with memory; kind anchor where ready, else top1.
     """
-    options, before = info.options, info.memory
+    numbers, before = info.parameters, info.memory
     change = jnp.maximum(proposal.log_probs, _FLOOR) - jnp.maximum(before["log_probs"], _FLOOR)
     divergence = jnp.sum(jnp.exp(proposal.log_probs) * change, axis=-1)  # (B, W)
-    still = divergence < options.own["kl_threshold"][:, None]
+    still = divergence < numbers["kl_threshold"][:, None]
     steady = jnp.where(still & (before["passes"] > 0)[:, None], before["steady"] + 1, 0)
-    ready = masked & (steady >= options.own["kl_history"][:, None])
-    ready = ready & (proposal.confidence > options.threshold[:, None])
+    ready = masked & (steady >= numbers["kl_history"][:, None])
+    ready = ready & (proposal.confidence > numbers["threshold"][:, None])
     chosen = jnp.where(jnp.any(ready, axis=1)[:, None], ready, surest(proposal.confidence, masked))
-    kind = jnp.where(ready, ANCHOR, TOP1).astype(jnp.int8)
     after = {
         "log_probs": proposal.log_probs,
         "steady": steady.astype(jnp.int32),
         "passes": before["passes"] + 1,
     }
-    return Decision(chosen, kind, after)
+    return commits(chosen, jnp.where(ready, ANCHOR, TOP1), after)
 
 
 POLICY = Policy(
     name="klass",
     source="KLASS, arXiv 2511.05664",
-    defaults={"threshold": 0.9, "kl_threshold": 0.01, "kl_history": 2},
     commit=commit,
+    parameters=(
+        THRESHOLD,
+        Parameter(
+            "kl_threshold",
+            float,
+            "divergence from the last pass below which a position is steady",
+            0.01,
+            low=0,
+        ),
+        Parameter("kl_history", int, "passes that a position has to be steady for", 2, low=1),
+    ),
+    label="KLASS (0.9, 0.01, 2 passes)",
     needs=frozenset({"log_probs"}),
     memory=memory,
 )

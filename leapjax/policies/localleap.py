@@ -14,8 +14,10 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import lax
 
-from leapjax.policies.base import Policy, surest
-from leapjax.types import ANCHOR, PROPAGATED, TOP1, Decision
+from leapjax.errors import UserError
+from leapjax.policies.base import Parameter, Policy, commits, surest
+from leapjax.policies.parameters import RADIUS, RELAXED_THRESHOLD, THRESHOLD
+from leapjax.types import ANCHOR, PROPAGATED, TOP1
 
 
 def anchor_distances(anchor):
@@ -42,43 +44,68 @@ def commit(proposal, masked, info):
     Args:
       proposal: `.confidence` (B, W) float32 in [0, 1].
       masked: (B, W) bool, the active block's open positions.
-      info: `.options.threshold`, `.relaxed_threshold` (B,) float32, `.radius` (B,) int32;
-        `.options.own`: `decay` (B,) float32, `radius_left` and `radius_right` (B,) int32, those
-        that are left out as in the paper.
+      info: `.parameters`: `threshold`, `relaxed_threshold`, `decay` (B,) float32, `radius_left`
+        and `radius_right` (B,) int32.
 
     Returns:
       A Decision; kinds anchor, propagated, and top1 for a surest position that is neither.
     """
-    options = info.options
-    confidence = proposal.confidence
-    anchor = masked & (confidence >= options.threshold[:, None])
+    numbers, confidence = info.parameters, proposal.confidence
+    anchor = masked & (confidence >= numbers["threshold"][:, None])
     # Clipped to the window: without an anchor the distance is large, not infinite.
     w = jnp.int32(anchor.shape[1])
     before, behind = anchor_distances(anchor)
     # An anchor before a position reaches it to the anchor's right.
-    right = jnp.minimum(options.own.get("radius_right", options.radius), w)[:, None]
-    left = jnp.minimum(options.own.get("radius_left", options.radius), w)[:, None]
+    right = jnp.minimum(numbers["radius_right"], w)[:, None]
+    left = jnp.minimum(numbers["radius_left"], w)[:, None]
     before = jnp.where(before <= right, before, w + 1)
     behind = jnp.where(behind <= left, behind, w + 1)
     distance = jnp.minimum(before, behind)
     steps = (distance - 1).astype(jnp.float32)  # the nearest neighbours need no more
-    decay = options.own.get("decay", jnp.zeros_like(options.relaxed_threshold))
-    needed = options.relaxed_threshold[:, None] + decay[:, None] * steps
+    needed = numbers["relaxed_threshold"][:, None] + numbers["decay"][:, None] * steps
     propagated = masked & (distance <= w) & (confidence >= needed)
-    kind = jnp.where(anchor, ANCHOR, jnp.where(propagated, PROPAGATED, TOP1)).astype(jnp.int8)
-    return Decision(anchor | propagated | surest(confidence, masked), kind)
+    kind = jnp.where(anchor, ANCHOR, jnp.where(propagated, PROPAGATED, TOP1))
+    return commits(anchor | propagated | surest(confidence, masked), kind)
+
+
+def check(config):
+    """Refuse a radius that nothing follows.
+
+    Args:
+      config: the options of a decode.
+
+    Raises:
+      UserError: it is set beside a radius for either side.
+    """
+    if None not in (config.radius, config.radius_left, config.radius_right):
+        raise UserError(
+            "radius is set, but radius_left and radius_right leave nothing to it; remove one"
+        )
 
 
 POLICY = Policy(
     name="localleap",
     source="arXiv 2510.07081",
-    defaults={
-        "threshold": 0.9,
-        "relaxed_threshold": 0.75,
-        "radius": 4,
-        "radius_left": None,
-        "radius_right": None,
-        "decay": 0.0,
-    },
     commit=commit,
+    parameters=(
+        THRESHOLD,
+        RELAXED_THRESHOLD,
+        RADIUS,
+        Parameter(
+            "radius_left", int, "how far an anchor reaches to its left", follows="radius", low=0
+        ),
+        Parameter(
+            "radius_right", int, "how far an anchor reaches to its right", follows="radius", low=0
+        ),
+        Parameter(
+            "decay",
+            float,
+            "rise of relaxed_threshold with each further position",
+            0.0,
+            low=0,
+            high=1,
+        ),
+    ),
+    check=check,
+    label="LocalLeap (0.9, 0.75, radius 4)",
 )

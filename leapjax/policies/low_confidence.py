@@ -5,10 +5,9 @@ Source: arXiv 2502.09992 (LLaDA), low-confidence remasking.
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-
-from leapjax.policies.base import Policy, best_of
-from leapjax.types import SCHEDULE, Decision
+from leapjax.policies.base import Policy, best_of, commits
+from leapjax.policies.parameters import SCHEDULED
+from leapjax.types import SCHEDULE
 
 
 def commit(proposal, masked, info):
@@ -22,14 +21,18 @@ def commit(proposal, masked, info):
     Returns:
       A Decision of kind schedule.
     """
-    chosen = best_of(proposal.confidence, masked, info.quota)
-    return Decision(chosen, jnp.full(chosen.shape, SCHEDULE, jnp.int8))
+    return commits(best_of(proposal.confidence, masked, info.quota), SCHEDULE)
 
 
 POLICY = Policy(
     name="low_confidence",
     source="arXiv 2502.09992 (LLaDA), low-confidence remasking",
-    defaults={"steps": None, "schedule": "even"},
     commit=commit,
-    scheduled=True,
+    parameters=SCHEDULED,
+    rows=(
+        ("greedy", 1, "greedy, one token a step"),
+        ("schedule-2", 2, "fixed schedule, 1/2 of the steps"),
+        ("schedule-4", 4, "fixed schedule, 1/4 of the steps"),
+        ("schedule-8", 8, "fixed schedule, 1/8 of the steps"),
+    ),
 )

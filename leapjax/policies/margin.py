@@ -5,10 +5,9 @@ Source: arXiv 2502.06768, and Dream's `topk_margin`.
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-
-from leapjax.policies.base import Policy, best_of
-from leapjax.types import SCHEDULE, Decision
+from leapjax.policies.base import Policy, best_of, commits
+from leapjax.policies.parameters import SCHEDULED
+from leapjax.types import SCHEDULE
 
 
 def commit(proposal, masked, info):
@@ -22,15 +21,13 @@ def commit(proposal, masked, info):
     Returns:
       A Decision of kind schedule.
     """
-    chosen = best_of(proposal.margin, masked, info.quota)
-    return Decision(chosen, jnp.full(chosen.shape, SCHEDULE, jnp.int8))
+    return commits(best_of(proposal.margin, masked, info.quota), SCHEDULE)
 
 
 POLICY = Policy(
     name="margin",
     source="arXiv 2502.06768, and Dream's `topk_margin`",
-    defaults={"steps": None, "schedule": "even"},
     commit=commit,
+    parameters=SCHEDULED,
     needs=frozenset({"margin"}),
-    scheduled=True,
 )

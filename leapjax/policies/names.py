@@ -7,43 +7,10 @@ underscores and spaces make no difference.
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable
 
 from leapjax.errors import UserError
-from leapjax.policies import POLICIES
-
-# Name in a table of results -> policy, and for fixed schedules the tokens a step.
-ROWS = {
-    "greedy": ("low_confidence", 1),
-    "schedule-2": ("low_confidence", 2),
-    "schedule-4": ("low_confidence", 4),
-    "schedule-8": ("low_confidence", 8),
-    "threshold": ("confidence_threshold", 0),
-    "localleap": ("localleap", 0),
-    "factor": ("factor", 0),
-    "entropy-bound": ("entropy_bound", 0),
-    "hierarchy": ("hierarchy", 0),
-    "certainty-prior": ("certainty_prior", 1),
-    "position-calibration": ("position_calibration", 1),
-    "klass": ("klass", 0),
-    "slowfast": ("slowfast", 0),
-    "credit": ("credit", 0),
-    "wino": ("wino", 0),
-    "margin": ("margin", 1),
-    "entropy": ("entropy", 1),
-    "random": ("random", 1),
-    "placebo": ("placebo", 0),
-}
-
-
-def plain(word: str) -> str:
-    """A word in lower case, with underscores.
-
-    >>> plain("Entropy-Bound")
-    'entropy_bound'
-    """
-    return re.sub(r"[\s_-]+", "_", word.strip().lower())
+from leapjax.policies.registry import POLICIES, ROWS, plain
 
 
 def policy_of(name: str) -> tuple[str, int] | None:
@@ -62,24 +29,27 @@ def policy_of(name: str) -> tuple[str, int] | None:
     word = plain(name)
     if word in POLICIES:
         return word, 0
-    return next((found for row, found in ROWS.items() if plain(row) == word), None)
+    return next((row[:2] for name, row in ROWS.items() if plain(name) == word), None)
 
 
 def row_names(
-    given: Iterable[str], where: str, allowed: Iterable[str] = (*ROWS,), extra: Iterable[str] = ()
+    given: Iterable[str],
+    where: str,
+    allowed: Iterable[str] | None = None,
+    extra: Iterable[str] = (),
 ) -> list[str]:
     """The names of tables that given names stand for, each once.
 
     Args:
       given: names of either kind.
       where: shown in the message, such as `--policies`.
-      allowed: which names of `ROWS` there are here.
+      allowed: which names of `ROWS` there are here; default: all.
       extra: further words that may stand there.
 
     Raises:
       UserError: an unknown name.
     """
-    allowed, extra = list(allowed), list(extra)
+    allowed, extra = list(ROWS if allowed is None else allowed), list(extra)
     out = []
     for name in given:
         found = policy_of(name)
@@ -96,13 +66,13 @@ def row_names(
     return list(dict.fromkeys(out))
 
 
-def suggestion(name: str, known: Iterable[str] = (*POLICIES, *ROWS)) -> str:
+def suggestion(name: str, known: Iterable[str] | None = None) -> str:
     """The end of a message about an unknown name.
 
     Args:
       name: as somebody wrote it.
-      known: the names there are.
+      known: the names there are; default: every policy's.
     """
-    known = list(dict.fromkeys(known))
+    known = list(dict.fromkeys((*POLICIES, *ROWS) if known is None else known))
     near = difflib.get_close_matches(plain(name), known, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from leapjax.policies.base import Policy, best_of, surest
+from leapjax.policies.base import Policy, best_of, commits, surest
 from leapjax.policies.localleap import anchor_distances
-from leapjax.types import ANCHOR, PROPAGATED, TOP1, Decision
+from leapjax.policies.parameters import RADIUS, RELAXED_THRESHOLD, THRESHOLD
+from leapjax.types import ANCHOR, PROPAGATED, TOP1
 
 
 def commit(proposal, masked, info):
@@ -21,28 +22,29 @@ def commit(proposal, masked, info):
     Args:
       proposal: `.confidence` (B, W) float32 in [0, 1], `.uniform` (B, W) float32 in [0, 1).
       masked: (B, W) bool, the active block's open positions.
-      info: `.options.threshold`, `.relaxed_threshold` (B,) float32, `.radius` (B,) int32.
+      info: `.parameters`: `threshold`, `relaxed_threshold` (B,) float32, `radius` (B,) int32.
 
     Returns:
       A Decision; kinds anchor, propagated (in a drawn neighbourhood), and top1 for a surest
       position that is neither.
     """
-    options, confidence = info.options, proposal.confidence
-    anchor = masked & (confidence >= options.threshold[:, None])
+    numbers, confidence = info.parameters, proposal.confidence
+    anchor = masked & (confidence >= numbers["threshold"][:, None])
     count = jnp.sum(anchor, axis=1, dtype=jnp.int32)
     centre = best_of(proposal.uniform, masked, count)  # the anchors' own places may be drawn
     distance = jnp.minimum(*anchor_distances(centre))
     # Clipped to the window: without a centre the distance is large, not infinite.
-    near = distance <= jnp.minimum(options.radius, jnp.int32(anchor.shape[1]))[:, None]
-    propagated = masked & near & (confidence >= options.relaxed_threshold[:, None])
-    kind = jnp.where(anchor, ANCHOR, jnp.where(propagated, PROPAGATED, TOP1)).astype(jnp.int8)
-    return Decision(anchor | propagated | surest(confidence, masked), kind)
+    near = distance <= jnp.minimum(numbers["radius"], jnp.int32(anchor.shape[1]))[:, None]
+    propagated = masked & near & (confidence >= numbers["relaxed_threshold"][:, None])
+    kind = jnp.where(anchor, ANCHOR, jnp.where(propagated, PROPAGATED, TOP1))
+    return commits(anchor | propagated | surest(confidence, masked), kind)
 
 
 POLICY = Policy(
     name="placebo",
     source="a control of our own for arXiv 2510.07081",
-    defaults={"threshold": 0.9, "relaxed_threshold": 0.75, "radius": 4},
     commit=commit,
+    parameters=(THRESHOLD, RELAXED_THRESHOLD, RADIUS),
     needs=frozenset({"uniform"}),
+    label="placebo (0.9, 0.75, radius 4)",
 )

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from leapjax.errors import UserError
-from leapjax.policies.base import Policy, best_of
-from leapjax.types import SCHEDULE, Decision
+from leapjax.policies.base import Parameter, Policy, best_of, commits
+from leapjax.policies.parameters import SCHEDULED
+from leapjax.types import SCHEDULE
 
 
 def checked_counts(counts, vocab_size: int) -> np.ndarray:
@@ -60,25 +61,41 @@ def commit(proposal, masked, info):
     Args:
       proposal: `.confidence` (B, W) float32 in [0, 1]; `.surprise` (B, W) float32 in nats.
       masked: (B, W) bool, the active block's open positions.
-      info: `.quota` (B,) int32; `.columns`, `.block`; `.options.own`: `position_decay` and
+      info: `.quota` (B,) int32; `.columns`, `.block`; `.parameters`: `position_decay` and
         `surprise_cap` (B,) float32.
 
     Returns:
       A Decision of kind schedule.
     """
-    own = info.options.own
+    numbers = info.parameters
     place = jnp.maximum(info.columns - info.block[:, None], 0).astype(jnp.float32)
-    content = jnp.minimum(proposal.confidence * proposal.surprise, own["surprise_cap"][:, None])
-    score = jnp.exp(-own["position_decay"][:, None] * place) * content
-    chosen = best_of(score, masked, info.quota)
-    return Decision(chosen, jnp.full(chosen.shape, SCHEDULE, jnp.int8))
+    content = jnp.minimum(proposal.confidence * proposal.surprise, numbers["surprise_cap"][:, None])
+    score = jnp.exp(-numbers["position_decay"][:, None] * place) * content
+    return commits(best_of(score, masked, info.quota), SCHEDULE)
 
 
 POLICY = Policy(
     name="position_calibration",
     source="PC-Sampler, arXiv 2508.13021",
-    defaults={"steps": None, "schedule": "even", "position_decay": 0.25, "surprise_cap": 10.0},
     commit=commit,
+    parameters=(
+        *SCHEDULED,
+        Parameter(
+            "position_decay",
+            float,
+            "how fast a block's later positions lose weight",
+            0.25,
+            low=0,
+        ),
+        Parameter(
+            "surprise_cap",
+            float,
+            "most that a rare token can weigh, nats",
+            10.0,
+            low=0,
+            above=True,
+        ),
+    ),
     needs=frozenset({"surprise"}),
-    scheduled=True,
+    label="position calibration (0.25, 10)",
 )

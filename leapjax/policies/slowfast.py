@@ -19,8 +19,9 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from leapjax.policies.base import Policy, surest
-from leapjax.types import ANCHOR, TOP1, Decision
+from leapjax.policies.base import Parameter, Policy, commits, surest
+from leapjax.policies.parameters import THRESHOLD
+from leapjax.types import ANCHOR, TOP1
 
 
 def memory(w, v):
@@ -35,14 +36,14 @@ def commit(proposal, masked, info):
     Args:
       proposal: `.confidence` (B, W) float32 in [0, 1].
       masked: (B, W) bool, the active block's open positions.
-      info: `.options.threshold`, `.options.own["explore_threshold"]` (B,) float32 and
-        `["explore_steps"]` (B,) int32; `.columns`, `.block`, `.memory`.
+      info: `.parameters`: `threshold`, `explore_threshold` (B,) float32 and `explore_steps` (B,)
+        int32; `.columns`, `.block`, `.memory`.
 
     Returns:
       A Decision with memory; kind anchor for two or more above the threshold, else top1.
     """
-    own, m, confidence = info.options.own, info.memory, proposal.confidence
-    w, steps = masked.shape[1], own["explore_steps"]
+    numbers, m, confidence = info.parameters, info.memory, proposal.confidence
+    w, steps = masked.shape[1], numbers["explore_steps"]
     place = info.columns - info.block[:, None]  # within the block
     span = masked & (place >= m["start"][:, None]) & (place < m["end"][:, None])
     # A filled span ends its cycle.
@@ -53,7 +54,7 @@ def commit(proposal, masked, info):
     exploring = explored < steps
 
     rest = masked & (place >= start[:, None])
-    hopeful = rest & (confidence >= own["explore_threshold"][:, None])
+    hopeful = rest & (confidence >= numbers["explore_threshold"][:, None])
     farthest = jnp.max(jnp.where(hopeful, place, start[:, None]), axis=1)
     estimate = jnp.clip(farthest + 1, 1, w)
     last = explored == steps - 1
@@ -65,10 +66,9 @@ def commit(proposal, masked, info):
     settled = jnp.where(decide & (steady | last), 1, settled)
 
     scope = jnp.where(exploring[:, None], rest, span)
-    sure = scope & (confidence >= info.options.threshold[:, None])
+    sure = scope & (confidence >= numbers["threshold"][:, None])
     many = jnp.sum(sure, axis=1, dtype=jnp.int32)[:, None] > 1
     chosen = jnp.where(many, sure, surest(confidence, scope))
-    kind = jnp.broadcast_to(jnp.where(many, ANCHOR, TOP1), chosen.shape).astype(jnp.int8)
     after = {
         "start": start,
         "end": end.astype(jnp.int32),
@@ -76,13 +76,25 @@ def commit(proposal, masked, info):
         "estimate": jnp.where(exploring, estimate, m["estimate"]).astype(jnp.int32),
         "settled": settled.astype(jnp.int32),
     }
-    return Decision(chosen, kind, after)
+    return commits(chosen, jnp.where(many, ANCHOR, TOP1), after)
 
 
 POLICY = Policy(
     name="slowfast",
     source="SlowFast Sampling, arXiv 2506.10848",
-    defaults={"threshold": 0.9, "explore_threshold": 0.3, "explore_steps": 6},
     commit=commit,
+    parameters=(
+        THRESHOLD,
+        Parameter(
+            "explore_threshold",
+            float,
+            "confidence up to which a span reaches",
+            0.3,
+            low=0,
+            high=1,
+        ),
+        Parameter("explore_steps", int, "slow passes that a span begins with", 6, low=1),
+    ),
+    label="SlowFast (0.9, 0.3, 6 passes)",
     memory=memory,
 )

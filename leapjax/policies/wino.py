@@ -21,8 +21,9 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from leapjax.policies.base import Policy, best_of, surest
-from leapjax.types import ANCHOR, TOP1, Decision
+from leapjax.policies.base import Parameter, Policy, best_of, commits, surest
+from leapjax.policies.parameters import THRESHOLD
+from leapjax.types import ANCHOR, REOPEN, TOP1
 
 _MOST_AT_FIRST = 30
 
@@ -39,35 +40,45 @@ def commit(proposal, masked, info):
       proposal: `.confidence` (B, W) float32 in [0, 1]; `.recheck` (B, W) float32, what the
         shadow gives to the token that stands there.
       masked: (B, W) bool, the active block's open positions.
-      info: `.options.threshold`, `.options.own["remask_threshold"]` (B,) float32; `.decided`,
-        `.memory`.
+      info: `.parameters`: `threshold`, `remask_threshold` (B,) float32; `.decided`, `.memory`.
 
     Returns:
-      A Decision with remask and memory; kind anchor above the threshold, else top1.
+      A Decision that also reopens, with memory; kind anchor above the threshold, else top1.
     """
-    confidence, options = proposal.confidence, info.options
+    numbers, confidence = info.parameters, proposal.confidence
     # Below the clip, int(0.7 M) in float64 is this quotient.
     limit = jnp.clip(jnp.sum(masked, axis=1, dtype=jnp.int32) * 7 // 10, 5, 20)
-    sure = masked & (confidence > options.threshold[:, None])
+    sure = masked & (confidence > numbers["threshold"][:, None])
     drafts = best_of(confidence, sure, limit)
     none = ~jnp.any(drafts, axis=1)[:, None]
     chosen = jnp.where(none, surest(confidence, masked), drafts)
     drafted = jnp.sum(chosen, axis=1, dtype=jnp.int32)
     before = info.memory["drafted"]
     before = jnp.where(before == 0, _MOST_AT_FIRST, before)
-    doubtful = info.decided & (proposal.recheck < options.own["remask_threshold"][:, None])
+    doubtful = info.decided & (proposal.recheck < numbers["remask_threshold"][:, None])
     # With fewer doubtful ones than that, all of them go.
-    remask = best_of(-proposal.recheck, doubtful, before - 1) & (drafted > 1)[:, None]
-    kind = jnp.where(drafts, ANCHOR, TOP1).astype(jnp.int8)
-    return Decision(chosen, kind, {"drafted": drafted}, remask)
+    back = best_of(-proposal.recheck, doubtful, before - 1) & (drafted > 1)[:, None]
+    decision = commits(chosen, jnp.where(drafts, ANCHOR, TOP1), {"drafted": drafted})
+    return decision._replace(action=jnp.where(back, jnp.int8(REOPEN), decision.action))
 
 
 POLICY = Policy(
     name="wino",
     source="WINO, arXiv 2507.18578",
-    defaults={"threshold": 0.6, "remask_threshold": 0.9},
     commit=commit,
+    parameters=(
+        THRESHOLD.with_default(0.6),
+        Parameter(
+            "remask_threshold",
+            float,
+            "confidence below which a draft is taken back",
+            0.9,
+            low=0,
+            high=1,
+        ),
+    ),
     needs=frozenset({"recheck"}),
     memory=memory,
-    remasks=True,
+    reopens=True,
+    label="WINO (0.6, 0.9)",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from typing import IO
@@ -44,14 +45,7 @@ def problems(seed: int, count: int = COUNT) -> list[Problem]:
 
 def greedy(config: DecodeConfig) -> DecodeConfig:
     """One token a step, everything else alike."""
-    return config.replace(
-        policy="low_confidence",
-        threshold=None,
-        relaxed_threshold=None,
-        radius=None,
-        schedule=None,
-        steps=config.gen_length,
-    )
+    return dataclasses.replace(config, policy="greedy", parameters=())
 
 
 def share(steps: int, of: int) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-from leapjax.config import POLICY_OPTIONS, DecodeConfig
+from leapjax.config import DecodeConfig
 from leapjax.errors import UserError
 from leapjax.lm import LM
-from leapjax.policies.names import ROWS, row_names
+from leapjax.policies import PARAMETERS, POLICIES, ROWS
+from leapjax.policies.names import row_names
 from leapjax.trace.data import Item, Run, Trace, run_of
 from leapjax.types import Completion, Request
 
@@ -46,8 +47,8 @@ def name_of(config: DecodeConfig) -> str:
     per_step = None
     if config.value("schedule") == "even":
         per_step = config.gen_length / config.value("steps")
-    for name, (policy, tokens) in ROWS.items():
-        if policy == config.policy and tokens in (0, per_step):
+    for name, row in ROWS.items():
+        if row.policy == config.policy and row.tokens in (0, per_step):
             return name
     return config.policy
 
@@ -67,11 +68,8 @@ def config_for(name: str, config: DecodeConfig) -> DecodeConfig:
     """
     if name == name_of(config):
         return config
-    policy = ROWS[name][0]
-    from leapjax.policies import POLICIES as REGISTRY
-
-    reads = REGISTRY[policy].defaults
-    kept = {n: getattr(config, n) if n in reads else None for n in POLICY_OPTIONS}
+    reads = POLICIES[ROWS[name].policy].reads
+    kept = {n: getattr(config, n) if n in reads else None for n in PARAMETERS}
     kept["steps"] = kept["schedule"] = None
     return config.replace(policy=name, **kept)
 
@@ -174,9 +172,9 @@ def describe(config: DecodeConfig) -> str:
         per_step = config.gen_length / config.value("steps")
         return f"{config.policy}, {per_step:g} token{'s' * (per_step != 1)} a step"
     shown = []
-    for name in POLICY_OPTIONS:
-        value = config.value(name)
-        plain = name in ("radius_left", "radius_right", "decay") and getattr(config, name) is None
-        if value is not None and not plain:
-            shown.append(f"{name.replace('_', ' ')} {value:g}")
+    for p in POLICIES[config.policy].parameters:
+        # What only says that a refinement is off is left out.
+        if getattr(config, p.name) is not None or (p.default and not p.follows):
+            value = config.value(p.name)
+            shown.append(f"{p.name.replace('_', ' ')} {value if p.kind is str else f'{value:g}'}")
     return ", ".join(shown) or config.policy

@@ -50,7 +50,7 @@ class Run:
     """One policy's decode of one prompt.
 
     Attributes:
-      policy: name in `leapjax.policies.names.ROWS`, or of the policy.
+      policy: name in `leapjax.policies.ROWS`, or of the policy.
       options: what it reads, in words.
       steps: passes it took.
       decided: positions that a pass decided.

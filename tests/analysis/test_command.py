@@ -41,7 +41,7 @@ def test_the_folder_holds_tables_and_figures(tmp_path, capsys):
 @pytest.mark.parametrize(
     "flags,says",
     [
-        (["--policies", "wino"], "takes tokens back"),
+        (["--policies", "wino"], "changes tokens that it committed"),
         (["--policies", "credit"], "changes the logits"),
         (["--policies", "greedi"], "greedy"),
         (["--policies", ","], "expected 1 to 4"),

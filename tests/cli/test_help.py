@@ -72,7 +72,7 @@ def test_policies_have_a_help_of_their_own(capsys):
     assert [part.split()[0] for part in parts] == list(POLICIES)
     for part, policy in zip(parts, POLICIES.values(), strict=True):
         assert f"source: {policy.source}" in part
-        for option in policy.defaults:
+        for option in policy.reads:
             assert f"  --{option.replace('_', '-')} " in part
     assert "--kl-history" in text and "(default: 2)" in text
 

@@ -23,7 +23,7 @@ def lm():
     return leapjax.LM(tiny_params(config), config, codec=None)
 
 
-def test_the_page_runs(capsys):
+def test_the_page_runs(capsys, registry):
     if not leapjax.embedded_path().joinpath("manifest.json").is_file():
         pytest.skip("no embedded model")
     space = {}
@@ -66,7 +66,7 @@ def test_numbers_set_anew_are_those_of_a_new_batch(lm):
     # The radius counts on both sides.
     assert jax.tree.all(jax.tree.map(np.array_equal, state.options, want.options))
     each = with_options(batch.state, batch.program, threshold=np.array([0.8, 0.9]))
-    np.testing.assert_array_equal(each.options.threshold, np.float32([0.8, 0.9]))
+    np.testing.assert_array_equal(each.options.parameters["threshold"], np.float32([0.8, 0.9]))
 
     @jax.jit
     def steps(threshold):

@@ -16,11 +16,12 @@ import leapjax
 from leapjax import DecodeConfig, Request, converters
 from leapjax.decoding import program_for
 from leapjax.decoding.proposal import propose
+from leapjax.decoding.state import RowOptions
 from leapjax.models import parse_config
 from leapjax.policies import POLICIES, Pass
 from leapjax.testing import tiny_config
 from leapjax.text import load_codec
-from leapjax.types import RowOptions
+from leapjax.types import COMMIT
 from tests.decoding import harness
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -146,10 +147,6 @@ def test_single_steps_are_exact(policy):
     one, zero = jnp.ones(rows, jnp.float32), jnp.zeros(rows, jnp.float32)
     count = jnp.zeros(rows, jnp.int32)
     options = RowOptions(
-        threshold=params[:, 0],
-        relaxed_threshold=params[:, 1],
-        radius=params[:, 2].astype(np.int32),
-        steps=count + 1,
         temperature=zero,
         top_p=one,
         top_k=count,
@@ -157,9 +154,13 @@ def test_single_steps_are_exact(policy):
         early_stop=no,
         logits_eos_inf=no,
         confidence_eos_eot_inf=no,
+        parameters={},
     )
+    radius = params[:, 2].astype(np.int32)
+    numbers = {"threshold": params[:, 0], "relaxed_threshold": params[:, 1], "decay": zero}
+    numbers |= {"radius_left": radius, "radius_right": radius}
     proposal = propose(padded, options, None, no, program)
-    decision = POLICIES[policy].commit(proposal, masked, Pass(count, options))
+    decision = POLICIES[policy].commit(proposal, masked, Pass(count, numbers))
     # Where nothing is masked the golden holds tokens of its own, not proposals.
     np.testing.assert_array_equal(np.asarray(proposal.token)[masked], tokens[mine][masked])
-    np.testing.assert_array_equal(decision.commit, commit[mine])
+    np.testing.assert_array_equal(decision.action == COMMIT, commit[mine])

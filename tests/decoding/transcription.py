@@ -111,7 +111,7 @@ def propose(logits, o, ids, last_pass, gumbel, margin):
         logits[ids.eos] = -np.inf
     token = draw(logits, {ids.mask}, o, gumbel, margin)
     weighed_token, held = token, False
-    dream = o["schedule"] == "dream"
+    dream = o.get("schedule") == "dream"
     if dream and not last_pass:
         best = draw(logits, set(), o, gumbel, margin)
         if best == ids.mask:
@@ -228,7 +228,7 @@ def decode(logits_of, given_ids, is_open, o, ids, noise, origin=0):
             elif o["policy"] == "confidence_threshold":
                 chosen = confidence_threshold(confidence, masked, o, margin)
             else:
-                if o["schedule"] == "dream":
+                if o.get("schedule") == "dream":
                     count = dream_quota(len(masked), taken, passes, margin)
                 else:
                     count = even_quota(total, taken, passes)

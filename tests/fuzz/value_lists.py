@@ -301,21 +301,21 @@ _ODD_WORDS = ["", " ", "nan", "inf", "-inf", "1e400", "-1", "0x10", "1_000", "٣
 
 def options(rng, number):
     """A set of options, and by which way it comes: flags, YAML, Python, or a record's own."""
-    from leapjax.config import FIELDS, POLICY_OPTIONS
-    from leapjax.policies import POLICIES
+    from leapjax.config import OPTIONS
+    from leapjax.policies import PARAMETERS, POLICIES
 
     way = rng.choice(["flags", "yaml", "python", "record"])
-    names = sorted(FIELDS)
+    names = sorted(OPTIONS)
     first = names[number % len(names)]
     chosen = {"gen_length": 8, "block_length": 8}
-    readers = [p for p in POLICIES if first in POLICIES[p].defaults]
+    readers = [p for p in POLICIES if first in POLICIES[p].reads]
     policy = rng.choice(readers or ["localleap", *POLICIES])
     if policy != "localleap":
         chosen["policy"] = policy
-    common = [n for n in names if n not in POLICY_OPTIONS]
-    read = [*POLICIES[policy].defaults, *common] if rng.random() < 0.9 else names
+    common = [n for n in names if n not in PARAMETERS]
+    read = [*POLICIES[policy].reads, *common] if rng.random() < 0.9 else names
     for name in [first, *rng.sample(read, rng.randrange(3))]:
-        kind = FIELDS[name].metadata["kind"]
+        kind = OPTIONS[name].kind
         usual = _PLAIN.get(name) or [0, 1, 0.5, 2.0]
         how = rng.random()
         if how < 0.65:

@@ -140,7 +140,7 @@ def test_a_length_in_any_form(lm, name, length):
         ({"until": 5}, "until is 5; expected a text or a list of texts"),
         ({"until": ["a", None]}, r"until is \['a', None\]"),
         ({"temperature": "hot"}, "temperature is 'hot'; expected a number"),
-        ({"temperature": -1}, "temperature is -1.0; expected 0 or more"),
+        ({"temperature": -1}, "temperature is -1.0; expected at least 0"),
         ({"do_sample": "maybe"}, "do_sample is 'maybe'; expected true or false"),
         ({"temperature": 1, "top_k": 1.5}, "top_k is 1.5; expected a whole number"),
     ],

@@ -5,31 +5,28 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leapjax.config import FIELDS as OPTIONS
-from leapjax.config import OWN
-from leapjax.policies import POLICIES, Pass
-from leapjax.types import COMMIT_KINDS, Proposal, RowOptions
+from leapjax.policies import PARAMETERS, POLICIES, Pass
+from leapjax.types import COMMIT, COMMIT_KINDS, REOPEN, Proposal
 
 ROWS, WIDTH, VOCAB = 4, 9, 3
 LEFT = 5  # columns of the row in front of the window
 LEVELS = [0.0, 0.25, 0.5, 0.75, 1.0]  # few values, so that ties and exact hits are common
 RADII = [0, 1, 2, 3, WIDTH - 1, WIDTH, 2**29, 2**31 - 1]
 FIELDS = ("confidence", "margin", "entropy", "uniform", "surprise", "recheck")
+SHARED = ("threshold", "relaxed_threshold", "radius")
+OWN = [n for n, p in PARAMETERS.items() if p.traced and n not in (*SHARED, "steps")]
 NOISE = len(FIELDS) * WIDTH + 8 + len(OWN)  # bytes a row is made of
 
 
-def default(name):
-    """An own option's default in the first policy that reads it."""
-    return next(p.defaults[name] for p in POLICIES.values() if name in p.defaults)
-
-
 def levels(name):
-    """Values that an own option may have: the least, the default and coarse ones."""
-    allowed, usual = OPTIONS[name].metadata["own"], default(name) or 0
-    low, high = allowed["low"], allowed["high"]
-    values = [OWN[name](x) for x in (low, usual, 2 * usual, 0.25, 0.5, 1, 3)]
-    fits = [x for x in values if low <= x <= high and not (allowed["above"] and x == low)]
-    return list(dict.fromkeys(fits))
+    """Values that a parameter may have: the least, the default and coarse ones."""
+    p = PARAMETERS[name]
+    if p.kind is bool:
+        return [False, True]
+    low, usual = 0 if p.low is None else p.low, p.default or 0
+    values = [p.kind(x) for x in (low, usual, 2 * usual, 0.25, 0.5, 1, 3)]
+    high = max(values) if p.high is None else p.high
+    return list(dict.fromkeys(x for x in values if low <= x <= high and (x > low or not p.above)))
 
 
 def row(noise: bytes):
@@ -72,9 +69,10 @@ def log_probs(row):
 
 
 def own_value(row, name):
-    """An own option's value in a row; what the row leaves out has its default."""
-    value = row.get("own", {}).get(name, default(name))
-    return row["radius"] if value is None else value
+    """A parameter's value in a row; what the row leaves out has its default."""
+    p = PARAMETERS[name]
+    usual = row.get(p.follows, 0) if p.follows else p.default
+    return row[name] if name in row else row.get("own", {}).get(name, usual)
 
 
 def stack(rows, policy=None):
@@ -87,26 +85,12 @@ def stack(rows, policy=None):
         return np.array([r[name] for r in rows], dtype)
 
     b = len(rows)
-    options = RowOptions(
-        threshold=column("threshold", np.float32),
-        relaxed_threshold=column("relaxed_threshold", np.float32),
-        radius=column("radius", np.int32),
-        steps=np.ones(b, np.int32),
-        temperature=np.zeros(b, np.float32),
-        top_p=np.ones(b, np.float32),
-        top_k=np.zeros(b, np.int32),
-        cfg_scale=np.zeros(b, np.float32),
-        early_stop=np.zeros(b, bool),
-        logits_eos_inf=np.zeros(b, bool),
-        confidence_eos_eot_inf=np.zeros(b, bool),
-        own={
-            name: np.array(
-                [own_value(r, name) for r in rows],
-                np.int32 if kind is int else np.float32,
-            )
-            for name, kind in OWN.items()
-        },
-    )
+    dtypes = {int: np.int32, float: np.float32, bool: np.bool_}
+    numbers = {
+        name: np.array([own_value(r, name) for r in rows], dtypes[p.kind])
+        for name, p in PARAMETERS.items()
+        if p.traced and (policy is None or name in policy.reads)
+    }
     zeros = [0.0] * WIDTH
     values = {n: np.array([r.get(n, zeros) for r in rows], np.float32) for n in FIELDS}
     values["log_probs"] = np.array([log_probs(r) for r in rows], np.float32)
@@ -119,7 +103,7 @@ def stack(rows, policy=None):
         memory = {name: np.zeros((b, *shape), dtype) for name, (shape, dtype) in shapes.items()}
     info = Pass(
         quota=column("quota", np.int32),
-        options=options,
+        parameters=numbers,
         columns=columns,
         block=np.full(b, LEFT, np.int32),
         open=np.concatenate([np.zeros((b, LEFT), bool), masked], axis=1),
@@ -143,7 +127,7 @@ def check_rule(name, rule, examples=200):
     @given(batch())
     def check(rows):
         decision = commit(*stack(rows))
-        got, kind = np.asarray(decision.commit), np.asarray(decision.kind)
+        got, kind = np.asarray(decision.action == COMMIT), np.asarray(decision.kind)
         for b, row in enumerate(rows):
             chosen = {int(i): COMMIT_KINDS[kind[b, i]] for i in np.flatnonzero(got[b])}
             assert chosen == rule(row), row
@@ -205,11 +189,9 @@ def check_run(name, rule, examples=60, change=None):
             decision = jax.device_get(commit(proposal, masked, info._replace(memory=memory)))
             memory = decision.memory
             for b, r in enumerate(rows):
-                places = np.flatnonzero(decision.commit[b]).tolist()
+                places = np.flatnonzero(decision.action[b] == COMMIT).tolist()
                 chosen = {i: COMMIT_KINDS[decision.kind[b, i]] for i in places}
-                back = (
-                    [] if decision.remask is None else np.flatnonzero(decision.remask[b]).tolist()
-                )
+                back = np.flatnonzero(decision.action[b] == REOPEN).tolist()
                 chosen |= {i: "back" for i in back}
                 assert not any(r["masked"]) or chosen == rules[b].step(r), (r, memory)
                 for i in chosen:

@@ -41,7 +41,7 @@ def test_commit_is_the_published_rule(rows):
     proposal, masked, info = stack(rows)
     decision = commit(proposal, masked, info)
     for b, row in enumerate(rows):
-        chosen = np.flatnonzero(decision.commit[b]).tolist()
+        chosen = np.flatnonzero(decision.action[b]).tolist()
         assert is_best(chosen, rule(row, b, info), row), row
 
 

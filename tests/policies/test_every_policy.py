@@ -1,7 +1,5 @@
 """One battery for the whole registry: what any policy promises."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leapjax.config import OWN, POLICY_OPTIONS
+from leapjax import DecodeConfig
+from leapjax.config.check import declaration
 from leapjax.policies import POLICIES
-from leapjax.types import COMMIT_KINDS, Proposal
-from tests.policies.batches import FIELDS, ROWS, batch, levels, stack
+from leapjax.types import COMMIT, COMMIT_KINDS, REOPEN, REPLACE, Proposal
+from tests.policies.batches import FIELDS, OWN, ROWS, batch, levels, stack
 
 every = pytest.mark.parametrize("name", POLICIES)
 
@@ -21,10 +20,14 @@ every = pytest.mark.parametrize("name", POLICIES)
 def test_the_registry_entry_is_complete(name):
     policy = POLICIES[name]
     assert policy.name == name and policy.source
-    assert set(policy.defaults) <= set(POLICY_OPTIONS)
     assert policy.needs <= set(Proposal._fields)
-    assert policy.scheduled == ("steps" in policy.defaults)
-    hash(policy.needs)
+    hash(policy)
+    for parameter in policy.parameters:
+        declaration(parameter, name)
+        assert {parameter.follows, parameter.at_most} <= {None, "gen_length", *policy.reads}
+    config = DecodeConfig(policy=name)
+    assert all(config.value(n) is not None for n in policy.reads)
+    assert config.to_dict().keys() - DecodeConfig(policy="factor").to_dict() <= set(policy.reads)
 
 
 @every
@@ -37,9 +40,13 @@ def test_commits_lie_within_the_masks_and_rows_progress(name):
     def check(rows):
         proposal, masked, info = stack(rows, policy)
         decision = commit(proposal, masked, info)
-        got, kind = np.asarray(decision.commit), np.asarray(decision.kind)
-        assert got.shape == kind.shape == masked.shape and got.dtype == bool
+        action, kind = np.asarray(decision.action), np.asarray(decision.kind)
+        got = action == COMMIT
+        assert action.shape == kind.shape == masked.shape and action.dtype == np.int8
         assert kind.dtype == np.int8 and not (got & ~masked).any()
+        assert policy.replaces or not (action == REPLACE).any()
+        assert policy.reopens or not (action == REOPEN).any()
+        assert not (masked & (action > COMMIT)).any()
         assert {COMMIT_KINDS[k] for k in kind[got]} <= set(COMMIT_KINDS[1:])
         taken, live = got.sum(1), masked.sum(1)
         if policy.scheduled:
@@ -61,10 +68,10 @@ def test_slots_and_mates_change_nothing(name):
         want = jax.device_get(commit(*stack(rows, policy)))
         moved = jax.device_get(commit(*stack([rows[i] for i in order], policy)))
         for now, before in enumerate(order):
-            np.testing.assert_array_equal(moved.commit[now], want.commit[before])
+            np.testing.assert_array_equal(moved.action[now], want.action[before])
             np.testing.assert_array_equal(moved.kind[now], want.kind[before])
         among = jax.device_get(commit(*stack([*mates[1:], rows[0]], policy)))
-        np.testing.assert_array_equal(among.commit[-1], want.commit[0])
+        np.testing.assert_array_equal(among.action[-1], want.action[0])
 
     check()
 
@@ -80,16 +87,9 @@ def test_only_what_it_names_is_read(name):
     unasked = {f: None for f in (*FIELDS[1:], "log_probs") if f not in policy.needs}
     full = policy.commit(proposal, masked, info)
     bare = policy.commit(proposal._replace(**unasked), masked, info)
-    np.testing.assert_array_equal(full.commit, bare.commit)
-    # Nor does an option count that the policy does not list.
-    other = {
-        k: np.asarray(getattr(info.options, k)) * 0
-        for k in ("threshold", "relaxed_threshold", "radius")
-        if k not in policy.defaults
-    }
-    own = {k: v if k in policy.defaults else v * 0 for k, v in info.options.own.items()}
-    info = info._replace(options=dataclasses.replace(info.options, own=own, **other))
-    np.testing.assert_array_equal(policy.commit(proposal, masked, info).commit, full.commit)
+    np.testing.assert_array_equal(full.action, bare.action)
+    # Nor is a parameter there that the policy does not declare.
+    assert set(info.parameters) == {n for n, p in policy.reads.items() if p.traced}
 
 
 @every
@@ -129,4 +129,4 @@ def test_options_vmap(name):
     got = jax.jit(jax.vmap(lambda i: policy.commit(proposal, masked, i)))(many)
     one = jax.jit(policy.commit)
     for point, info in enumerate(infos):
-        np.testing.assert_array_equal(got.commit[point], one(proposal, masked, info).commit)
+        np.testing.assert_array_equal(got.action[point], one(proposal, masked, info).action)

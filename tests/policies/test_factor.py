@@ -26,5 +26,5 @@ def test_the_originals_exception_for_the_last_candidate_is_not_copied():
     row = {f: [0.0] * 9 for f in ("margin", "entropy", "uniform", "surprise")}
     row |= {"confidence": [1.0] * 8 + [0.0], "masked": [True] * 9, "quota": 0, "radius": 0}
     row |= {"threshold": 0, "relaxed_threshold": 0, "own": {"factor": 1.0}}
-    got = np.asarray(POLICIES["factor"].commit(*stack([row])).commit[0])
+    got = np.asarray(POLICIES["factor"].commit(*stack([row])).action[0])
     assert got.tolist() == [True] * 8 + [False]

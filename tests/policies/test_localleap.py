@@ -1,7 +1,5 @@
 """LocalLeap alone: distances, the plain-threshold limit, and what it costs."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,7 @@ from hypothesis import strategies as st
 from leapjax import DecodeConfig
 from leapjax.policies import POLICIES, Pass
 from leapjax.policies.localleap import anchor_distances
-from leapjax.types import Proposal, RowOptions
+from leapjax.types import COMMIT, Proposal
 from tests.policies.batches import batch, stack
 
 WIDTH = 11
@@ -37,8 +35,8 @@ distances = jax.jit(anchor_distances)
 def test_relaxed_at_the_threshold_is_confidence_threshold(rows):
     equal = stack([r | {"relaxed_threshold": r["threshold"]} for r in rows])
     got, want = leap(*equal), plain(*equal)
-    np.testing.assert_array_equal(got.commit, want.commit)
-    chosen = np.asarray(got.commit)
+    np.testing.assert_array_equal(got.action, want.action)
+    chosen = np.asarray(got.action) == COMMIT
     np.testing.assert_array_equal(np.asarray(got.kind)[chosen], np.asarray(want.kind)[chosen])
 
 
@@ -51,7 +49,7 @@ def test_without_anchor_only_the_surest_commits_whatever_the_radius():
     row |= {"confidence": [0.5, 0.5, 0.75, *[0.5] * 6], "masked": [True] * 9, "quota": 0}
     row |= {"threshold": 0.9, "relaxed_threshold": 0.25}
     for radius in (0, 4, 2**29, 2**31 - 1):
-        got = np.asarray(leap(*stack([row | {"radius": radius}])).commit)
+        got = np.asarray(leap(*stack([row | {"radius": radius}])).action)
         assert np.flatnonzero(got).tolist() == [2], radius
 
 
@@ -61,11 +59,11 @@ def test_cost_is_linear_in_the_window():
     def compiled(width):
         shape = jax.ShapeDtypeStruct((1, width), jnp.float32)
         one, many = (jax.ShapeDtypeStruct((1,), d) for d in (jnp.float32, jnp.int32))
-        flag = jax.ShapeDtypeStruct((1,), bool)
-        options = RowOptions(one, one, many, many, one, one, many, one, flag, flag, flag)
+        reads = POLICIES["localleap"].reads.items()
+        numbers = {name: one if p.kind is float else many for name, p in reads}
         masked = jax.ShapeDtypeStruct((1, width), bool)
         proposal = Proposal(jax.ShapeDtypeStruct((1, width), jnp.int32), shape)
-        return leap.lower(proposal, masked, Pass(many, options)).compile()
+        return leap.lower(proposal, masked, Pass(many, numbers)).compile()
 
     small, large = compiled(512), compiled(1024)
     assert "1024,1024" not in large.as_text()
@@ -73,17 +71,6 @@ def test_cost_is_linear_in_the_window():
     assert work[1] < 2.5 * work[0], work
     temporary = large.memory_analysis().temp_size_in_bytes
     assert temporary < 64 * 1024, temporary  # a handful of rows, not a square
-
-
-@settings(max_examples=60)
-@given(batch())
-def test_the_papers_rule_is_the_default(rows):
-    """Without the options of our own, and with their defaults, the same."""
-    proposal, masked, info = stack([r | {"own": {}} for r in rows])
-    bare = info._replace(options=dataclasses.replace(info.options, own={}))
-    got, want = leap(proposal, masked, info), leap(proposal, masked, bare)
-    np.testing.assert_array_equal(got.commit, want.commit)
-    np.testing.assert_array_equal(got.kind, want.kind)
 
 
 def test_the_radii_follow_the_radius_until_they_are_set():

@@ -6,10 +6,10 @@ from leapjax import DecodeConfig, UserError
 from leapjax.ablation import grid
 from leapjax.config import row_config
 from leapjax.config.resolve import resolve
-from leapjax.evaluation.settings import LABELS, rows
+from leapjax.evaluation.settings import rows
 from leapjax.options import read_config
-from leapjax.policies import POLICIES
-from leapjax.policies.names import ROWS, policy_of, row_names
+from leapjax.policies import POLICIES, ROWS
+from leapjax.policies.names import policy_of, row_names
 from leapjax.trace.collect import config_for, name_of, names
 
 SMALL = {"gen_length": 32, "block_length": 8}
@@ -24,7 +24,7 @@ def test_every_name_is_taken_everywhere(name, tmp_path):
     want = POLICIES[name].name if name in POLICIES else ROWS[name][0]
     configs = [DecodeConfig(policy=n, **SMALL) for n in variants(name)]
     assert {c.policy for c in configs} == {want} == {configs[0].to_dict()["policy"]}
-    if name in ROWS and ROWS[name][1]:
+    if name in ROWS and ROWS[name].tokens:
         assert configs[0].value("steps") == 32 // ROWS[name][1]
     assert resolve({"policy": name.replace("_", "-"), **SMALL}) == configs[0]
     (tmp_path / "c.yaml").write_text(f"policy: {name}\ngen_length: 32\nblock_length: 8\n")
@@ -38,7 +38,7 @@ def test_every_name_is_taken_everywhere(name, tmp_path):
 def test_tables_and_traces_take_both_kinds(name):
     base = DecodeConfig(**SMALL)
     (row,) = row_names([name], "--policies")
-    assert ROWS[row][0] == policy_of(name)[0] and row in LABELS
+    assert ROWS[row][0] == policy_of(name)[0] and ROWS[row].label
     assert rows([name], ["none"], base)[-1].config.policy == ROWS[row][0]
     assert names([name], base)[0] == row
     config = config_for(row, base)

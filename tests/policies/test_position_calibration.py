@@ -30,7 +30,7 @@ def rule(row):
 def test_commit_is_the_published_rule(rows):
     decision = commit(*stack(rows))
     for b, row in enumerate(rows):
-        chosen = np.flatnonzero(decision.commit[b]).tolist()
+        chosen = np.flatnonzero(decision.action[b]).tolist()
         assert is_best(chosen, rule(row), row), row
 
 
@@ -42,7 +42,7 @@ def test_position_counts_from_the_block_not_the_window():
     row |= {"own": {"position_decay": 100.0, "surprise_cap": 10.0}}
     proposal, masked, info = stack([row])
     info = info._replace(block=info.block + 4)
-    assert np.flatnonzero(commit(proposal, masked, info).commit[0]).tolist() == [4]
+    assert np.flatnonzero(commit(proposal, masked, info).action[0]).tolist() == [4]
 
 
 def test_log_frequencies():

@@ -1,0 +1,57 @@
+"""Parameters that several policies share, and the checks that go with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from leapjax.errors import UserError
+from leapjax.policies.base import Parameter
+
+if TYPE_CHECKING:
+    from leapjax.config import DecodeConfig
+
+
+def _fits_the_canvas(c: DecodeConfig) -> None:
+    if c.value("schedule") == "dream" and c.block_length != c.gen_length:
+        raise UserError(
+            f"schedule dream runs over the whole canvas; set block_length to gen_length "
+            f"({c.gen_length}), not {c.block_length}"
+        )
+    if c.value("steps") % c.blocks:
+        raise UserError(
+            f"steps {c.value('steps')} is not a multiple of the {c.blocks} blocks "
+            f"(gen_length {c.gen_length} / block_length {c.block_length})"
+        )
+
+
+THRESHOLD = Parameter(
+    "threshold", float, "confidence that makes an anchor, 0 to 1", 0.9, low=0, high=1
+)
+RELAXED_THRESHOLD = Parameter(
+    "relaxed_threshold",
+    float,
+    "confidence an anchor's neighbour needs, at most threshold",
+    0.75,
+    low=0,
+    high=1,
+    at_most="threshold",
+)
+RADIUS = Parameter("radius", int, "how far an anchor reaches, positions", 4, low=0)
+STEPS = Parameter(
+    "steps",
+    int,
+    "passes of a fixed schedule over the whole canvas",
+    follows="gen_length",
+    low=1,
+    check=_fits_the_canvas,
+)
+SCHEDULE = Parameter(
+    "schedule",
+    str,
+    "how a fixed schedule spreads the commits over its passes",
+    "even",
+    choices=("even", "dream"),
+    traced=False,
+)
+# What a policy reads whose number of commits a pass is fixed beforehand (`info.quota`).
+SCHEDULED = (STEPS, SCHEDULE)

@@ -1,0 +1,67 @@
+"""The policies that there are, their parameters, and their rows in tables of results."""
+
+from __future__ import annotations
+
+import re
+
+from leapjax.errors import UserError
+from leapjax.policies.base import Parameter, Policy, Row
+
+# Filled by `add`, in the order of registration.
+POLICIES: dict[str, Policy] = {}
+PARAMETERS: dict[str, Parameter] = {}  # of all policies, as the first one declares it
+ROWS: dict[str, Row] = {}  # name in a table of results -> the policy behind it
+
+
+def plain(word: str) -> str:
+    """A word in lower case, with underscores.
+
+    >>> plain("Entropy-Bound")
+    'entropy_bound'
+    """
+    return re.sub(r"[\s_-]+", "_", word.strip().lower())
+
+
+def add(policy: Policy) -> None:
+    """Enter a policy, unchecked."""
+    POLICIES[policy.name] = policy
+    PARAMETERS.update({p.name: p for p in policy.parameters if p.name not in PARAMETERS})
+    ROWS.update(policy.table_rows())
+
+
+def register_policy(policy: Policy) -> Policy:
+    """Make a policy of your own known by its name, with its parameters.
+
+    From then on `DecodeConfig(policy=...)`, keywords, records, YAML files and flags take the policy
+    and its parameters. Each process that decodes has to register it. Registering the same
+    policy again changes nothing.
+
+    Args:
+      policy: its name and its tables' rows must be new. A parameter that another policy has,
+        too, must agree with it in type, choices and `traced`.
+
+    Returns:
+      The policy.
+
+    Raises:
+      UserError: a name is taken, or a declaration contradicts itself or another policy's.
+    """
+    from leapjax.config.check import declaration
+
+    if not isinstance(policy, Policy):
+        raise UserError(f"register_policy takes a leapjax.policies.Policy, not {policy!r:.80}")
+    name = policy.name
+    if POLICIES.get(name) == policy:
+        return policy
+    if not name.isidentifier() or plain(name) != name:
+        raise UserError(f"policy {name!r}: a name is of small letters, digits and underscores")
+    taken = {*POLICIES, *map(plain, ROWS)}
+    for word in (name, *policy.table_rows()):
+        if plain(word) in taken:
+            raise UserError(
+                f"policy {name}: {word!r} is the name of another policy; choose another name"
+            )
+    for parameter in policy.parameters:
+        declaration(parameter, f"policy {name}")
+    add(policy)
+    return policy
