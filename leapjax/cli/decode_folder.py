@@ -72,9 +72,7 @@ def run(
         with Signals(_stopped, prog="leapjax decode") as signals:
             return _run(args, lm, spec, None, signals, note)
 
-    from leapjax.jobs import spread
-
-    spread.check(Input(spec.input))
+    job.check_rereadable(Input(spec.input))
     # From here on, because neither joining nor loading may be interrupted half-way: the
     # signal is noted, and a process that takes too long to look is ended.
     with Signals(_stopped, prog="leapjax decode") as signals:

@@ -20,8 +20,6 @@ from leapjax.jsonl import parse_line
 from leapjax.model_files import tokenizer_hash
 from leapjax.policies import POLICIES
 
-SHARD_SIZE = 1000
-
 # What a resumed job must agree in, besides input and options; header key -> how it is called.
 _SETTINGS = {
     "weights": "the model's weights",
@@ -62,7 +60,7 @@ def describe(lm, spec: JobSpec, info: InputInfo) -> dict[str, Any]:
         "stop": list(spec.stop),
         "limit": spec.limit,
         "batch_size": spec.batch_size,
-        "shard_size": spec.shard_size or SHARD_SIZE,
+        "shard_size": spec.shard_size,
         "noise": NOISE_VERSION,
         "versions": versions(),
     }

@@ -1,26 +1,36 @@
-"""The journal: what a folder job is, and how far it has come, on lines of JSON.
+"""The journal: what a job is, and how far each of its shards is.
 
-    {"format": 1, "settings": {…}, "input": {…}, …}          the header, written whole
-    {"kind": "saved", "shard": 0, "last_line": 312, …}       so much of the open shard is safe
-    {"kind": "shard", "shard": 0, "last_line": 1000, …}      this shard is complete
-    {"kind": "done"}
+    journal                                                    written whole
+      {"format": 3, "input": {…}, "options": {…}, …}           the header
+      {"kind": "cut", "shards": 0, "records": 0, "size": 1000} how the input is cut into shards
+      {"kind": "shard", "shard": 0, …}                         one entry for each shard begun
+      {"kind": "saved", "shard": 1, …}
+      {"kind": "done"}                                         once the job has ended
+    journal-00003                                              appended to by process 3
+      {"kind": "saved", "shard": 7, …}
+      {"kind": "shard", "shard": 7, …}
 
-A line counts once its line end is on the disk. A line is written *before* what it
-announces is renamed into place, so that a restart can finish the move (`Shards`).
+An entry of kind `saved` says how much of an open shard is on the disk; kind `shard` says that
+the shard is complete. An entry also holds the shard's bad records. Entries may come in any order:
+of several entries for a shard, the one that is further counts. An entry counts once its line end
+is on the disk, and it is written before the shard's file gets its final name.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from leapjax.errors import UserError
+from leapjax.jobs.names import JOURNAL
 from leapjax.jobs.storage import Folder
 
-NAME = "journal"
-FORMAT = 1
-SPREAD_FORMAT = 2  # of jobs of several processes (leapjax.jobs.spread_journal)
+FORMAT = 3
+_READABLE = (2, 3)  # 2 is that of several processes in leapjax 0.1
+_OF_PROCESS = re.compile(rf"{JOURNAL}-\d{{5,}}")
 # Counts that every entry has for its shard; they are summed over the shards.
 COUNTS: tuple[str, ...] = (
     "records",  # of the input, bad ones included
@@ -40,15 +50,15 @@ class Entry:
     """How far a shard is.
 
     Attributes:
-      kind: `saved`, or `shard` once it is complete.
-      shard: its number, from 0.
+      kind: `saved`, or `shard` once the shard is complete.
+      shard: number of the shard, from 0.
       first_line: input line of its first record.
       last_line: input line of its last record so far.
-      chain: hash of the input's lines up to there.
-      bytes: of its file so far.
-      sha256: of these bytes.
-      errors_bytes: length of the file of bad records, over all shards.
-      counts: names of `COUNTS` -> numbers, of this shard so far.
+      chain: hash of the input's lines up to `last_line`.
+      bytes: length of its file so far.
+      sha256: hash of these bytes.
+      counts: names of `COUNTS` -> numbers for this shard so far.
+      bad: the error records of its bad records, as JSON without line ends.
     """
 
     kind: str
@@ -58,209 +68,227 @@ class Entry:
     chain: str
     bytes: int
     sha256: str
-    errors_bytes: int
     counts: dict[str, int]
+    bad: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Nothing of the shard is left to do."""
+        return self.kind == "shard"
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in the journal."""
+        """The entry as it stands in a journal."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {k: v for k, v in fields.items() if k != "counts"} | self.counts
+        return fields | fields.pop("counts") | {"bad": list(self.bad)}
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Entry:
-        """The entry on a line of the journal.
+        """The entry on a line of a journal.
 
         Raises:
-          KeyError: a field is missing.
+          KeyError, TypeError, ValueError: it is none.
         """
-        names = [f.name for f in dataclasses.fields(Entry) if f.name != "counts"]
-        return Entry(**{n: value[n] for n in names}, counts={n: value[n] for n in COUNTS})
+        names = [f.name for f in dataclasses.fields(Entry) if f.name not in ("counts", "bad")]
+        entry = Entry(
+            **{n: value[n] for n in names},
+            counts={n: value[n] for n in COUNTS},
+            bad=tuple(value["bad"]),
+        )
+        if entry.kind not in ("saved", "shard"):
+            raise ValueError(f"unexpected entry {value}")
+        return entry
 
 
-class Journal:
-    """The journal of one folder; holds the last entry and sums, not every entry.
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """How the records of the input are cut into shards.
+
+    Attributes:
+      shards: number of the first shards, which another shard size made; they are complete.
+      records: records in these first shards.
+      size: records of every other shard; the last one may hold fewer.
+    """
+
+    shards: int
+    records: int
+    size: int
+
+    def shard_of(self, record: int) -> int | None:
+        """The shard of a record, counted from 0; None in the first shards.
+
+        >>> [Cut(2, 10, 5).shard_of(n) for n in (9, 10, 14, 15)]
+        [None, 2, 2, 3]
+        """
+        if record < self.records:
+            return None
+        return self.shards + (record - self.records) // self.size
+
+    def count(self, records: int) -> int:
+        """Shards of an input with this many records."""
+        return self.shards + -(-max(records - self.records, 0) // self.size)
+
+
+class State:
+    """How far a whole job is.
 
     Attributes:
       header: what the job is.
-      shards: number of complete shards.
-      last: the latest entry, None before the first.
-      totals: `COUNTS` summed over complete shards.
+      cut: how the input is cut into shards.
       done: the job has ended.
-      sizes: bytes of each complete shard.
+      entries: shard -> how far it is; shards that nobody began are missing.
     """
 
-    def __init__(self, folder: Folder, header: dict[str, Any]):
-        self.header = header
-        self.shards = 0
-        self.last: Entry | None = None
-        self.totals = dict.fromkeys(COUNTS, 0)
-        self.done = False
-        self.sizes: list[int] = []
-        self._folder = folder
-        self._file: Any = None
-        self._length = 0
+    def __init__(self, header: dict[str, Any], cut: Cut, done: bool = False):
+        self.header, self.cut, self.done = header, cut, done
+        self.entries: dict[int, Entry] = {}
 
-    @staticmethod
-    def create(folder: Folder, header: dict[str, Any]) -> Journal:
-        """Begin a job, in place of whatever journal was there.
+    @property
+    def shards(self) -> int:
+        """Number of complete shards."""
+        return sum(entry.complete for entry in self.entries.values())
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """`COUNTS` summed over all shards, open ones included."""
+        return {n: sum(e.counts[n] for e in self.entries.values()) for n in COUNTS}
+
+    @property
+    def bad(self) -> list[str]:
+        """The error records, in the order of the input."""
+        return [row for shard in sorted(self.entries) for row in self.entries[shard].bad]
+
+    @property
+    def prefix(self) -> int:
+        """Number of complete shards before the first one that is not."""
+        return next(n for n in range(len(self.entries) + 1) if not self.is_complete(n))
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether a shard was begun although one before it is not complete."""
+        return any(shard > self.prefix for shard in self.entries)
+
+    def is_complete(self, shard: int) -> bool:
+        """Whether a shard is complete."""
+        return shard in self.entries and self.entries[shard].complete
+
+    def resize(self, size: int) -> None:
+        """Cut what is left of the input into shards of another size; needs a job without gaps.
 
         Args:
-          folder: where the job's files are.
-          header: JSON-ready.
-
-        Raises:
-          OSError: it can't be written.
+          size: records of a shard.
         """
-        journal = Journal(folder, {"format": FORMAT, **header})
-        data = to_line(journal.header)
-        folder.write(NAME, data)
-        journal._length = len(data)
-        return journal
+        last = self.entries.get(self.prefix)
+        if last is not None and last.counts["records"] >= size:
+            self.entries[last.shard] = dataclasses.replace(last, kind="shard")
+        first = self.prefix
+        records = sum(self.entries[shard].counts["records"] for shard in range(first))
+        self.cut = Cut(first, records, size)
+        self.header["shard_size"] = size
 
-    @staticmethod
-    def read(folder: Folder) -> Journal | None:
-        """The journal of a folder, None if there is none.
-
-        A torn last line, left by a crash while it was written, does not count.
+    def take(self, values: Iterable[dict[str, Any]], where: str, first: int = 1) -> None:
+        """Add a journal's entries.
 
         Args:
-          folder: where the job's files are.
+          values: the JSON values of its lines.
+          where: what messages call the journal.
+          first: number of the first of these lines.
 
         Raises:
-          UserError: damaged, or of a newer format.
-          OSError: it can't be read.
+          UserError: an entry can't be read.
         """
-        found = read_values(folder)
-        if found is None:
-            return None
-        values, length = found
-        journal = Journal(folder, values[0])
-        for number, value in enumerate(values[1:], 2):
+        for number, value in enumerate(values, first):
             try:
-                journal._take(value)
+                if value["kind"] == "done":
+                    self.done = True
+                    continue
+                entry = Entry.from_json(value)
             except (KeyError, TypeError, ValueError):
-                raise damaged(f"{folder.path}/{NAME}", number) from None
-        journal._length = length
-        return journal
+                raise damaged(where, number) from None
+            known = self.entries.get(entry.shard)
+            # A shard only grows, so the longer entry is the later one.
+            if known is None or _progress(known) < _progress(entry):
+                self.entries[entry.shard] = entry
 
-    @property
-    def open(self) -> Entry | None:
-        """The entry of the shard that is not complete, None if nothing of it is saved."""
-        return self.last if self.last and self.last.kind == "saved" else None
-
-    @property
-    def errors(self) -> int:
-        """Bad records so far."""
-        return self.totals["errors"] + (self.open.counts["errors"] if self.open else 0)
-
-    @property
-    def records(self) -> int:
-        """Records so far, bad ones included."""
-        return self.totals["records"] + (self.open.counts["records"] if self.open else 0)
-
-    def append(self, entry: Entry) -> None:
-        """Add an entry; on return it survives a crash.
-
-        Args:
-          entry: of the shard that follows the complete ones.
-
-        Raises:
-          OSError: it can't be written.
-        """
-        self._write(entry.to_json())
-
-    def finish(self) -> None:
-        """Note that the job has ended."""
-        self._write({"kind": "done"})
-
-    def close(self) -> None:
-        """Let go of the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def _write(self, value: dict[str, Any]) -> None:
-        data = to_line(value)
-        if self._file is None:
-            self._file = self._folder.grow(NAME, keep=self._length)
-        try:
-            self._file.write(data)
-            self._file.sync()
-        except BaseException:
-            self.close()  # half a line may be there; the next write cuts it off
-            raise
-        self._length += len(data)
-        self._take(value)
-
-    def _take(self, value: dict[str, Any]) -> None:
-        """Count an entry.
-
-        Raises:
-          KeyError: a field is missing.
-          ValueError: it does not follow the one before.
-        """
-        if value["kind"] == "done":
-            self.done = True
-            return
-        entry = Entry.from_json(value)
-        if entry.kind not in ("saved", "shard") or entry.shard != self.shards or self.done:
-            raise ValueError(f"unexpected entry {value}")
-        self.last = entry
-        if entry.kind == "shard":
-            self.shards += 1
-            self.sizes.append(entry.bytes)
-            for name, count in entry.counts.items():
-                self.totals[name] += count
+    def to_bytes(self) -> bytes:
+        """The content of `journal`."""
+        lines = [
+            self.header | {"format": FORMAT},
+            {"kind": "cut", **dataclasses.asdict(self.cut)},
+            *(self.entries[shard].to_json() for shard in sorted(self.entries)),
+            *([{"kind": "done"}] if self.done else []),
+        ]
+        return b"".join(map(to_line, lines))
 
 
-def read_values(folder: Folder, newest: int = FORMAT) -> tuple[list[dict[str, Any]], int] | None:
-    """What stands on the lines of a folder's journal, None if there is none.
-
-    Args:
-      folder: where the job's files are.
-      newest: format that the caller knows.
-
-    Returns:
-      The values, header first, and the length in bytes of the lines that count.
+def read(folder: Folder) -> State | None:
+    """How far a folder's job is by all journals in it; None if there is no `journal`.
 
     Raises:
-      UserError: damaged, or of a newer format.
-      OSError: it can't be read.
+      UserError: a journal is damaged, or of a format that can't be read.
+      OSError: a journal can't be read.
     """
-    data = folder.read(NAME)
+    data = folder.read(JOURNAL)
     if data is None:
         return None
-    where = f"{folder.path}/{NAME}"
-    values, length = parse(data, where)
-    if not values:
-        raise damaged(where, 1)
-    version = values[0].get("format")
+    state = from_bytes(data, f"{folder.path}/{JOURNAL}")
+    for name in of_processes(folder):
+        where = f"{folder.path}/{name}"
+        state.take(parse(folder.read(name) or b"", where, appended=True), where)
+    return state
+
+
+def from_bytes(data: bytes, where: str) -> State:
+    """The state that the content of `journal` describes.
+
+    Args:
+      data: the content.
+      where: what messages call the file.
+
+    Raises:
+      UserError: it is damaged, or of a format that can't be read.
+    """
+    values = parse(data, where)
+    version = values[0].get("format") if values else None
     if type(version) is not int:
         raise damaged(where, 1)
-    if version > newest:
+    if version > FORMAT:
         raise UserError(
-            f"{where}: has format {version}, this leapjax knows {newest}; use a newer leapjax"
+            f"{where}: has format {version}, this leapjax knows {FORMAT}; use a newer leapjax"
         )
-    return values, length
+    if version not in _READABLE:
+        raise UserError(
+            f"{where}: has format {version}, of leapjax 0.1; go on with that version, or start "
+            "anew with --overwrite"
+        )
+    try:
+        cut = Cut(**{f.name: values[1][f.name] for f in dataclasses.fields(Cut)})
+    except (IndexError, KeyError):
+        raise damaged(where, 2) from None
+    state = State(values[0], cut)
+    state.take(values[2:], where, 3)
+    return state
 
 
-def parse(data: bytes, where: str, header: bool = True) -> tuple[list[dict[str, Any]], int]:
-    """What stands on a journal's lines.
+def of_processes(folder: Folder) -> list[str]:
+    """Names of the processes' own journals in a folder."""
+    return sorted(name for name in folder.sizes() if _OF_PROCESS.fullmatch(name))
 
-    A torn last line, left by a crash while it was written, does not count.
+
+def parse(data: bytes, where: str, appended: bool = False) -> list[dict[str, Any]]:
+    """The JSON values on a journal's lines.
 
     Args:
       data: the file's content.
-      where: how messages call it.
-      header: the first line was written whole with the file, so it can't be torn.
-
-    Returns:
-      The values, and the length in bytes of the lines that count.
+      where: what messages call the file.
+      appended: the file was written line by line, so a crash may have torn its last line, which
+        then does not count.
 
     Raises:
-      UserError: another line is damaged.
+      UserError: a line is damaged.
     """
-    lines = data.split(b"\n")[:-1]  # what follows the last line end is torn
+    *lines, rest = data.split(b"\n")
+    if rest and not appended:
+        raise damaged(where, len(lines) + 1)
     values = []
     for number, line in enumerate(lines, 1):
         try:
@@ -268,16 +296,15 @@ def parse(data: bytes, where: str, header: bool = True) -> tuple[list[dict[str, 
             if not isinstance(value, dict):
                 raise ValueError
         except ValueError:
-            if number == len(lines) > header:
-                lines.pop()  # its bytes never reached the disk
-                break
+            if appended and number == len(lines):
+                break  # its bytes never reached the disk
             raise damaged(where, number) from None
         values.append(value)
-    return values, sum(len(line) + 1 for line in lines)
+    return values
 
 
 def to_line(value: dict[str, Any]) -> bytes:
-    """A value as a line of the journal, line end included."""
+    """A value as a line of a journal, line end included."""
     return (json.dumps(value, ensure_ascii=False) + "\n").encode()
 
 
@@ -286,3 +313,7 @@ def damaged(where: str, number: int) -> UserError:
     return UserError(
         f"{where} line {number}: is damaged; restore the file, or start anew with --overwrite"
     )
+
+
+def _progress(entry: Entry) -> tuple[bool, int]:
+    return entry.complete, entry.last_line

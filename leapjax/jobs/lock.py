@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 from leapjax.errors import UserError
 from leapjax.jobs.lease import Guarded, base_name, held, leased, me, parsed
-from leapjax.jobs.shards import LOCK
+from leapjax.jobs.names import LOCK
 from leapjax.jobs.storage import Folder, LocalFolder
 
 
@@ -63,11 +63,6 @@ def watched(folder: Folder, stop: Callable[[], int | None]) -> Callable[[], int 
         return stop()
 
     return asked
-
-
-def own_name(index: int) -> str:
-    """The name of the lock of one process of a job."""
-    return f"{LOCK}-{index:05d}"
 
 
 def wait_for_others(folder: Folder, seconds: float = 60.0) -> None:

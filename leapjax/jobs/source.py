@@ -31,12 +31,14 @@ class Item(NamedTuple):
       where: what messages about it begin with.
       given: the record, or its line in bytes.
       chain: hex digest over all lines up to it; empty where the input is no file.
+      shard: of a folder job, the shard to which the record belongs.
     """
 
     line: int
     where: str
     given: Any
     chain: str = ""
+    shard: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

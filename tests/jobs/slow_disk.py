@@ -2,10 +2,12 @@
 
 The N-th OPERATION (from 1) stops half-way for a minute, having made the file MARKER; the
 test kills the process there. Operations are `write FILE`, `sync FILE`, `rename FILE` (about
-to be renamed) and `renamed FILE`, by the name that the file has before.
+to be renamed) and `renamed FILE`, by the name that the file has before, without the number of
+its shard or process: `shard.open`, `journal`.
 """
 
 import itertools
+import re
 import sys
 import time
 from pathlib import Path
@@ -18,7 +20,7 @@ numbers = itertools.count(1)
 
 
 def stuck(name):
-    if name == operation and next(numbers) == int(number):
+    if re.sub(r"-\d{5}", "", name) == operation and next(numbers) == int(number):
         Path(marker).touch()
         time.sleep(60)
 

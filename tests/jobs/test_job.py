@@ -14,7 +14,7 @@ import pytest
 import leapjax
 from leapjax import DecodeConfig
 from leapjax.errors import UserError
-from leapjax.jobs import header, job, lease, source, storage
+from leapjax.jobs import header, job, journal, lease, source, storage
 from leapjax.jobs.job import JobSpec
 from leapjax.jobs.loop import Stopped
 from leapjax.jobs.peers import Peers
@@ -116,7 +116,7 @@ def test_a_crash_at_every_operation(spec, on_disk, save_seconds):
         lm = FakeLM()
         job.run(lm, spec(save_seconds=save_seconds, resume=True))
         assert outputs(disk.contents()) == expected, number
-        assert "shard.open" not in disk.contents()
+        assert not [name for name in disk.contents() if name.endswith(".open")]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -427,7 +427,7 @@ def test_existing_output_is_refused_and_kept(spec, tmp_path):
 def test_overwrite_leaves_nothing_of_the_old_job(spec, tmp_path):
     out = tmp_path / "out"
     interrupted(spec, looks=60)
-    assert (out / "shard.open").exists() and (out / "errors.jsonl").exists()
+    assert [*out.glob("shard-*.open")] and (out / "errors.jsonl").exists()
     (tmp_path / "in.jsonl").write_text("")
     job.run(FakeLM(), spec(overwrite=True))
     assert sorted(p.name for p in out.iterdir()) == ["journal", "summary.json"]
@@ -462,24 +462,27 @@ def test_rows_that_were_never_saved_do_not_pass_for_a_lost_shard(spec, tmp_path)
     interrupted(spec, looks=60)
     out = tmp_path / "out"
     last = sorted(shards(out))[-1]
-    journal = (out / "journal").read_text().splitlines()
-    while json.loads(journal[-1])["kind"] == "saved":
-        journal.pop()
-    (out / "journal").write_text("\n".join(journal) + "\n")
+    lines = (out / "journal-00000").read_text().splitlines()
+    while json.loads(lines[-1])["kind"] == "saved":
+        lines.pop()
+    (out / "journal-00000").write_text("\n".join(lines) + "\n")
     # As long as the lost shard, so that only its content tells.
-    (out / "shard.open").write_bytes(b"x" * (out / last).stat().st_size)
+    lost = out / last.replace("part-", "shard-").replace("jsonl", "open")
+    lost.write_bytes(b"x" * (out / last).stat().st_size)
     (out / last).unlink()
-    with pytest.raises(UserError, match=f"{last}: is missing"):
+    with pytest.raises(UserError, match=f"{lost.name}: is not what the journal says"):
         job.run(FakeLM(), spec(resume=True))
 
 
 def test_what_is_saved_is_not_saved_again(spec, tmp_path):
     interrupted(spec, save_seconds=0)
-    before = (tmp_path / "out" / "journal").read_bytes()
-    lines = before.splitlines()
+    folder = storage.LocalFolder(str(tmp_path / "out"))
+    lines = folder.read("journal-00000").splitlines()
     assert len(set(lines)) == len(lines) > 5
+    before = journal.read(folder).to_bytes()
     interrupted(spec, looks=0, resume=True)
-    assert (tmp_path / "out" / "journal").read_bytes() == before
+    assert folder.read("journal-00000") is None
+    assert folder.read("journal") == before == journal.read(folder).to_bytes()
 
 
 def test_a_finished_job_is_left_as_it_is(spec, tmp_path):
@@ -521,8 +524,7 @@ def test_an_output_that_is_a_file(spec, tmp_path):
     [
         (lambda out: (out / "part-00001.jsonl").unlink(), "part-00001.jsonl: is missing"),
         (lambda out: (out / "part-00000.jsonl").write_text("x"), "part-00000.jsonl: has 1 bytes"),
-        (lambda out: (out / "errors.jsonl").unlink(), "errors.jsonl: has 0 bytes"),
-        (lambda out: (out / "shard.open").write_text("x"), "shard.open: is not what"),
+        (lambda out: next(out.glob("*.open")).write_text("x"), r"shard-0000\d.open: is not what"),
         (lambda out: (out / "journal").unlink(), "has shards but no journal"),
         (lambda out: (out / "journal").write_text("x\n"), "journal line 1: is damaged"),
     ],
@@ -593,7 +595,7 @@ def test_remote_paths(spec, prompts, tmp_path):
     memory.pipe("/jobs/in.jsonl", open(prompts, "rb").read())
     there = {"input": "memory://jobs/in.jsonl", "output": "memory://jobs/out"}
     interrupted(spec, save_seconds=0, **there)
-    assert memory.exists("/jobs/out/shard.open") and not memory.exists("/jobs/out/lock")
+    assert memory.glob("/jobs/out/shard-*.open") and not memory.exists("/jobs/out/lock")
     with pytest.raises(UserError, match="is there already"):
         job.check(spec(**there))
     job.run(FakeLM(), spec(resume=True, **there))

@@ -10,15 +10,19 @@ import json
 import os
 import random
 import sys
+import threading
 
 import pytest
 
 from leapjax import DecodeConfig
 from leapjax.errors import UserError
-from leapjax.jobs import job, peers, spread
+from leapjax.jobs import job, peers
 from leapjax.jobs.job import JobSpec
+from leapjax.jobs.lock import locked, wait_for_others
 from leapjax.jobs.loop import Stopped
+from leapjax.jobs.names import LOCK, of_process
 from leapjax.jobs.peers import PeerEnded, Peers
+from leapjax.jobs.storage import LocalFolder
 from tests.jobs.fake_peers import Store, run_together
 from tests.jobs.fakes import Crash, Disk, FakeLM, write_input
 
@@ -31,7 +35,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(peers, "_PAUSE", 0.002)
     monkeypatch.setattr(peers, "_LONGEST_PAUSE", 0.01)
     monkeypatch.setattr(peers, "_LOOK", 0.0)
-    monkeypatch.setattr(spread, "VISIBLE", 0.6)
+    monkeypatch.setattr(job, "VISIBLE", 0.6)
 
 
 @pytest.fixture
@@ -60,10 +64,7 @@ def on_disk(monkeypatch):
 
     def put(disk):
         monkeypatch.setattr(job.storage, "folder", lambda path: disk)
-        for module in (job, spread):
-            monkeypatch.setattr(
-                module, "locked", lambda folder, *names: contextlib.nullcontext(folder)
-            )
+        monkeypatch.setattr(job, "locked", lambda folder, *names: contextlib.nullcontext(folder))
         return disk
 
     return put
@@ -177,8 +178,8 @@ def test_overwritten(spec, expected, tmp_path):
     looks = iter([None] * 30)
     run_together(models(3), spec(), [lambda: next(looks, 15)] * 3)
     out = tmp_path / "out"
-    assert [*out.glob("journal-*")]
-    (out / "journal-00007").write_bytes((out / "journal-00001").read_bytes())
+    journals = [*out.glob("journal-*")]
+    (out / "journal-00007").write_bytes(journals[0].read_bytes())
     job.run(FakeLM(), spec(overwrite=True))
     assert outputs(out) == expected
     ends = run_together(models(3), spec(overwrite=True))
@@ -225,10 +226,43 @@ def test_who_does_not_belong_is_refused(spec, tmp_path):
     assert "can't join in, because threshold was 0.9, now 0.8 (before: process 0)" in str(ends[1])
     ends = run_together(models(2), spec())
     assert "is there already; add --resume" in str(ends[0])
-    ends = run_together(models(2), spec(resume=True, shard_size=7))
-    assert "with shard_size 5, now 7" in str(ends[0])
-    ends = run_together(models(2), spec(resume=True, shard_size=None))
-    assert all(isinstance(end, job.Result) for end in ends)
+
+
+def test_another_shard_size(spec, expected, tmp_path):
+    """What is left is cut anew, unless a shard was begun out of turn."""
+    rows = b"".join(expected[name] for name in sorted(expected) if name.startswith("part-"))
+    looks = iter([None] * 25)
+    with pytest.raises(Stopped):
+        job.run(FakeLM(), spec(), stop=lambda: next(looks, 15))
+    out = tmp_path / "out"
+    assert (out / "shard-00001.open").exists()
+    # Three records of shard 1 are saved, so it is complete by the new size.
+    ends = run_together(models(2), spec(resume=True, shard_size=2))
+    assert all(isinstance(end, job.Result) for end in ends), ends
+    assert b"".join(p.read_bytes() for p in sorted(out.glob("part-*"))) == rows
+    assert (out / "errors.jsonl").read_bytes() == expected["errors.jsonl"]
+
+    ahead = threading.Event()
+
+    class First(FakeLM):
+        def answer(self, request):
+            assert ahead.wait(60)
+            return super().answer(request)
+
+    class Second(FakeLM):
+        def answer(self, request):
+            if len(self.answered) == 3:  # a record of shard 1 is saved, none of shard 0
+                ahead.set()
+                raise UserError("enough")
+            return super().answer(request)
+
+    stop = [lambda: 15 if ahead.is_set() else None, lambda: None]
+    run_together([First(), Second()], spec(overwrite=True), stop)
+    for count in (1, 2):
+        ends = run_together(models(count), spec(resume=True, shard_size=7))
+        assert "with shard_size 5, now 7" in str(ends[0])
+    run_together(models(2), spec(resume=True, shard_size=5))
+    assert outputs(out) == expected
 
 
 def test_shards_are_even_by_default(spec, tmp_path):
@@ -236,7 +270,7 @@ def test_shards_are_even_by_default(spec, tmp_path):
     run_together(models(4), spec(input=path, shard_size=None, num_samples=None))
     sizes = [len(p.read_text().splitlines()) for p in sorted((tmp_path / "out").glob("part-*"))]
     assert sizes == [6, 6, 6, 5]
-    assert [spread._even(n, 4) for n in (0, 1, 4000, 4001, 10**6)] == [1, 1, 1000, 501, 1000]
+    assert [job.shard_size(n, 4) for n in (0, 1, 4000, 4001, 10**6)] == [1, 1, 1000, 501, 1000]
 
 
 def test_a_stream_is_refused(spec):
@@ -245,15 +279,12 @@ def test_a_stream_is_refused(spec):
 
 
 def test_a_lock_of_a_living_process_is_waited_for(spec, tmp_path, monkeypatch):
-    monkeypatch.setattr(job, "wait_for_others", lambda folder: spread.wait_for_others(folder, 0))
-    from leapjax.jobs.lock import locked, own_name
-    from leapjax.jobs.storage import LocalFolder
-
+    monkeypatch.setattr(job, "wait_for_others", lambda folder: wait_for_others(folder, 0))
     looks = iter([None] * 10)
     with pytest.raises(Stopped):
         job.run(FakeLM(), spec(), stop=lambda: next(looks, 15))
     folder = LocalFolder(str(tmp_path / "out"))
-    with locked(folder, own_name(3)):
+    with locked(folder, of_process(LOCK, 3)):
         with pytest.raises(UserError, match="another job is writing there"):
             job.run(FakeLM(), spec(resume=True))
     job.run(FakeLM(), spec(resume=True))
