@@ -237,7 +237,7 @@ class Lease:
         return json.dumps({**self._me, "held": held, "renewed": time.time()}).encode()
 
 
-class Guarded:
+class Guarded(Folder):
     """A folder that refuses to write once the lease on it is lost.
 
     Args:
@@ -248,19 +248,11 @@ class Guarded:
     def __init__(self, folder: Folder, lease: Lease):
         self._folder, self.lease = folder, lease
         self.path, self.exclusive = folder.path, folder.exclusive
+        self.sizes, self.read = folder.sizes, folder.read
 
     def create(self) -> None:  # noqa: D102
         self.lease.verify()
         self._folder.create()
-
-    def sizes(self) -> dict[str, int]:  # noqa: D102
-        return self._folder.sizes()
-
-    def size(self, name: str) -> int | None:  # noqa: D102
-        return self._folder.size(name)
-
-    def read(self, name: str) -> bytes | None:  # noqa: D102
-        return self._folder.read(name)
 
     def write(self, name: str, data: bytes) -> None:  # noqa: D102
         self.lease.verify()
@@ -273,6 +265,10 @@ class Guarded:
     def grow(self, name: str, keep: int = 0) -> Growing:  # noqa: D102
         self.lease.verify()
         return _GuardedGrowing(self._folder.grow(name, keep), self.lease)
+
+    def stream(self, name: str) -> Growing:  # noqa: D102
+        self.lease.verify()
+        return _GuardedGrowing(self._folder.stream(name), self.lease)
 
     def rename(self, old: str, new: str) -> None:  # noqa: D102
         self.lease.verify()

@@ -84,7 +84,7 @@ class OutputFile:
 
     def __enter__(self) -> OutputFile:
         try:
-            self._rows = storage.whole(self.path)
+            self._rows = storage.Whole(self.path)
         except OSError as e:
             raise _unwritable(self.path, e) from e
         return self
@@ -97,7 +97,7 @@ class OutputFile:
     def keep_bad(self, record: dict[str, Any]) -> None:
         """Add a bad record to the file of errors."""
         if self._errors is None:
-            self._errors = storage.whole(self.errors_path)
+            self._errors = storage.Whole(self.errors_path)
         self._add(self._errors, record)
 
     def settle(self, item: Item) -> None:

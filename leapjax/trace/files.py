@@ -86,7 +86,7 @@ def write(trace: Trace, path: str | Path, overwrite: bool = False) -> None:
     check_count(path, len(trace.items))
     content = render(trace, os.path.splitext(path)[1].lower())
     try:
-        file = storage.whole(path)
+        file = storage.Whole(path)
         try:
             file.write(content)
             file.publish()

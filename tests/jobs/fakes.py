@@ -107,9 +107,6 @@ class Disk:
     def sizes(self):
         return {name: len(file.content) for name, file in self.files.items()}
 
-    def size(self, name):
-        return len(self.files[name].content) if name in self.files else None
-
     def read(self, name):
         return self.files[name].content if name in self.files else None
 

@@ -631,7 +631,7 @@ def test_an_input_that_a_remote_store_stops_giving(spec, monkeypatch):
 
 
 def test_errors_of_a_remote_store_are_one_line(tmp_path):
-    class Broken(storage.RemoteFolder):
+    class Broken(storage.Folder):
         def __init__(self):
             self.path, self._root = "gs://bucket/x", "bucket/x"
             self._system = types.SimpleNamespace(pipe_file=self.fail)

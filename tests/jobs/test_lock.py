@@ -19,7 +19,7 @@ from leapjax.errors import UserError
 from leapjax.jobs import lease
 from leapjax.jobs.lease import LeaseLost, leased
 from leapjax.jobs.lock import locked
-from leapjax.jobs.storage import LocalFolder, RemoteFolder
+from leapjax.jobs.storage import Folder, LocalFolder
 
 
 @pytest.fixture(params=["local", "remote"])
@@ -27,7 +27,7 @@ def place(request, tmp_path):
     if request.param == "local":
         yield LocalFolder(str(tmp_path))
     else:
-        yield RemoteFolder("memory://locks")
+        yield Folder("memory://locks")
         fsspec.filesystem("memory").store.clear()
 
 
@@ -71,7 +71,7 @@ def ended_process():
     ],
 )
 def test_leases_of_the_dead_do_not_count(holder, free):
-    place = RemoteFolder("memory://leases")
+    place = Folder("memory://leases")
     if isinstance(holder, dict):
         if "renewed" in holder:
             holder = {**holder, "renewed": time.time() + holder["renewed"]}
@@ -91,7 +91,7 @@ def test_leases_of_the_dead_do_not_count(holder, free):
 
 def test_a_lease_is_renewed(monkeypatch):
     monkeypatch.setattr(lease, "RENEW", 0.01)
-    place = RemoteFolder("memory://renewed")
+    place = Folder("memory://renewed")
     with locked(place):
         first = json.loads(place.read("lock"))["renewed"]
         deadline = time.monotonic() + 10
@@ -111,7 +111,7 @@ def test_a_lock_file_that_its_holder_just_deleted_is_not_the_lock(monkeypatch, t
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with locked(place):
-        assert len(calls) == 2 and place.size("lock")
+        assert len(calls) == 2 and place.read("lock")
         with pytest.raises(UserError, match="another job"):
             with locked(place):
                 pass
@@ -366,7 +366,7 @@ def test_a_lease_that_ran_out_by_the_wall_clock_is_lost(monkeypatch, tmp_path):
         with pytest.raises(LeaseLost):
             folder.lease.renew()
     monkeypatch.undo()
-    assert place.read("a") == b"1" and place.size("lock")  # not even the lock was touched
+    assert place.read("a") == b"1" and place.read("lock")  # not even the lock was touched
 
 
 SUSPENDED = """

@@ -19,13 +19,13 @@ def path(request, tmp_path):
 
 def test_a_folder(path):
     place = storage.folder(path)
-    assert place.sizes() == {} and place.read("a") is None and place.size("a") is None
+    assert place.sizes() == {} and place.read("a") is None
     place.create()
     place.create()
     place.remove("a")
     place.write("a", b"12")
     place.write("a", b"123")
-    assert place.read("a") == b"123" and place.size("a") == 3
+    assert place.read("a") == b"123" and place.sizes() == {"a": 3}
     assert place.exclusive and not place.create_new("a", b"new") and place.read("a") == b"123"
     place.rename("a", "b")
     assert place.sizes() == {"b": 3}
