@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Iterator
 from typing import Any
 
-from leapjax.config import DecodeConfig
 from leapjax.decoding import NOISE_VERSION
-from leapjax.errors import UserError
-from leapjax.jobs.source import InputInfo, Item
+from leapjax.jobs.source import InputInfo
 from leapjax.jobs.spec import JobSpec
-from leapjax.jsonl import parse_line
 from leapjax.model_files import tokenizer_hash
-from leapjax.policies import POLICIES
 
 # What a resumed job must agree in, besides input and options; header key -> how it is called.
 _SETTINGS = {
@@ -33,6 +27,7 @@ _SETTINGS = {
     "raw": "raw",
     "stop": "stop",
     "limit": "limit",
+    "noise": "the noise of sampled answers",
 }
 
 
@@ -66,53 +61,6 @@ def describe(lm, spec: JobSpec, info: InputInfo) -> dict[str, Any]:
     }
 
 
-def is_noisy(options: DecodeConfig | dict[str, Any]) -> bool:
-    """Whether answers under these options depend on noise.
-
-    Args:
-      options: decode options, or some of them by name.
-    """
-    given = options if isinstance(options, dict) else options.to_dict()
-    drawn = given.get("policy") in POLICIES and "uniform" in POLICIES[given["policy"]].needs
-    return drawn or (given.get("temperature") or 0) > 0
-
-
-def noise_changed(old: dict[str, Any]) -> bool:
-    """Whether a job was begun when seeds and ids stood for other noise; 0.1 said nothing."""
-    return old.get("noise", 1) != NOISE_VERSION
-
-
-def without_noise(items: Iterable[Item], old: dict[str, Any]) -> Iterator[Item]:
-    """Records of a job that was begun under other noise, none of which may sample.
-
-    Args:
-      items: what is still to be decoded.
-      old: header of the interrupted job.
-
-    Raises:
-      UserError: a record samples, and has no seed of its own.
-    """
-    for item in items:
-        record = item.given
-        if isinstance(record, bytes):
-            with contextlib.suppress(UserError):  # whoever decodes it says what is wrong
-                record = parse_line(record, item.where)
-        options = record.get("options") if isinstance(record, dict) else None
-        if isinstance(options, dict) and options.get("seed") is None:
-            with contextlib.suppress(TypeError):
-                if is_noisy(options):
-                    raise UserError(f"{item.where}: samples, but {_other_noise(old)}")
-        yield item
-
-
-def _other_noise(old: dict[str, Any]) -> str:
-    before = old.get("versions", {}).get("leapjax", "another version")
-    return (
-        f"the noise of sampled answers changed since leapjax {before}, with which the job was "
-        "begun; go on with that version, or start anew with --overwrite"
-    )
-
-
 def other_version(old: dict[str, Any]) -> str | None:
     """A note where another version of leapjax began the job."""
     before, now = old.get("versions", {}).get("leapjax"), versions()["leapjax"]
@@ -135,16 +83,10 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         found.append(f"the input changed ({before['bytes']} bytes before, {now['bytes']} now)")
     for key, name in _SETTINGS.items():
         if old.get(key) != new[key]:
-            if key == "weights" and "noise" not in old:
-                found.append(
-                    f"{name} changed, or leapjax 0.1 began it and hashed hub folders otherwise"
-                )
-            elif name.startswith("the "):
+            if name.startswith("the "):
                 found.append(f"{name} changed")
             else:
                 found.append(f"{name} was {_shown(old.get(key))}, now {_shown(new[key])}")
-    if noise_changed(old) and is_noisy(new["options"]):
-        found.append("the noise of sampled answers changed with the version of leapjax")
     for name in {**old["options"], **new["options"]}:
         was, now_is = old["options"].get(name), new["options"].get(name)
         if was != now_is:

@@ -34,9 +34,9 @@ from typing import Any, TypeVar
 
 from leapjax.errors import UserError
 from leapjax.jobs import folder_files, journal, storage
-from leapjax.jobs.header import describe, differences, noise_changed, without_noise
+from leapjax.jobs.header import describe, differences
 from leapjax.jobs.journal import Cut, State
-from leapjax.jobs.lock import locked, wait_for_others, watched
+from leapjax.jobs.lock import locked, wait_for_others
 from leapjax.jobs.loop import Loop, Progress, Stopped
 from leapjax.jobs.names import JOURNAL, LOCK, of_process
 from leapjax.jobs.peers import Peers
@@ -213,11 +213,11 @@ class _Run:
 
     def _decode(self, info, state: State, share: Share, shards: Shards, seen) -> Summary:
         spec, source = self._spec, self._source
-        held = watched(self._folder, self._stop)
 
         def stop() -> int | None:
             self._peers.check()
-            return held()
+            self._folder.check()
+            return self._stop()
 
         def again() -> Iterator[tuple[int, bytes]]:
             return ((item.line, item.given) for item in Input(spec.input).items())
@@ -245,8 +245,6 @@ class _Run:
         )
         items = itertools.islice(source.items(), spec.limit)
         items = share.items(items, intake, stop, source.name)
-        if noise_changed(state.header):
-            items = without_noise(items, state.header)
         summary = loop.run(items)
         if spec.limit is None:
             source.check_unchanged(info)

@@ -29,7 +29,6 @@ from leapjax.jobs.names import JOURNAL
 from leapjax.jobs.storage import Folder
 
 FORMAT = 3
-_READABLE = (2, 3)  # 2 is that of several processes in leapjax 0.1
 _OF_PROCESS = re.compile(rf"{JOURNAL}-\d{{5,}}")
 # Counts that every entry has for its shard; they are summed over the shards.
 COUNTS: tuple[str, ...] = (
@@ -255,7 +254,7 @@ def from_bytes(data: bytes, where: str) -> State:
         raise UserError(
             f"{where}: has format {version}, this leapjax knows {FORMAT}; use a newer leapjax"
         )
-    if version not in _READABLE:
+    if version < FORMAT:
         raise UserError(
             f"{where}: has format {version}, of leapjax 0.1; go on with that version, or start "
             "anew with --overwrite"

@@ -237,6 +237,16 @@ class Lease:
         return json.dumps({**self._me, "held": held, "renewed": time.time()}).encode()
 
 
+def _verified(name: str) -> Any:
+    """A method of a folder that first makes sure that the lease is held."""
+
+    def method(self: Guarded, *args: Any) -> Any:
+        self.lease.verify()
+        return getattr(self.folder, name)(*args)
+
+    return method
+
+
 class Guarded(Folder):
     """A folder that refuses to write once the lease on it is lost.
 
@@ -246,53 +256,31 @@ class Guarded(Folder):
     """
 
     def __init__(self, folder: Folder, lease: Lease):
-        self._folder, self.lease = folder, lease
+        self.folder, self.lease = folder, lease
         self.path, self.exclusive = folder.path, folder.exclusive
-        self.sizes, self.read = folder.sizes, folder.read
+        self.sizes, self.read, self.check = folder.sizes, folder.read, lease.check
 
-    def create(self) -> None:  # noqa: D102
-        self.lease.verify()
-        self._folder.create()
-
-    def write(self, name: str, data: bytes) -> None:  # noqa: D102
-        self.lease.verify()
-        self._folder.write(name, data)
-
-    def create_new(self, name: str, data: bytes) -> bool:  # noqa: D102
-        self.lease.verify()
-        return self._folder.create_new(name, data)
+    create, write, create_new, rename, remove = map(
+        _verified, ("create", "write", "create_new", "rename", "remove")
+    )
 
     def grow(self, name: str, keep: int = 0) -> Growing:  # noqa: D102
         self.lease.verify()
-        return _GuardedGrowing(self._folder.grow(name, keep), self.lease)
-
-    def stream(self, name: str) -> Growing:  # noqa: D102
-        self.lease.verify()
-        return _GuardedGrowing(self._folder.stream(name), self.lease)
-
-    def rename(self, old: str, new: str) -> None:  # noqa: D102
-        self.lease.verify()
-        self._folder.rename(old, new)
-
-    def remove(self, name: str) -> None:  # noqa: D102
-        self.lease.verify()
-        self._folder.remove(name)
+        return _GuardedGrowing(self.folder.grow(name, keep), self.lease)
 
 
-class _GuardedGrowing:
+class _GuardedGrowing(Growing):
     def __init__(self, file: Growing, lease: Lease):
-        self._file, self._lease = file, lease
+        self._growing, self._lease = file, lease
+        self.close = file.close
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:  # noqa: D102
         self._lease.check()
-        self._file.write(data)
+        self._growing.write(data)
 
-    def sync(self) -> None:
+    def sync(self) -> None:  # noqa: D102
         self._lease.verify()
-        self._file.sync()
-
-    def close(self) -> None:
-        self._file.close()
+        self._growing.sync()
 
 
 def _clocks() -> tuple[float, float]:

@@ -11,10 +11,10 @@ import errno
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from leapjax.errors import UserError
-from leapjax.jobs.lease import Guarded, base_name, held, leased, me, parsed
+from leapjax.jobs.lease import base_name, held, leased, me, parsed
 from leapjax.jobs.names import LOCK
 from leapjax.jobs.storage import Folder, LocalFolder
 
@@ -45,24 +45,6 @@ def locked(folder: Folder, name: str = LOCK) -> Iterator[Folder]:
             # An object store, or a network filesystem without flock.
             folder = stack.enter_context(leased(folder, name))
         yield folder
-
-
-def watched(folder: Folder, stop: Callable[[], int | None]) -> Callable[[], int | None]:
-    """A job's `stop` that also notices that the folder's lock is lost.
-
-    Args:
-      folder: from `locked`.
-      stop: a signal's number once the job shall stop, else None.
-    """
-    if not isinstance(folder, Guarded):
-        return stop
-    lease = folder.lease
-
-    def asked() -> int | None:
-        lease.check()
-        return stop()
-
-    return asked
 
 
 def wait_for_others(folder: Folder, seconds: float = 60.0) -> None:

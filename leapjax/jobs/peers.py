@@ -20,7 +20,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from leapjax.errors import UserError
 
@@ -30,22 +30,6 @@ _PAUSE = 0.05  # seconds between the first two looks for an answer
 _LONGEST_PAUSE = 2.0  # later
 _PATIENCE = 15.0  # seconds of waiting for the others before one is told
 _LOOK = 1.0  # seconds between two looks whether a peer has ended
-
-
-class Store(Protocol):
-    """Keys and values that all processes see: the part of jax's client that is used."""
-
-    def key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None:
-        """Set a key; an error if it is there."""
-        ...
-
-    def key_value_try_get(self, key: str) -> str:
-        """A key's value; an error if it isn't there."""
-        ...
-
-    def key_value_dir_get(self, key: str) -> list[tuple[str, str]]:
-        """All keys below one, with their values."""
-        ...
 
 
 class PeerEnded(UserError):
@@ -68,12 +52,13 @@ class Peers:
       count: of all.
 
     Args:
-      store: None for a process that is alone.
+      store: keys and values that all processes see, jax's client (`key_value_set`,
+        `key_value_try_get`, `key_value_dir_get`); None for a process that is alone.
       index: see above.
       count: see above.
     """
 
-    def __init__(self, store: Store | None = None, index: int = 0, count: int = 1):
+    def __init__(self, store: Any = None, index: int = 0, count: int = 1):
         self._store, self.index, self.count = store, index, count
         self._looked = 0.0
 
@@ -147,7 +132,7 @@ class Peers:
         finally:
             os._exit(status)
 
-    def _say_farewell(self, store: Store, status: int, why: str) -> None:
+    def _say_farewell(self, store: Any, status: int, why: str) -> None:
         if status:
             with contextlib.suppress(Exception):  # another was first
                 store.key_value_set("leapjax/end", f"{self.index} {status} {why}")

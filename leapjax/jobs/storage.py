@@ -20,7 +20,7 @@ import os
 import posixpath
 import uuid
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 from leapjax.errors import UserError
 
@@ -95,11 +95,8 @@ def exists(path: str) -> bool:
       OSError: that can't be found out.
       UserError: no library here knows such URLs.
     """
-    if not is_remote(path):
-        return os.path.exists(local_path(path))
-    system, inside = filesystem(path)
-    with _as_oserror(path):
-        return system.exists(inside)
+    parent, name = _split(path)
+    return name in parent.sizes()
 
 
 def remove(path: str) -> None:
@@ -119,20 +116,33 @@ def _split(path: str) -> tuple[Folder, str]:
     return folder(parent + slash or "."), name
 
 
-class Growing(Protocol):
-    """A file that grows; nothing counts as written before `sync`."""
+class Growing:
+    """A file that grows; nothing counts as written before `sync`.
+
+    Args:
+      path: of a local file.
+      keep: bytes of its content that stay.
+    """
+
+    def __init__(self, path: str, keep: int = 0):
+        self._file = open(path, "r+b" if keep else "wb", buffering=0)
+        if keep:
+            self._file.truncate(keep)
+            self._file.seek(keep)
 
     def write(self, data: bytes) -> None:
         """Add bytes at the end."""
-        ...
+        view = memoryview(data)
+        while view:  # a file without a buffer may take less than all
+            view = view[self._file.write(view) :]
 
     def sync(self) -> None:
         """Return once everything written survives a crash."""
-        ...
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file; does not sync."""
-        ...
+        self._file.close()
 
 
 class Whole:
@@ -207,6 +217,9 @@ class Folder:
         kinds = self._system.protocol
         self.exclusive = not _EXCLUSIVE.isdisjoint([kinds] if isinstance(kinds, str) else kinds)
 
+    def check(self) -> None:
+        """Raise if this process may not write there any more (`leapjax.jobs.lease`)."""
+
     def create(self) -> None:
         """Make the folder, and those above it, unless it exists."""
         with _as_oserror(self.path):
@@ -265,37 +278,37 @@ class Folder:
         return f"{self._root}/{name}"
 
 
-class _Object:
+class _Object(Growing):
     """An object that is put anew at each sync."""
 
     def __init__(self, folder: Folder, name: str, content: bytes):
         self._folder, self._name, self._content = folder, name, bytearray(content)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:  # noqa: D102
         self._content += data
 
-    def sync(self) -> None:
+    def sync(self) -> None:  # noqa: D102
         self._folder.write(self._name, bytes(self._content))
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: D102
         self._content = bytearray()
 
 
-class _Upload:
+class _Upload(Growing):
     """An object that is uploaded in pieces."""
 
     def __init__(self, path: str, file: Any):
         self._path, self._file = path, file
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:  # noqa: D102
         with _as_oserror(self._path):
             self._file.write(data)
 
-    def sync(self) -> None:
+    def sync(self) -> None:  # noqa: D102
         with _as_oserror(self._path):
             self._file.close()
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: D102
         if not self._file.closed:
             with contextlib.suppress(Exception):  # not every library can discard
                 self._file.discard()
@@ -349,7 +362,7 @@ class LocalFolder(Folder):
         return True
 
     def grow(self, name: str, keep: int = 0) -> Growing:  # noqa: D102
-        return _LocalGrowing(self._at(name), keep)
+        return Growing(self._at(name), keep)
 
     stream = grow
 
@@ -369,22 +382,3 @@ class LocalFolder(Folder):
 
     def _at(self, name: str) -> str:
         return os.path.join(self.path, name)
-
-
-class _LocalGrowing:
-    def __init__(self, path: str, keep: int):
-        self._file = open(path, "r+b" if keep else "wb", buffering=0)
-        if keep:
-            self._file.truncate(keep)
-            self._file.seek(keep)
-
-    def write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:  # a file without a buffer may take less than all
-            view = view[self._file.write(view) :]
-
-    def sync(self) -> None:
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self._file.close()

@@ -104,6 +104,9 @@ class Disk:
     def create(self):
         pass
 
+    def check(self):
+        pass
+
     def sizes(self):
         return {name: len(file.content) for name, file in self.files.items()}
 

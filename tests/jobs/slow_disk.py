@@ -25,18 +25,18 @@ def stuck(name):
         time.sleep(60)
 
 
-def begin(self, path, keep, real=storage._LocalGrowing.__init__):
+def begin(self, path, keep, real=storage.Growing.__init__):
     self.name = Path(path).name
     real(self, path, keep)
 
 
-def write(self, data, real=storage._LocalGrowing.write):
+def write(self, data, real=storage.Growing.write):
     real(self, data[: len(data) // 2])
     stuck(f"write {self.name}")
     real(self, data[len(data) // 2 :])
 
 
-def sync(self, real=storage._LocalGrowing.sync):
+def sync(self, real=storage.Growing.sync):
     stuck(f"sync {self.name}")
     real(self)
 
@@ -47,8 +47,8 @@ def rename(self, old, new, real=storage.LocalFolder.rename):
     stuck(f"renamed {old}")
 
 
-storage._LocalGrowing.__init__ = begin
-storage._LocalGrowing.write = write
-storage._LocalGrowing.sync = sync
+storage.Growing.__init__ = begin
+storage.Growing.write = write
+storage.Growing.sync = sync
 storage.LocalFolder.rename = rename
 sys.exit(main(sys.argv[4:]))

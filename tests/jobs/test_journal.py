@@ -150,17 +150,3 @@ def test_done(tmp_path):
     folder = LocalFolder(str(tmp_path))
     written(folder, FIRST[:2], done=True)
     assert journal.read(folder).done
-
-
-def test_a_journal_of_several_processes_of_0_1(tmp_path):
-    """Format 2: entries had the length of a file of bad records, always 0."""
-    folder = LocalFolder(str(tmp_path))
-    written(folder, FIRST)
-    now = journal.read(folder)
-    path = tmp_path / "journal"
-    old = path.read_text().replace('"format": 3', '"format": 2')
-    path.write_text(old.replace('"sha256": "cd"', '"sha256": "cd", "errors_bytes": 0'))
-    then = journal.read(folder)
-    assert then.header["format"] == 2
-    assert (then.cut, then.entries, then.done) == (now.cut, now.entries, now.done)
-    assert then.to_bytes() == now.to_bytes()

@@ -102,7 +102,7 @@ def kill_at_random(command, out, expected, count, seed):
     """Kill the job `count` times, when it has written more and more; some times at its start."""
     rng = random.Random(seed)
     size = sum(map(len, expected.values()))
-    points = sorted(rng.uniform(0, 0.9) * size for _ in range(count))
+    points = sorted(rng.uniform(0, 0.8) * size for _ in range(count))
     killed = 0
     for point in points:
         process = command(out, "--resume")

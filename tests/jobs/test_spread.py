@@ -261,6 +261,8 @@ def test_another_shard_size(spec, expected, tmp_path):
     for count in (1, 2):
         ends = run_together(models(count), spec(resume=True, shard_size=7))
         assert "with shard_size 5, now 7" in str(ends[0])
+    with pytest.raises(UserError, match="stdin: several processes, or a job that several have"):
+        job.run(FakeLM(), spec(resume=True, input="-"))
     run_together(models(2), spec(resume=True, shard_size=5))
     assert outputs(out) == expected
 
