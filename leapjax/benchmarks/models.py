@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from leapjax.lm import LM
 from leapjax.loader import load
 from leapjax.models.config import ModelConfig, param_shapes
-from leapjax.models.transformer import init_params, init_scale
+from leapjax.models.transformer import init_scale
 from leapjax.planning.models import PRESETS
 
 MODEL_60M = ModelConfig(
@@ -32,19 +32,32 @@ MODEL_60M = ModelConfig(
     pad_token_id=31_998,
 )
 
+
+def title(name: str, config: ModelConfig) -> str:
+    """A model's name and size, for a heading."""
+    return f"{name} ({size(config) / 1e6:.1f} M parameters)"
+
+
+def with_vocabulary(config: ModelConfig, size: int) -> ModelConfig:
+    """The same shape with a vocabulary of another size, whose last ids are special."""
+    return dataclasses.replace(
+        config,
+        vocab_size=size,
+        mask_token_id=size - 1,
+        eos_token_id=size - 2,
+        pad_token_id=size - 2,
+    )
+
+
 # LLaDA-8B's proportions, to try the code.
 TINY_8B = dataclasses.replace(
-    PRESETS["llada-8b"],
-    vocab_size=1000,
+    with_vocabulary(PRESETS["llada-8b"], 1000),
     d_model=64,
     n_layers=3,
     n_heads=2,
     n_kv_heads=2,
     head_dim=32,
     mlp_hidden_size=192,
-    mask_token_id=999,
-    eos_token_id=998,
-    pad_token_id=998,
 )
 
 
@@ -52,20 +65,6 @@ def size(config: ModelConfig) -> int:
     """Number of parameters."""
     shapes = jax.tree.leaves(param_shapes(config), is_leaf=lambda x: isinstance(x, tuple))
     return sum(math.prod(s) for s in shapes)
-
-
-def random_lm(config: ModelConfig, dtype: str = "float32", seed: int = 0) -> LM:
-    """A model of this shape with random weights, stored in the compute dtype.
-
-    Args:
-      config: the shape.
-      dtype: storage and compute dtype.
-      seed: of the weights.
-    """
-    params = jax.jit(init_params, static_argnums=(0, 2))(
-        config, jax.random.key(seed), jnp.dtype(dtype)
-    )
-    return LM(params, config, None, dtype)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
@@ -78,8 +77,10 @@ def _normal(key, shape: tuple[int, ...], scale: float, dtype):
     )
 
 
-def large_lm(config: ModelConfig, dtype: str = "bfloat16", seed: int = 0) -> LM:
-    """Like `random_lm`, leaf by leaf on the device: beside the weights no copy of them is held.
+def random_lm(config: ModelConfig, dtype: str = "float32", seed: int = 0) -> LM:
+    """A model of this shape with random weights, stored in the compute dtype.
+
+    They are drawn leaf by leaf on the device: beside the weights no copy of them is held.
 
     Args:
       config: the shape, without biases.
@@ -110,7 +111,7 @@ def by_name(name: str, quick: bool = False) -> LM:
       quick: a tiny shape instead of LLaDA-8B's.
     """
     if name == "llada-8b":
-        return large_lm(TINY_8B if quick else PRESETS[name])
+        return random_lm(TINY_8B if quick else PRESETS[name], "bfloat16")
     if name == "embedded":
         return load()
     if name == "60m":

@@ -5,7 +5,7 @@
     memory   = (weights + cached keys and values) a device / bandwidth
     exchange = bytes of all-reduce / links, and 1 us a hop; with fsdp, weights gathered too
 
-FLOPs are those of `leapjax.benchmarks.floor`: 2 a weight and computed position, 4 T H E a query
+FLOPs are those of `leapjax.planning.work`: 2 a weight and computed position, 4 T H E a query
 and layer, the head on the window only, the last layer's output on the window only in a full
 pass. Weights are read once a pass, after gathering if they are spread over `fsdp`; keys and values
 of all T columns are written by a full pass and read by a window's. Both as they are sharded: what
@@ -28,9 +28,9 @@ import math
 import jax
 from jax.sharding import AbstractMesh
 
-from leapjax.benchmarks import floor
 from leapjax.decoding import Program
 from leapjax.models.config import param_shapes
+from leapjax.planning import work
 from leapjax.planning.chips import Slice
 from leapjax.sharding import MeshShape, Placement
 
@@ -121,9 +121,9 @@ def pass_time(
     item = held(mesh, program, slots)
     whole = positions == t
     if whole:
-        flops = floor.full_pass(model, rows, t, w, program.kv_cache.stores, size).flops
+        flops = work.full_pass(model, rows, t, w, program.kv_cache.stores, size).flops
     else:
-        flops = floor.window_pass(model, rows, t, positions, size).flops
+        flops = work.window_pass(model, rows, t, positions, size).flops
         flops -= 2 * rows * (positions - w) * model.d_model * model.vocab_size
     memory = mesh.fsdp * (item.layers + item.head) + item.cache * rows / slots
     # Bytes summed over `tensor`. Rows that refresh are not spread over fsdp.

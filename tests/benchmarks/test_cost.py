@@ -6,11 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from leapjax.benchmarks import cost, floor
+from leapjax.benchmarks import cost_model as cost
 from leapjax.benchmarks.models import MODEL_60M
 from leapjax.cli.benchmark import main
+from leapjax.planning import work
 
-POINTS = cost.grid((64, 256, 512), (1, 4, 16), (32_000, 128_000))
+POINTS = cost.every_point((64, 256, 512), (1, 4, 16), (32_000, 128_000))
 
 
 def rows(seconds):
@@ -39,8 +40,8 @@ def test_a_fit_tells_what_it_cannot_explain():
 
 
 def test_parts_are_the_floor():
-    parts = floor.full_pass_flops(MODEL_60M, 4, 96, 32)
-    assert sum(parts.values()) == floor.full_pass(MODEL_60M, 4, 96, 32, cached=False).flops
+    parts = work.full_pass_flops(MODEL_60M, 4, 96, 32)
+    assert sum(parts.values()) == work.full_pass(MODEL_60M, 4, 96, 32, cached=False).flops
     assert parts["head"] == 4 * 32 * 2 * 512 * 32_000
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from leapjax.benchmarks.document import markers, write_section
+from leapjax.benchmarks.report import markers, write_section
 from leapjax.errors import UserError
 
 

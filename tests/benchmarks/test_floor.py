@@ -2,8 +2,10 @@
 
 import pytest
 
-from leapjax.benchmarks import floor
-from leapjax.benchmarks.job import Decoded
+from leapjax.benchmarks import machine as machines
+from leapjax.benchmarks.machine import Machine
+from leapjax.cli import benchmark, benchmark_runs
+from leapjax.planning import work
 from leapjax.testing import tiny_config
 
 # D 16, L 2, H 4, K 2, E 4, F 24, V 40.
@@ -30,53 +32,64 @@ CACHE = 2 * 2 * T * 2 * 4  # keys and values, layers, columns, heads, width
 
 
 def test_full_pass():
-    got = floor.full_pass(CONFIG, 3, T, W, cached=False)
+    got = work.full_pass(CONFIG, 3, T, W, cached=False)
     assert got.flops == 3 * (layer(T, T) + layer(T, W) + product(W, 16, 40))
     assert got.bytes == 4 * WEIGHTS
-    assert floor.full_pass(CONFIG, 3, T, W, cached=True).bytes == 4 * (WEIGHTS + 3 * CACHE)
+    assert work.full_pass(CONFIG, 3, T, W, cached=True).bytes == 4 * (WEIGHTS + 3 * CACHE)
 
 
 def test_window_pass():
-    got = floor.window_pass(CONFIG, 3, T, W, item=2)
+    got = work.window_pass(CONFIG, 3, T, W, item=2)
     assert got.flops == 3 * (2 * layer(W, W) + product(W, 16, 40))
     assert got.bytes == 2 * (WEIGHTS + 3 * CACHE)
 
 
 def test_the_larger_floor_counts():
-    machine = floor.Machine(100.0, "", 10.0, 0, 0, 1)
-    assert machine.seconds(floor.Work(flops=200, bytes=10)) == 2
-    assert machine.seconds(floor.Work(flops=200, bytes=50)) == 5
+    machine = Machine(100.0, "", 10.0, 0, 0, 1)
+    assert machine.seconds(work.Work(flops=200, bytes=10)) == 2
+    assert machine.seconds(work.Work(flops=200, bytes=50)) == 5
 
 
-def test_decode_adds_up_its_passes():
+def test_decode_adds_up_its_passes(monkeypatch):
     """Rows that need more passes than others pass on alone."""
-    machine = floor.Machine(1.0, "", 1e30, 0, 0, 1)  # FLOPs are seconds
+    monkeypatch.syspath_prepend(benchmark_runs.SCRIPTS)
+    from against_torch.comparison import least_seconds  # needs no torch
+    from against_torch.job import Decoded
+
+    machine = Machine(1.0, "", 1e30, 0, 0, 1)  # FLOPs are seconds
     decoded = Decoded([], steps=[10, 6], full_passes=[2, 2], iterations=11)
-    full = floor.full_pass(CONFIG, 1, T, W, True).flops
-    short = floor.window_pass(CONFIG, 1, T, W).flops
-    got = floor.decode_seconds(machine, CONFIG, decoded, T, W, True)
+    full = work.full_pass(CONFIG, 1, T, W, True).flops
+    short = work.window_pass(CONFIG, 1, T, W).flops
+    got = least_seconds(machine, CONFIG, decoded, T, W, True)
     assert got == pytest.approx(4 * full + 12 * short)
-    machine = floor.Machine(1e30, "", 1.0, 0, 0, 1)  # bytes are
-    got = floor.decode_seconds(machine, CONFIG, decoded, T, W, True)
+    machine = Machine(1e30, "", 1.0, 0, 0, 1)  # bytes are
+    got = least_seconds(machine, CONFIG, decoded, T, W, True)
     weights, cache = 4 * WEIGHTS, 4 * CACHE
     assert got == pytest.approx(2 * (weights + 2 * cache) + 8 * weights + 12 * cache)
     uncached = Decoded([], steps=[5], full_passes=[5], iterations=5)
-    got = floor.decode_seconds(machine, CONFIG, uncached, T, W, False)
+    got = least_seconds(machine, CONFIG, uncached, T, W, False)
     assert got == pytest.approx(5 * weights)
 
 
 @pytest.mark.parametrize(
     ("sizes", "want"),
-    [(("48K", "2M", "480M"), 480 * 2**20), (("1024",), 1024), ((), floor.UNKNOWN_CACHE)],
+    [(("48K", "2M", "480M"), 480 * 2**20), (("1024",), 1024), ((), machines.UNKNOWN_CACHE)],
 )
 def test_last_level_cache(tmp_path, sizes, want):
     for i, text in enumerate(sizes):
         (tmp_path / f"index{i}").mkdir()
         (tmp_path / f"index{i}" / "size").write_text(f"{text}\n")
-    assert floor.last_level_cache(tmp_path) == want
+    assert machines.last_level_cache(tmp_path) == want
 
 
 def test_measuring_gives_rates():
-    machine = floor.measure(quick=True)
+    machine = machines.measure(quick=True)
     assert machine.flops_per_s > 0 and machine.bytes_per_s > 0
-    assert machine.flops_by.endswith("64 x 64")
+    assert machine.flops_by.endswith("64 x 64, float32")
+
+
+def test_without_a_checkout_the_comparison_says_where_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark_runs, "SCRIPTS", tmp_path)
+    assert benchmark.main(["--against", "torch"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "scripts/benchmark.py --against torch" in error

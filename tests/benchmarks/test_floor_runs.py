@@ -1,5 +1,6 @@
 """Passes against the floor: what is timed, how it is summed up, and the command."""
 
+import functools
 import json
 import zipfile
 
@@ -8,13 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from leapjax.benchmarks import device, floor, kernels, models, passes, share
+from leapjax.benchmarks import floor_shares, machine, models, op_profile, pass_timing
+from leapjax.benchmarks.workload import Case
 from leapjax.cli.benchmark import main
 from leapjax.models import layout, transformer
 from leapjax.models.quantize import quantize
+from leapjax.planning.work import Work
 from leapjax.testing import tiny_config, tiny_params
 
-CASE = passes.Case("dual", 2, 8, 16, 8)
+CASE = Case("dual", 2, 8, 16, 8, 1)
 CONFIG = models.TINY_8B
 
 
@@ -70,13 +73,13 @@ def test_a_cpu_keeps_its_stacks():
 def test_the_model_alone_computes_what_the_step_does():
     """After the same full pass, a window pass of each leaves the same keys and values."""
     params = models.random_lm(CONFIG).params
-    program = CASE.program(CONFIG, "float32")
-    compiled = passes.compile_both(params, CASE, program, {})
+    program = pass_timing.program_of(CASE, CONFIG, "float32")
+    compiled = pass_timing.Compiled(params, CASE, program, {})
     count = np.int32(CASE.batch)
-    states = [passes.begin(CASE, program, 1) for _ in range(2)]
+    states = [pass_timing.begin(CASE, program) for _ in range(2)]
     step, alone = (compiled.step(params, s, np.int32(1), count) for s in states)
     # The step's second pass and the first of `bare`, which sees the same tokens.
-    one = passes.bare_jit(params, alone, passes=1, program=program)
+    one = pass_timing.bare_jit(params, alone, passes=1, program=program)
     step = compiled.step(params, step, np.int32(1), count)
     for got, want in zip(one.cache, step.cache, strict=True):
         np.testing.assert_allclose(np.asarray(got), np.asarray(want), rtol=1e-5, atol=1e-6)
@@ -85,7 +88,7 @@ def test_the_model_alone_computes_what_the_step_does():
 
 def test_prompts_hold_no_special_ids_wherever_these_are():
     config = tiny_config(mask_token_id=0, eos_token_id=1)
-    state = passes.begin(CASE, CASE.program(config, "float32"), 1)
+    state = pass_timing.begin(CASE, pass_timing.program_of(CASE, config, "float32"))
     prompts = np.asarray(state.tokens)[:, : CASE.prompt_length]
     assert prompts.min() >= 2 and len(np.unique(prompts)) > 5
 
@@ -93,20 +96,20 @@ def test_prompts_hold_no_special_ids_wherever_these_are():
 @pytest.mark.slow
 def test_timings_are_of_the_passes_they_say(lm):
     """One token a step: the timed windows end the first block, and no pass is counted twice."""
-    program = CASE.program(CONFIG, lm.dtype)
-    compiled = passes.compile_both(lm.params, CASE, program, {})
-    state = passes.begin(CASE, program, 1)
+    program = pass_timing.program_of(CASE, CONFIG, lm.dtype)
+    compiled = pass_timing.Compiled(lm.params, CASE, program, {})
+    state = pass_timing.begin(CASE, program)
     count = np.int32(CASE.batch)
     state = compiled.step(lm.params, state, np.int32(1), count)
     assert state.full_passes.tolist() == [1, 1]
-    state = compiled.step(lm.params, state, np.int32(CASE.passes), count)
+    state = compiled.step(lm.params, state, np.int32(pass_timing.passes_of(CASE)), count)
     assert state.full_passes.tolist() == [1, 1] and state.steps.tolist() == [8, 8]
     assert (state.block - state.origin).tolist() == [8, 8]
 
 
 def test_shares():
-    machine = floor.Machine(100.0, "", 10.0, 0, 0, 1, 20.0)
-    by_bytes = share.shares(floor.Work(flops=100, bytes=50), machine, 10.0)
+    fast = machine.Machine(100.0, "", 10.0, 0, 0, 1, 20.0)
+    by_bytes = floor_shares.shares(Work(flops=100, bytes=50), fast, 10.0)
     assert by_bytes == {
         "floor_s": 5.0,
         "bound": "bytes",
@@ -115,26 +118,25 @@ def test_shares():
         "of_read": 0.25,
         "of_matrices": 0.1,
     }
-    assert share.shares(floor.Work(flops=1000, bytes=50), machine, 20.0)["bound"] == "FLOPs"
+    assert floor_shares.shares(Work(flops=1000, bytes=50), fast, 20.0)["bound"] == "FLOPs"
 
 
 def test_cases_and_options():
-    assert passes.parse_cases("dual:1,none:16", (512, 256, 32))[1] == passes.Case(
-        "none", 16, 512, 256, 32
-    )
+    cases = pass_timing.parse_cases("dual:1,none:16", (512, 256, 32), 4)
+    assert cases[1] == Case("none", 16, 512, 256, 32, 4)
     for wrong in ("dual", "prefix:1", "dual:0", "dual:x", ""):
         with pytest.raises(ValueError, match="is not none:ROWS"):
-            passes.parse_cases(wrong, (512, 256, 32))
-    assert share.parse_options("--a=true;b=0;c=X") == {"a": True, "b": "0", "c": "X"}
+            pass_timing.parse_cases(wrong, (512, 256, 32), 4)
+    assert floor_shares.parse_options("--a=true;b=0;c=X") == {"a": True, "b": "0", "c": "X"}
     with pytest.raises(ValueError, match="NAME=VALUE"):
-        share.parse_options("a")
+        floor_shares.parse_options("a")
 
 
 def test_own_times():
     """A loop's time is without what is inside it, however deep."""
     events = [(0, 100, "loop"), (10, 20, "a"), (40, 50, "b"), (45, 5, "c"), (100, 7, "d")]
     want = {"loop": 30, "a": 20, "b": 45, "c": 5, "d": 7}
-    assert dict(kernels.self_times(reversed(events))) == want
+    assert dict(op_profile.self_times(reversed(events))) == want
 
 
 def test_parts_of_a_compiled_program():
@@ -150,21 +152,22 @@ ENTRY %main (x: f32[2]) -> f32[2] {
   ROOT %copy.8 = f32[2]{0} copy(%fusion.7), metadata={op_name="jit(run)/while"}
 }
 """
-    parts = kernels.scopes(program)
+    parts = op_profile.scopes(program)
     assert parts["a.1"] == "mlp" and parts["m.2"] == "head" and parts["copy.8"] == "other"
     assert parts["fusion.7"] == "head"
     found = [("fusion.7", "", 3e6), ("copy.8", "", 1e6), ("copy.9", "copy.8", 1e6)]
-    by_part, text = kernels.summary(found, program, 2)
+    by_part, text = op_profile.summary(found, program, 2)
     assert by_part == {"head": 1.5, "other": 1.0}
     assert "2.500 ms a pass" in text and "60.0%" in text
 
 
 def test_accelerators_are_measured():
     """The same code runs on any device; on this one the numbers mean nothing."""
-    assert device.copy_bandwidth(2**20, 1, 2) > 0
-    assert device.read_bandwidth(2**20, 1, 2) > 0
-    rate, by = device.matrix_rate(jnp.bfloat16, (32, 64), 1, 2)
-    assert rate > 0 and by.endswith("bfloat16")
+    assert machine.copy_bandwidth(2**20, 1, 2) > 0
+    assert machine.read_bandwidth(2**20, 1, 2) > 0
+    seconds = functools.partial(machine.queued_seconds, repeats=1, queue=2)
+    rate, by = machine.matrix_rate(jnp.bfloat16, (32, 64), seconds)
+    assert rate > 0 and by.startswith("XLA") and by.endswith("bfloat16")
 
 
 @pytest.mark.slow

@@ -1,19 +1,28 @@
 """PyTorch's decoders give leapjax's tokens and steps, so that their times may be compared."""
 
 import dataclasses
+import sys
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from leapjax.benchmarks import against
-from leapjax.benchmarks.job import Job
+from leapjax.benchmarks.machine import Machine
+from leapjax.cli import benchmark_runs
+from leapjax.cli.benchmark import main
 from leapjax.errors import UserError
 from leapjax.testing import tiny_config, tiny_params
 
 pytestmark = [pytest.mark.oracle, pytest.mark.slow]
 torch = pytest.importorskip("torch", reason="torch is not installed: its decoders are absent")
-opponents = pytest.importorskip("leapjax.benchmarks.torch_opponents")
+pytest.importorskip("transformers", reason="transformers is not installed")
+sys.path.append(str(benchmark_runs.SCRIPTS))
+
+from against_torch import comparison, llama, tables  # noqa: E402
+from against_torch.job import Job  # noqa: E402
+from against_torch.leapjax_side import Leapjax  # noqa: E402
+from against_torch.optimised import Fast  # noqa: E402
+from against_torch.plain import Plain  # noqa: E402
 
 # Thresholds that fire often, seldom, never, and always.
 RULES = ((0.7, 0.4, 2), (0.9, 0.75, 4), (1.0, 1.0, 4), (0.0, 0.0, 1))
@@ -35,10 +44,10 @@ def job(lengths, rule, seed=0, **more):
 @pytest.mark.parametrize("cache", ["none", "dual"])
 def test_all_decode_alike(model, cache, lengths):
     """Rows of mixed lengths are padded; each has its own block, and is done on its own."""
-    ours = against.Leapjax(*model, cache)
+    ours = Leapjax(*model, cache)
     theirs = [
-        opponents.Plain(*model, cache),
-        opponents.Fast(*model, cache, compiled=False),
+        Plain(*model, cache),
+        Fast(*model, cache, compiled=False),
     ]
     for rule in RULES:
         asked = job(lengths, rule)
@@ -55,41 +64,38 @@ def test_all_decode_alike(model, cache, lengths):
 
 def test_a_limit_on_steps_leaves_the_same_open(model):
     asked = job((7, 3, 5), (0.7, 0.4, 2), max_steps=5)
-    want = against.Leapjax(*model, "none").decode(asked)
+    want = Leapjax(*model, "none").decode(asked)
     assert want.steps == [5, 5, 5]
     assert any(t == model[1].mask_token_id for row in want.tokens for t in row)
-    assert opponents.Plain(*model, "none").decode(asked).same(want)
-    assert opponents.Fast(*model, "none", compiled=False).decode(asked).same(want)
+    assert Plain(*model, "none").decode(asked).same(want)
+    assert Fast(*model, "none", compiled=False).decode(asked).same(want)
 
 
 def test_vectorised_rule_is_the_published_one():
     """Coarse confidences: ties, exact hits, rows without masks."""
     rng = np.random.default_rng(0)
-    plain = object.__new__(opponents.Plain)
+    plain, fast = object.__new__(Plain), object.__new__(Fast)
     for _ in range(200):
         confidence = rng.integers(0, 5, (3, 10)).astype(np.float32) / 4
         masked = rng.random((3, 10)) < rng.choice([0.0, 0.5, 1.0], (3, 1))
         low, high = np.sort(rng.choice([0.25, 0.5, 0.75, 1.0], 2))
         asked = Job(((1,),) * 3, 10, 10, float(high), float(low), int(rng.integers(0, 4)))
-        got = opponents.choose(torch.tensor(confidence), torch.tensor(masked), asked).numpy()
-        for row in range(3):
-            left = np.flatnonzero(masked[row]).tolist()
-            want = plain.choose(confidence[row].tolist(), left, asked) if left else set()
-            assert set(np.flatnonzero(got[row]).tolist()) == want
+        given = torch.tensor(confidence), torch.tensor(masked), asked
+        assert torch.equal(fast.choose(*given), plain.choose(*given))
 
 
 def test_other_families_are_refused():
     config = tiny_config("dream")
     with pytest.raises(UserError, match="LLaDA-shaped"):
-        opponents.Plain(tiny_params(config), config, "none")
+        Plain(tiny_params(config), config, "none")
 
 
 @pytest.mark.slow
 def test_compiled_passes_decode_alike(model):
     asked = job((7, 3, 5), (0.7, 0.4, 2))
     for cache in ("none", "dual"):
-        fast = opponents.Fast(*model, cache)
-        assert fast.decode(asked).same(against.Leapjax(*model, cache).decode(asked))
+        fast = Fast(*model, cache)
+        assert fast.decode(asked).same(Leapjax(*model, cache).decode(asked))
         assert "full pass of" in fast.notes()
 
 
@@ -99,7 +105,7 @@ class Wrong:
 
     name: str
     cache: str
-    inner: against.Leapjax
+    inner: Leapjax
 
     def decode(self, job):
         out = self.inner.decode(job)
@@ -111,23 +117,18 @@ class Wrong:
 
 
 def test_no_ratio_where_tokens_differ(model):
-    from leapjax.benchmarks.document import table
-    from leapjax.benchmarks.floor import Machine
-
-    ours = against.Leapjax(*model, "none")
+    ours = Leapjax(*model, "none")
     sides = [ours, Wrong("torch, plain", "none", ours)]
-    case = against.Case(1, 8, 16, 8)
+    case = comparison.Case(1, 8, 16, 8)
     machine = Machine(1e9, "nobody", 1e9, 1, 1, 1)
-    rows = against.compare(case, model[1], sides, 1, machine, pause=0)
+    rows = comparison.compare(case, model[1], sides, 1, machine, pause=0)
     assert [r["equal"] for r in rows] == [True, False]
     assert rows[1]["leapjax_gain"] is None and rows[0]["gain"] is None
-    text = table(case, rows)
+    text = tables.text(case, rows)
     assert "not compared" in text and "no ratio" in text
 
 
 def test_the_command_writes_its_section(tmp_path, capsys):
-    from leapjax.cli.benchmark import main
-
     out = tmp_path / "performance.md"
     out.write_text("# Speed\n\nKept.\n")
     argv = ["--against", "torch", "--quick", "--batches", "2", "--write", str(out)]
@@ -142,6 +143,5 @@ def test_the_command_writes_its_section(tmp_path, capsys):
 def test_weights_are_not_shared_with_jax(model):
     """JAX's arrays are immutable; a decoder that writes must not reach them."""
     params, config = model
-    weights = opponents.torch_weights(params, config)
-    weights["embed"].zero_()
+    llama.torch_model(params, config).model.embed_tokens.weight.zero_()
     assert float(jnp.abs(params["embed"]).max()) > 0

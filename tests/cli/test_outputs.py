@@ -8,7 +8,7 @@ import pytest
 
 from leapjax.ablation.files import write_text
 from leapjax.analysis import report as analysis
-from leapjax.benchmarks.document import write_section
+from leapjax.benchmarks.report import write_section
 from leapjax.cli.main import main
 from leapjax.evaluation import plot
 

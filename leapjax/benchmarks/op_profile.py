@@ -1,4 +1,4 @@
-"""Where a device's time goes: its operations in a profile, by name and by part of the step."""
+"""Where a device's time goes: the operations of a profile, by name and by part of the step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A grid of settings three ways: one stream, a warm loop over the points, a process per point.
+"""A grid of settings decoded three ways: as one stream, in a warm loop, in a process each.
 
 All answer the same word problems under the same LocalLeap thresholds with the embedded model:
 
@@ -7,9 +7,9 @@ All answer the same word problems under the same LocalLeap thresholds with the e
     loop        the settings one after the other, in a process that has compiled already; beside
                 it, in the same process, the stream again
 
-Whole commands have their compiled programs in the persistent cache, from a run that does not
-count. Of many settings some are given processes of their own, spread evenly; the others' time is
-theirs on average.
+Whole commands find their compiled programs in the persistent cache, from a run that does not
+count. Of many settings only some are run in processes of their own, spread evenly; the others are
+taken to need their mean time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from leapjax import tasks
-from leapjax.benchmarks.decoding import summarise, timed
+from leapjax.benchmarks.timing import alternate, ratios, spread, summarise, timed
+from leapjax.benchmarks.workload import stream
 from leapjax.config import DecodeConfig
 from leapjax.loader import load
 
@@ -75,7 +76,7 @@ def measure(count: int, limit: int, processes: int, rounds: int) -> dict[str, An
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _command(folder, _records(problems, points[:1]))  # compiles
-        stream = timed(lambda: _command(folder, _records(problems, points)))
+        whole = timed(lambda: _command(folder, _records(problems, points)))
         each = [timed(lambda p=p: _command(folder, _records(problems, [p]))) for p in some]
 
     lm = load()
@@ -85,40 +86,33 @@ def measure(count: int, limit: int, processes: int, rounds: int) -> dict[str, An
         for point in points
     ]
     engine = lm.engine(BATCH)
-    list(engine.stream(requests[0]))
-
-    def loop():
-        for group in requests:
-            list(engine.stream(group))
-
-    def together():
-        list(engine.stream([r for group in requests for r in group]))
-
-    loops, streams = [], []
-    for _ in range(rounds):
-        loops.append(timed(loop))
-        streams.append(timed(together))
+    stream(engine, requests[0])  # compiles
+    runs = {
+        "loop": lambda: [stream(engine, group) for group in requests],
+        "stream": lambda: stream(engine, [r for group in requests for r in group]),
+    }
+    seconds = alternate(runs, rounds)
     return {
         "settings": count,
         "problems": len(problems),
-        "stream_s": stream,
+        "stream_s": whole,
         "process_s": summarise(each),
-        "gain": count * float(np.mean(each)) / stream,
-        "loop_s": summarise(loops),
-        "warm_stream_s": summarise(streams),
-        "warm_gain": summarise([a / b for a, b in zip(loops, streams, strict=True)]),
+        "gain": count * float(np.mean(each)) / whole,
+        "loop_s": summarise(seconds["loop"]),
+        "warm_stream_s": summarise(seconds["stream"]),
+        "warm_gain": ratios(seconds["loop"], seconds["stream"]),
     }
 
 
-def lines(found: dict[str, Any]) -> str:
+def text(found: dict[str, Any]) -> str:
     """The figures in words."""
-    p, w, a, b = (found[k] for k in ("process_s", "warm_gain", "loop_s", "warm_stream_s"))
+    each, gain = found["process_s"], found["warm_gain"]
+    warm, loop = found["warm_stream_s"]["median"], found["loop_s"]["median"]
     return (
         f"{found['settings']} settings x {found['problems']} problems\n"
         f"one stream, start to end: {found['stream_s']:.1f} s; a process per setting: "
-        f"{p['median']:.1f} s each ({p['min']:.1f}-{p['max']:.1f}, n = {p['n']}): "
+        f"{spread(each, 1)} s each, n = {each['n']}: "
         f"the stream is {found['gain']:.1f} times faster\n"
-        f"warm, in one process: a loop over the settings {a['median']:.1f} s, one stream "
-        f"{b['median']:.1f} s: {w['median']:.2f} times ({w['min']:.2f}-{w['max']:.2f}, "
-        f"n = {w['n']})"
+        f"warm, in one process: a loop over the settings {loop:.1f} s, one stream {warm:.1f} s: "
+        f"{spread(gain)} times, n = {gain['n']}"
     )

@@ -1,11 +1,14 @@
-"""Passes of whole models as shares of the floor: which programs are timed, and the tables.
+"""Passes of whole models as shares of the device's floor: what is timed, and the table.
 
-Each case is compiled for every arrangement of the weights and every set of compiler options. What
-can't be compiled or doesn't fit is said in its row; the others go on.
+The floor of a pass is the time that its least work (`leapjax.planning.work`) takes at the rates
+that the device was measured to reach in the same run. Each case is compiled for every arrangement
+of the weights and every set of compiler options. What can't be compiled or doesn't fit is said in
+its row; the others go on.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -14,11 +17,15 @@ from typing import Any
 
 import jax
 
-from leapjax.benchmarks import kernels, passes
-from leapjax.benchmarks.floor import Machine, Work
-from leapjax.caches import CACHES
+from leapjax.benchmarks import op_profile
+from leapjax.benchmarks.machine import Machine
+from leapjax.benchmarks.pass_timing import Compiled, least_work, measure, passes_of, program_of
+from leapjax.benchmarks.report import table
+from leapjax.benchmarks.timing import spread
+from leapjax.benchmarks.workload import Case
 from leapjax.lm import LM
 from leapjax.models import layout
+from leapjax.planning.work import Work
 
 ARRANGEMENTS = ("stacked", "layers")
 PROFILED_FULL, PROFILED_WINDOW = 2, 10  # passes
@@ -61,11 +68,10 @@ def shares(work: Work, machine: Machine, seconds: float) -> dict[str, Any]:
 
 def rows(
     lm: LM,
-    cases: Sequence[passes.Case],
+    cases: Sequence[Case],
     arrangements: Sequence[str],
     options: Sequence[dict[str, str | bool]],
     machine: Machine,
-    tokens_per_step: int,
     rounds: int,
     keep: Path | None = None,
 ) -> Iterator[dict[str, Any]]:
@@ -79,12 +85,11 @@ def rows(
         (`layout.unstack`); in that order.
       options: of the compiler, in turn.
       machine: as measured for the model's dtype.
-      tokens_per_step: of whole decodes.
       rounds: of alternating turns.
       keep: a folder for the programs and the profiles' summaries; None takes no profile.
 
     Yields:
-      A row each: what it is, and `passes.measure`'s timings with `shares`, or `error`.
+      A row each: what it is, and `measure`'s timings with `shares`, or `error`.
     """
     apart = "layers" not in lm.params
     for arrangement in arrangements if not apart else ("layers",):
@@ -93,47 +98,36 @@ def rows(
         else:
             params = layout.unstack(lm.params)
         for case in cases:
+            program = program_of(case, lm.config, lm.dtype)
+            work = least_work(case, lm.config, lm.dtype)
             for some in options:
                 row = dataclasses.asdict(case) | {"weights": arrangement, "options": some}
                 try:
-                    row |= _measure(lm, params, case, row, machine, tokens_per_step, rounds, keep)
+                    compiled = Compiled(params, case, program, some)
+                    row |= {"compile_s": compiled.seconds} | measure(compiled, rounds)
+                    row["shares"] = {
+                        name: shares(each, machine, row[name]["median"])
+                        for name, each in work.items()
+                    }
+                    if keep is not None:
+                        row["profile_ms"] = _keep(keep, title(row), compiled)
                 except jax.errors.JaxRuntimeError as e:
                     row["error"] = str(e).splitlines()[0]
                 yield row
         del params
 
 
-def _measure(lm, params, case, row, machine, tokens_per_step, rounds, keep) -> dict[str, Any]:
-    program = case.program(lm.config, lm.dtype)
-    compiled = passes.compile_both(params, case, program, row["options"])
-    out: dict[str, Any] = {"compile_s": compiled.seconds}
-    out |= passes.measure(params, case, program, compiled, tokens_per_step, rounds)
-    out["shares"] = {
-        name: shares(work, machine, out[name]["median"])
-        for name, work in passes.floors(case, lm.config, lm.dtype).items()
-    }
-    if keep is not None:
-        out["profile_ms"] = _keep(keep, title(row), params, case, program, compiled)
-    return out
-
-
-def _keep(folder: Path, name: str, params, case, program, compiled) -> dict[str, float]:
+def _keep(folder: Path, name: str, compiled: Compiled) -> dict[str, float]:
     """Write a case's programs and the summary of a profile of its passes; returns the latter."""
-    text = compiled.step.as_text()
+    text = compiled.step.as_text() or ""
     with zipfile.ZipFile(folder / "programs.zip", "a", zipfile.ZIP_DEFLATED) as archive:
-        for who, content in (("step", text), ("bare", compiled.bare.as_text())):
+        for who, content in (("step", text), ("bare", compiled.bare.as_text() or "")):
             archive.writestr(f"{name} {who}.txt".replace(" ", "_"), content)
-    state = passes.begin(case, program, 1)
-    n = min(PROFILED_WINDOW if case.stores else PROFILED_FULL, case.passes)
-
-    def run(count):
-        nonlocal state
-        state = compiled.step(params, state, jax.numpy.int32(count), jax.numpy.int32(case.batch))
-        jax.block_until_ready(state)
-
-    run(1)  # with a cache the full pass
-    found = kernels.profile(lambda: run(n))
-    parts, summary = kernels.summary(found, text, n)
+    n = PROFILED_WINDOW if compiled.case.stores else PROFILED_FULL
+    n = min(n, passes_of(compiled.case))
+    state, _ = compiled.run(compiled.begin(), 1)  # with a cache the full pass
+    found = op_profile.profile(lambda: compiled.run(state, n))
+    parts, summary = op_profile.summary(found, text, n)
     with open(folder / "kernels.txt", "a") as file:
         file.write(f"{name}: {n} passes\n{summary}\n\n")
     return parts
@@ -145,61 +139,61 @@ def title(row: dict[str, Any]) -> str:
     return f"{row['cache']} {row['batch']} {row['weights']} {options}".strip()
 
 
-HEADER = (
-    "| cache, rows | weights | pass | ms (range) | floor, ms, by | share of floor "
-    "| model alone, ms | besides the model (range) | tokens/s |\n"
-    "|---|---|---|---:|---:|---:|---:|---:|---:|"
+COLUMNS = (
+    "cache, rows",
+    "weights",
+    "pass",
+    "ms (range)",
+    "floor, ms, by",
+    "share of floor",
+    "model alone, ms",
+    "besides the model (range)",
+    "tokens/s",
 )
+HEADER = table(COLUMNS, [], left=3)
 
 
 def lines(row: dict[str, Any]) -> str:
     """A row as lines of the table: one for each kind of pass."""
     options = "".join(f"; `{k}={v}`" for k, v in row["options"].items())
-    head = f"| {row['cache']}, {row['batch']} | {row['weights']}{options} "
+    head = [f"{row['cache']}, {row['batch']}", f"{row['weights']}{options}"]
+    cells = []
     if "error" in row:
-        return f"{head}| {row['error'][:200].replace('|', ' ')} |||||||"
-    out = []
-    for name, share in row["shares"].items():
-        t, model, outside = row[name], row["model"], row["outside"]
-        full = not CACHES[row["cache"]].stores or name == "full_pass"
-        cells = [
-            "full" if full else "window",
-            f"{1e3 * t['median']:.2f} ({1e3 * t['min']:.2f}–{1e3 * t['max']:.2f})",
-            f"{1e3 * share['floor_s']:.2f}, {share['bound']}",
-            f"{share['share']:.1%}",
-        ]
+        cells.append([*head, row["error"][:200].replace("|", " "), *[""] * 6])
+    for name, share in ({} if cells else row["shares"]).items():
+        outside, alone = row["outside"], ["", "", ""]
         if name == "pass":
-            cells += [
-                f"{1e3 * model['median']:.2f}",
-                f"{outside['median']:.1%} ({outside['min']:.1%} to {outside['max']:.1%})",
+            low, high = outside["min"], outside["max"]
+            alone = [
+                f"{1e3 * row['model']['median']:.2f}",
+                f"{outside['median']:.1%} ({low:.1%} to {high:.1%})",
                 f"{row['tokens_per_s']:.0f}",
             ]
-        else:
-            cells += ["", "", ""]
-        out.append(f"{head}| {' | '.join(cells)} |")
-    return "\n".join(out)
+        windows = "full_pass" in row["shares"] and name == "pass"
+        cells.append(
+            [
+                *head,
+                "window" if windows else "full",
+                spread(row[name], 2, 1e3),
+                f"{1e3 * share['floor_s']:.2f}, {share['bound']}",
+                f"{share['share']:.1%}",
+                *alone,
+            ]
+        )
+    return "\n".join("| " + " | ".join(each) + " |" for each in cells)
 
 
-def preamble(command: str, machine: Machine, device: str, version: str, arguments: Any) -> str:
+def preamble(machine: Machine, args: argparse.Namespace) -> str:
     """How the table came about.
 
     Args:
-      command: as it was called.
       machine: as measured in the same run.
-      device: its name.
-      version: of jax.
-      arguments: the command's.
+      args: of the command.
     """
-    read = machine.read_bytes_per_s
-    lengths = (
-        f"Prompt {arguments.prompt_length}, canvas {arguments.gen_length}, block and window "
-        f"{arguments.block_length}"
-    )
     return (
-        f"`{command}`\n\n{device}, jax {version}. {lengths}; one token a step where passes are "
-        f"timed, {arguments.tokens_per_step} a step for tokens/s; medians of {arguments.repeats} "
-        f"alternating rounds. In the same run the device copied {machine.bytes_per_s / 1e9:.1f} "
-        f"GB/s (array of {machine.copy_bytes / 1e9:.2f} GB"
-        + (f"; it read {read / 1e9:.1f} GB/s" if read else "")
-        + f") and multiplied at {machine.flops_per_s / 1e12:.2f} TFLOP/s ({machine.flops_by})."
+        f"`{args.command}`\n\n{jax.devices()[0].device_kind}, jax {jax.__version__}. Prompt "
+        f"{args.prompt_length}, canvas {args.gen_length}, block and window {args.block_length}; "
+        f"one token a step where passes are timed, {args.tokens_per_step} a step for tokens/s; "
+        f"medians of {args.repeats} alternating rounds. "
+        f"In the same run the device {machine.text()}."
     )

@@ -4,7 +4,7 @@ The model, for a pass over whole sequences without a cache:
 
     seconds = overhead + matrices / a + attention / b + head / c
 
-with the FLOPs of `leapjax.benchmarks.floor.full_pass_flops` and four numbers that the machine
+with the FLOPs of `leapjax.planning.work.full_pass_flops` and four numbers that the machine
 decides: seconds a step whatever its size, and the rates of the three kinds of products. They are
 fitted by non-negative least squares to relative errors, so that short steps count as long ones.
 """
@@ -20,15 +20,16 @@ import numpy as np
 import scipy.optimize
 
 from leapjax.benchmarks import models
-from leapjax.benchmarks.decoding import random_requests, summarise, timed
-from leapjax.benchmarks.floor import full_pass_flops
-from leapjax.config import DecodeConfig
+from leapjax.benchmarks.report import table
+from leapjax.benchmarks.timing import spread, summarise, timed
+from leapjax.benchmarks.workload import Case, stream
 from leapjax.models.config import ModelConfig
+from leapjax.planning.work import full_pass_flops
 
 TERMS = ("overhead", "matrices", "attention", "head")
 PROMPT = 32  # tokens; one bucket
 BLOCK = 32
-STEPS = 2  # per decode: a step is what one more of them costs
+STEPS = 2  # a block
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Point:
         return [1.0, *(flops[name] for name in TERMS[1:])]
 
 
-def grid(
+def every_point(
     canvases: Sequence[int], batches: Sequence[int], vocabularies: Sequence[int]
 ) -> list[Point]:
     """Every combination, models one after the other."""
@@ -70,32 +71,16 @@ def measure(base: ModelConfig, points: Sequence[Point], repeats: int) -> Iterato
       A row a point: its fields, `terms`, and `seconds` of a step (`summarise`).
     """
     for vocabulary, some in itertools.groupby(points, lambda p: p.vocab_size):
-        last = vocabulary - 1
-        config = dataclasses.replace(
-            base,
-            vocab_size=vocabulary,
-            mask_token_id=last,
-            eos_token_id=last - 1,
-            pad_token_id=last - 1,
-        )
-        lm = models.random_lm(config)
+        lm = models.random_lm(models.with_vocabulary(base, vocabulary))
         for point in some:
-            job = DecodeConfig(
-                policy="low_confidence",
-                steps=STEPS * point.gen_length // BLOCK,
-                gen_length=point.gen_length,
-                block_length=BLOCK,
-                early_stop=False,
-            )
-            engine = lm.engine(point.batch)
-            requests = random_requests(lm.config, job, point.batch, PROMPT)
-            list(engine.stream(requests))
-            steps, times = job.steps or 1, []
-            for _ in range(repeats):
-                times.append(timed(lambda e=engine, r=requests: list(e.stream(r))) / steps)
+            case = Case("none", point.batch, PROMPT, point.gen_length, BLOCK, BLOCK // STEPS)
+            engine, requests = lm.engine(point.batch), case.requests(lm.config)
+            stream(engine, requests)
+            steps = point.gen_length // case.tokens_per_step
+            times = [timed(lambda e=engine, r=requests: stream(e, r)) for _ in range(repeats)]
             yield dataclasses.asdict(point) | {
-                "terms": point.terms(config),
-                "seconds": summarise(times),
+                "terms": point.terms(lm.config),
+                "seconds": summarise([t / steps for t in times]),
             }
 
 
@@ -128,25 +113,28 @@ def fit(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def table(rows: Sequence[dict[str, Any]], fitted: dict[str, Any]) -> str:
+def text(rows: Sequence[dict[str, Any]], fitted: dict[str, Any]) -> str:
     """Measured and predicted, as Markdown."""
     rates = ", ".join(
         f"{name} {rate / 1e9:.0f} GFLOP/s" if rate else f"{name} too small to tell"
         for name, rate in fitted["rates"].items()
     )
-    lines = [
+    return (
         f"Fitted: overhead {fitted['overhead_s'] * 1e3:.2f} ms a step; {rates}. "
         f"Relative error: median {fitted['median_error']:.1%}, "
-        f"largest {fitted['largest_error']:.1%}.",
-        "",
-        "| vocabulary | canvas | batch | ms a step (range) | model, ms | off by |",
-        "|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row, predicted in zip(rows, fitted["predicted"], strict=True):
-        t = row["seconds"]
-        lines.append(
-            f"| {row['vocab_size'] // 1000}k | {row['gen_length']} | {row['batch']} "
-            f"| {t['median'] * 1e3:.1f} ({t['min'] * 1e3:.1f}–{t['max'] * 1e3:.1f}) "
-            f"| {predicted * 1e3:.1f} | {predicted / t['median'] - 1:+.0%} |"
-        )
-    return "\n".join(lines)
+        f"largest {fitted['largest_error']:.1%}.\n\n"
+    ) + table(
+        ("vocabulary", "canvas", "batch", "ms a step (range)", "model, ms", "off by"),
+        [
+            (
+                f"{row['vocab_size'] // 1000}k",
+                row["gen_length"],
+                row["batch"],
+                spread(row["seconds"], 1, 1e3),
+                f"{predicted * 1e3:.1f}",
+                f"{predicted / row['seconds']['median'] - 1:+.0%}",
+            )
+            for row, predicted in zip(rows, fitted["predicted"], strict=True)
+        ],
+        left=0,
+    )

@@ -1,4 +1,4 @@
-"""leapjax beside PyTorch: the same weights and prompts, alternating in one run.
+"""leapjax beside PyTorch: the same weights and prompts, in turns within one run.
 
 A case is a model, a batch, lengths and thresholds. Each implementation first decodes it once,
 which compiles, and is compared with leapjax under the same cache: tokens, steps and full passes.
@@ -12,30 +12,19 @@ the next seed of prompts is tried, a few times, and the report says which seed w
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
+from against_torch.job import Decoded, Job
+from against_torch.leapjax_side import Leapjax
 from leapjax.benchmarks import models
-from leapjax.benchmarks.decoding import summarise, timed
-from leapjax.benchmarks.floor import Machine, decode_seconds
-from leapjax.benchmarks.job import Decoded, Job
+from leapjax.benchmarks.machine import Machine
+from leapjax.benchmarks.timing import alternate, ratios, summarise
+from leapjax.benchmarks.workload import random_prompts
 from leapjax.caches import CACHES
-from leapjax.config import DecodeConfig
-from leapjax.decoding import Program, initial_state, program_for
-from leapjax.decoding.state import with_cache
 from leapjax.errors import UserError
-from leapjax.loader import load
-from leapjax.models import layout
 from leapjax.models.config import ModelConfig
-from leapjax.serve.lane import compile_run
-from leapjax.serve.sizes import bucket, default_refresh_group
-from leapjax.testing import tiny_config, tiny_params
-from leapjax.types import Request
+from leapjax.planning import work
 
 PAUSE = 0.5  # seconds before each turn: OpenMP's threads spin for 0.2 s after torch's last work
 SEEDS = 3  # of prompts, before a disagreement is believed
@@ -57,83 +46,6 @@ class Implementation(Protocol):
     def notes(self) -> str:
         """What a reader of the table should know, or nothing."""
         ...
-
-
-class Leapjax:
-    """leapjax's compiled loop, as a lane runs it.
-
-    Attributes:
-      name: for tables.
-      cache: `none` or `dual`.
-    """
-
-    def __init__(self, params, config: ModelConfig, cache: str):
-        self.name = f"leapjax, {cache} cache" if CACHES[cache].stores else "leapjax"
-        self.cache = cache
-        self.config = config
-        self.params = layout.arrange(params, config)
-        self._compiled: dict[tuple[Program, int], Any] = {}
-
-    def notes(self) -> str:
-        """Nothing."""
-        return ""
-
-    def decode(self, job: Job) -> Decoded:
-        """Decode a batch to its end.
-
-        Args:
-          job: without `max_steps` where there is a cache: rows then take turns in refreshing
-            it, so that no number of passes is a number of steps.
-        """
-        if CACHES[self.cache].stores and job.max_steps is not None:
-            raise ValueError("max_steps is for uncached decodes")
-        config = DecodeConfig(
-            gen_length=job.gen_length,
-            block_length=job.block_length,
-            threshold=job.threshold,
-            relaxed_threshold=job.relaxed_threshold,
-            radius=job.radius,
-            cache=self.cache,
-            early_stop=False,
-        )
-        program = program_for(
-            config,
-            self.config,
-            length=bucket(max(len(p) for p in job.prompts)) + job.gen_length,
-            dtype="float32",
-            eot_token_id=None,
-            refresh_group=default_refresh_group(len(job.prompts)),
-        )
-        b = len(job.prompts)
-        if (program, b) not in self._compiled:
-            self._compiled[program, b] = compile_run(self.params, program, b)
-        requests = [Request(id=i, ids=p, config=config) for i, p in enumerate(job.prompts)]
-        state = jax.tree.map(jnp.asarray, initial_state(requests, program))
-        state = with_cache(state, program)
-        passes = 2**30 if job.max_steps is None else job.max_steps
-        run = self._compiled[program, b]
-        state = run(self.params, state, jnp.int32(passes), jnp.int32(b))
-        return Decoded(
-            np.asarray(state.tokens)[:, -job.gen_length :].tolist(),
-            np.asarray(state.steps).tolist(),
-            np.asarray(state.full_passes).tolist(),
-            int(state.iteration),
-        )
-
-
-def weights(name: str) -> tuple[Any, ModelConfig]:
-    """A model's parameters in float32, and its shape.
-
-    Args:
-      name: `tiny`, `60m` (random weights whose logits are scaled so that confidences spread
-        as a trained model's do), `embedded`, or the path of a LLaDA-shaped checkpoint.
-    """
-    if name in ("tiny", "60m"):
-        config = models.MODEL_60M if name == "60m" else tiny_config()
-        return tiny_params(config), config
-    lm = load() if name == "embedded" else load(name)
-    # Widened once, for everybody: this is about decoding, not about storage.
-    return jax.tree.map(lambda x: x.astype(jnp.float32), lm.params), lm.config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,15 +75,11 @@ class Case:
 
     def job(self, config: ModelConfig, seed: int, cache: str) -> Job:
         """Random prompts, special ids excepted."""
-        special = {config.mask_token_id, config.eos_token_id, config.pad_token_id}
-        allowed = [i for i in range(min(config.vocab_size, 256)) if i not in special]
-        rng = np.random.default_rng(seed)
-        drawn = rng.choice(allowed, (self.batch, self.prompt_length)).tolist()
         sure: dict[str, Any] = (
             {"threshold": 1.0, "relaxed_threshold": 1.0} if self.one_token else {}
         )
         return Job(
-            tuple(tuple(p) for p in drawn),
+            tuple(random_prompts(config, self.batch, self.prompt_length, seed)),
             self.gen_length,
             self.block_length,
             max_steps=None if CACHES[cache].stores else self.max_steps,
@@ -249,7 +157,6 @@ def compare(
     implementations: list[Implementation],
     rounds: int,
     machine: Machine,
-    each_round: Callable[[int], None] | None = None,
     pause: float = PAUSE,
 ) -> list[dict[str, Any]]:
     """Time everybody on one case.
@@ -260,7 +167,6 @@ def compare(
       implementations: who takes part; leapjax once for each cache.
       rounds: of alternating turns.
       machine: for the floor.
-      each_round: called before each.
       pause: seconds of rest before each turn.
 
     Returns:
@@ -270,15 +176,9 @@ def compare(
     """
     seed, results = agree(case, config, implementations)
     equal = agreeing(results, implementations)
-    seconds: dict[str, list[float]] = {i.name: [] for i in implementations}
-    for n in range(rounds):
-        if each_round is not None:
-            each_round(n)
-        # There and back, so that nobody always follows the same neighbour.
-        for i in implementations if n % 2 == 0 else implementations[::-1]:
-            job = case.job(config, seed, i.cache)
-            time.sleep(pause)
-            seconds[i.name].append(timed(lambda i=i, job=job: i.decode(job)))
+    jobs = {cache: case.job(config, seed, cache) for cache in CACHES}
+    turns = {i.name: lambda i=i: i.decode(jobs[i.cache]) for i in implementations}
+    seconds = alternate(turns, rounds, pause)
     steps = {name: max(r.steps) for name, r in results.items()}
     a_step = {name: [t / steps[name] for t in times] for name, times in seconds.items()}
     ours = {i.cache: i.name for i in implementations if isinstance(i, Leapjax)}
@@ -287,13 +187,17 @@ def compare(
     def ratio(over: str | None, under: str):
         if over is None or not {over, under} <= equal:
             return None
-        return summarise([a / b for a, b in zip(a_step[over], a_step[under], strict=True)])
+        return ratios(a_step[over], a_step[under])
 
     rows = []
     for i in implementations:
-        stores = CACHES[i.cache].stores
-        least = decode_seconds(
-            machine, config, results[i.name], case.columns, case.block_length, stores
+        least = least_seconds(
+            machine,
+            config,
+            results[i.name],
+            case.columns,
+            case.block_length,
+            CACHES[i.cache].stores,
         )
         rows.append(
             {
@@ -317,26 +221,37 @@ def compare(
     return rows
 
 
-def opponents(params, config: ModelConfig, quick: bool) -> list[Implementation]:
-    """Leapjax and everything it is timed against.
+def least_seconds(
+    machine: Machine,
+    config: ModelConfig,
+    decoded: Decoded,
+    columns: int,
+    window: int,
+    cached: bool,
+) -> float:
+    """The floor of a decode: of its full passes, and of its passes over windows.
+
+    Rows share as many passes as they can: as many turns as the row with most needs.
 
     Args:
-      params: the model's pytree.
-      config: its shape.
-      quick: don't try torch.compile, which takes minutes.
-
-    Raises:
-      UserError: torch is not installed.
+      machine: this one.
+      config: the model's shape.
+      decoded: steps and full passes of each row.
+      columns: T, pads not counted.
+      window: W.
+      cached: with a dual cache.
     """
-    try:
-        from leapjax.benchmarks import torch_opponents
-    except ImportError as e:
-        if e.name != "torch":
-            raise
-        raise UserError("torch is not installed; install leapjax[oracle] to compare") from e
-    out: list[Implementation] = []
-    for cache in ("none", "dual"):
-        out.append(Leapjax(params, config, cache))
-        out.append(torch_opponents.Plain(params, config, cache))
-        out.append(torch_opponents.Fast(params, config, cache, compiled=not quick))
-    return out
+    full = decoded.full_passes
+    short = [s - f for s, f in zip(decoded.steps, full, strict=True)]
+    total = 0.0
+    for counts, is_full in ((full, True), (short, False)):
+        turns = max(counts)
+        if turns == 0:
+            continue
+        rows = sum(counts) / turns  # a turn, on average
+        if is_full:
+            todo = work.full_pass(config, rows, columns, window, cached)
+        else:
+            todo = work.window_pass(config, rows, columns, window)
+        total += turns * machine.seconds(todo)
+    return total

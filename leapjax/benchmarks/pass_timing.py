@@ -1,4 +1,4 @@
-"""Passes of the compiled decode loop against the floor, and what they cost besides the model.
+"""Times of single passes of the compiled decode loop, and of the model alone.
 
     step    the compiled loop that decodes: model, proposal, commit, next block
     bare    a loop over the same model alone: embedding to logits, of which it takes the maximum,
@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,78 +20,35 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from leapjax.benchmarks import floor
-from leapjax.benchmarks.decoding import random_requests, summarise
-from leapjax.caches import CACHES
-from leapjax.config import DecodeConfig
+from leapjax.benchmarks.timing import summarise
+from leapjax.benchmarks.workload import Case
 from leapjax.decoding import DecodeState, Program, forward, initial_state, streamed
 from leapjax.decoding.program import program_for
 from leapjax.decoding.state import with_cache
 from leapjax.decoding.window import block_columns
 from leapjax.models import transformer
 from leapjax.models.config import ModelConfig
+from leapjax.planning import work
 from leapjax.serve.lane import empty_state, lower_run
 
-TIMED = ("none", "dual")  # caches whose passes have a floor (`leapjax.benchmarks.floor`)
+TIMED = ("none", "dual")  # caches whose passes have a floor (`leapjax.planning.work`)
 UNCACHED_PASSES = 4  # that are timed together; they all cost the same
-ALL = np.int32(2**30)
+ALL = 2**30
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """What is decoded.
-
-    Attributes:
-      cache: none or dual.
-      batch: rows.
-      prompt_length: tokens.
-      gen_length: canvas, tokens.
-      block_length: block, tokens.
-    """
-
-    cache: str
-    batch: int
-    prompt_length: int
-    gen_length: int
-    block_length: int
-
-    @property
-    def columns(self) -> int:
-        """T; nothing is padded."""
-        return self.prompt_length + self.gen_length
-
-    @property
-    def passes(self) -> int:
-        """Passes that are timed together."""
-        return self.block_length - 1 if self.stores else UNCACHED_PASSES
-
-    @property
-    def stores(self) -> bool:
-        """Keys and values are kept, so that most passes compute the window alone."""
-        return CACHES[self.cache].stores
-
-    def config(self, tokens_per_step: int) -> DecodeConfig:
-        """The decode options: a fixed schedule."""
-        return DecodeConfig(
-            policy="low_confidence",
-            steps=self.gen_length // tokens_per_step,
-            gen_length=self.gen_length,
-            block_length=self.block_length,
-            cache=self.cache,
-            early_stop=False,
-        )
-
-    def program(self, model: ModelConfig, dtype: str) -> Program:
-        """The compiled structure; the schedule is no part of it."""
-        return program_for(
-            self.config(1), model, length=self.columns, dtype=dtype, eot_token_id=None
-        )
+def passes_of(case: Case) -> int:
+    """Passes that are timed together: the window passes of a block, where there is a cache."""
+    return case.block_length - 1 if case.stores else UNCACHED_PASSES
 
 
-def begin(case: Case, program: Program, tokens_per_step: int) -> DecodeState:
+def program_of(case: Case, model: ModelConfig, dtype: str) -> Program:
+    """The compiled structure; the schedule is no part of it."""
+    return program_for(case.config(), model, length=case.columns, dtype=dtype, eot_token_id=None)
+
+
+def begin(case: Case, program: Program) -> DecodeState:
     """Random prompts on the device, before their first pass."""
-    config = case.config(tokens_per_step)
-    requests = random_requests(program.model, config, case.batch, case.prompt_length)
+    requests = case.requests(program.model)
     state = jax.tree.map(jnp.asarray, initial_state(requests, program))
     return jax.block_until_ready(with_cache(state, program))
 
@@ -137,9 +93,14 @@ bare_jit = functools.partial(
 )(bare)
 
 
-@dataclasses.dataclass(frozen=True)
 class Compiled:
-    """The programs of a case.
+    """The compiled programs of a case.
+
+    Args:
+      params: the model's pytree, as the programs are to take it.
+      case: what is decoded.
+      program: its structure.
+      options: of the compiler, as `XLA_FLAGS` names them, without the dashes; a switch is a bool.
 
     Attributes:
       step: takes parameters, state, passes at most and rows to be done; see `loop.run`.
@@ -147,30 +108,27 @@ class Compiled:
       seconds: that compiling both took.
     """
 
-    step: Any
-    bare: Any
-    seconds: float
+    def __init__(self, params, case: Case, program: Program, options: dict[str, str | bool]):
+        self.case, self.program, self._params = case, program, params
+        start = time.perf_counter()
+        state = jax.eval_shape(lambda: empty_state(program, case.batch))
+        step = lower_run(params, program, case.batch)
+        alone = bare_jit.lower(params, state, passes=passes_of(case), program=program)
+        self.step, self.bare = step.compile(options or None), alone.compile(options or None)
+        self.seconds = time.perf_counter() - start
 
+    def begin(self, tokens_per_step: int = 1) -> DecodeState:
+        """See `begin`; passes are timed with one token a step."""
+        return begin(dataclasses.replace(self.case, tokens_per_step=tokens_per_step), self.program)
 
-def compile_both(params, case: Case, program: Program, options: dict[str, str | bool]) -> Compiled:
-    """Compile a case's programs.
+    def run(self, state: DecodeState, passes: int) -> tuple[DecodeState, float]:
+        """Decode for some passes; the new state and seconds."""
+        rows = np.int32(self.case.batch)
+        return _timed(self.step, self._params, state, np.int32(passes), rows)
 
-    Args:
-      params: the model's pytree, as the programs are to take it.
-      case: what is decoded.
-      program: its structure.
-      options: of the compiler, as `XLA_FLAGS` names them, without the dashes; a switch is a bool.
-    """
-    start = time.perf_counter()
-    state = jax.eval_shape(lambda: empty_state(program, case.batch))
-    chosen = options or None
-    step = lower_run(params, program, case.batch)
-    alone = bare_jit.lower(params, state, passes=case.passes, program=program)
-    return Compiled(
-        step.compile(compiler_options=chosen),
-        alone.compile(compiler_options=chosen),
-        time.perf_counter() - start,
-    )
+    def run_bare(self, state: DecodeState) -> tuple[DecodeState, float]:
+        """The model alone, for as many passes as are timed together; the new state and seconds."""
+        return _timed(self.bare, self._params, state)
 
 
 def _timed(function, *args) -> tuple[Any, float]:
@@ -179,17 +137,11 @@ def _timed(function, *args) -> tuple[Any, float]:
     return out, time.perf_counter() - start
 
 
-def measure(
-    params, case: Case, program: Program, compiled: Compiled, tokens_per_step: int, rounds: int
-) -> dict[str, Any]:
+def measure(compiled: Compiled, rounds: int) -> dict[str, Any]:
     """Time a case.
 
     Args:
-      params: the model's pytree, as compiled for.
-      case: what is decoded.
-      program: its structure.
       compiled: its programs.
-      tokens_per_step: of the whole decodes; passes are timed with one.
       rounds: of alternating turns, after one that does not count.
 
     Returns:
@@ -197,27 +149,25 @@ def measure(
       `outside` (share of the pass that is not the model); with a cache also of a `full_pass` and a
       whole `decode`; `tokens_per_s`.
     """
-    rows, n = np.int32(case.batch), case.passes
+    case, n = compiled.case, passes_of(compiled.case)
     seconds: dict[str, list[float]] = {k: [] for k in ("pass", "model", "full_pass", "decode")}
     # The bare loop keeps a state of its own.
-    alone = begin(case, program, 1)
-    alone, _ = _timed(compiled.step, params, alone, np.int32(1), rows)
+    alone, _ = compiled.run(compiled.begin(), 1)
     for i in range(rounds + 1):
-        state = begin(case, program, 1)
+        state = compiled.begin()
         if case.stores:
-            state, first = _timed(compiled.step, params, state, np.int32(1), rows)
-            seconds["full_pass"].append(first)
+            state, took = compiled.run(state, 1)
+            seconds["full_pass"].append(took)
         for who in ("pass", "model") if i % 2 else ("model", "pass"):
             if who == "pass":
-                state, took = _timed(compiled.step, params, state, np.int32(n), rows)
+                state, took = compiled.run(state, n)
             else:
-                alone, took = _timed(compiled.bare, params, alone)
+                alone, took = compiled.run_bare(alone)
             seconds[who].append(took / n)
         del state
     del alone
     for _ in range(min(rounds, 2) + 1 if case.stores else 0):
-        state = begin(case, program, tokens_per_step)
-        state, took = _timed(compiled.step, params, state, ALL, rows)
+        state, took = compiled.run(compiled.begin(case.tokens_per_step), ALL)
         assert bool(jnp.all(state.done))
         seconds["decode"].append(took)
     out: dict[str, Any] = {k: summarise(v[1:]) for k, v in seconds.items() if v}
@@ -226,23 +176,23 @@ def measure(
     if case.stores:
         out["tokens_per_s"] = case.batch * case.gen_length / out["decode"]["median"]
     else:
-        out["tokens_per_s"] = case.batch * tokens_per_step / out["pass"]["median"]
+        out["tokens_per_s"] = case.batch * case.tokens_per_step / out["pass"]["median"]
     return out
 
 
-def floors(case: Case, model: ModelConfig, dtype: str) -> dict[str, floor.Work]:
+def least_work(case: Case, model: ModelConfig, dtype: str) -> dict[str, work.Work]:
     """What the timed passes have to do at least: the `pass`, with a cache also the `full_pass`."""
     item = jnp.dtype(dtype).itemsize
     args = (model, case.batch, case.columns, case.block_length)
     if not case.stores:
-        return {"pass": floor.full_pass(*args, cached=False, item=item)}
+        return {"pass": work.full_pass(*args, cached=False, item=item)}
     return {
-        "pass": floor.window_pass(*args, item=item),
-        "full_pass": floor.full_pass(*args, cached=True, item=item),
+        "pass": work.window_pass(*args, item=item),
+        "full_pass": work.full_pass(*args, cached=True, item=item),
     }
 
 
-def parse_cases(text: str, lengths: Sequence[int]) -> list[Case]:
+def parse_cases(text: str, lengths: tuple[int, int, int], tokens_per_step: int) -> list[Case]:
     """`dual:1,none:16` -> cases of these prompt, canvas and block lengths.
 
     Raises:
@@ -253,5 +203,5 @@ def parse_cases(text: str, lengths: Sequence[int]) -> list[Case]:
         cache, _, batch = part.partition(":")
         if cache not in TIMED or not batch.isdecimal() or int(batch) < 1:
             raise ValueError(f"{part!r} is not none:ROWS or dual:ROWS")
-        cases.append(Case(cache, int(batch), *lengths))
+        cases.append(Case(cache, int(batch), *lengths, tokens_per_step))
     return cases

@@ -1,0 +1,216 @@
+"""What this machine can do: its copy bandwidth, and its best rate of matrix products.
+
+On a CPU, NumPy copies with all cores, and XLA, NumPy and torch (where installed) multiply; the
+best of some repetitions counts. On an accelerator, calls are queued one after the other and waited
+for once, so that a call's way from the host is hidden behind the work of the one before; the median
+of several queues counts. Data are random: matrix units clock higher on zeros.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from leapjax.benchmarks.timing import timed
+from leapjax.models.layers import precision_for
+from leapjax.planning.work import Work
+
+CACHE_FOLDER = Path("/sys/devices/system/cpu/cpu0/cache")
+UNKNOWN_CACHE = 32 * 2**20  # bytes, where the system does not say
+COPY_BYTES = 4 * 2**30  # of an accelerator's array that is copied; no cache holds a hundredth
+QUEUE = 10  # calls that are waited for together
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What this machine was measured to do.
+
+    Attributes:
+      flops_per_s: best matrix rate, of float32 on a CPU.
+      flops_by: who reached it, over which square.
+      bytes_per_s: copy bandwidth, reads and writes counted.
+      copy_bytes: size of the array that was copied.
+      cache_bytes: last-level cache, as the system states it; 0 on an accelerator.
+      cores: that this process may use.
+      read_bytes_per_s: of reading alone; 0 where it was not measured.
+    """
+
+    flops_per_s: float
+    flops_by: str
+    bytes_per_s: float
+    copy_bytes: int
+    cache_bytes: int
+    cores: int
+    read_bytes_per_s: float = 0.0
+
+    def seconds(self, work: Work) -> float:
+        """The floor of some work: the larger of its FLOPs' time and its bytes'.
+
+        Weights that fit into a cache can be read faster than memory is copied, so that shares of
+        the floor above 1 can occur.
+        """
+        return max(work.flops / self.flops_per_s, work.bytes / self.bytes_per_s)
+
+    def text(self) -> str:
+        """What was measured, as a part of a sentence."""
+        beside = [f"array of {self.copy_bytes / 1e9:.2f} GB"]
+        if self.cache_bytes:
+            beside.append(f"last-level cache {self.cache_bytes / 1e9:.2f} GB")
+        if self.read_bytes_per_s:
+            beside.append(f"it read {self.read_bytes_per_s / 1e9:.1f} GB/s")
+        large = self.flops_per_s >= 1e13
+        rate, unit = self.flops_per_s / (1e12 if large else 1e9), "TFLOP/s" if large else "GFLOP/s"
+        return (
+            f"copied {self.bytes_per_s / 1e9:.1f} GB/s ({', '.join(beside)}) and multiplied at "
+            f"{rate:.0f} {unit} ({self.flops_by})"
+        )
+
+
+def measure(dtype: str = "float32", quick: bool = False) -> Machine:
+    """Measure the default device; some seconds.
+
+    Args:
+      dtype: of the matrix products; on a CPU they are in float32.
+      quick: tiny arrays, to try the code; the numbers mean nothing.
+    """
+    on_cpu, cores = jax.default_backend() == "cpu", len(os.sched_getaffinity(0))
+    cache = last_level_cache() if on_cpu else 0
+    size, squares, repeats = 4 * cache or COPY_BYTES, (1024, 2048, 4096), 5
+    if not on_cpu:
+        squares = 4096, 8192
+    if quick:
+        size, squares, repeats = 2**20, (64,), 1
+    if on_cpu:
+        seconds = functools.partial(best_seconds, repeats=repeats)
+        rate, by = matrix_rate("float32", squares, seconds, host_products)
+        return Machine(rate, by, host_copy_bandwidth(size, cores, repeats), size, cache, cores)
+    seconds = functools.partial(queued_seconds, repeats=repeats)
+    rate, by = matrix_rate(dtype, squares, seconds)
+    copied, read = copy_bandwidth(size, repeats), read_bandwidth(size, repeats)
+    return Machine(rate, by, copied, size, cache, cores, read)
+
+
+def last_level_cache(folder: Path = CACHE_FOLDER) -> int:
+    """Bytes of the largest cache that the system names, or a guess."""
+    sizes = []
+    for file in folder.glob("index*/size"):
+        text = file.read_text().strip()
+        unit = {"K": 2**10, "M": 2**20, "G": 2**30}.get(text[-1:], 1)
+        digits = text.rstrip("KMG")
+        if digits.isdigit():
+            sizes.append(int(digits) * unit)
+    return max(sizes, default=UNKNOWN_CACHE)
+
+
+def best_seconds(run: Callable[[], Any], repeats: int) -> float:
+    """The fastest of some repetitions, after one that does not count."""
+    return min([timed(lambda: jax.block_until_ready(run())) for _ in range(repeats + 1)][1:])
+
+
+def queued_seconds(
+    call: Callable[..., Any], *first: Any, repeats: int, queue: int = QUEUE
+) -> float:
+    """Seconds of one call of several that are queued.
+
+    Args:
+      call: takes and returns arrays on the device.
+      *first: what the first call takes; the others take what the call before returned. Empty if
+        it takes nothing.
+      repeats: queues; their median counts, after one that does not.
+      queue: calls in each.
+    """
+    value: tuple[Any, ...] = first
+
+    def run():
+        nonlocal value
+        for _ in range(queue):
+            out = call(*value)
+            value = (out,) if first else ()
+        jax.block_until_ready(out)
+
+    jax.block_until_ready(first)
+    return statistics.median([timed(run) / queue for _ in range(repeats + 1)][1:])
+
+
+def copy_bandwidth(size: int, repeats: int, queue: int = QUEUE) -> float:
+    """Bytes per second, read and written, of one operation over an array that it replaces."""
+    x = jax.random.bits(jax.random.key(0), (size // 4,), jnp.uint32)
+    step = jax.jit(lambda x: x + jnp.uint32(1), donate_argnums=0)
+    return 2 * x.nbytes / queued_seconds(step, x, repeats=repeats, queue=queue)
+
+
+def read_bandwidth(size: int, repeats: int, queue: int = QUEUE) -> float:
+    """Bytes per second of reading an array once, for the sums of its rows."""
+    x = jax.random.normal(jax.random.key(0), (size // 2 // 2**15, 2**15), jnp.bfloat16)
+    sums = jax.jit(lambda x: jnp.sum(x, axis=1, dtype=jnp.float32))
+    return x.nbytes / queued_seconds(lambda: sums(x), repeats=repeats, queue=queue)
+
+
+def host_copy_bandwidth(size: int, threads: int, repeats: int) -> float:
+    """Bytes per second, read and written, of copying an array with all cores.
+
+    Args:
+      size: bytes of the array.
+      threads: that copy, each its part.
+      repeats: the best counts.
+    """
+    source, target = np.ones(size // 4, np.float32), np.zeros(size // 4, np.float32)
+    parts = list(zip(np.array_split(source, threads), np.array_split(target, threads), strict=True))
+    with ThreadPoolExecutor(threads) as pool:
+
+        def copy():
+            list(pool.map(lambda pair: np.copyto(pair[1], pair[0]), parts))
+
+        return 2 * source.nbytes / best_seconds(copy, repeats)
+
+
+def matrix_rate(
+    dtype,
+    sizes: Sequence[int],
+    seconds: Callable[[Callable[[], Any]], float],
+    others: Callable[[Any, Any], dict[str, Callable[[], Any]]] = lambda a, b: {},
+) -> tuple[float, str]:
+    """The best rate over squares of a dtype.
+
+    Args:
+      dtype: of the factors and the product.
+      sizes: of the squares.
+      seconds: times a product.
+      others: name -> product of two matrices, for who takes part beside XLA.
+
+    Returns:
+      FLOPs per second, and who reached them over which square.
+    """
+    best = 0.0, ""
+    product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision_for(jnp.dtype(dtype))))
+    for n in sizes:
+        a, b = (jax.random.normal(jax.random.key(i), (n, n)).astype(dtype) for i in range(2))
+        runs = {"XLA": lambda a=a, b=b: product(a, b)} | others(a, b)
+        for name, run in runs.items():
+            rate = 2 * n**3 / seconds(run)
+            best = max(best, (rate, f"{name}, {n} x {n}, {jnp.dtype(dtype).name}"))
+    return best
+
+
+def host_products(a, b) -> dict[str, Callable[[], Any]]:
+    """Products of two float32 matrices on a CPU by NumPy and, where installed, torch."""
+    # Copies, because JAX's arrays may not be written to, and torch warns of such.
+    a, b = np.array(a), np.array(b)
+    out = np.empty_like(a)
+    runs: dict[str, Callable[[], Any]] = {"NumPy": lambda: np.matmul(a, b, out=out)}
+    try:
+        import torch  # pyright: ignore[reportMissingImports]  (optional)
+    except ImportError:
+        return runs
+    ta, tb, to = (torch.from_numpy(x) for x in (a, b, out))
+    return runs | {"torch": lambda: torch.mm(ta, tb, out=to)}

@@ -1,0 +1,119 @@
+"""What is decoded while it is timed: random prompts under a fixed schedule.
+
+With a fixed schedule every machine, and every cache, does the same number of steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from leapjax.caches import CACHES
+from leapjax.config import DecodeConfig
+from leapjax.models.config import ModelConfig
+from leapjax.serve.engine import Engine
+from leapjax.types import Request
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A batch to decode.
+
+    Attributes:
+      cache: KV cache.
+      batch: rows decoded at once.
+      prompt_length: tokens.
+      gen_length: canvas, tokens.
+      block_length: block, tokens.
+      tokens_per_step: positions that the schedule commits in a pass.
+    """
+
+    cache: str
+    batch: int
+    prompt_length: int = 32
+    gen_length: int = 64
+    block_length: int = 32
+    tokens_per_step: int = 4
+
+    @property
+    def columns(self) -> int:
+        """T; nothing is padded."""
+        return self.prompt_length + self.gen_length
+
+    @property
+    def stores(self) -> bool:
+        """Keys and values are kept, so that most passes compute the window alone."""
+        return CACHES[self.cache].stores
+
+    def config(self) -> DecodeConfig:
+        """The decode options."""
+        return DecodeConfig(
+            policy="low_confidence",
+            steps=self.gen_length // self.tokens_per_step,
+            gen_length=self.gen_length,
+            block_length=self.block_length,
+            cache=self.cache,
+            early_stop=False,
+        )
+
+    def requests(self, model: ModelConfig, count: int | None = None) -> list[Request]:
+        """Requests with random prompts.
+
+        Args:
+          model: whose vocabulary is used.
+          count: how many; default: a batch.
+        """
+        prompts = random_prompts(model, count or self.batch, self.prompt_length)
+        config = self.config()
+        return [Request(id=str(i), ids=ids, config=config) for i, ids in enumerate(prompts)]
+
+
+def random_prompts(
+    model: ModelConfig, count: int, length: int, seed: int = 0
+) -> list[tuple[int, ...]]:
+    """Prompts of random tokens, special ids excepted.
+
+    Args:
+      model: whose vocabulary is used.
+      count: prompts.
+      length: tokens of each.
+      seed: of the draw.
+    """
+    special = {model.mask_token_id, model.eos_token_id, model.pad_token_id}
+    allowed = [i for i in range(min(model.vocab_size, 256)) if i not in special]
+    rng = np.random.default_rng(seed)
+    return [tuple(row) for row in rng.choice(allowed, (count, length)).tolist()]
+
+
+def uneven_requests(model: ModelConfig, cache: str, count: int) -> list[Request]:
+    """Requests whose rows take 8 to 64 passes (8x spread), by a schedule of their own.
+
+    Args:
+      model: whose vocabulary is used.
+      cache: KV cache.
+      count: requests; their passes are drawn uniformly.
+    """
+    steps = 8 * np.random.default_rng(1).integers(1, 9, count)
+    return [
+        dataclasses.replace(request, config=request.config.replace(steps=int(n)))
+        for request, n in zip(
+            Case(cache, 1, 32, 64, 8, 1).requests(model, count), steps, strict=True
+        )
+    ]
+
+
+def stream(engine: Engine, requests: list[Request]) -> int:
+    """Decode requests to their end.
+
+    Args:
+      engine: that decodes.
+      requests: what is decoded.
+
+    Returns:
+      Passes of the engine's loop.
+    """
+    before = engine.progress.passes
+    for _ in engine.stream(requests):
+        pass
+    return engine.progress.passes - before

@@ -1,0 +1,99 @@
+"""leapjax's side of the comparison."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from against_torch.job import Decoded, Job
+from leapjax.benchmarks import models
+from leapjax.caches import CACHES
+from leapjax.config import DecodeConfig
+from leapjax.decoding import Program, initial_state, program_for
+from leapjax.decoding.state import with_cache
+from leapjax.loader import load
+from leapjax.models import layout
+from leapjax.models.config import ModelConfig
+from leapjax.serve.lane import compile_run
+from leapjax.serve.sizes import bucket, default_refresh_group
+from leapjax.testing import tiny_config, tiny_params
+from leapjax.types import Request
+
+
+class Leapjax:
+    """leapjax's compiled loop, as a lane runs it.
+
+    Attributes:
+      name: for tables.
+      cache: `none` or `dual`.
+    """
+
+    def __init__(self, params, config: ModelConfig, cache: str):
+        self.name = f"leapjax, {cache} cache" if CACHES[cache].stores else "leapjax"
+        self.cache = cache
+        self.config = config
+        self.params = layout.arrange(params, config)
+        self._compiled: dict[tuple[Program, int], Any] = {}
+
+    def notes(self) -> str:
+        """Nothing."""
+        return ""
+
+    def decode(self, job: Job) -> Decoded:
+        """Decode a batch to its end.
+
+        Args:
+          job: without `max_steps` where there is a cache: rows then take turns in refreshing
+            it, so that no number of passes is a number of steps.
+        """
+        if CACHES[self.cache].stores and job.max_steps is not None:
+            raise ValueError("max_steps is for uncached decodes")
+        config = DecodeConfig(
+            gen_length=job.gen_length,
+            block_length=job.block_length,
+            threshold=job.threshold,
+            relaxed_threshold=job.relaxed_threshold,
+            radius=job.radius,
+            cache=self.cache,
+            early_stop=False,
+        )
+        program = program_for(
+            config,
+            self.config,
+            length=bucket(max(len(p) for p in job.prompts)) + job.gen_length,
+            dtype="float32",
+            eot_token_id=None,
+            refresh_group=default_refresh_group(len(job.prompts)),
+        )
+        b = len(job.prompts)
+        if (program, b) not in self._compiled:
+            self._compiled[program, b] = compile_run(self.params, program, b)
+        requests = [Request(id=i, ids=p, config=config) for i, p in enumerate(job.prompts)]
+        state = with_cache(jax.tree.map(jnp.asarray, initial_state(requests, program)), program)
+        passes = 2**30 if job.max_steps is None else job.max_steps
+        run = self._compiled[program, b]
+        state = run(self.params, state, jnp.int32(passes), jnp.int32(b))
+        return Decoded(
+            np.asarray(state.tokens)[:, -job.gen_length :].tolist(),
+            np.asarray(state.steps).tolist(),
+            np.asarray(state.full_passes).tolist(),
+            int(state.iteration),
+        )
+
+
+def weights(name: str) -> tuple[Any, ModelConfig]:
+    """A model's parameters in float32, and its shape.
+
+    Args:
+      name: `tiny`, `60m` (random weights whose logits are scaled so that confidences spread
+        as a trained model's do), `embedded`, or the path of a LLaDA-shaped checkpoint.
+    """
+    if name in ("tiny", "60m"):
+        config = models.MODEL_60M if name == "60m" else tiny_config()
+        return tiny_params(config), config
+    lm = load() if name == "embedded" else load(name)
+    # Widened once, for everybody: this is about decoding, not about storage.
+    return jax.tree.map(lambda x: x.astype(jnp.float32), lm.params), lm.config
