@@ -1,11 +1,7 @@
 """The protocol of a KV cache: what the state carries, what a pass computes, who must refresh.
 
-    init -> state.cache        empty, with `shapes`, born where it lives
-    forward: params, rows, columns -> Outcome     every pass
-    next_block: due -> due     where rows have finished a block
-
-Shapes: B rows, R = B or 2 B with guidance, T columns, S columns computed, W block, D width,
-L layers, K KV heads, E head width.
+Shapes: B rows, R = B or 2 B with guidance, T columns, W window, D width, L layers, K KV
+heads, E head width.
 """
 
 from __future__ import annotations
@@ -26,8 +22,8 @@ class Outcome(NamedTuple):
 
     Attributes:
       hidden: (R, W, D); each row's window before the head.
-      served: (B,) bool; rows whose window is valid and goes to the policy in this pass.
-      full: (B,) bool; rows whose whole sequence was computed, which settles their refresh.
+      served: (B,) bool; rows whose window is valid and goes to the policy.
+      full: (B,) bool; rows whose whole sequence was computed, so that they wait no more.
       cache: what the state carries on.
       shadow: (R, W, D); the window seen without the token that each output predicts. None
         unless the policy needs `recheck`.
@@ -43,38 +39,27 @@ class Outcome(NamedTuple):
 class Cache(ABC):
     """A way to reuse keys and values from pass to pass.
 
-    A cache is stateless: what it stores is `DecodeState.cache`. Which rows wait for a full
-    pass is `DecodeState.due`, the iteration since which a row has waited, -1 if it does not.
-    A pass may compute more columns than the window, for instance to store a finished block in
-    the first pass of the next one (`state.block_step` is 0 there).
+    An object holds no state: keys and values are `DecodeState.cache`, and `DecodeState.due` says
+    who waits for a full pass. `forward` may compute more columns than the window, for instance
+    to store a finished block in the first pass of the next one (`block_step` is 0 there).
 
     Attributes:
       name: how users call it.
-      help: what a pass computes, in a few words.
-      source: where it comes from.
-      stores: keys and values are kept, so a new row begins with a full pass, and most passes
-        compute only a part of the sequence.
+      help: what most passes compute.
+      stores: keys and values are kept: a row begins with a full pass, most others compute a part.
       exact: the hidden states are those of a pass over the whole sequence.
     """
 
     name: ClassVar[str]
     help: ClassVar[str]
-    source: ClassVar[str] = ""
-    stores: ClassVar[bool] = False
-    exact: ClassVar[bool] = True
+    stores: ClassVar[bool]
+    exact: ClassVar[bool]
 
     def shapes(self, program: Program, slots: int) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """Keys and values, each (L, R, T, K, E) in the compute dtype; empty if nothing is stored.
-
-        Args:
-          program: static structure.
-          slots: B.
-        """
-        if not self.stores:
-            return ()
+        """Keys and values of so many slots, each (L, R, T, K, E); empty if nothing is stored."""
         model, rows = program.model, slots * 2 if program.guidance else slots
         shape = (model.n_layers, rows, program.length, model.n_kv_heads, model.head_dim)
-        return (jax.ShapeDtypeStruct(shape, program.compute_dtype),) * 2
+        return (jax.ShapeDtypeStruct(shape, program.compute_dtype),) * 2 if self.stores else ()
 
     def init(self, program: Program, slots: int, sharding=None):
         """What the state of idle slots carries: zeros, or None if nothing is stored.
@@ -84,19 +69,17 @@ class Cache(ABC):
           slots: B.
           sharding: shape -> where such an array is made; None is the default device.
         """
-        made = [
-            jnp.zeros(s.shape, s.dtype, device=None if sharding is None else sharding(s.shape))
-            for s in self.shapes(program, slots)
-        ]
-        return tuple(made) or None
+        where = sharding or (lambda shape: None)
+        shapes = self.shapes(program, slots)
+        return tuple(jnp.zeros(s.shape, s.dtype, device=where(s.shape)) for s in shapes) or None
 
     @abstractmethod
     def columns(self, program: Program) -> int:
-        """Columns S that a row computes in a pass without a refresh."""
+        """Columns that `steady` computes in a row."""
 
     @abstractmethod
     def steady(self, params, rows: Rows, columns, cache) -> tuple[Any, Any]:
-        """The pass that most steps take: no row refreshes.
+        """The pass that most steps take, without a refresh.
 
         Args:
           params: the model's pytree.
@@ -110,16 +93,10 @@ class Cache(ABC):
 
     @abstractmethod
     def forward(self, params, rows: Rows, columns) -> Outcome:
-        """The model's part of a step, with the refreshes that are due.
-
-        Args:
-          params: the model's pytree.
-          rows: B rows.
-          columns: (B, W) int32, each row's window.
-        """
+        """The model's part of a step: `steady`, and the full passes that are due."""
 
     def next_block(self, due, moved, iteration):
-        """Who waits for a full pass once some rows have moved to another block.
+        """Who waits for a full pass, now that some rows have moved to another block.
 
         Args:
           due: (B,) int32, as in the state.

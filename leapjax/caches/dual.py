@@ -10,8 +10,7 @@ from leapjax.caches.refresh import Refreshing, lead
 class Dual(Refreshing):
     """Fast-dLLM's dual cache."""
 
-    name = "dual"
-    help = "the block"
+    name, help = "dual", "the block"
 
     def columns(self, program):
         """The block, and what predicts its first position."""

@@ -12,8 +12,8 @@ from leapjax.models.layers import take
 class NoCache(Cache):
     """Recompute everything."""
 
-    name = "none"
-    help = "every position"
+    name, help = "none", "every position"
+    stores, exact = False, True
 
     def columns(self, program):
         """All of them."""

@@ -10,8 +10,7 @@ from leapjax.caches.refresh import Refreshing, lead
 class Prefix(Refreshing):
     """Fast-dLLM's prefix cache."""
 
-    name = "prefix"
-    help = "the block and what follows"
+    name, help = "prefix", "the block and what follows"
 
     def columns(self, program):
         """The canvas is the longest suffix; an infilled sequence may be open anywhere."""

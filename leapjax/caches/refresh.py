@@ -2,7 +2,8 @@
 
 A row's block begins with a full pass, which refreshes its keys and values and also commits.
 The block's later passes recompute a part of the sequence against the cached rest, which is
-stale until the next block begins. That is the approximation.
+stale until the next block begins. That is the approximation. Source: Fast-dLLM,
+arXiv 2505.22618.
 
 Rows refresh on their own: at most `refresh_group` rows in an iteration, the longest waiting
 first. A row that waits does nothing. So one row's refresh does not make the batch pay for a
@@ -27,14 +28,9 @@ from leapjax.models.layers import take
 
 
 class Refreshing(Cache):
-    """A cache that is exact in a block's first pass and stale in the others.
+    """A cache that is exact in a block's first pass and stale in the others."""
 
-    Source: Fast-dLLM, arXiv 2505.22618.
-    """
-
-    source = "arXiv 2505.22618"
-    stores = True
-    exact = False
+    stores, exact = True, False
 
     @abstractmethod
     def end(self, rows):

@@ -1,0 +1,105 @@
+"""What every cache keeps of the protocol, and a cache of one's own."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from leapjax import DecodeConfig, UserError
+from leapjax.caches import CACHES
+from leapjax.caches.refresh import Refreshing
+from leapjax.config import pairs
+from leapjax.decoding import initial_state, step
+from leapjax.decoding.forward import Rows
+from leapjax.decoding.state import with_cache
+from leapjax.decoding.window import block_columns
+from leapjax.policies import POLICIES
+from tests.decoding.harness import decode, params_of, request, structure
+
+FAMILIES = ("llada", "dream")
+
+
+def shapes(tree):
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
+
+@pytest.mark.parametrize("guidance", [{}, {"cfg_scale": 1.0}], ids=["plain", "guided"])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", CACHES)
+def test_shapes(name, family, guidance):
+    """The state keeps its structure over a step; passes give the window of each evaluation."""
+    config, program = structure(family=family, cache=name, **guidance)
+    cache, params = CACHES[name], params_of(family)
+    state = initial_state([request([3, 4], config), request([5], config)], program)
+    state = with_cache(jax.tree.map(jnp.asarray, state), program)
+    assert shapes(state.cache or ()) == shapes(cache.shapes(program, 2))
+    assert bool(state.cache) == cache.stores
+    assert state.due.tolist() == ([0, 0] if cache.stores else [-1, -1])
+    after = jax.eval_shape(lambda s: step(params, s, program), state)
+    assert shapes(after) == shapes(state)
+    columns, _ = block_columns(state.block, program)
+    rows = 4 if program.guidance else 2
+    window = (rows, program.block_length, program.model.d_model)
+    hidden, kept = jax.eval_shape(
+        lambda s: cache.steady(params, Rows(s, program), columns, s.cache), state
+    )
+    assert hidden.shape == window and shapes(kept) == shapes(state.cache)
+    out = jax.eval_shape(lambda s: cache.forward(params, Rows(s, program), columns), state)
+    assert out.hidden.shape == window and out.served.shape == out.full.shape == (2,)
+    assert program.block_length <= cache.columns(program) <= program.length
+
+
+@pytest.mark.parametrize("name", CACHES)
+def test_who_waits(name):
+    due, moved = jnp.array([-1, 3, -1]), jnp.array([True, False, False])
+    want = [7, 3, -1] if CACHES[name].stores else [-1, 3, -1]
+    assert CACHES[name].next_block(due, moved, jnp.int32(7)).tolist() == want
+
+
+class Everything(Refreshing):
+    """Stores, and recomputes every column all the same: exact."""
+
+    name, help, exact = "everything", "every position", True
+
+    def columns(self, program):
+        return program.length
+
+    def end(self, rows):
+        return None
+
+
+def test_a_cache_of_ones_own_is_a_class_and_a_line(monkeypatch):
+    """It changes the passes that are full, and nothing else."""
+    monkeypatch.setitem(CACHES, "everything", Everything())
+    params = params_of("dream")
+    config, program = structure(family="dream", threshold=0.05, relaxed_threshold=0.03)
+    asked = [request([3, 4, 5], config, id=0), request([6], config, id=1)]
+    own = dataclasses.replace(program, cache="everything", refresh_group=1)
+    for got, want in zip(decode(params, asked, own), decode(params, asked, program), strict=True):
+        assert 2 < want["steps"] < 12
+        sure = got.pop("commit_confidence"), want.pop("commit_confidence")
+        np.testing.assert_allclose(*sure, atol=1e-5)
+        assert got == want
+
+
+def test_the_table_of_pairs_names_what_there_is():
+    assert set(CACHES) == {name for names in pairs.CACHES_FOR.values() for name in names}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("cache", CACHES)
+def test_pairs(cache, policy):
+    """Bidirectional attention takes every cache; a policy that looks twice takes none."""
+    wrong = pairs.refusal(cache, policy=policy)
+    if cache == "none" or "recheck" not in POLICIES[policy].needs:
+        assert wrong is None
+        assert DecodeConfig(policy=policy, cache=cache).cache == cache
+        return
+    assert wrong == (
+        f"cache is {cache}, but policy {policy} reads the whole sequence in every pass; "
+        f"choose cache none or another policy"
+    )
+    with pytest.raises(UserError, match=wrong):
+        DecodeConfig(policy=policy, cache=cache)
