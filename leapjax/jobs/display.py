@@ -15,12 +15,7 @@ _COUNT = "{n_fmt} {unit}s [{elapsed}{postfix}]"
 
 
 def describe(progress: Progress, total: int | None) -> str:
-    """Rates, slots in use and the time left.
-
-    Args:
-      progress: of the job.
-      total: records of the input, None if nobody knows.
-    """
+    """Rates, slots in use and the time left, given the records of the input (None if unknown)."""
     summary = progress.summary
     parts = []
     if progress.seconds > 0:  # a job of one chunk is over when its clock starts
@@ -38,14 +33,10 @@ def describe(progress: Progress, total: int | None) -> str:
 
 
 def time_left(progress: Progress, total: int | None) -> float | None:
-    """Seconds until the job ends, None if nobody knows yet.
+    """Seconds until the job ends, None if unknown.
 
-    Rows that are on their way count by the blocks that are finished, so that there is an
-    estimate before the first answer. Answers that wait for an earlier one count in full.
-
-    Args:
-      progress: of the job.
-      total: records of the input, None if nobody knows.
+    Rows in flight count by their finished blocks, so that an estimate exists before the first
+    answer. Answers that wait for an earlier one count in full.
     """
     if total is None:
         return None
@@ -73,49 +64,34 @@ def shown(
     """Show progress while in the context.
 
     Args:
-      total: records of the input, None if nobody knows.
-      wanted: show a bar, or nothing; None is a bar on a terminal, else lines.
+      total: records of the input, None if unknown.
+      wanted: True shows a bar, False nothing; None shows a bar on a terminal, else lines.
       stream: default stderr.
 
     Yields:
-      What takes the progress, as often as it likes.
+      A function that takes the progress; it may be called often.
     """
     out: TextIO = stream or sys.stderr
     if wanted is False:
         yield lambda progress: None
-    elif wanted or out.isatty():
-        with _bar(total, out) as show:
-            yield show
-    else:
-        yield _lines(total, out)
+        return
+    if wanted is None and not out.isatty():
+        due, of = rarely(), "" if total is None else f" of {total}"
 
+        def tell(progress: Progress) -> None:
+            if due():  # first after a minute, when something is known
+                line = f"{progress.records}{of} records, {describe(progress, total)}"
+                print(line, file=out, flush=True)
 
-@contextlib.contextmanager
-def _bar(total: int | None, stream: TextIO) -> Iterator[Callable[[Progress], None]]:
+        yield tell
+        return
     from tqdm import tqdm
 
-    with tqdm(
-        total=total,
-        unit="record",
-        file=stream,
-        dynamic_ncols=True,
-        bar_format=_COUNT if total is None else _BAR,
-    ) as bar:
+    form = _COUNT if total is None else _BAR
+    with tqdm(total=total, unit="record", file=out, dynamic_ncols=True, bar_format=form) as bar:
 
         def show(progress: Progress) -> None:
             bar.set_postfix_str(describe(progress, total), refresh=False)
             bar.update(progress.records - bar.n)
 
         yield show
-
-
-def _lines(total: int | None, stream: TextIO) -> Callable[[Progress], None]:
-    due = rarely()  # the first comes with the first minute, when something is known
-
-    def show(progress: Progress) -> None:
-        if due():
-            of = "" if total is None else f" of {total}"
-            line = f"{progress.records}{of} records, {describe(progress, total)}"
-            print(line, file=stream, flush=True)
-
-    return show

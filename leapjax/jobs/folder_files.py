@@ -1,6 +1,7 @@
 """A job's folder when a run begins and when the job ends.
 
-Only process 0 calls what writes here, while it holds the folder's lock.
+Functions that write are for process 0, while it holds the folder's lock. They raise `OSError` if
+a file can't be read or written.
 """
 
 from __future__ import annotations
@@ -31,11 +32,7 @@ from leapjax.jobs.summary import Summary
 
 
 def to_resume(folder: Folder, spec: JobSpec) -> State | None:
-    """How far the job is that goes on; None to begin one. Writes nothing.
-
-    Args:
-      folder: the job's.
-      spec: the job.
+    """The state of the job to go on with, None to begin one; writes nothing.
 
     Raises:
       UserError: the flags allow neither, or a journal can't be read.
@@ -73,12 +70,12 @@ def must_agree(
 
     Args:
       spec: the job.
-      old: how far it is.
-      header: what it would go on with.
-      note: takes a line for the user, where another version of leapjax began the job.
+      old: its state.
+      header: the header of a new job with this `spec`.
+      note: takes a line for the user if another version of leapjax began the job.
 
     Raises:
-      UserError: what differs; or more bad records than `spec` allows.
+      UserError: what differs; or there are more bad records than `spec` allows.
     """
     if changes := differences(old.header, header):
         raise UserError(
@@ -91,11 +88,7 @@ def must_agree(
 
 
 def check_errors(spec: JobSpec, state: State) -> None:
-    """Refuse to go on with more bad records than are allowed.
-
-    Raises:
-      UserError: there are.
-    """
+    """Refuse to go on with more bad records than are allowed."""
     if (errors := state.totals["errors"]) > spec.max_errors:
         raise UserError(
             f"output {spec.output}: bad records set aside so far: {errors}, but "
@@ -104,16 +97,15 @@ def check_errors(spec: JobSpec, state: State) -> None:
 
 
 def begin(folder: Folder, state: State, new: bool) -> None:
-    """Write all that is known into `journal`, and make the other files agree with it.
+    """Begin a run: write the state into `journal`, and make the other files agree with it.
 
     Args:
-      folder: the job's; no other process writes there yet.
-      state: how far the job is.
+      folder: where no other process writes yet.
+      state: of the job.
       new: the job begins, maybe over an older one.
 
     Raises:
-      UserError: a file that an entry speaks of is missing or damaged.
-      OSError: a file can't be read or written.
+      UserError: the file of a shard is missing or damaged.
     """
     if new:
         remove_journals(folder)  # of the older job: they must not add to the new one
@@ -134,15 +126,7 @@ def begin(folder: Folder, state: State, new: bool) -> None:
 
 
 def end(folder: Folder, state: State) -> None:
-    """Write the file of bad records and note that the job has ended.
-
-    Args:
-      folder: the job's; all processes have finished.
-      state: how far the job is, every shard complete.
-
-    Raises:
-      OSError: a file can't be written.
-    """
+    """End the job, whose shards are all complete."""
     write_errors(folder, state)
     state.done = True
     folder.write(JOURNAL, state.to_bytes())
@@ -155,11 +139,8 @@ def write_summary(folder: Folder, state: State, ran: Summary | None, processes: 
     Args:
       folder: of the job.
       state: of the job, which has ended.
-      ran: what this run decoded; None if nothing was left to do.
-      processes: that decoded in this run.
-
-    Raises:
-      OSError: it can't be written.
+      ran: counts of this run; None if nothing was left to do.
+      processes: number of processes of this run.
     """
     totals, summary = state.totals, ran or Summary()
     content = {
@@ -182,13 +163,13 @@ def write_summary(folder: Folder, state: State, ran: Summary | None, processes: 
 
 
 def remove_journals(folder: Folder) -> None:
-    """Remove the processes' own journals, whose entries are in `journal` or belong to no job."""
+    """Remove the processes' own journals, which say nothing that `journal` doesn't."""
     for name in journal.of_processes(folder):
         folder.remove(name)
 
 
 def write_errors(folder: Folder, state: State) -> None:
-    """Write the bad records that are known, or remove the file if there are none."""
+    """Write the known bad records; without any, remove the file."""
     if state.bad:
         folder.write(ERRORS, "".join(f"{row}\n" for row in state.bad).encode())
     elif ERRORS in folder.sizes():
@@ -196,11 +177,7 @@ def write_errors(folder: Folder, state: State) -> None:
 
 
 def check_parts(folder: Folder, state: State) -> None:
-    """Compare the files of complete shards with their entries.
-
-    Raises:
-      UserError: one is missing or has another length.
-    """
+    """Refuse a complete shard whose file is missing or has another length."""
     sizes = folder.sizes()
     for shard, entry in state.entries.items():
         found = sizes.get(part_name(shard))
@@ -210,11 +187,7 @@ def check_parts(folder: Folder, state: State) -> None:
 
 
 def saved_rows(folder: Folder, entry: Entry) -> bytes:
-    """The rows of an open shard that its entry speaks of.
-
-    Raises:
-      UserError: the file holds something else.
-    """
+    """The saved rows of an open shard; refuses a file that holds others."""
     name = open_name(entry.shard)
     rows = (folder.read(name) or b"")[: entry.bytes]
     if len(rows) != entry.bytes or hashlib.sha256(rows).hexdigest() != entry.sha256:

@@ -1,4 +1,4 @@
-"""The journal's header: what a job's outputs depend on, and so what a resume must agree in."""
+"""The journal's header: everything that a job's outputs depend on, and a resume must agree in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from leapjax.jobs.source import InputInfo
 from leapjax.jobs.spec import JobSpec
 from leapjax.model_files import tokenizer_hash
 
-# What a resumed job must agree in, besides input and options; header key -> how it is called.
+# What a resumed job must agree in, besides input and options: header key -> name in messages.
 _SETTINGS = {
     "weights": "the model's weights",
     "config": "the model's config.json",
@@ -32,13 +32,7 @@ _SETTINGS = {
 
 
 def describe(lm, spec: JobSpec, info: InputInfo) -> dict[str, Any]:
-    """The journal's header: everything that the outputs depend on.
-
-    Args:
-      lm: the model.
-      spec: the job.
-      info: the input.
-    """
+    """The header of a job."""
     config = json.dumps(dataclasses.asdict(lm.config), sort_keys=True)
     return {
         "input": dataclasses.asdict(info),
@@ -62,7 +56,7 @@ def describe(lm, spec: JobSpec, info: InputInfo) -> dict[str, Any]:
 
 
 def other_version(old: dict[str, Any]) -> str | None:
-    """A note where another version of leapjax began the job."""
+    """A note if another version of leapjax began the job, else None."""
     before, now = old.get("versions", {}).get("leapjax"), versions()["leapjax"]
     if before == now:
         return None
@@ -70,11 +64,11 @@ def other_version(old: dict[str, Any]) -> str | None:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What forbids that a job goes on, in words; empty if nothing does.
+    """The differences, in words, that forbid a job to go on.
 
     Args:
       old: header of the interrupted job.
-      new: header of the one that would go on.
+      new: header of the job that would go on.
     """
     found = []
     before, now = old["input"], new["input"]
@@ -100,7 +94,7 @@ def _shown(value: Any) -> str:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of what computes the outputs."""
+    """Versions of the packages that compute the outputs."""
     import importlib.metadata
 
     import leapjax

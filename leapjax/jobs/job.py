@@ -255,12 +255,9 @@ class _Run:
         """Process 0: end the job, once all processes have finished.
 
         Args:
-          state: how far the job was when the run began.
+          state: of the job when the run began.
           records: records of the input.
-          told: of each process, the hash of its journal, and its counts.
-
-        Raises:
-          UserError: a journal or a shard does not appear here; or there are too many bad records.
+          told: for each process, the hash of its journal, and its counts.
         """
         spec, folder = self._spec, self._folder
         for index, (digest, _) in enumerate(told):
@@ -279,7 +276,7 @@ class _Run:
         return folder_files.write_summary(folder, state, summary, self._peers.count)
 
     def _gather(self, name: str, value: Any = None) -> list[Any]:
-        """Give a value and wait for those of all processes; noticing signals meanwhile."""
+        """The JSON values of all processes (`Peers.gather`); notices signals while it waits."""
 
         def look() -> None:
             if (number := self._stop()) is not None:
@@ -324,11 +321,7 @@ def shard_size(records: int | None, count: int) -> int:
 
 
 def _visible(folder: Folder, name: str, digest: str) -> bytes:
-    """A file that another process has written, maybe on another host.
-
-    Raises:
-      UserError: it doesn't appear here.
-    """
+    """The content of a file that another process, maybe on another host, has written."""
 
     def read() -> bytes:
         data = folder.read(name) or b""
@@ -343,7 +336,7 @@ def _visible(folder: Folder, name: str, digest: str) -> bytes:
 
 
 def _until_visible(look: Callable[[], T]) -> T:
-    """What `look` returns once it raises no `UserError`; waits `VISIBLE` seconds at most."""
+    """The value of `look`, tried for `VISIBLE` seconds while it raises a `UserError`."""
     deadline = time.monotonic() + VISIBLE
     while True:
         try:
@@ -370,7 +363,7 @@ def _sum(summaries: list[dict[str, Any]]) -> Summary:
 
 @contextlib.contextmanager
 def _one_line(spec: JobSpec) -> Iterator[None]:
-    """Failures of the output folder as one line."""
+    """Turn failures of the output folder into one line."""
     try:
         yield
     except OSError as e:

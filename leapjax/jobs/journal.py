@@ -12,8 +12,8 @@
 
 An entry of kind `saved` says how much of an open shard is on the disk; kind `shard` says that
 the shard is complete. An entry also holds the shard's bad records. Entries may come in any order:
-of several entries for a shard, the one that is further counts. An entry counts once its line end
-is on the disk, and it is written before the shard's file gets its final name.
+of several entries for a shard, the furthest one counts. An entry counts once its line end is on
+the disk, and it is written before the shard's file gets its final name.
 """
 
 from __future__ import annotations
@@ -82,11 +82,7 @@ class Entry:
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Entry:
-        """The entry on a line of a journal.
-
-        Raises:
-          KeyError, TypeError, ValueError: it is none.
-        """
+        """The entry on a line of a journal; `KeyError`, `TypeError` or `ValueError` without one."""
         names = [f.name for f in dataclasses.fields(Entry) if f.name not in ("counts", "bad")]
         entry = Entry(
             **{n: value[n] for n in names},
@@ -131,10 +127,10 @@ class State:
     """How far a whole job is.
 
     Attributes:
-      header: what the job is.
+      header: settings of the job (`leapjax.jobs.header`).
       cut: how the input is cut into shards.
       done: the job has ended.
-      entries: shard -> how far it is; shards that nobody began are missing.
+      entries: shard -> its entry; shards that no process began are missing.
     """
 
     def __init__(self, header: dict[str, Any], cut: Cut, done: bool = False):
@@ -171,11 +167,7 @@ class State:
         return shard in self.entries and self.entries[shard].complete
 
     def resize(self, size: int) -> None:
-        """Cut what is left of the input into shards of another size; needs a job without gaps.
-
-        Args:
-          size: records of a shard.
-        """
+        """Cut the rest of the input into shards of another size; the job may have no gaps."""
         last = self.entries.get(self.prefix)
         if last is not None and last.counts["records"] >= size:
             self.entries[last.shard] = dataclasses.replace(last, kind="shard")
@@ -188,12 +180,12 @@ class State:
         """Add a journal's entries.
 
         Args:
-          values: the JSON values of its lines.
+          values: JSON values of its lines.
           where: what messages call the journal.
-          first: number of the first of these lines.
+          first: line number of the first value.
 
         Raises:
-          UserError: an entry can't be read.
+          UserError: a line is damaged.
         """
         for number, value in enumerate(values, first):
             try:
@@ -220,10 +212,10 @@ class State:
 
 
 def read(folder: Folder) -> State | None:
-    """How far a folder's job is by all journals in it; None if there is no `journal`.
+    """The state that all journals of a folder describe; None if there is no `journal`.
 
     Raises:
-      UserError: a journal is damaged, or of a format that can't be read.
+      UserError: a journal is damaged or has another format.
       OSError: a journal can't be read.
     """
     data = folder.read(JOURNAL)
@@ -244,7 +236,7 @@ def from_bytes(data: bytes, where: str) -> State:
       where: what messages call the file.
 
     Raises:
-      UserError: it is damaged, or of a format that can't be read.
+      UserError: the content is damaged or has another format.
     """
     values = parse(data, where)
     version = values[0].get("format") if values else None
@@ -279,8 +271,8 @@ def parse(data: bytes, where: str, appended: bool = False) -> list[dict[str, Any
     Args:
       data: the file's content.
       where: what messages call the file.
-      appended: the file was written line by line, so a crash may have torn its last line, which
-        then does not count.
+      appended: the file was written line by line, so that a crash may have torn its last line;
+        a torn line does not count.
 
     Raises:
       UserError: a line is damaged.

@@ -1,19 +1,17 @@
-"""A lock where no kernel holds one: a file that its holder creates, renews and may lose.
+"""A lock where the kernel holds none: a file that its holder creates, renews and may lose.
 
-    lock, lock.1, lock.2, …   the one with the highest number counts
+    lock, lock.1, lock.2, …   the file with the highest number counts
 
-A lease is taken by creating a file that must not be there yet, which the store decides
-(`Folder.create_new`): of several contenders one succeeds. To take over from a dead holder
-is to create the next number, so nobody ever deletes or overwrites another's live lease.
-Whoever created a file looks once more for others, and steps back if there are any; otherwise it
-says in its file that the lease is held. Until then the file is a claim, which takes nothing from
-a holder.
+A process takes the lease by creating a file that must not exist yet (`Folder.create_new`); the
+store lets one of several contenders succeed. To take over from a dead holder, it creates the next
+number, so nobody deletes or overwrites another's live lease. The new file is only a claim. Its
+creator looks for other files once more, and steps back if one counts; otherwise it writes into
+its own file that the lease is held.
 
-A lease counts while its file was renewed within `STALE` seconds and its process has not
-vanished from this machine. The holder trusts it for `RENEW` seconds less, by its own
-clocks: one that was suspended for longer has lost it, whatever the file says. Before
-something is written, and at every renewal, the holder makes sure that the file is still
-its own and the highest.
+A file counts while it was renewed within `STALE` seconds and its process has not vanished from
+this machine. The holder trusts its lease for `RENEW` seconds less, by its own clocks, so a holder
+that was suspended for longer has lost it. Before each write and at each renewal, the holder makes
+sure that its file is still its own and the highest.
 """
 
 from __future__ import annotations
@@ -36,34 +34,15 @@ STALE = 300.0  # seconds after which a lease that was not renewed is anybody's
 RENEW = 30.0  # seconds between renewals
 LOOK = 1.0  # seconds for which a look at the store serves
 SETTLE = 1.0  # seconds until a store without conditional creation shows who was last
-_NUMBERED = re.compile(r"(.*)\.(\d+)")
 
 
 class LeaseLost(UserError):
-    """The folder may be another job's by now, so nothing may be written there."""
-
-
-def base_name(name: str) -> str:
-    """The name of a lock, from that of one of its files."""
-    numbered = _NUMBERED.fullmatch(name)
-    return numbered[1] if numbered else name
+    """Another job may own the folder by now, so nothing may be written there."""
 
 
 @contextlib.contextmanager
 def leased(folder: Folder, name: str) -> Iterator[Folder]:
-    """Hold a lease.
-
-    Args:
-      folder: must exist.
-      name: of the lock.
-
-    Yields:
-      The folder to write with.
-
-    Raises:
-      UserError: another job holds it, or this process was suspended for too long.
-      OSError: it can't be written.
-    """
+    """Hold a lease; see `leapjax.jobs.lock.locked`."""
     lease = Lease(folder, name)
     lease.take()
     stop = threading.Event()
@@ -88,11 +67,11 @@ def leased(folder: Folder, name: str) -> Iterator[Folder]:
 
 
 class Lease:
-    """One lease on a folder; its methods may be called from any thread.
+    """A lease on a folder. Any thread may call its methods.
 
     Args:
-      folder: where its file is.
-      name: of the lock.
+      folder: the folder that holds its file.
+      name: name of the lock.
     """
 
     def __init__(self, folder: Folder, name: str):
@@ -107,12 +86,12 @@ class Lease:
 
         Raises:
           UserError: another job holds it.
-          LeaseLost: the process was suspended for so long that its claim ran out.
-          OSError: it can't be written.
+          LeaseLost: the process was suspended until its claim ran out.
+          OSError: the file can't be written.
         """
         seen = self._files()
         self._refuse_if_held(seen)
-        # Of the files seen: whoever took the lease since has that number.
+        # After the files seen: a process that took the lease since then has that number.
         self._number = max(seen, default=-1) + 1
         began = _clocks()
         self._folder.create_new(self._file, self._content(held=False))
@@ -131,10 +110,10 @@ class Lease:
         self.renew()  # which says that it is held, unless the claim ran out in between
 
     def check(self) -> None:
-        """Make sure that the lease has not run out; asks nobody.
+        """Make sure, by the clocks alone, that the lease has not run out.
 
         Raises:
-          LeaseLost: it has, or was found to be another's.
+          LeaseLost: it has, or an earlier look found it lost.
         """
         if self._lost or _seconds_since(self._renewed) > STALE - RENEW:
             self._lost = True
@@ -146,11 +125,11 @@ class Lease:
             )
 
     def verify(self) -> None:
-        """Make sure, by a look at the store, that the lease is still held.
+        """Make sure, by a look at the store, that the lease is held.
 
         Raises:
           LeaseLost: it is not.
-          OSError: the store can't be asked.
+          OSError: the store can't be read.
         """
         self.check()
         if _seconds_since(self._looked) < LOOK:
@@ -166,7 +145,7 @@ class Lease:
 
         Raises:
           LeaseLost: it is not held.
-          OSError: the store can't be asked or written.
+          OSError: the store can't be read or written.
         """
         began = _clocks()
         self._looked = (-LOOK, -LOOK)  # whatever was seen before
@@ -198,27 +177,18 @@ class Lease:
 
     def _files(self) -> set[int]:
         """Numbers of the lock's files."""
-        found = set()
-        for name in self._folder.sizes():
-            numbered = _NUMBERED.fullmatch(name)
-            if name == self._name:
-                found.add(0)
-            elif numbered and numbered[1] == self._name:
-                found.add(int(numbered[2]))
-        return found
+        file = re.compile(rf"{re.escape(self._name)}(?:\.(\d+))?")
+        found = map(file.fullmatch, self._folder.sizes())
+        return {int(match[1] or 0) for match in found if match}
 
     def _refuse_if_held(self, numbers: set[int]) -> None:
-        """Look at files of others.
-
-        Raises:
-          UserError: one of them counts.
-        """
+        """Raise if one of these files of others counts."""
         for number in numbers:
             if holder := self._counts(number):
                 raise held(self._folder, holder)
 
     def _counts(self, number: int) -> dict[str, Any] | None:
-        """Who holds or claims the lease by a file; None if nobody does, or no longer."""
+        """Who holds or claims the lease with a file; None if the file doesn't count."""
         holder = parsed(self._folder.read(self._file_of(number)))
         return holder if holder and not _is_gone(holder) else None
 
@@ -227,7 +197,7 @@ class Lease:
         return found is not None and found.get("token") == self._me["token"]
 
     def _is_held(self, number: int) -> bool:
-        """Whether a file later than ours says that somebody holds the lease."""
+        """Whether a file with a higher number than ours says that its lease is held."""
         if number <= self._number:
             return False
         found = parsed(self._folder.read(self._file_of(number)))
@@ -248,12 +218,7 @@ def _verified(name: str) -> Any:
 
 
 class Guarded(Folder):
-    """A folder that refuses to write once the lease on it is lost.
-
-    Args:
-      folder: the folder.
-      lease: on it.
-    """
+    """A folder that refuses to write once the lease on it is lost."""
 
     def __init__(self, folder: Folder, lease: Lease):
         self.folder, self.lease = folder, lease
@@ -293,7 +258,7 @@ def _seconds_since(then: tuple[float, float]) -> float:
 
 
 def me() -> dict[str, Any]:
-    """This process, as a lock's file names it."""
+    """This process, as a lock file names it."""
     return {
         "pid": os.getpid(),
         "host": socket.gethostname(),
@@ -303,7 +268,7 @@ def me() -> dict[str, Any]:
 
 
 def _machine() -> str | None:
-    """What tells apart where process ids mean something; None where it can't be told."""
+    """The scope of process ids: boot and pid namespace; None if unknown."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
@@ -312,7 +277,7 @@ def _machine() -> str | None:
 
 
 def parsed(data: bytes | None) -> dict[str, Any] | None:
-    """The holder that a lock's file names, None if it names none."""
+    """The holder that a lock file names, None if it names none."""
     try:
         value = json.loads(data or b"null")
     except ValueError:
@@ -324,7 +289,7 @@ def _is_gone(holder: dict[str, Any]) -> bool:
     renewed = holder.get("renewed")
     if not isinstance(renewed, int | float) or time.time() - renewed > STALE:
         return True
-    # Hosts of one name, such as containers, may be several: their process ids differ.
+    # Containers may share a host name, but not their process ids.
     if None in (holder.get("machine"), _machine()) or holder["machine"] != _machine():
         return False
     try:

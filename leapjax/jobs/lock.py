@@ -1,7 +1,7 @@
-"""One job a folder: a lock that dies with its holder.
+"""One job per folder: a lock that ends with its holder.
 
-On this machine the kernel holds it (`flock`), so a killed job leaves none. Elsewhere it
-is a lease (leapjax.jobs.lease), which its holder has to renew and may lose.
+On this machine the kernel holds the lock (`flock`), so a killed job leaves none. Elsewhere the
+lock is a lease (`leapjax.jobs.lease`), which its holder renews and may lose.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ import time
 from collections.abc import Iterator
 
 from leapjax.errors import UserError
-from leapjax.jobs.lease import base_name, held, leased, me, parsed
+from leapjax.jobs.lease import held, leased, me, parsed
 from leapjax.jobs.names import LOCK
 from leapjax.jobs.storage import Folder, LocalFolder
 
 
 @contextlib.contextmanager
 def locked(folder: Folder, name: str = LOCK) -> Iterator[Folder]:
-    """Hold a folder's lock, or that of one process of a job.
+    """Hold a lock on a folder.
 
     Args:
       folder: must exist.
-      name: of the lock's file.
+      name: `LOCK` for a whole job, or the lock of one of its processes.
 
     Yields:
-      The folder to write with: it refuses to write once the lock is lost.
+      The folder to write with; it refuses to write once the lock is lost.
 
     Raises:
-      UserError: another job holds it.
+      UserError: another job holds the lock, or this process was suspended for too long.
       OSError: the lock can't be written.
     """
     with contextlib.ExitStack() as stack:
@@ -48,20 +48,20 @@ def locked(folder: Folder, name: str = LOCK) -> Iterator[Folder]:
 
 
 def wait_for_others(folder: Folder, seconds: float = 60.0) -> None:
-    """Wait until no process of an earlier run holds a lock of its own.
+    """Wait until no process of an earlier run holds its own lock.
 
     When process 0 dies, the others follow within seconds; until then they may write.
 
     Args:
-      folder: whose `LOCK` is held; not the guarded one.
-      seconds: how long.
+      folder: the folder whose `LOCK` is held, as it was given to `locked`.
+      seconds: the longest wait.
 
     Raises:
-      UserError: one still holds its lock.
+      UserError: a process still holds its lock.
       OSError: the folder can't be read or written.
     """
     deadline = time.monotonic() + seconds
-    for name in sorted({base_name(name) for name in folder.sizes()}):
+    for name in sorted({name.partition(".")[0] for name in folder.sizes()}):
         while name.startswith(f"{LOCK}-"):
             try:
                 with locked(folder, name):

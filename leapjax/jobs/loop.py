@@ -1,11 +1,10 @@
-"""The way of every job: records in, answers out in input order.
+"""The loop of every job: records in, answers out in input order.
 
     items ─▶ Intake ─▶ requests ─▶ engine ─▶ sink.write
                 └─▶ bad records ──────────────▶ sink.keep_bad, or the job ends
                                                 sink.settle after each record
 
-The sink hears of each record when everything before it is through, so it can count on
-the input's order for answers and errors alike.
+The sink gets answers and errors alike in the order of the input.
 """
 
 from __future__ import annotations
@@ -25,26 +24,26 @@ from leapjax.types import Completion, Request
 
 
 class Sink(Protocol):
-    """Where answers go."""
+    """Takes answers and bad records, in input order."""
 
     def write(self, completion: Completion) -> None:
-        """Take the next completion, in input order."""
+        """Take the next completion."""
         ...
 
     def keep_bad(self, record: dict[str, Any]) -> None:
-        """Take a bad record's `{line, id, error}`, in input order."""
+        """Take a bad record's `{line, id, error}`."""
         ...
 
     def settle(self, item: Item) -> None:
-        """All of this record has come, and of those before it."""
+        """Note that everything of this record, and of those before it, has been given."""
         ...
 
 
 class Stopped(Exception):
-    """The job was asked to stop and did, in good order.
+    """A signal asked the job to stop, and it did in good order.
 
     Attributes:
-      number: the signal that asked.
+      number: the signal.
     """
 
     def __init__(self, number: int):
@@ -58,13 +57,13 @@ class Progress:
 
     Attributes:
       summary: counts of this run.
-      records: records that are through, those of earlier runs included.
-      first: of these, those of earlier runs.
+      records: settled records, those of earlier runs included.
+      first: settled records of earlier runs.
       errors: bad records, those of earlier runs included.
       samples: answers per record.
-      seconds: since this run's first chunk began; loading and compiling are before that.
+      seconds: time since this run's first chunk began, without loading and compiling.
       running: slots in use.
-      slots: slots there are.
+      slots: all slots.
       ahead: answers that wait for an earlier one.
       rows_in_flight_done: finished part of the rows in the slots, in rows.
     """
@@ -83,7 +82,7 @@ class Progress:
 
 @dataclasses.dataclass
 class _Pending:
-    """A record on its way; `left` of its answers are to come."""
+    """A record in flight; `left` answers are missing."""
 
     item: Item
     left: int
@@ -96,15 +95,14 @@ class Loop:
     Args:
       lm: the model, a `leapjax.LM`.
       intake: checks and tokenises records.
-      sink: takes what comes out.
-      max_errors: bad records that are forgiven.
+      sink: takes answers and bad records.
+      max_errors: the largest number of bad records with which the job goes on.
       errors: bad records of earlier runs.
       records: records of earlier runs.
       batch_size: rows decoded at once; None lets the engine choose.
-      count: requests that will come, so that few get few slots; None chooses slots without
-        looking at how much work there is, so that a resumed job has the same.
-      waits: the items may come slowly, or only after answers to those before; they are read in
-        a thread.
+      count: number of requests, so that few requests get few slots; None chooses slots without
+        regard to the amount of work, so that a resumed job has the same.
+      waits: items may come slowly, or only after answers to earlier ones; a thread reads them.
       seen: called with the progress after each answer and chunk.
       stop: a signal's number once the job shall stop, else None.
     """
@@ -141,17 +139,14 @@ class Loop:
         )
 
     def run(self, items: Iterable[Item]) -> Summary:
-        """Decode a source's records into the sink.
+        """Decode a source's records into the sink; gives the counts of this run.
 
         Args:
           items: read within the engine's look-ahead only.
 
-        Returns:
-          The counts of this run.
-
         Raises:
           UserError: a bad record too many, or the source or sink fails.
-          Stopped: it was asked to stop.
+          Stopped: the job was asked to stop.
         """
         stream = self._engine.stream(
             items, self._each_chunk, prepare=self._requests, threaded=self._waits
@@ -182,11 +177,7 @@ class Loop:
         return made
 
     def _forgive(self, error: UserError, item: Item, record: Any) -> dict[str, Any]:
-        """The error record of a bad record.
-
-        Raises:
-          UserError: it is one too many.
-        """
+        """The error record of a bad record; raises if there are too many."""
         self._bad += 1
         if self._bad > self._max_errors:
             if not self._max_errors:
@@ -201,7 +192,7 @@ class Loop:
         return {"line": item.line, "id": own, "error": reason}
 
     def _settle(self) -> None:
-        """Tell the sink of the records at the head that are through."""
+        """Settle the oldest records, as far as their answers have come."""
         while self._pending and not self._pending[0].left:
             record = self._pending.popleft()
             if record.bad is not None:

@@ -1,11 +1,11 @@
-"""Several processes on one job: how they find each other, and hear of each other's end.
+"""Several processes on one job: how they find each other, and notice each other's end.
 
-`jax.distributed` connects them: process 0 runs a small service that holds keys and values
-and notices the dead. Nothing else in the package speaks to it. Decoding itself needs no
-connection: every process uses its own devices.
+`jax.distributed` connects them. Process 0 runs a small service that holds keys and values and
+notices dead processes; no other module uses it. Decoding needs no connection: each process uses
+its own devices.
 
-A process that dies without a word ends the others through the service's heartbeat (they
-abort). One that fails or is stopped in good order says so first, and the others save.
+When a process dies without a word, the service's heartbeat aborts the others. A process that
+fails or is stopped in good order says so first, and the others save.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from typing import Any, NoReturn
 from leapjax.errors import UserError
 
 HEARTBEAT = 20  # seconds of silence after which a process counts as dead
-FAREWELL = 10.0  # seconds that process 0, with which the service ends, waits for the others
+FAREWELL = 10.0  # seconds that process 0 waits for the others, as the service ends with it
 _PAUSE = 0.05  # seconds between the first two looks for an answer
 _LONGEST_PAUSE = 2.0  # later
-_PATIENCE = 15.0  # seconds of waiting for the others before one is told
+_PATIENCE = 15.0  # seconds of waiting for the others before a note
 _LOOK = 1.0  # seconds between two looks whether a peer has ended
 
 
 class PeerEnded(UserError):
-    """Another process of the job has ended, so this one does too.
+    """Another process of the job has ended early, so this one ends too.
 
     Attributes:
-      status: the other's exit status.
+      status: exit status of the other process.
     """
 
     def __init__(self, message: str, status: int):
@@ -45,17 +45,13 @@ class PeerEnded(UserError):
 
 
 class Peers:
-    """The processes of a job, as one of them sees them.
-
-    Attributes:
-      index: of this process, from 0.
-      count: of all.
+    """The processes of a job; without arguments, this process alone.
 
     Args:
-      store: keys and values that all processes see, jax's client (`key_value_set`,
-        `key_value_try_get`, `key_value_dir_get`); None for a process that is alone.
-      index: see above.
-      count: see above.
+      store: the key-value store of all processes, jax's client (`key_value_set`,
+        `key_value_try_get`, `key_value_dir_get`).
+      index: number of this process, from 0; an attribute too.
+      count: number of processes; an attribute too.
     """
 
     def __init__(self, store: Any = None, index: int = 0, count: int = 1):
@@ -63,18 +59,15 @@ class Peers:
         self._looked = 0.0
 
     def gather(self, name: str, value: str, stop: Callable[[], Any] = lambda: None) -> list[str]:
-        """Give a value and wait until everybody has.
+        """The values of all processes, in their order; waits until each has given one.
 
         Args:
-          name: of this occasion, used once.
-          value: this process's.
+          name: name of this exchange, used once.
+          value: the value of this process.
           stop: called while waiting; may raise.
 
-        Returns:
-          The values by process.
-
         Raises:
-          PeerEnded: one has ended instead.
+          PeerEnded: a process has ended instead.
         """
         if self._store is None:
             return [value]
@@ -90,11 +83,7 @@ class Peers:
             pause = min(1.5 * pause, _LONGEST_PAUSE)
 
     def check(self) -> None:
-        """Look, once a second, whether another process has ended.
-
-        Raises:
-          PeerEnded: it has.
-        """
+        """Raise `PeerEnded` if another process has ended early; looks once a second."""
         now = time.monotonic()
         if self._store is not None and now - self._looked >= _LOOK:
             self._looked = now
@@ -104,7 +93,7 @@ class Peers:
         assert self._store is not None
         try:
             said = self._store.key_value_try_get("leapjax/end")
-        except Exception:  # not there; where the service is gone, jax ends this process
+        except Exception:  # no such key; if the service is gone, jax ends this process
             return
         index, status, why = said.split(" ", 2)
         if int(index) != self.index:
@@ -115,9 +104,9 @@ class Peers:
             )
 
     def leave(self, status: int, why: str = "") -> NoReturn:
-        """End this process, telling the others if the job isn't done.
+        """End this process, and tell the others if the job isn't done.
 
-        Python's own end would wait for processes that may be gone.
+        Python's own exit would wait for processes that may be gone.
 
         Args:
           status: exit status.
@@ -134,7 +123,7 @@ class Peers:
 
     def _say_farewell(self, store: Any, status: int, why: str) -> None:
         if status:
-            with contextlib.suppress(Exception):  # another was first
+            with contextlib.suppress(Exception):  # another process was first
                 store.key_value_set("leapjax/end", f"{self.index} {status} {why}")
         with contextlib.suppress(Exception):
             store.key_value_set(f"leapjax/left/{self.index}", str(status))
@@ -151,15 +140,15 @@ def count_of(
     process_id: int | None,
     note: Callable[[str], None] = lambda line: None,
 ) -> int:
-    """How many processes the flags, or else the environment, speak of.
+    """The number of processes by the flags, or else by the environment.
 
-    No backend is started and nothing is connected.
+    It starts no backend and connects nothing.
 
     Args:
       coordinator: `HOST:PORT` of process 0.
-      num_processes: how many; 1 alone means: one, whatever the environment says.
-      process_id: of this one, from 0.
-      note: takes a line about an environment that was seen but can't be used.
+      num_processes: their number; 1 alone means one process, whatever the environment says.
+      process_id: number of this process, from 0.
+      note: takes a line about an environment that can't be used.
 
     Raises:
       UserError: the flags are incomplete or impossible.
@@ -206,7 +195,7 @@ def count_of(
 
 
 def _count_said(note: Callable[[str], None]) -> int:
-    """What launchers' variables say, where jax's own detection is not to be had."""
+    """The number of processes by the launchers' variables, without jax's own detection."""
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")
     said = {
         "SLURM_NTASKS": os.environ.get("SLURM_NTASKS", "1"),
@@ -226,21 +215,20 @@ def join(
     process_id: int | None = None,
     note: Callable[[str], None] = lambda line: None,
 ) -> Peers:
-    """Connect the processes; before any backend of jax is started.
+    """Connect the processes; call it before jax starts a backend.
 
     Args:
-      coordinator: as for `count_of`, which has checked them.
-      num_processes: see there.
-      process_id: see there.
-      note: takes a line if the others let one wait; after 5 minutes jax gives up, and ends
-        the process.
+      coordinator: as for `count_of`, which has checked the flags.
+      num_processes: see `count_of`.
+      process_id: see `count_of`.
+      note: takes a line if other processes are late; after 5 minutes jax ends this process.
 
     Raises:
       UserError: they can't find each other.
     """
     import jax
 
-    # Would swallow the first SIGTERM; `leapjax.jobs.signals` looks after those.
+    # The service would swallow the first SIGTERM, which `leapjax.jobs.signals` handles.
     jax.config.update("jax_enable_preemption_service", False)
     _compile_apart()
     chosen: dict[str, Any] = {}
@@ -266,12 +254,12 @@ def join(
 
 
 def _connected() -> tuple[Any, int, int]:
-    """The key-value store of the processes, the number of this one, and how many there are.
+    """The key-value store, the number of this process, and the number of processes.
 
     jax has no public name for the store.
 
     Raises:
-      UserError: nor is it where this program knows it.
+      UserError: this version of jax keeps it elsewhere.
     """
     import jax
 
@@ -291,8 +279,8 @@ def _connected() -> tuple[Any, int, int]:
 def _compile_apart() -> None:
     """On GPUs, let no process wait for another's autotuning.
 
-    XLA can share that work between processes that compile the same program; ours compile
-    whatever their records need. Elsewhere the flag would be one more that may disappear.
+    XLA shares autotuning between processes that compile the same program; ours compile what their
+    records need. Elsewhere the flag is not set, because XLA may drop it.
     """
     found = importlib.util.find_spec("jax_plugins")
     if found is None:

@@ -33,16 +33,16 @@ from leapjax.types import Completion
 class Shards:
     """The sink of a folder job (`leapjax.jobs.loop.Sink`).
 
-    Each item's `shard` says where its record goes. The records of a shard come together, in
-    input order; shards may be skipped.
+    An item's `shard` is where its record goes. The records of a shard come together, in input
+    order; shards may be skipped. Methods that write raise `OSError` if they can't.
 
     Attributes:
       written: hash of this process's journal so far.
 
     Args:
-      folder: the job's; other processes write other files there.
-      state: how far the job is when the run begins.
-      index: of this process.
+      folder: of the job; other processes write other files there.
+      state: of the job when the run begins.
+      index: number of this process.
       spec: the job.
       eos_id: the model's eos token.
     """
@@ -75,11 +75,10 @@ class Shards:
         self._row_counts["errors"] += 1
 
     def settle(self, item: Item) -> None:
-        """Add the record in progress, which is complete, to its shard.
+        """Add the record in progress to its shard.
 
         Raises:
           UserError: the saved part of the shard is missing or damaged.
-          OSError: a file can't be written.
         """
         if self._entry is None:
             self._begin(item.shard)
@@ -108,11 +107,7 @@ class Shards:
             self.save()
 
     def save(self) -> None:
-        """Make the settled records survive a crash.
-
-        Raises:
-          OSError: a file can't be written.
-        """
+        """Make the settled records survive a crash."""
         if self._unsaved:
             self._note("saved")
         self._saved_at = time.monotonic()
@@ -121,10 +116,10 @@ class Shards:
         """Complete the last shard, which may hold fewer records.
 
         Args:
-          settled: a shard whose records are all saved by an earlier run.
+          settled: a shard of which an earlier run saved all records, but not the end.
 
         Raises:
-          UserError, OSError: as for `settle`.
+          UserError: as for `settle`.
         """
         if settled is not None:
             self._begin(settled)

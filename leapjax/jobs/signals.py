@@ -1,9 +1,9 @@
 """Ctrl-C and SIGTERM: stop at the next good moment, and in any case soon.
 
-The first signal is only noted; the job looks (`requested`) between two chunks, saves
-and ends. Where the process is deep in a compilation or a long chunk and does not look
-in time, a thread ends it: the folder can be resumed at any moment, so nothing is lost
-but the rows since the last save. A second signal ends it at once.
+The first signal is only noted. The job looks at it (`requested`) between two chunks, saves and
+ends. If the job is deep in a compilation or a long chunk and does not look in time, a thread ends
+the process: the folder can be resumed at any moment, so only the rows since the last save are
+lost. A second signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from collections.abc import Callable
 from typing import Self
 
 PATIENCE = 15.0  # seconds; VMs are taken away 25 to 30 seconds after the signal
-QUICK = 0.3  # seconds; who stops sooner need not say that the signal was heard
+QUICK = 0.3  # seconds; a command that stops sooner does not announce the signal
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Listener:
-    """Hears signals at once while used as a context, even while the main thread is in a library.
+    """A context in which signals are noticed at once, even while the main thread is in a library.
 
-    In the main thread only, else it does nothing. Signals without a Python handler are not heard.
+    Outside the main thread it does nothing. Signals without a Python handler are not noticed.
 
     Args:
-      line: said on stderr when the first comes, unless the context is left within a moment.
+      line: printed on stderr at the first signal, unless the context is left within a moment.
 
     Attributes:
       ended: set when the context is left.
-      answered: set when nothing more has to be said of a signal.
+      answered: set when no more has to be printed about a signal.
     """
 
     def __init__(self, line: str | None):
@@ -39,8 +39,8 @@ class Listener:
     def __enter__(self) -> Self:
         self._active = threading.current_thread() is threading.main_thread()
         if self._active:
-            # The C part of a signal's delivery writes its number here; Python's own handlers
-            # have to wait for the main thread.
+            # Python's C handler writes a signal's number here; Python handlers wait for the main
+            # thread.
             self._read, self._write = os.pipe()
             os.set_blocking(self._write, False)
             self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
@@ -62,14 +62,9 @@ class Listener:
         os.close(self._write)
 
     def heard(self, number: int, count: int) -> None:
-        """Called from a thread.
-
-        Args:
-          number: the signal.
-          count: how many have come, this one included.
-        """
+        """Handle a signal; called in a thread, with the number of signals so far."""
         if self._line and count == 1 and not self.answered.wait(QUICK):
-            # Not through the stream, whose lock the main thread may hold.
+            # Not through `sys.stderr`, whose lock the main thread may hold.
             os.write(2, f"{self._line}\n".encode())
 
     def _listen(self) -> None:
@@ -82,12 +77,12 @@ class Listener:
 
 
 class Signals(Listener):
-    """Notes signals while used as a context; in the main thread only, else it does nothing.
+    """A context in which signals are noted; outside the main thread it does nothing.
 
     Args:
-      last_words: called from a thread with the signal before the process is ended.
-      patience: seconds between a signal and the end of a process that did not look.
-      prog: said to go on saving when the first signal comes; None says nothing.
+      last_words: called in a thread with the signal before the thread ends the process.
+      patience: seconds between a signal and the end of a process that does not look.
+      prog: name of the command in the line that announces a signal; None prints no line.
     """
 
     def __init__(
@@ -119,13 +114,13 @@ class Signals(Listener):
         self._number = self._number or number
 
     def heard(self, number: int, count: int) -> None:
-        """Note the first signal; end the process at the second, or when patience is over."""
+        """Note the first signal; end the process at the second one, or after `patience`."""
         self._number = self._number or number
         if count > 1:
             self._end(self._number)
             return
         hurry = threading.Timer(self._patience, self._end, (number,))
-        hurry.daemon = True  # it looks whether the context was left
+        hurry.daemon = True  # `_end` does nothing once the context is left
         hurry.start()
         super().heard(number, count)
 

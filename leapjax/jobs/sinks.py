@@ -1,8 +1,4 @@
-"""Where answers go when not into shards: an open stream, or one file.
-
-A sink is what `leapjax.jobs.loop` writes into; an `OutputFile` appears whole or not at
-all. (A folder of shards is `leapjax.jobs.job`.)
-"""
+"""Sinks of `leapjax.jobs.loop` that are not shards: an open stream, or one output file."""
 
 from __future__ import annotations
 
@@ -23,7 +19,7 @@ class LineSink:
     """Records as JSON lines on an open text stream, such as stdout.
 
     Args:
-      stream: where to.
+      stream: the stream.
       details: see `to_record`.
       keep_bad: takes the error record of each bad record.
       fields: see `to_record`.
@@ -40,25 +36,25 @@ class LineSink:
         self._details, self._fields = details, fields
 
     def write(self, completion: Completion) -> None:
-        """Write one line, at once visible to the reader."""
+        """Write one line and flush it."""
         self._stream.write(to_line(to_record(completion, self._details, self._fields)))
         self._stream.flush()
 
     def keep_bad(self, record: dict[str, Any]) -> None:
-        """Hand a bad record on."""
+        """Pass a bad record on."""
         self._keep_bad(record)
 
     def settle(self, item: Item) -> None:
-        """Nothing to do: what is written is out."""
+        """Nothing to do: every line is flushed."""
 
 
 class OutputFile:
-    """A JSONL file, and one of errors beside it, that appear when the job has succeeded.
+    """A JSONL file, and a file of errors beside it; both appear when the job has succeeded.
 
-    Use as a context: leaving it without an exception puts the files in place.
+    A context manager: leaving it without an exception puts the files in place.
 
     Args:
-      path: ends in `.jsonl`; a path or a URL.
+      path: a path or a URL that ends in `.jsonl`.
       details: see `to_record`.
       overwrite: an existing file may be replaced.
       fields: see `to_record`.
@@ -91,7 +87,6 @@ class OutputFile:
 
     def write(self, completion: Completion) -> None:
         """Add a completion."""
-        assert self._rows is not None
         self._add(self._rows, to_record(completion, self._details, self._fields))
 
     def keep_bad(self, record: dict[str, Any]) -> None:
@@ -117,7 +112,8 @@ class OutputFile:
             for file in files:
                 file.discard()
 
-    def _add(self, file: storage.Whole, record: dict[str, Any]) -> None:
+    def _add(self, file: storage.Whole | None, record: dict[str, Any]) -> None:
+        assert file is not None
         try:
             file.write(to_line(record).encode())
         except OSError as e:
@@ -133,13 +129,13 @@ def check_output(
     """Refuse an output path that can't become a file, before any work is done.
 
     Args:
-      path: where the output shall be.
+      path: a path or a URL.
       overwrite: an existing file may be replaced.
-      suffixes: of which the name has one.
-      what: the file is called in messages.
+      suffixes: allowed endings of the name.
+      what: what messages call the file.
 
     Raises:
-      UserError: another suffix, no such folder, not writable, or in the way.
+      UserError: another suffix, no such folder, not writable, or the path exists.
     """
     taken = f"{what} {path}: is there already; choose another name or add --overwrite"
     if not path.endswith(suffixes):

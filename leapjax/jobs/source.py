@@ -1,7 +1,7 @@
-"""Where records come from: a JSONL file here or elsewhere, stdin, or the command line.
+"""Inputs: a JSONL file here or elsewhere, stdin, or prompts of the command line.
 
-Lines are read lazily. Each carries `chain`, a hash of all lines up to it, by which a
-resumed job recognises the part of the input that is behind it.
+Lines are read lazily. Each has a `chain`, a hash of all lines up to it, by which a resumed job
+recognises its input.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Item(NamedTuple):
 
     Attributes:
       line: its number, from 1.
-      where: what messages about it begin with.
+      where: the beginning of messages about it.
       given: the record, or its line in bytes.
       chain: hex digest over all lines up to it; empty where the input is no file.
-      shard: of a folder job, the shard to which the record belongs.
+      shard: shard of the record, in a folder job.
     """
 
     line: int
@@ -43,13 +43,13 @@ class Item(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class InputInfo:
-    """What identifies an input, and how long it is.
+    """Identity and length of an input; a stream has only a path.
 
     Attributes:
       path: as it was given.
-      bytes: of the (uncompressed) content; None for a stream.
-      sha256: of the content; None for a stream.
-      lines: number of lines, blank ones included; None for a stream.
+      bytes: length of the (uncompressed) content.
+      sha256: hash of the content.
+      lines: number of lines, blank ones included.
     """
 
     path: str
@@ -75,11 +75,11 @@ class Input:
         self._digest = hashlib.sha256()
         self._bytes = 0
         if not self.is_stream:
-            with self._open():  # a wrong name is told at once
+            with self._open():  # a wrong name is an error at once
                 pass
 
     def scan(self) -> InputInfo:
-        """Read the whole input once, for its hash and length; a stream is left alone.
+        """Read the whole input once, for its hash and length; a stream is not read.
 
         Raises:
           UserError: it can't be read.
@@ -96,10 +96,10 @@ class Input:
         return InputInfo(self.path, size, digest.hexdigest(), lines + (last != b"\n"))
 
     def items(self) -> Iterator[Item]:
-        """The records in order, to be asked for once.
+        """The records in order; call it once.
 
         Raises:
-          UserError: it can't be read, or a line is too long.
+          UserError: the input can't be read, or a line is too long.
         """
         chain = b""
         with self._open() as stream:
@@ -109,15 +109,9 @@ class Input:
                 yield Item(line, f"{self.name} line {line}", text, chain.hex())
 
     def check_unchanged(self, info: InputInfo) -> None:
-        """After `items` has ended: refuse an input that changed since `scan`.
-
-        Raises:
-          UserError: it did.
-        """
-        if info.sha256 is not None and (info.bytes, info.sha256) != (
-            self._bytes,
-            self._digest.hexdigest(),
-        ):
+        """Refuse an input that changed since `scan`; call it after `items` has ended."""
+        read = (self._bytes, self._digest.hexdigest())
+        if info.sha256 is not None and (info.bytes, info.sha256) != read:
             raise UserError(
                 f"input {self.name}: changed while it was read; restore it and run again with "
                 "--resume, or start anew with --overwrite"
@@ -166,18 +160,17 @@ class _Counted:
 
 
 def from_prompts(prompts: Iterable[str | dict[str, str]]) -> Iterator[Item]:
-    """Prompts of the command line as records; an object is a record already."""
+    """Prompts of the command line as items; an object is a record already."""
     for number, prompt in enumerate(prompts, 1):
-        yield Item(
-            number, f"prompt {number}", prompt if isinstance(prompt, dict) else {"prompt": prompt}
-        )
+        record = prompt if isinstance(prompt, dict) else {"prompt": prompt}
+        yield Item(number, f"prompt {number}", record)
 
 
 def _stdin() -> BinaryIO:
     """Standard input with a buffer of its own.
 
-    A thread that waits for a line holds the lock of the buffer, and Python aborts if it finds the
-    lock of `sys.stdin` held when it ends.
+    A thread that waits for a line holds the buffer's lock, and Python aborts at its end if the
+    lock of `sys.stdin` is held.
     """
     try:
         return open(os.dup(sys.stdin.fileno()), "rb")
@@ -186,7 +179,7 @@ def _stdin() -> BinaryIO:
 
 
 def _is_ordinary(path: str) -> bool:
-    """Whether a local path can be read twice; a pipe can't, a missing file is told later."""
+    """Whether a local path can be read twice; a pipe can't. A missing file is an error later."""
     try:
         return not stat.S_ISFIFO(os.stat(local_path(path)).st_mode)
     except OSError:

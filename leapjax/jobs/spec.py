@@ -1,4 +1,4 @@
-"""What a folder job is to do, and how it ended."""
+"""The settings of a folder job, and its result."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ from leapjax.jobs.summary import Summary
 
 @dataclasses.dataclass(frozen=True)
 class JobSpec:
-    """What a job is to do.
+    """The settings of a folder job.
 
     Attributes:
-      input: JSONL: a path, a URL, `-` for stdin; gzip, bzip2 and xz are unpacked.
-      output: a folder: a path or a URL.
+      input: JSONL file: a path, a URL, or `-` for stdin; gzip, bzip2 and xz are unpacked.
+      output: folder: a path or a URL.
       options: decode options.
-      resume: go on where the job in the folder was interrupted, if there is one.
-      overwrite: start anew, over a job that is there.
-      max_errors: bad records that are set aside instead of ending the job.
+      resume: go on with the job in the folder, if there is one.
+      overwrite: start anew, over the job in the folder.
+      max_errors: the largest number of bad records that are set aside; one more ends the job.
       num_samples: answers per record; None is one, not numbered.
       details: records say why and how surely each position was committed.
-      fields: records hold only these keys (`leapjax.records.check_fields`); None is all.
-      raw: no chat template, control tokens are parsed.
+      fields: keys of the records (`leapjax.records.check_fields`); None is all.
+      raw: no chat template; control tokens are parsed.
       stop: strings that end an answer.
-      limit: only so many records of the input.
-      batch_size: rows decoded at once; None: as in the interrupted job, or chosen by the
-        engine.
-      shard_size: records per shard; None: as in the interrupted job, or 1000.
-      save_seconds: how much finished work a kill may cost.
+      limit: number of records to read; None is all.
+      batch_size: rows decoded at once; None: as in the interrupted job, or the engine's choice.
+      shard_size: records per shard; None: as in the interrupted job, or about 1000.
+      save_seconds: time between two saves, and so the finished work that a kill can cost.
     """
 
     input: str
@@ -50,18 +49,18 @@ class JobSpec:
     save_seconds: float = 30.0
 
     def records(self, info: InputInfo) -> int | None:
-        """Records of the input as far as one can tell; blank lines count too."""
+        """Upper bound of the records to read, from the lines; None for a stream."""
         return info.lines if info.lines is None else min(info.lines, self.limit or info.lines)
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """How a job ended.
+    """The result of a job.
 
     Attributes:
       summary: counts of this run.
-      content: what `summary.json` says, over all runs of the job.
-      ran: False where the job had ended before.
+      content: content of `summary.json`, over all runs of the job.
+      ran: False if the job had ended before.
     """
 
     summary: Summary

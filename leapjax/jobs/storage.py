@@ -45,23 +45,16 @@ def local_path(path: str) -> str:
 
 
 def folder(path: str) -> Folder:
-    """The folder at a path, which need not exist yet.
-
-    Args:
-      path: a path or URL.
+    """The folder at a path or URL, which need not exist yet.
 
     Raises:
-      UserError: no library here knows such URLs.
+      UserError: no installed library knows such URLs.
     """
     return Folder(path) if is_remote(path) else LocalFolder(local_path(path))
 
 
 def filesystem(path: str) -> tuple[Any, str]:
-    """The fsspec filesystem of a URL, and the path inside it.
-
-    Raises:
-      UserError: no library here knows such URLs.
-    """
+    """The fsspec filesystem of a URL, and the path inside it; raises as `folder`."""
     import fsspec
 
     try:
@@ -71,14 +64,11 @@ def filesystem(path: str) -> tuple[Any, str]:
 
 
 def open_read(path: str) -> BinaryIO:
-    """Open a file for reading, here or elsewhere.
-
-    Args:
-      path: a path or URL.
+    """Open the file at a path or URL for reading.
 
     Raises:
       OSError: it can't be opened.
-      UserError: no library here knows such URLs.
+      UserError: no installed library knows such URLs.
     """
     if not is_remote(path):
         return open(local_path(path), "rb")
@@ -89,23 +79,13 @@ def open_read(path: str) -> BinaryIO:
 
 
 def exists(path: str) -> bool:
-    """Whether something is at a path or URL.
-
-    Raises:
-      OSError: that can't be found out.
-      UserError: no library here knows such URLs.
-    """
+    """Whether something is at a path or URL; raises as `open_read`."""
     parent, name = _split(path)
     return name in parent.sizes()
 
 
 def remove(path: str) -> None:
-    """Delete a file, if it exists.
-
-    Raises:
-      OSError: it can't be deleted.
-      UserError: no library here knows such URLs.
-    """
+    """Delete the file at a path or URL, if it exists; raises as `open_read`."""
     parent, name = _split(path)
     parent.remove(name)
 
@@ -149,11 +129,7 @@ class Whole:
     """A file that is written bit by bit and appears when it is complete, over an older one.
 
     Args:
-      path: a path or URL.
-
-    Raises:
-      OSError: it can't be begun.
-      UserError: no library here knows such URLs.
+      path: a path or URL; raises as `open_read`.
     """
 
     def __init__(self, path: str):

@@ -1,4 +1,4 @@
-"""What a job cost, in one line."""
+"""Counts of a run, and the line that shows them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from leapjax.wording import plural, times_fewer
 
 @dataclasses.dataclass
 class Summary:
-    """Counts over the completions of a job.
+    """Counts over the completions of a run.
 
     Attributes:
       eos_id: the model's eos token, or None to count whole canvases.
       answers: completions.
       tokens: output ids before the first eos.
       steps: steps, summed over the rows.
-      committed: positions that a step decided; what early stop filled is not among them.
-      seconds: since `started`, up to the last completion.
-      started: the clock's reading when the job began.
+      committed: positions that a step committed, without those that early stop filled.
+      seconds: time from `started` to the last completion.
+      started: reading of the clock when the run began.
     """
 
     eos_id: int | None = None
@@ -56,12 +56,7 @@ class Summary:
 
 
 def counts_of(completion: Completion, eos_id: int | None) -> dict[str, int]:
-    """What a completion adds to the counts of a job.
-
-    Args:
-      completion: what came out.
-      eos_id: the model's eos token, or None to count whole canvases.
-    """
+    """What a completion adds to a job's counts; `eos_id` as for `Summary`."""
     ids, commits = completion.output_ids, completion.commit_step
     decided = [n for n, step in enumerate(commits) if step != -2]  # -2: given, not decoded
     end = next((n for n in decided if ids[n] == eos_id), len(ids))
