@@ -10,7 +10,7 @@ import zlib
 from typing import Any, BinaryIO
 
 from leapjax.errors import UserError
-from leapjax.jobs.storage import open_read
+from leapjax.storage import open_read
 
 _PIECE = 2**20
 _UNPACK = {

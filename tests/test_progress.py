@@ -7,9 +7,8 @@ import time
 
 import pytest
 
-from leapjax import progress
+from leapjax import progress, signals
 from leapjax.cli.decode import main
-from leapjax.jobs import signals
 
 
 class Terminal(io.StringIO):

@@ -24,8 +24,8 @@ from typing import Any, NoReturn
 from leapjax.cli.help_format import HelpFormatter
 from leapjax.errors import UserError
 from leapjax.failures import explained
-from leapjax.jobs.signals import Listener
 from leapjax.progress import announced
+from leapjax.signals import Listener
 
 OK, INTERRUPTED, BAD = 0, 130, 2
 

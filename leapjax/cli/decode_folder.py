@@ -39,9 +39,9 @@ def run(
       UserError: bad input or options.
     """
     from leapjax.jobs import job
-    from leapjax.jobs.signals import Signals
     from leapjax.jobs.source import Input
     from leapjax.records import check_fields
+    from leapjax.signals import Signals
 
     if args.prompt:
         raise UserError("an --output folder goes with --input; name a file that ends in .jsonl")

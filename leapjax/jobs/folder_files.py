@@ -27,8 +27,8 @@ from leapjax.jobs.names import (
     part_number,
 )
 from leapjax.jobs.spec import JobSpec, Result
-from leapjax.jobs.storage import Folder
 from leapjax.jobs.summary import Summary
+from leapjax.storage import Folder
 
 
 def to_resume(folder: Folder, spec: JobSpec) -> State | None:

@@ -32,8 +32,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from leapjax import storage
 from leapjax.errors import UserError
-from leapjax.jobs import folder_files, journal, storage
+from leapjax.jobs import folder_files, journal
 from leapjax.jobs.header import describe, differences
 from leapjax.jobs.journal import Cut, State
 from leapjax.jobs.lock import locked, wait_for_others
@@ -44,9 +45,9 @@ from leapjax.jobs.shards import Shards
 from leapjax.jobs.share import Share
 from leapjax.jobs.source import Input, InputInfo
 from leapjax.jobs.spec import JobSpec, Result
-from leapjax.jobs.storage import Folder
 from leapjax.jobs.summary import Summary
 from leapjax.records import Intake
+from leapjax.storage import Folder
 
 __all__ = ["JobSpec", "Result", "check", "run"]
 

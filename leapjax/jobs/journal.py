@@ -26,7 +26,7 @@ from typing import Any
 
 from leapjax.errors import UserError
 from leapjax.jobs.names import JOURNAL
-from leapjax.jobs.storage import Folder
+from leapjax.storage import Folder
 
 FORMAT = 3
 _OF_PROCESS = re.compile(rf"{JOURNAL}-\d{{5,}}")

@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from leapjax.errors import UserError
-from leapjax.jobs.storage import Folder, Growing
+from leapjax.storage import Folder, Growing
 
 STALE = 300.0  # seconds after which a lease that was not renewed is anybody's
 RENEW = 30.0  # seconds between renewals

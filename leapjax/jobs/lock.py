@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from leapjax.errors import UserError
 from leapjax.jobs.lease import held, leased, me, parsed
 from leapjax.jobs.names import LOCK
-from leapjax.jobs.storage import Folder, LocalFolder
+from leapjax.storage import Folder, LocalFolder
 
 
 @contextlib.contextmanager

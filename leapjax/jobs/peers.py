@@ -228,7 +228,7 @@ def join(
     """
     import jax
 
-    # The service would swallow the first SIGTERM, which `leapjax.jobs.signals` handles.
+    # The service would swallow the first SIGTERM, which `leapjax.signals` handles.
     jax.config.update("jax_enable_preemption_service", False)
     _compile_apart()
     chosen: dict[str, Any] = {}

@@ -23,10 +23,10 @@ from leapjax.jobs.journal import COUNTS, Entry, State
 from leapjax.jobs.names import JOURNAL, of_process, open_name, part_name
 from leapjax.jobs.source import Item
 from leapjax.jobs.spec import JobSpec
-from leapjax.jobs.storage import Folder, Growing
 from leapjax.jobs.summary import counts_of
 from leapjax.jsonl import to_line
 from leapjax.records import to_record
+from leapjax.storage import Folder, Growing
 from leapjax.types import Completion
 
 

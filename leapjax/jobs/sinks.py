@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from leapjax import storage
 from leapjax.errors import UserError
-from leapjax.jobs import storage
 from leapjax.jobs.source import Item
 from leapjax.jsonl import to_line
 from leapjax.records import to_record

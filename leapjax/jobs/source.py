@@ -17,8 +17,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 from leapjax.data_files import unpacked
 from leapjax.errors import UserError
-from leapjax.jobs.storage import is_remote, local_path, open_read
 from leapjax.jsonl import read_lines
+from leapjax.storage import is_remote, local_path, open_read
 
 _PIECE = 1 << 20
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from leapjax import storage
 from leapjax.errors import UserError
-from leapjax.jobs import storage
 from leapjax.jobs.sinks import check_output
 from leapjax.trace.data import Trace
 

@@ -12,8 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+from leapjax import storage
 from leapjax.cli.main import main
-from leapjax.jobs import storage
 
 marker, operation, number = sys.argv[1:4]
 numbers = itertools.count(1)

@@ -1,6 +1,7 @@
 """Folder jobs: whatever interrupts them, the outputs are those of an uninterrupted run."""
 
 import contextlib
+import dataclasses
 import errno
 import gzip
 import io
@@ -12,9 +13,9 @@ import types
 import pytest
 
 import leapjax
-from leapjax import DecodeConfig
+from leapjax import DecodeConfig, storage
 from leapjax.errors import UserError
-from leapjax.jobs import header, job, journal, lease, source, storage
+from leapjax.jobs import header, job, journal, lease, source
 from leapjax.jobs.job import JobSpec
 from leapjax.jobs.loop import Stopped
 from leapjax.jobs.peers import Peers
@@ -117,6 +118,40 @@ def test_a_crash_at_every_operation(spec, on_disk, save_seconds):
         job.run(lm, spec(save_seconds=save_seconds, resume=True))
         assert outputs(disk.contents()) == expected, number
         assert not [name for name in disk.contents() if name.endswith(".open")]
+
+
+def test_a_crash_while_an_older_job_is_overwritten(spec, on_disk):
+    """Nothing of the older job, which another model began, is left in the new one."""
+
+    class Other(FakeLM):
+        def __init__(self):
+            super().__init__()
+            self.model_hash = "1" * 64
+
+        def answer(self, request):
+            return dataclasses.replace(super().answer(request), output_ids=[1, 2, 3, 4])
+
+    plain = spec(save_seconds=0)
+    disk = on_disk(Disk())
+    job.run(Other(), plain)
+    expected = outputs(disk.contents())
+    older = on_disk(Disk())
+    interrupted(spec, looks=40, save_seconds=0)
+    for number in range(200):
+        disk = on_disk(Disk(fail_at=number, seed=number))
+        disk.files = {n: dataclasses.replace(f) for n, f in older.files.items()}
+        with contextlib.suppress(Crash):
+            job.run(Other(), dataclasses.replace(plain, overwrite=True))
+        if number >= disk.operations:
+            break
+        disk = on_disk(disk.after_crash())
+        try:
+            job.run(Other(), dataclasses.replace(plain, resume=True))
+        except UserError as refused:
+            assert "weights changed" in str(refused)  # the older job is still there
+            job.run(Other(), dataclasses.replace(plain, overwrite=True))
+        assert outputs(disk.contents()) == expected, number
+    assert 30 < number < 199
 
 
 @pytest.mark.parametrize("seed", range(20))

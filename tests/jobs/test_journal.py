@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from leapjax.errors import UserError
 from leapjax.jobs import journal
 from leapjax.jobs.journal import COUNTS, Cut, Entry, State
-from leapjax.jobs.storage import LocalFolder
+from leapjax.storage import LocalFolder
 from tests.jobs.fakes import Disk
 
 

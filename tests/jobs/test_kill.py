@@ -215,7 +215,7 @@ def test_signals_leave_a_folder_to_resume(command, expected, tmp_path, number, s
 
 STUCK = """
 import time
-from leapjax.jobs.signals import Signals
+from leapjax.signals import Signals
 with Signals(lambda number: print("last words", number, flush=True), patience={patience}) as s:
     print("ready", flush=True)
     time.sleep(60)  # like a long compilation: the main thread does not look

@@ -19,7 +19,7 @@ from leapjax.errors import UserError
 from leapjax.jobs import lease
 from leapjax.jobs.lease import LeaseLost, leased
 from leapjax.jobs.lock import locked
-from leapjax.jobs.storage import Folder, LocalFolder
+from leapjax.storage import Folder, LocalFolder
 
 
 @pytest.fixture(params=["local", "remote"])
@@ -372,7 +372,7 @@ def test_a_lease_that_ran_out_by_the_wall_clock_is_lost(monkeypatch, tmp_path):
 SUSPENDED = """
 import os, sys, time
 from leapjax.jobs import lease
-from leapjax.jobs.storage import LocalFolder
+from leapjax.storage import LocalFolder
 from leapjax.errors import UserError
 lease.STALE, lease.RENEW, lease.LOOK = 0.6, 0.1, 0.0
 try:

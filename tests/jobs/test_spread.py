@@ -22,7 +22,7 @@ from leapjax.jobs.lock import locked, wait_for_others
 from leapjax.jobs.loop import Stopped
 from leapjax.jobs.names import LOCK, of_process
 from leapjax.jobs.peers import PeerEnded, Peers
-from leapjax.jobs.storage import LocalFolder
+from leapjax.storage import LocalFolder
 from tests.jobs.fake_peers import Store, run_together
 from tests.jobs.fakes import Crash, Disk, FakeLM, write_input
 

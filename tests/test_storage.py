@@ -3,8 +3,8 @@
 import fsspec
 import pytest
 
+from leapjax import storage
 from leapjax.errors import UserError
-from leapjax.jobs import storage
 from leapjax.jobs.sinks import OutputFile
 from leapjax.types import Completion
 

@@ -1,4 +1,4 @@
-"""Folders on this machine or elsewhere (`gs://`, `s3://`, `memory://`), for a job's files.
+"""Files and folders on this machine or elsewhere (`gs://`, `s3://`, `memory://`).
 
 Ways to write, the same in both places:
 
