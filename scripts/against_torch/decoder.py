@@ -14,6 +14,7 @@ from collections.abc import Iterable
 import torch
 
 from against_torch.job import Decoded, Job
+from leapjax.caches import CACHES
 from leapjax.models.config import ModelConfig
 
 
@@ -99,7 +100,7 @@ class Decoder(abc.ABC):
     """
 
     def __init__(self, name: str, config: ModelConfig, cache: str):
-        self.config, self.cache, self.stores = config, cache, cache == "dual"
+        self.config, self.cache, self.stores = config, cache, CACHES[cache].stores
         self.name = f"{name}, dual cache" if self.stores else name
 
     def notes(self) -> str:
