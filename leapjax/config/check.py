@@ -12,7 +12,7 @@ import numpy as np
 
 from leapjax.config import pairs
 from leapjax.errors import UserError
-from leapjax.policies import PARAMETERS, POLICIES, Parameter
+from leapjax.policies import PARAMETERS, POLICIES, Parameter, Policy
 from leapjax.policies.names import policy_of, suggestion
 from leapjax.policies.registry import plain
 
@@ -216,19 +216,19 @@ def parameters(c: DecodeConfig) -> None:
             p.check(c)
 
 
-def declaration(p: Parameter, where: str) -> None:
+def declaration(p: Parameter, owner: Policy) -> None:
     """Check what a policy declares of a parameter.
 
     Args:
       p: the parameter.
-      where: for messages, such as `policy mine`.
+      owner: the policy.
 
     Raises:
       UserError: it is no usable option, or contradicts another policy's of the same name.
     """
     from leapjax.config.decode import COMMON, DecodeConfig
 
-    here, known = f"{where}: parameter {p.name!r}", PARAMETERS.get(p.name)
+    here, known = f"policy {owner.name}: parameter {p.name!r}", PARAMETERS.get(p.name)
     if not p.name.isidentifier() or plain(p.name) != p.name:
         raise UserError(f"{here}: a name is of small letters, digits and underscores")
     if p.name in COMMON or hasattr(DecodeConfig, p.name):
@@ -241,13 +241,16 @@ def declaration(p: Parameter, where: str) -> None:
                 f"{here}: {field} is {getattr(p, field)}, but another policy declares "
                 f"{getattr(known, field)}; choose another name"
             )
+    for name in (p.follows, p.at_most):
+        if name is not None and name not in owner.reads and name not in COMMON:
+            raise UserError(f"{here} refers to {name}, which the policy does not read")
     if p.follows is None:
         if p.default is None:
             raise UserError(f"{here} has no default; set default or follows")
         try:
             in_range(p, coerce(p, p.default))
         except UserError as e:
-            raise UserError(f"{where}: the default of {e}") from e
+            raise UserError(f"policy {owner.name}: the default of {e}") from e
 
 
 def _divisor_near(n: int, wanted: int) -> int:

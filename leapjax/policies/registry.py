@@ -55,13 +55,13 @@ def register_policy(policy: Policy) -> Policy:
         return policy
     if not name.isidentifier() or plain(name) != name:
         raise UserError(f"policy {name!r}: a name is of small letters, digits and underscores")
+    for parameter in policy.parameters:
+        declaration(parameter, policy)
     taken = {*POLICIES, *map(plain, ROWS)}
     for word in (name, *policy.table_rows()):
         if plain(word) in taken:
             raise UserError(
                 f"policy {name}: {word!r} is the name of another policy; choose another name"
             )
-    for parameter in policy.parameters:
-        declaration(parameter, f"policy {name}")
     add(policy)
     return policy

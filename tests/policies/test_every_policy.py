@@ -23,8 +23,7 @@ def test_the_registry_entry_is_complete(name):
     assert policy.needs <= set(Proposal._fields)
     hash(policy)
     for parameter in policy.parameters:
-        declaration(parameter, name)
-        assert {parameter.follows, parameter.at_most} <= {None, "gen_length", *policy.reads}
+        declaration(parameter, policy)
     config = DecodeConfig(policy=name)
     assert all(config.value(n) is not None for n in policy.reads)
     assert config.to_dict().keys() - DecodeConfig(policy="factor").to_dict() <= set(policy.reads)
