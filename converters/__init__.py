@@ -9,8 +9,8 @@
     stored_leaves  names, shapes and dtypes of those arrays
     to_hub      leapjax checkpoint -> hub folder, bit for bit
 
-Each family is a table of names, one file (`llada.py`, `dream.py`), and one line in
-`registry.py`. The folder is installed as `leapjax.converters` and goes by no other name.
+Names and shapes are each family's table of weights (`leapjax.models.families`). The folder is
+installed as `leapjax.converters` and goes by no other name.
 """
 
 if __name__ != "leapjax.converters":

@@ -17,8 +17,7 @@ from leapjax.model_files import side_files
 from leapjax.models import param_shapes, parse_config
 
 from .conversion import Progress, Report, require_space
-from .mapping import expected
-from .registry import TABLES
+from .mapping import expected, head_name
 from .safetensors_file import write_file
 from .tensor import spans, transpose_into
 
@@ -76,12 +75,11 @@ def to_hub(
         raise UserError(f"{src}: config.json and params belong to different models; convert again")
     source = reader.manifest.get("source") or {}
     outs = [
-        _Out(row.name(layer), row.target, layer, row.transpose, shape, reader.leaves[row.target][1])
-        for row, layer, shape in expected(config)
+        _Out(w.hub_name(i), w.name, i, w.transposed, w.hub_shape(), reader.leaves[w.name][1])
+        for w, i in expected(config)
     ]
     if source.get("tied_head") and config.tie_embeddings:
-        head = next(row for row in TABLES[config.family] if row.target == "head")
-        outs.append(dataclasses.replace(outs[0], name=head.name(None), leaf="embed"))
+        outs.append(dataclasses.replace(outs[0], name=head_name(config), leaf="embed"))
     total, done = sum(o.nbytes for o in outs), 0
     require_space(dst, total)
     shards = _cut(outs, shard_size)

@@ -180,7 +180,7 @@ def write_fake(
     Raises:
       UserError: the folder can't be written.
     """
-    shapes = {row.name(layer): shape for row, layer, shape in expected(parse_config(raw))}
+    shapes = {row.hub_name(layer): row.hub_shape() for row, layer in expected(parse_config(raw))}
     total = sum(math.prod(s) for s in shapes.values()) * 2
     groups: list[list[str]] = [[] for _ in range(shards)]
     end = 0

@@ -13,13 +13,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from leapjax.checkpoint import flatten
 from leapjax.errors import UserError
-from leapjax.models import ModelConfig, param_shapes
+from leapjax.models import FAMILIES, ModelConfig, table
+from leapjax.models.weights import Weight, matches
 
-from .registry import TABLES
 from .source import Source
-from .table import IGNORED, Row
 from .tensor import FLOATS, Tensor, shown
 
 
@@ -81,28 +79,26 @@ def parse_dtype(dtype: object) -> np.dtype | None:
     return names[name]
 
 
-def expected(config: ModelConfig) -> Iterator[tuple[Row, int | None, tuple[int, ...]]]:
-    """What a checkpoint of this shape holds, in the order of its table.
+def expected(config: ModelConfig) -> Iterator[tuple[Weight, int | None]]:
+    """What a checkpoint of this shape holds: what has no layers first, then layer by layer.
 
     Yields:
-      (row, layer or None, shape as the source stores it).
+      (row of the table, layer within its run or None).
     """
-    shapes = flatten(param_shapes(config))
-    rows = [row for row in TABLES[config.family] if row.target in shapes]
-    missing = set(shapes) - {row.target for row in rows}
-    if missing:  # a bug in a table, not a user's mistake
-        raise AssertionError(f"{config.family}: no row for {sorted(missing)}")
-    single = [row for row in rows if not row.stacked]
-    stacked = [row for row in rows if row.stacked]
-    for row in single:
-        yield row, None, _source_shape(row, shapes[row.target])
-    for layer in range(config.n_layers):
-        for row in stacked:
-            yield row, layer, _source_shape(row, shapes[row.target][1:])
+    rows = table(config)
+    for weight in rows:
+        if not weight.stacked:
+            yield weight, None
+    for run in config.runs:
+        own = [weight for weight in rows if weight.name.startswith(f"{run.name}.")]
+        for layer in range(run.n_layers):
+            for weight in own:
+                yield weight, layer
 
 
-def _source_shape(row: Row, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape[::-1] if row.transpose else shape
+def head_name(config: ModelConfig) -> str:
+    """The hub's name of the vocabulary head, also where it is tied and has no row."""
+    return FAMILIES[config.family].HUB["head"] + ".weight"
 
 
 def make_plan(source: Source, config: ModelConfig, dtype: object = None) -> Plan:
@@ -120,8 +116,8 @@ def make_plan(source: Source, config: ModelConfig, dtype: object = None) -> Plan
     left = dict(source.tensors)
     pieces: dict[str, list[Piece]] = {}
     # One at a time: a config that claims a billion layers stops at the first missing one.
-    for row, layer, shape in expected(config):
-        name = row.name(layer)
+    for row, layer in expected(config):
+        name, shape = row.hub_name(layer), row.hub_shape()
         tensor = left.pop(name, None)
         if tensor is None:
             raise UserError(_missing(name, source, left, config))
@@ -135,16 +131,15 @@ def make_plan(source: Source, config: ModelConfig, dtype: object = None) -> Plan
                 f"{tensor.where} has dtype {tensor.dtype.name}; expected a float dtype (quantised "
                 "checkpoints are not supported: use the original one)"
             )
-        pieces.setdefault(row.target, []).append(Piece(row.target, layer, row.transpose, tensor))
+        pieces.setdefault(row.name, []).append(Piece(row.name, layer, row.transposed, tensor))
     ignored = [
         left.pop(name)
         for name in list(left)
-        if any(row.target == IGNORED and row.matches(name) for row in TABLES[config.family])
+        if any(matches(pattern, name) for pattern in FAMILIES[config.family].IGNORED)
     ]
     tied = None
     if config.tie_embeddings:
-        head = next(row for row in TABLES[config.family] if row.target == "head")
-        tied = left.pop(head.name(None), None)
+        tied = left.pop(head_name(config), None)
         embed = pieces["embed"][0].tensor
         if tied is not None and (tied.shape, tied.dtype) != (embed.shape, embed.dtype):
             raise UserError(
@@ -153,7 +148,7 @@ def make_plan(source: Source, config: ModelConfig, dtype: object = None) -> Plan
             )
     if left:
         raise UserError(_unexpected(left, config))
-    shapes = flatten(param_shapes(config))
+    shapes = {row.name: row.shape for row in table(config)}
     leaves = {leaf: (shapes[leaf], want or _stored(pieces[leaf])) for leaf in shapes}
     return Plan(leaves, {k: tuple(pieces[k]) for k in shapes}, tied, tuple(ignored))
 
@@ -175,9 +170,8 @@ def _stored(pieces: list[Piece]) -> np.dtype:
 
 
 def _missing(name: str, source: Source, left: dict[str, Tensor], config: ModelConfig) -> str:
-    known = {row.name(layer) for layer in range(min(config.n_layers, 1000))
-             for row in TABLES[config.family] if row.target != IGNORED}  # fmt: skip
-    strangers = [n for n in left if n not in known]
+    known = {row.hub for row in table(config)} | {head_name(config)}
+    strangers = [n for n in left if not any(matches(pattern, n) for pattern in known)]
     hint = f" (unexpected in its place: {shown(strangers[0])})" if strangers else ""
     return (
         f"{source.described}: tensor {shown(name)} is missing{hint}; config.json describes a "

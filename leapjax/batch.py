@@ -94,4 +94,4 @@ def batch(lm: LM, requests: Sequence[Request]) -> Batch:
                 )
     state = jax.tree.map(jnp.asarray, initial_state(list(requests), program))
     state = with_cache(state, program)
-    return Batch(lm.arranged[0].params, state, program, tuple(requests), lm.finish)
+    return Batch(lm.replicas[0].params, state, program, tuple(requests), lm.finish)

@@ -52,7 +52,7 @@ class Transformer(nnx.Module):
             valid = jnp.ones(ids.shape, bool)
         params, dtype = _arrays(self.weights), jnp.dtype(self.dtype)
         hidden = transformer.hidden_states(params, self.config, ids, positions, valid, dtype)
-        return transformer.head(params, self.config, hidden, dtype)
+        return transformer.head(params, self.config, hidden)
 
 
 def to_nnx(lm: LM) -> Transformer:

@@ -96,15 +96,16 @@ def hash_params(params: Mapping[str, Any], config) -> str:
     change it. Leaves that no checkpoint has (scales, token frequencies) count too.
 
     Args:
-      params: tree of `param_shapes`, as a `Replica` holds it.
+      params: canonical, or as `leapjax.ops.split.split_layers` leaves them.
       config: `ModelConfig`.
     """
-    from leapjax.models import layout
+    from leapjax.ops.split import slices
 
+    depth = {run.name: run.n_layers for run in config.runs}
     leaves: dict[str, dict] = {}
-    for name, layer, values in layout.slices(params, config):
+    for name, layer, values in slices(params, config):
         host = np.ascontiguousarray(values)
-        shape = list(host.shape) if layer is None else [config.n_layers, *host.shape]
+        shape = list(host.shape) if layer is None else [depth[name.partition(".")[0]], *host.shape]
         entry = leaves.setdefault(name, {"shape": shape, "dtype": host.dtype.name, "sha256": []})
         entry["sha256"].append(hashlib.sha256(host.reshape(-1).view(np.uint8).data).hexdigest())
     return hash_leaves(leaves)
@@ -259,7 +260,7 @@ def save(
             )
     with Writer(path, leaves, overwrite) as writer:
         for name, value in flat.items():
-            stacked = name.startswith("layers.")
+            stacked = "." in name
             for layer in range(value.shape[0] if stacked else 1):
                 writer.write(name, layer, 0, np.asarray(value[layer] if stacked else value))
         text = (json.dumps(raw_config, indent=2) + "\n").encode()

@@ -66,7 +66,7 @@ class Layout:
     ):
         """Take the cut given, or choose one: even, where a few more files allow it."""
         self.name, self.shape, self.dtype = name, shape, dtype
-        self.stacked = name.startswith("layers.")
+        self.stacked = "." in name
         inner = shape[1:] if self.stacked else shape
         self.slices = shape[0] if self.stacked else 1
         self.rows = inner[0]

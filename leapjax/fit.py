@@ -129,7 +129,7 @@ def _needs(auto, mesh, weights, model, dtype, quantize, devices, limit) -> int:
     loading = _bytes(stored)
     params = stored
     if quantize is not None:
-        made = jax.eval_shape(lambda tree: quantized(tree, quantize), weights)
+        made = jax.eval_shape(lambda tree: quantized(tree, model, quantize), weights)
         params = _spread(made, place, model)
         loading += _bytes(params)  # both are there for a moment
     if loading > limit:

@@ -171,7 +171,7 @@ def _evaluate(lm: LM, pairs, batch, rows: int, length: int, window: int) -> np.n
         counted[row, window - len(answer) :] = masked
     positions = np.maximum(np.cumsum(valid, axis=1) - 1, 0).astype(np.int32)
     sums = _sums(
-        lm.arranged[0].params, ids, positions, valid, targets, counted, lm.config, lm.dtype
+        lm.replicas[0].params, ids, positions, valid, targets, counted, lm.config, lm.dtype
     )
     return np.asarray(sums, np.float64)[: len(batch)]
 
@@ -186,7 +186,7 @@ def _sums(params, ids, positions, valid, targets, counted, config, dtype):
     hidden = transformer.hidden_states(
         params, config, ids, positions, valid, jnp.dtype(dtype), outputs
     )
-    logits = transformer.head(params, config, hidden, jnp.dtype(dtype)).astype(jnp.float32)
+    logits = transformer.head(params, config, hidden).astype(jnp.float32)
     chosen = jnp.take_along_axis(logits, targets[:, :, None], axis=2)[:, :, 0]
     return jnp.sum(
         jnp.where(counted, chosen - jax.nn.logsumexp(logits, axis=2), jnp.float32(0)), axis=1

@@ -17,8 +17,9 @@ from leapjax.config import DecodeConfig
 from leapjax.config.resolve import from_python
 from leapjax.errors import UserError
 from leapjax.logits import logits
-from leapjax.models import layout
-from leapjax.models.config import ModelConfig, parameter_count
+from leapjax.models import ModelConfig, parameter_count
+from leapjax.ops.arrangement import arrange, with_log_frequency
+from leapjax.ops.split import canonical
 from leapjax.options import ConfigFile
 from leapjax.records import to_request
 from leapjax.serve.engine import Engine, Progress
@@ -37,8 +38,9 @@ class LM:
     """A masked diffusion language model, ready to decode.
 
     Attributes:
-      params: the weights as a pytree of JAX arrays, in their stored dtype; of a model loaded to
-        one GPU with arrays of each layer's own (`leapjax.models.layout.unstack`).
+      params: the weights under their canonical names (`leapjax.models.param_shapes`), in their
+        stored dtype: JAX arrays. On one GPU a loaded model keeps them split by layer
+        (`leapjax.ops.split`); they are then put together on the host, anew at each access.
       config: the model's shape and special ids.
       codec: its tokenizer and chat template; None if the checkpoint has none.
       dtype: compute dtype's name.
@@ -46,7 +48,7 @@ class LM:
       model_hash: a hash of the weights (`leapjax.checkpoint.hash_params`). A converted
         checkpoint's manifest knows it; otherwise every value is read when it is first asked for.
       quantization: what was done to them after loading, or None.
-      replicas: every copy of the parameters and its devices; by default the one.
+      replicas: every copy of the weights and its devices, as the compiled programs take them.
       defaults: decode options that the checkpoint brings along (its `decode.yaml`), or None.
     """
 
@@ -63,14 +65,13 @@ class LM:
         replicas: Sequence[Replica] | None = None,
         defaults: ConfigFile | None = None,
     ):
-        self.params = params
+        self._copies = tuple(replicas or [Replica(params)])
         self.config = config
         self.codec = codec
         self.dtype = dtype
         self.path = path
         self._model_hash = model_hash
         self.quantization = quantization
-        self.replicas = tuple(replicas or [Replica(params)])
         self.defaults = defaults
         self._engines: dict[tuple, Engine] = {}
 
@@ -87,14 +88,14 @@ class LM:
 
         known = log_frequencies(checked_counts(counts, self.config.vocab_size))
         replicas = []
-        for r in self.replicas:
+        for r in self._copies:
             put = jnp.asarray(known)
             if r.placement is not None:
                 put = jax.device_put(known, r.placement.everywhere())
-            replicas.append(Replica(r.params | {"log_frequency": put}, r.placement))
+            replicas.append(Replica(with_log_frequency(r.params, put), r.placement))
         # Another model as far as results go: its hash, taken anew, counts the frequencies.
         return LM(
-            replicas[0].params,
+            None,
             self.config,
             self.codec,
             self.dtype,
@@ -107,7 +108,7 @@ class LM:
     @functools.cached_property
     def model_hash(self) -> str:
         """64 hex digits that say which weights these are; see the class."""
-        return self._model_hash or checkpoint.hash_params(self.params, self.config)
+        return self._model_hash or checkpoint.hash_params(self._copies[0].params, self.config)
 
     def __repr__(self) -> str:
         facts = [
@@ -141,16 +142,20 @@ class LM:
     @property
     def mesh(self) -> MeshShape | None:
         """How it is spread over devices; None is the default device alone."""
-        place = self.replicas[0].placement
-        return None if place is None else MeshShape(len(self.replicas), **place.mesh.shape)
+        place = self._copies[0].placement
+        return None if place is None else MeshShape(len(self._copies), **place.mesh.shape)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The canonical weights; see the class."""
+        return canonical(self._copies[0].params, self.config)
 
     @functools.cached_property
-    def arranged(self) -> list[Replica]:
-        """The replicas as the compiled programs take them."""
-        return [
-            Replica(layout.arrange(r.params, self.config, self.dtype), r.placement)
-            for r in self.replicas
-        ]
+    def replicas(self) -> tuple[Replica, ...]:
+        """Every copy of the weights and its devices; see the class."""
+        return tuple(
+            Replica(arrange(r.params, self.config, self.dtype), r.placement) for r in self._copies
+        )
 
     def logits(self, ids, attention_mask=None) -> jax.Array:
         """The model's raw output; for Dream not shifted.
@@ -166,7 +171,7 @@ class LM:
         Raises:
           UserError: an id is outside the vocabulary, or the shapes don't agree.
         """
-        return logits(self.arranged[0].params, self.config, self.dtype, ids, attention_mask)
+        return logits(self.replicas[0].params, self.config, self.dtype, ids, attention_mask)
 
     def generate(
         self,
@@ -337,7 +342,7 @@ class LM:
           refresh_group: see `stream`.
         """
         default = DEFAULT_SLOTS.get(jax.default_backend(), DEFAULT_SLOTS_ELSEWHERE)
-        copies = len(self.replicas)
+        copies = len(self._copies)
         slots = slots_for(count, batch_size, default * copies)
         return self.engine(-(-slots // copies), batch_size is not None, refresh_group)
 
@@ -351,13 +356,13 @@ class LM:
         """
         if slots < 1:
             raise UserError(f"batch_size is {slots}; expected at least 1")
-        place = self.replicas[0].placement
+        place = self._copies[0].placement
         share = 1 if place is None else place.mesh.shape["fsdp"]
         slots = -(-slots // share) * share
         key = (slots, fixed, refresh_group)
         if key not in self._engines:
             self._engines[key] = Engine(
-                self.arranged,
+                self.replicas,
                 self.config,
                 dtype=self.dtype,
                 eot_token_id=self.codec.eot_id if self.codec else None,

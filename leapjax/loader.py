@@ -15,8 +15,8 @@ from leapjax.config.resolve import checkpoint_options
 from leapjax.errors import UserError
 from leapjax.fit import Auto, choose
 from leapjax.lm import LM
-from leapjax.models import layout
 from leapjax.models.quantize import quantize as quantized
+from leapjax.ops.split import split_layers
 from leapjax.serve.lane import Replica
 from leapjax.sharding import MeshShape, Placement, parse, placements
 from leapjax.text import load_codec
@@ -94,13 +94,13 @@ def load(
         shardings = place and place.parameters(config, models.param_shapes(config))
         params = read(shardings=shardings)
         if quantize is not None:
-            params = quantized(params, quantize)
+            params = quantized(params, config, quantize)
         if place is None:
-            params = layout.owned(params)
+            params = split_layers(params, config)
         replicas.append(Replica(params, place))
     codec = load_codec(folder, config)
     return LM(
-        replicas[0].params,
+        None,
         config,
         codec,
         str(dtype),

@@ -17,7 +17,7 @@ from leapjax.models.config import ModelConfig
 @functools.partial(jax.jit, static_argnames=("config", "dtype"))
 def _logits(params, ids, positions, valid, config: ModelConfig, dtype):
     hidden = transformer.hidden_states(params, config, ids, positions, valid, jnp.dtype(dtype))
-    return transformer.head(params, config, hidden, jnp.dtype(dtype))
+    return transformer.head(params, config, hidden)
 
 
 def logits(params: Any, config: ModelConfig, dtype: str, ids: Any, attention_mask: Any = None):

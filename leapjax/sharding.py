@@ -22,6 +22,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from leapjax.config import check_keys
 from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
+from leapjax.models.families import table
+from leapjax.models.weights import MATRIX
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -33,24 +35,6 @@ RULES = {
     "kv_heads": "tensor",
     "mlp": "tensor",
     "width": "fsdp",
-}
-
-# Parameter -> logical axes, the last ones of its shape; None is never split.
-PARAMETERS: dict[str, tuple[str | None, ...]] = {
-    "embed": ("vocabulary", "width"),
-    "head": ("vocabulary", "width"),
-    "head_bias": ("vocabulary",),
-    "head_scale": ("vocabulary",),
-    "q": ("width", "heads"),
-    "k": ("width", "kv_heads"),
-    "v": ("width", "kv_heads"),
-    "o": ("heads", "width"),
-    "gate": ("width", "mlp"),
-    "up": ("width", "mlp"),
-    "down": ("mlp", "width"),
-    **{f"q_{kind}": ("heads",) for kind in ("bias", "scale")},
-    **{f"{name}_{kind}": ("kv_heads",) for name in "kv" for kind in ("bias", "scale")},
-    **{f"{name}_{kind}": ("mlp",) for name in ("gate", "up") for kind in ("bias", "scale")},
 }
 
 
@@ -99,6 +83,25 @@ def parse(text: str) -> MeshShape:
     return MeshShape(**sizes)
 
 
+def logical_axes(config: ModelConfig) -> dict[str, tuple[str | None, ...]]:
+    """The logical axes of each parameter, by its name in its layer; None is never split.
+
+    They are the last ones of its shape, whether layers are stacked or not. Scales of int8 matrices
+    and moments that an optimiser keeps go by their parameter.
+
+    Args:
+      config: the model's shape.
+    """
+    axes: dict[str, tuple[str | None, ...]] = {}
+    for weight in table(config):
+        own = axes[weight.short] = weight.axes[1:] if weight.stacked else weight.axes
+        if weight.role == MATRIX:
+            axes[f"{weight.short}_scale"] = own[1:]
+        elif weight.name == "head":
+            axes["head_scale"] = own[:1]
+    return axes
+
+
 @dataclasses.dataclass(frozen=True)
 class Placement:
     """One replica's devices.
@@ -136,10 +139,11 @@ class Placement:
           The same pytree of NamedShardings.
         """
         units = {"heads": config.n_heads, "kv_heads": config.n_kv_heads}
+        known = logical_axes(config)
 
         def place(path, leaf):
             shape = leaf if isinstance(leaf, tuple) else leaf.shape
-            axes = PARAMETERS.get(path[-1].key, ())
+            axes = known.get(path[-1].key, ())
             return self.sharding((None,) * (len(shape) - len(axes)) + axes, shape, units)
 
         return jax.tree_util.tree_map_with_path(place, tree, is_leaf=lambda x: isinstance(x, tuple))

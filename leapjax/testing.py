@@ -98,5 +98,8 @@ def tiny_params(
             out = out * logit_std * tied / (size * config.logit_scale)
         return jnp.asarray(out, dtype)
 
-    layers = {name: leaf(name, shape) for name, shape in shapes["layers"].items()}
-    return {k: leaf(k, s) for k, s in shapes.items() if k != "layers"} | {"layers": layers}
+    runs = {
+        run.name: {name: leaf(name, shape) for name, shape in shapes[run.name].items()}
+        for run in config.runs
+    }
+    return {k: leaf(k, s) for k, s in shapes.items() if k not in runs} | runs

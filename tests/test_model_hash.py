@@ -12,8 +12,9 @@ from leapjax import checkpoint
 from leapjax.evaluation.runner import row_settings
 from leapjax.evaluation.settings import Row
 from leapjax.jobs import header
-from leapjax.models import layout, param_shapes
+from leapjax.models import param_shapes
 from leapjax.models.quantize import quantize
+from leapjax.ops.split import split_layers
 from leapjax.sharding import parse, placements
 from leapjax.testing import tiny_config, tiny_params
 
@@ -57,17 +58,17 @@ def test_neither_layout_nor_place_changes_it(name):
     params = tiny_params(config)
     spread = jax.device_put(params, place.parameters(config, param_shapes(config)))
     assert checkpoint.hash_params(spread, config) == checkpoint.hash_params(params, config)
-    for whole in (params, quantize(params, "int8")):
+    for whole in (params, quantize(params, config, "int8")):
         want = checkpoint.hash_params(whole, config)
-        apart = layout.unstack(jax.tree.map(jnp.copy, whole))  # as on a GPU, some of them fused
-        assert "layers" not in apart
+        # As on a GPU, some of them fused.
+        apart = split_layers(jax.tree.map(jnp.copy, whole), config, force=True)
         assert checkpoint.hash_params(apart, config) == want
 
 
 def test_quantising_and_token_counts_count():
     config = VARIANTS["llada"]
     lm = leapjax.LM(tiny_params(config), config, None)
-    small = leapjax.LM(quantize(lm.params, "int8"), config, None, quantization="int8")
+    small = leapjax.LM(quantize(lm.params, config, "int8"), config, None, quantization="int8")
     counts = np.arange(config.vocab_size)
     known, other = lm.with_token_counts(counts), lm.with_token_counts(counts + 1)
     assert len({lm.model_hash, small.model_hash, known.model_hash, other.model_hash}) == 4

@@ -24,7 +24,7 @@ from leapjax.benchmarks.report import table
 from leapjax.benchmarks.timing import spread
 from leapjax.benchmarks.workload import Case
 from leapjax.lm import LM
-from leapjax.models import layout
+from leapjax.ops.split import is_split, split_layers
 from leapjax.planning.work import Work
 
 ARRANGEMENTS = ("stacked", "layers")
@@ -82,7 +82,7 @@ def rows(
         no stacks: `layers` is all there is.
       cases: what is decoded.
       arrangements: of the weights: `stacked`, as given, and `layers`, taken apart as on a GPU
-        (`layout.unstack`); in that order.
+        (`leapjax.ops.split`); in that order.
       options: of the compiler, in turn.
       machine: as measured for the model's dtype.
       rounds: of alternating turns.
@@ -91,12 +91,11 @@ def rows(
     Yields:
       A row each: what it is, and `measure`'s timings with `shares`, or `error`.
     """
-    apart = "layers" not in lm.params
-    for arrangement in arrangements if not apart else ("layers",):
-        if arrangement == "stacked":
-            params = layout.arrange(lm.params, lm.config, lm.dtype)
-        else:
-            params = layout.unstack(lm.params)
+    whole = lm.replicas[0].params
+    for arrangement in ("layers",) if is_split(whole) else arrangements:
+        params = whole
+        if arrangement == "layers" and not is_split(whole):
+            params = split_layers(lm.params, lm.config, force=True)
         for case in cases:
             program = program_of(case, lm.config, lm.dtype)
             work = least_work(case, lm.config, lm.dtype)

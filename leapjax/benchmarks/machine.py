@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from leapjax.benchmarks.timing import timed
-from leapjax.models.layers import precision_for
+from leapjax.ops.primitives import precision_for
 from leapjax.planning.work import Work
 
 CACHE_FOLDER = Path("/sys/devices/system/cpu/cpu0/cache")

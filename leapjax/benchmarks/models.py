@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from leapjax.lm import LM
 from leapjax.loader import load
-from leapjax.models.config import ModelConfig, param_shapes
+from leapjax.models import ModelConfig, param_shapes
 from leapjax.models.transformer import init_scale
 from leapjax.planning.models import PRESETS
 

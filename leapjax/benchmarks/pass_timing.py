@@ -70,15 +70,9 @@ def bare(params, state: DecodeState, passes: int, program: Program) -> DecodeSta
     def body(_, state):
         rows = forward.Rows(state, program)
         hidden, cache = program.kv_cache.steady(params, rows, columns, state.cache)
-        if streamed.applies(params, program) and "head_packed" in params:
-            # The kernel that multiplies takes the maximum too, with the rest of the summary.
+        if streamed.applies(params, program):
             apart = [program.model.mask_token_id]
             top = transformer.head_summary(params, program.model, hidden, apart)[0]
-        elif streamed.applies(params, program):
-            pieces = transformer.head_in_pieces(
-                params, program.model, hidden, program.compute_dtype
-            )
-            top = functools.reduce(jnp.maximum, (jnp.max(x, axis=-1) for x in pieces))
         else:
             top = jnp.max(forward.window_logits(params, hidden, state, program), axis=-1)
         # Never so large, which the compiler can't know.

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from leapjax.caches.base import Cache, Outcome
 from leapjax.models import transformer
-from leapjax.models.layers import take
+from leapjax.ops.primitives import take
 
 
 class NoCache(Cache):

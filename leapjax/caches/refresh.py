@@ -24,7 +24,7 @@ from jax import lax
 
 from leapjax.caches.base import Cache, Outcome
 from leapjax.models import transformer
-from leapjax.models.layers import take
+from leapjax.ops.primitives import take
 
 
 class Refreshing(Cache):

@@ -64,7 +64,7 @@ def model_pass(params, state: DecodeState, columns, program: Program) -> Outcome
 
 def window_logits(params, hidden, state: DecodeState, program: Program):
     """Head and guidance: (R, W, D) hidden states -> (B, W, V) float32 logits."""
-    logits = transformer.head(params, program.model, hidden, program.compute_dtype)
+    logits = transformer.head(params, program.model, hidden)
     if not program.guidance:
         return logits
     conditional, unconditional = jnp.split(logits, 2)

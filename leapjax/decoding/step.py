@@ -14,7 +14,8 @@ from leapjax.decoding.program import Program
 from leapjax.decoding.proposal import never_proposed, probability, propose
 from leapjax.decoding.state import DecodeState, row_keys
 from leapjax.decoding.window import block_columns
-from leapjax.models.layers import take
+from leapjax.ops.arrangement import as_arranged
+from leapjax.ops.primitives import take
 from leapjax.policies import Pass
 from leapjax.types import COMMIT, NONE, REOPEN, REPLACE
 
@@ -86,7 +87,7 @@ def step(params, state: DecodeState, program: Program) -> DecodeState:
             barred = never_proposed(logits.shape[-1], state.options, program)
             logits, memory = program.policy.adjust(logits, barred, masked, info)
             info = info._replace(memory=memory)
-        frequency = params.get("log_frequency")
+        frequency = as_arranged(params, program.model).log_frequency
         proposal = propose(logits, state.options, keys, last_pass, program, frequency)
     if result.shadow is not None:
         shadow = forward.window_logits(params, result.shadow, state, program)

@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 from leapjax.errors import UserError
+from leapjax.models.attention import Bidirectional, Rule
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Equal layers that follow each other; their parameters are stacked.
+
+    Attributes:
+      name: of their part of the parameters.
+      n_layers: how many.
+      mlp_hidden_size: inner width F of their MLP.
+      attention: what their positions see.
+    """
+
+    name: str
+    n_layers: int
+    mlp_hidden_size: int
+    attention: Rule = Bidirectional()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +52,9 @@ class ModelConfig:
       embed_scale: factor on the embeddings.
       logit_scale: factor on the logits.
       shift_logits: position i is predicted by the output at i - 1 (Dream).
+      qk_norm: each head's queries and keys pass an RMS norm before RoPE (Qwen3).
+      attention: what a position sees.
+      layer_runs: runs of unlike layers, in order; () where all layers are equal.
     """
 
     family: str
@@ -59,6 +79,15 @@ class ModelConfig:
     embed_scale: float = 1.0
     logit_scale: float = 1.0
     shift_logits: bool = False
+    qk_norm: bool = False
+    attention: Rule = Bidirectional()
+    layer_runs: tuple[Run, ...] = ()
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """Runs of equal layers, in order."""
+        equal = Run("layers", self.n_layers, self.mlp_hidden_size, self.attention)
+        return self.layer_runs or (equal,)
 
     def __post_init__(self):
         sizes = (
@@ -88,61 +117,5 @@ class ModelConfig:
                     f"model config: {name} {getattr(self, name)} is outside the vocabulary "
                     f"of {self.vocab_size}"
                 )
-
-
-def param_shapes(config: ModelConfig) -> dict:
-    """Shapes of every parameter, as the pytree that the model's functions take.
-
-    Matrices are stored (in, out), layers stacked along a leading L axis; `embed`
-    and `head` are (V, D).
-
-    Args:
-      config: the model's shape.
-
-    Returns:
-      A nested dict of shape tuples; optional leaves (biases, untied head) are there
-      only when the config has them.
-    """
-    c = config
-    n, d, f = c.n_layers, c.d_model, c.mlp_hidden_size
-    q, kv = c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
-    layers: dict[str, tuple[int, ...]] = {
-        "attn_norm": (n, d),
-        "q": (n, d, q),
-        "k": (n, d, kv),
-        "v": (n, d, kv),
-        "o": (n, q, d),
-        "mlp_norm": (n, d),
-        "gate": (n, d, f),
-        "up": (n, d, f),
-        "down": (n, f, d),
-    }
-    if c.qkv_bias:
-        layers |= {"q_bias": (n, q), "k_bias": (n, kv), "v_bias": (n, kv)}
-    if c.linear_bias:
-        layers |= {"o_bias": (n, d), "gate_bias": (n, f), "up_bias": (n, f), "down_bias": (n, d)}
-    if c.norm_bias:
-        layers |= {"attn_norm_bias": (n, d), "mlp_norm_bias": (n, d)}
-    tree: dict = {"embed": (c.vocab_size, d), "layers": layers, "final_norm": (d,)}
-    if not c.tie_embeddings:
-        tree["head"] = (c.vocab_size, d)
-    if c.head_bias:
-        tree["head_bias"] = (c.vocab_size,)
-    if c.norm_bias:
-        tree["final_norm_bias"] = (d,)
-    return tree
-
-
-def parameter_count(config: ModelConfig) -> str:
-    """How many parameters a model has, as `8.0 B`, `2.6 M` or `900`.
-
-    Args:
-      config: the model's shape.
-    """
-    shapes = param_shapes(config)
-    flat = [*shapes.pop("layers").values(), *shapes.values()]
-    number = sum(math.prod(shape) for shape in flat)
-    for unit, name in ((10**9, " B"), (10**6, " M"), (10**3, " k")):
-        if number >= unit:
-            return f"{number / unit:.1f}{name}"
-    return str(number)
+        if sum(run.n_layers for run in self.runs) != self.n_layers:
+            raise UserError(f"model config: layer_runs don't add up to {self.n_layers} layers")

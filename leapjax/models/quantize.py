@@ -16,8 +16,9 @@ import jax.numpy as jnp
 
 from leapjax.config import QUANTIZATIONS
 from leapjax.errors import UserError
-
-MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+from leapjax.models.config import ModelConfig
+from leapjax.models.families import table
+from leapjax.models.weights import MATRIX
 
 
 @functools.partial(jax.jit, static_argnames="axis")
@@ -33,11 +34,12 @@ def _int8(matrices, axis: int):
     return jax.lax.map(one, matrices)
 
 
-def quantize(params, method: str):
+def quantize(params, config: ModelConfig, method: str):
     """The parameters with int8 matrices.
 
     Args:
-      params: the model's pytree, float leaves.
+      params: canonical, float leaves.
+      config: static shape.
       method: one of `QUANTIZATIONS`.
 
     Returns:
@@ -49,12 +51,14 @@ def quantize(params, method: str):
     """
     if method not in QUANTIZATIONS:
         raise UserError(f"quantize is {method!r}; choose one of {', '.join(QUANTIZATIONS)}")
-    layers = dict(params["layers"])
-    for name in MATRICES:
-        layers[name], layers[f"{name}_scale"] = _int8(layers[name], axis=0)
-    out = {**params, "layers": layers}
+    out = dict(params)
+    for weight in table(config):
+        if weight.role == MATRIX:
+            run, _, name = weight.name.partition(".")
+            whole, scale = _int8(params[run][name], axis=0)
+            out[run] = out[run] | {name: whole, f"{name}_scale": scale}
     if "head" in params:
         # The head is (V, D): its output channels are rows.
-        table, scale = _int8(params["head"][None], axis=1)
-        out["head"], out["head_scale"] = table[0], scale[0]
+        rounded, scale = _int8(params["head"][None], axis=1)
+        out["head"], out["head_scale"] = rounded[0], scale[0]
     return out

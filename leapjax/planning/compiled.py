@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from leapjax.decoding import Program
 from leapjax.errors import UserError
-from leapjax.models.config import param_shapes
+from leapjax.models import param_shapes
 from leapjax.planning.chips import Slice
 from leapjax.planning.hlo import Collective, donated, partitions, read_collectives
 from leapjax.serve.lane import compile_run

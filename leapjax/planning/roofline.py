@@ -29,7 +29,7 @@ import jax
 from jax.sharding import AbstractMesh
 
 from leapjax.decoding import Program
-from leapjax.models.config import param_shapes
+from leapjax.models import param_shapes
 from leapjax.planning import work
 from leapjax.planning.chips import Slice
 from leapjax.sharding import MeshShape, Placement

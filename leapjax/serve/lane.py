@@ -33,7 +33,7 @@ class Replica:
     """One copy of the model.
 
     Attributes:
-      params: its pytree, on its devices.
+      params: its weights, canonical or arranged (`leapjax.ops`), on its devices.
       placement: those devices; None is the default device.
     """
 

@@ -55,7 +55,7 @@ def export(
         files["README.md"] = Path(card).read_bytes()
     store = Store(run, config.keep)
     try:
-        shapes = jax.eval_shape(lambda: init_state(config, start.params(config.seed)))
+        shapes = jax.eval_shape(lambda: init_state(config, start.model, start.params(config.seed)))
         step, state = store.restore(shapes)
     finally:
         store.close()

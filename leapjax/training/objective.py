@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from leapjax.models import transformer
 from leapjax.models.config import ModelConfig
-from leapjax.training import forward
+from leapjax.ops.arrangement import for_training
 
 EPS = 1e-3  # the least masking probability; bounds the weight 1 / p by 1000
 
@@ -103,12 +103,13 @@ def loss(params, config: ModelConfig, batch, key, window: int):
         key, ids, trainable, config.mask_token_id, batch.get("unseen"), batch.get("floor")
     )
     positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0).astype(jnp.int32)
-    hidden = forward.hidden_states(params, config, noisy, positions, valid)
+    weights = for_training(params, config)
+    hidden = transformer.hidden_states(weights, config, noisy, positions, valid)
     start = ids.shape[1] - window
     if config.shift_logits:
         # Position i is read at output i - 1; the first column has none and can't be learnt.
         hidden = jnp.concatenate([hidden[:, :1], hidden[:, :-1]], axis=1)
         masked = masked & (jnp.arange(ids.shape[1]) > 0)[None, :]
     rows = hidden[:, start:].reshape(1, -1, config.d_model)
-    logits = transformer.head(params, config, rows).reshape(ids.shape[0], window, -1)
+    logits = transformer.head(weights, config, rows).reshape(ids.shape[0], window, -1)
     return weighted_loss(logits, ids[:, start:], masked[:, start:], trainable[:, start:], p)

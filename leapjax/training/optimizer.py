@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import optax
 from optax import contrib
 
 from leapjax.errors import UserError
+from leapjax.models.config import ModelConfig
+from leapjax.models.families import table
+from leapjax.models.weights import MATRIX
 
-_MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 
+def matrices(config: ModelConfig, params):
+    """True at the layers' weight matrices: not norms, biases, embeddings or the head.
 
-def _is_matrix(params):
-    """True at the layers' weight matrices: not norms, biases, embeddings or the head."""
+    Args:
+      config: the model's shape.
+      params: the pytree to mark.
+    """
+    names = {weight.name for weight in table(config) if weight.role == MATRIX}
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: path[0].key == "layers" and path[-1].key in _MATRICES, params
+        lambda path, _: ".".join(key.key for key in path) in names, params
     )
 
 
@@ -27,6 +36,7 @@ def schedule(peak: float, warmup: int, steps: int, final: float = 0.0):
 
 def make(
     name: str,
+    model: ModelConfig,
     learning_rate: float,
     warmup_steps: int,
     steps: int,
@@ -41,6 +51,7 @@ def make(
     Args:
       name: "adamw", or "muon" (arXiv 2502.16982): Muon on the layers' matrices, AdamW on
         the rest.
+      model: the model's shape.
       learning_rate: peak, of the matrices.
       warmup_steps: length of the warm-up, in steps.
       steps: length of the whole schedule, in steps.
@@ -53,20 +64,21 @@ def make(
     Raises:
       UserError: no such optimiser.
     """
+    is_matrix = functools.partial(matrices, model)
     lr = schedule(learning_rate, warmup_steps, steps, final)
     if name == "adamw":
-        rule = optax.adamw(lr, b1=0.9, b2=b2, weight_decay=weight_decay, mask=_is_matrix)
+        rule = optax.adamw(lr, b1=0.9, b2=b2, weight_decay=weight_decay, mask=is_matrix)
     elif name == "muon":
         other = schedule(adam_learning_rate or learning_rate, warmup_steps, steps, final)
 
         def numbers(params):
             spec = contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
-            return jax.tree.map(lambda m: spec if m else None, _is_matrix(params))
+            return jax.tree.map(lambda m: spec if m else None, is_matrix(params))
 
         rule = contrib.muon(
             lr,
             weight_decay=weight_decay,
-            weight_decay_mask=_is_matrix,
+            weight_decay_mask=is_matrix,
             adam_b2=b2,
             adam_learning_rate=other,
             adam_weight_decay=0.0,

@@ -17,7 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
-from leapjax.sharding import AXES, PARAMETERS, RULES, MeshShape, local_devices
+from leapjax.sharding import AXES, RULES, MeshShape, local_devices, logical_axes
 
 
 class TrainingPlacement:
@@ -42,6 +42,7 @@ class TrainingPlacement:
         grid = np.array(have[: shape.devices], dtype=object)
         grid = grid.reshape(shape.data, shape.fsdp, shape.tensor)
         self.mesh = Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
+        self._axes = logical_axes(model)
         self._units = {"heads": model.n_heads, "kv_heads": model.n_kv_heads}
 
     def state(self, tree) -> Any:
@@ -58,7 +59,7 @@ class TrainingPlacement:
 
     def _leaf(self, path, leaf) -> NamedSharding:
         names = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
-        axes = PARAMETERS.get(names[-1], ()) if names else ()
+        axes = self._axes.get(names[-1], ()) if names else ()
         if len(axes) > len(leaf.shape):  # a number that the optimiser keeps for a weight
             axes = ()
         spec: list[str | None] = [None] * (len(leaf.shape) - len(axes))

@@ -35,10 +35,11 @@ from leapjax.training.placement import TrainingPlacement
 from leapjax.training.store import Store
 
 
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+def make_optimizer(config: TrainConfig, model: ModelConfig) -> optax.GradientTransformation:
     """The run's optimiser; see `leapjax.training.optimizer.make`."""
     return optimizer.make(
         config.optimizer,
+        model,
         config.learning_rate,
         config.warmup_steps,
         config.steps,
@@ -50,18 +51,21 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     )
 
 
-def init_state(config: TrainConfig, params, placement: TrainingPlacement | None = None):
+def init_state(
+    config: TrainConfig, model: ModelConfig, params, placement: TrainingPlacement | None = None
+):
     """The state before the first step.
 
     Args:
       config: the run.
+      model: the model's shape.
       params: float32 weights; the state takes them over.
       placement: the run's devices; None is the default device.
 
     Returns:
       Dict of `params`, `optimizer` and, with `ema_decay`, `ema`.
     """
-    init = make_optimizer(config).init
+    init = make_optimizer(config, model).init
     if placement is not None:
         shapes = jax.eval_shape(init, params)
         init = jax.jit(init, out_shardings=placement.state(shapes))
@@ -85,7 +89,7 @@ def make_step(
       `step(state, batch, number, window)` → (state, metrics); the old state is given up.
       `number` is traced, `window` static: one program per batch shape.
     """
-    rule = make_optimizer(config)
+    rule = make_optimizer(config, model)
     # Weights were drawn from key(seed); masks have a key of their own.
     key = jax.random.key(config.seed + 1)
 
@@ -217,7 +221,7 @@ def train(
         if placement is not None:
             shapes = jax.eval_shape(lambda: transformer.init_params(start.model, jax.random.key(0)))
             where = placement.state(shapes)
-        state = init_state(config, start.params(config.seed, where), placement)
+        state = init_state(config, start.model, start.params(config.seed, where), placement)
         done = 0
         if store.latest() is not None:
             done, state = store.restore(state)

@@ -15,8 +15,8 @@ from leapjax.config import DecodeConfig
 from leapjax.decoding import Program, initial_state, program_for
 from leapjax.decoding.state import with_cache
 from leapjax.loader import load
-from leapjax.models import layout
 from leapjax.models.config import ModelConfig
+from leapjax.ops.arrangement import arrange
 from leapjax.serve.lane import compile_run
 from leapjax.serve.sizes import bucket, default_refresh_group
 from leapjax.testing import tiny_config, tiny_params
@@ -35,7 +35,7 @@ class Leapjax:
         self.name = f"leapjax, {cache} cache" if CACHES[cache].stores else "leapjax"
         self.cache = cache
         self.config = config
-        self.params = layout.arrange(params, config)
+        self.params = arrange(params, config)
         self._compiled: dict[tuple[Program, int], Any] = {}
 
     def notes(self) -> str:

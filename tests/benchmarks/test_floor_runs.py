@@ -12,8 +12,9 @@ import pytest
 from leapjax.benchmarks import floor_shares, machine, models, op_profile, pass_timing
 from leapjax.benchmarks.workload import Case
 from leapjax.cli.benchmark import main
-from leapjax.models import layout, transformer
+from leapjax.models import transformer
 from leapjax.models.quantize import quantize
+from leapjax.ops.split import canonical, largest_group, split_layers
 from leapjax.planning.work import Work
 from leapjax.testing import tiny_config, tiny_params
 
@@ -41,7 +42,7 @@ def test_layers_of_their_own_compute_the_same(family, quantized):
     """Fused with their biases (Dream's) and scales (of int8), whole and where some are cut out."""
     config = tiny_config(family)
     params = jax.tree.map(jnp.copy, tiny_params(config))
-    params = quantize(params, "int8") if quantized else params
+    params = quantize(params, config, "int8") if quantized else params
     ids = jnp.asarray(np.random.default_rng(0).integers(0, 20, (2, 12)), jnp.int32)
     places = jnp.broadcast_to(jnp.arange(12, dtype=jnp.int32), (2, 12))
     valid = places >= 1
@@ -54,20 +55,24 @@ def test_layers_of_their_own_compute_the_same(family, quantized):
     some = places[:, 4:8]
     whole, cut = states(params, None), states(params, some)
     stacks = list(params["layers"].values())
-    most = layout.largest_group(params)
-    apart = layout.unstack(params)
-    assert layout.unstack(apart) is apart
-    each = apart["layer_views"]
-    assert most == max(sum(layer[name].nbytes for layer in each) for name in each[0])
-    assert "layers" not in apart and all(stack.is_deleted() for stack in stacks)
-    assert {"vkq", "gate_up"} <= set(apart["layer_views"][0])
+    most, host = largest_group(params, config), jax.tree.map(np.asarray, params)
+    apart = split_layers(params, config, force=True)
+    assert split_layers(apart, config) is apart
+    each = apart.runs[0].layers
+    leaves = [jax.tree.leaves(layer) for layer in each]
+    assert most == max(sum(x.nbytes for x in same) for same in zip(*leaves, strict=True))
+    assert all(stack.is_deleted() for stack in stacks)
+    assert all(len(each[0][group].weights) == 1 for group in ("vkq", "gate_up"))
+    again = canonical(apart, config)
+    assert jax.tree.structure(again) == jax.tree.structure(host)
+    assert all(map(np.array_equal, jax.tree.leaves(again), jax.tree.leaves(host)))
     np.testing.assert_allclose(states(apart, None), whole, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(states(apart, some), cut, rtol=1e-4, atol=1e-5)
 
 
 def test_a_cpu_keeps_its_stacks():
-    params = tiny_params(tiny_config())
-    assert layout.owned(params) is params
+    params = tiny_params(config := tiny_config())
+    assert split_layers(params, config) is params
 
 
 def test_the_model_alone_computes_what_the_step_does():

@@ -24,7 +24,7 @@ def test_config_gives_the_released_size(model):
     from leapjax.models import parse_config
 
     config = parse_config(fake.scaled(model))
-    shapes = [shape for _, _, shape in expected(config)]
+    shapes = [weight.hub_shape() for weight, _ in expected(config)]
     params, tensors, _, nbytes = RELEASED[model]
     assert sum(np.prod(s) for s in shapes) == params == nbytes // 2
     assert len(shapes) == tensors

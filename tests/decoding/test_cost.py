@@ -14,7 +14,8 @@ import pytest
 from leapjax import native
 from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for, run_jit
-from leapjax.models import layout, param_shapes
+from leapjax.models import param_shapes
+from leapjax.ops import arrangement
 from leapjax.serve.lane import compile_run, empty_state
 from leapjax.serve.memory import needed_bytes
 from leapjax.testing import tiny_config, tiny_params
@@ -73,9 +74,9 @@ def test_products_and_loops(family, cache, products, loops):
 @pytest.mark.usefixtures("without_kernels")
 @pytest.mark.parametrize("cache", ["none", "dual"])
 def test_no_array_is_as_large_as_all_logits(monkeypatch, cache):
-    monkeypatch.setattr(layout, "PIECE", 256)
+    monkeypatch.setattr(arrangement, "PIECE", 256)
     made = program(cache)
-    params = layout.arrange(tiny_params(made.model), made.model)
+    params = arrangement.arrange(tiny_params(made.model), made.model)
     text = lowered(params, made)
     assert operations(text)["dot_general"] == (2 if cache == "none" else 4) * LAYER + 4
     assert f"tensor<{B}x{W}x{V}xf32>" not in text
@@ -90,13 +91,13 @@ def test_with_packed_matrices_a_pass_is_kernels(cache, fused):
     if fused:
         model = dataclasses.replace(made.model, head_dim=native.panel())
         made = dataclasses.replace(made, model=model)
-    text = lowered(layout.arrange(tiny_params(made.model), made.model), made)
+    text = lowered(arrangement.arrange(tiny_params(made.model), made.model), made)
     found = collections.Counter(re.findall(r"custom_call @leapjax_(\w+)", text))
     layers, passes = made.model.n_layers, 1 if cache == "none" else 2
     # Values, keys and queries, where these heads don't end with panels; o, gate and up, down. The
     # last layer of a full pass has queries of the window alone.
-    panel, widths = native.panel(), layout.widths(made.model, layout.FUSED["vkq"])
-    apart = any(n % panel for n in widths)
+    model, panel = made.model, native.panel()
+    apart = any(n * model.head_dim % panel for n in (model.n_heads, model.n_kv_heads))
     products = 6 * layers * passes if apart else 4 * layers * passes + 1
     assert found == {"product": products, "attention": layers * passes, "summary": 1}
     # Norms, gates and rotations are the kernels' own, but for the tables.

@@ -10,7 +10,8 @@ from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for, streamed
 from leapjax.decoding.proposal import propose
 from leapjax.decoding.state import initial_state
-from leapjax.models import layout, transformer
+from leapjax.models import transformer
+from leapjax.ops import arrangement
 from leapjax.testing import tiny_config, tiny_params
 
 B, W = 6, 4
@@ -22,9 +23,9 @@ pytestmark = pytest.mark.usefixtures("without_kernels")
 
 def made(seed, piece, monkeypatch, **changes):
     """Parameters in pieces, and a program that streams them."""
-    monkeypatch.setattr(layout, "PIECE", piece)
+    monkeypatch.setattr(arrangement, "PIECE", piece)
     config = tiny_config(**changes)
-    params = layout.arrange(tiny_params(config, seed), config)
+    params = arrangement.arrange(tiny_params(config, seed), config)
     program = program_for(
         DecodeConfig(gen_length=8, block_length=W),
         config,
@@ -57,7 +58,7 @@ def test_same_proposal(monkeypatch, seed, piece):
         if loud is not None and not tied:
             bias = np.zeros(config.vocab_size, np.float32)
             bias[loud] = 40.0
-            params = {**params, "head_bias": jnp.asarray(bias)}
+            params = params.replace(head=params.head.replace(bias=jnp.asarray(bias)))
         logits = transformer.head(params, config, hidden)
         whole = propose(logits, options, None, jnp.zeros(B, bool), program)
         pieces = streamed.propose(params, hidden, options, program)
@@ -67,7 +68,8 @@ def test_same_proposal(monkeypatch, seed, piece):
 
 def test_the_lowest_of_equal_tokens_is_chosen(monkeypatch):
     config, params, program = made(0, 8, monkeypatch)
-    flat = {**params, "head_pieces": tuple(jnp.zeros_like(p) for p in params["head_pieces"])}
+    pieces = tuple(jnp.zeros_like(p) for p in params.head.pieces)
+    flat = params.replace(head=params.head.replace(pieces=pieces))
     hidden = jnp.ones((B, W, config.d_model))
     options = initial_state([], program, B).options
     equal = jnp.zeros((B, W, config.vocab_size), jnp.float32)
@@ -93,7 +95,7 @@ def test_whole_logits_where_more_is_asked_for(monkeypatch, options):
 
 
 def test_a_decode_with_and_without_pieces_is_the_same(monkeypatch):
-    monkeypatch.setattr(layout, "PIECE", 9)
+    monkeypatch.setattr(arrangement, "PIECE", 9)
     config = tiny_config()
     params = tiny_params(config)
     job = DecodeConfig(gen_length=16, block_length=8, threshold=0.5, relaxed_threshold=0.3)

@@ -8,8 +8,10 @@ import pytest
 import leapjax
 from leapjax.errors import UserError
 from leapjax.models import transformer
-from leapjax.models.quantize import MATRICES, quantize
+from leapjax.models.quantize import quantize
 from leapjax.testing import tiny_config, tiny_params
+
+MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 def widened(params):
@@ -34,7 +36,7 @@ def logits(params, config, ids):
 @pytest.mark.parametrize("family", ["llada", "dream"])
 def test_logits_are_those_of_the_rounded_matrices(family, dtype):
     config = tiny_config(family, tie_embeddings=family == "dream")
-    rounded = quantize(tiny_params(config, dtype=dtype), "int8")
+    rounded = quantize(tiny_params(config, dtype=dtype), config, "int8")
     ids = jnp.array([[1, 2, 3, 4, 5]], jnp.int32)
     wanted = logits(widened(rounded), config, ids)
     np.testing.assert_allclose(logits(rounded, config, ids), wanted, rtol=2e-4, atol=2e-4)
@@ -43,7 +45,7 @@ def test_logits_are_those_of_the_rounded_matrices(family, dtype):
 def test_rounding_is_to_the_nearest_of_255_values_per_output():
     config = tiny_config()
     params = tiny_params(config)
-    rounded = quantize(params, "int8")
+    rounded = quantize(params, config, "int8")
     for name in MATRICES:
         whole, scale = rounded["layers"][name], rounded["layers"][f"{name}_scale"]
         assert whole.dtype == jnp.int8 and scale.dtype == jnp.float32
@@ -58,14 +60,14 @@ def test_a_channel_of_zeros_stays_zero():
     config = tiny_config()
     params = tiny_params(config)
     params["layers"]["q"] = params["layers"]["q"].at[:, :, 0].set(0.0)
-    rounded = quantize(params, "int8")
+    rounded = quantize(params, config, "int8")
     assert not np.asarray(rounded["layers"]["q"])[:, :, 0].any()
     assert np.isfinite(np.asarray(rounded["layers"]["q_scale"])).all()
 
 
 def test_decodes_with_every_cache():
     config = tiny_config()
-    params = quantize(tiny_params(config), "int8")
+    params = quantize(tiny_params(config), config, "int8")
     quantised = leapjax.LM(params, config, codec=None, quantization="int8")
     wide = leapjax.LM(widened(params), config, codec=None)
     for cache in ("none", "dual"):

@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from leapjax.models import layers, transformer
-from leapjax.models.config import param_shapes
+from leapjax.models import param_shapes, transformer
+from leapjax.models.attention import BlockCausal, Causal, Windowed, seen
+from leapjax.models.config import Run
+from leapjax.ops import primitives, xla
+from leapjax.ops.arrangement import as_arranged
 from leapjax.testing import tiny_config, tiny_params
 from tests.models import transcription
 
@@ -21,6 +24,14 @@ VARIANTS = {
         "llada", tie_embeddings=True, embed_scale=4.0, logit_scale=0.25
     ),
     "dream": tiny_config("dream"),
+    "qk-norm": tiny_config("dream", qk_norm=True, head_dim=6, norm_bias=True),
+    "block-causal": tiny_config("dream", attention=BlockCausal(4)),
+    "causal": tiny_config("llada", attention=Causal()),
+    "unlike-runs": tiny_config(
+        "llada",
+        n_layers=4,
+        layer_runs=(Run("first", 1, 40), Run("near", 2, 24, Windowed(3)), Run("last", 1, 12)),
+    ),
     "dream-tied-wide-heads": tiny_config("dream", tie_embeddings=True, head_dim=6, n_heads=2),
 }
 
@@ -46,17 +57,17 @@ def run(params, config, ids, first=None, dtype=jnp.float32):
 
 def logits(params, config, ids, positions, valid, dtype):
     hidden = transformer.hidden_states(params, config, ids, positions, valid, dtype)
-    return transformer.head(params, config, hidden, dtype)
+    return transformer.head(params, config, hidden)
 
 
 jit_logits = jax.jit(logits, static_argnames=("config", "dtype"))
-attend = jax.jit(layers.attend, static_argnames="dtype")
+attend = jax.jit(xla.attend)
 
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_rms_norm(bias):
     x, weight, shift = random(5, 8), random(8, seed=1), random(8, seed=2)
-    got = jax.jit(layers.rms_norm)(x, weight, shift if bias else None, 0.1)
+    got = jax.jit(primitives.rms_norm)(x, weight, shift if bias else None, 0.1)
     want = transcription.rms_norm(x.astype(np.float64), weight, shift if bias else None, 0.1)
     close(got, want)
 
@@ -64,7 +75,7 @@ def test_rms_norm(bias):
 @pytest.mark.parametrize("theta", [100.0, 1e6])
 def test_rotary_embedding(theta):
     x, positions = random(2, 5, 3, 8), np.array([[0, 1, 2, 3, 4], [7, 0, 300, 2, 2]], np.int32)
-    turn = jax.jit(lambda x, at: layers.rotate(x, *layers.rope_tables(at, 8, theta)))
+    turn = jax.jit(lambda x, at: primitives.rotate(x, *primitives.rope_tables(at, 8, theta)))
     got = turn(x, positions)
     for b in range(2):
         close(got[b], transcription.rotate(x[b].astype(np.float64), positions[b], theta))
@@ -74,7 +85,7 @@ def test_rotary_embedding(theta):
 def test_attention_leaves_pads_out(heads, groups):
     q, k, v = random(2, 3, heads, 4), random(2, 7, groups, 4, seed=1), random(2, 7, groups, 4)
     valid = np.arange(7)[None, :] >= np.array([[0], [3]])
-    got = attend(q, k, v, valid, jnp.float32)
+    got = attend(q, k, v, valid)
     for b in range(2):
         keep = valid[b]
         close(got[b], transcription.attention(q[b], k[b][keep], v[b][keep]))
@@ -82,25 +93,31 @@ def test_attention_leaves_pads_out(heads, groups):
 
 def test_attention_with_nothing_to_attend_is_finite():
     q, k = random(1, 2, 2, 4), random(1, 3, 2, 4)
-    out = attend(q, k, k, np.zeros((1, 3), bool), jnp.float32)
+    out = attend(q, k, k, np.zeros((1, 3), bool))
     assert np.isfinite(out).all()
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_one_block(name):
     config = VARIANTS[name]
-    layer = {k: np.asarray(v[1]) for k, v in tiny_params(config)["layers"].items()}
+    params = tiny_params(config)
+    kind = config.runs[0]
+    layer = {k: np.asarray(v[0]) for k, v in params[kind.name].items()}
+    arranged = jax.tree.map(lambda leaf: leaf[0], as_arranged(params, config).runs[0].layers)
     x, positions = random(1, 6, config.d_model), np.arange(3, 9, dtype=np.int32)
 
     @jax.jit
     def block(x, layer, positions):
-        tables = layers.rope_tables(positions, config.head_dim, config.rope_theta)
-        valid = jnp.ones((1, 6), bool)
-        return transformer._block(x, layer, config, *tables, valid, jnp.float32)[0]
+        rope = primitives.rope_tables(positions, config.head_dim, config.rope_theta)
+        valid = seen(kind.attention, positions, lambda: positions, jnp.ones((1, 6), bool))
+        return transformer._block(xla, x, layer, config.head_dim, rope, valid)[0]
 
-    got = block(x, layer, positions[None])
+    got = block(x, arranged, positions[None])
     wide = {k: v.astype(np.float64) for k, v in layer.items()}
-    close(got[0], transcription.block(x[0].astype(np.float64), wide, config, positions))
+    close(
+        got[0],
+        transcription.block(x[0].astype(np.float64), wide, config, positions, kind.attention),
+    )
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -142,9 +159,10 @@ def test_head_reads_only_the_window():
     close(head(hidden[:, 3:6]), np.asarray(head(hidden))[:, 3:6], 1e-6)
 
 
-def test_cached_passes_repeat_the_whole_pass():
+@pytest.mark.parametrize("name", ["dream", "qk-norm", "block-causal", "unlike-runs"])
+def test_cached_passes_repeat_the_whole_pass(name):
     """Keys as kept, and a window recomputed against them, give the same states again."""
-    config = VARIANTS["dream"]
+    config = VARIANTS[name]
     params = tiny_params(config)
     ids = np.random.default_rng(2).integers(0, 30, (2, 10)).astype(np.int32)
     positions = np.broadcast_to(np.arange(10, dtype=np.int32), (2, 10))
@@ -254,10 +272,19 @@ def test_rows_go_where_they_are_told(rows):
             assert (keys[:, row] == 7.0).all()
 
 
-@pytest.mark.parametrize("family", ["llada", "dream"])
-@pytest.mark.parametrize("layers", [1, 3])
-def test_some_outputs_are_those_of_the_whole(family, layers):
-    config = dataclasses.replace(VARIANTS[family], n_layers=layers)
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("llada", 1),
+        ("llada", 3),
+        ("dream", 1),
+        ("dream", 3),
+        ("block-causal", 2),
+        ("unlike-runs", 4),
+    ],
+)
+def test_some_outputs_are_those_of_the_whole(name, layers):
+    config = dataclasses.replace(VARIANTS[name], n_layers=layers)
     params = tiny_params(config)
     ids = np.random.default_rng(5).integers(0, 30, (2, 10)).astype(np.int32)
     valid = jnp.arange(10)[None, :] >= jnp.array([[0], [3]])

@@ -72,7 +72,7 @@ import numpy as np
 import jax
 import jax.numpy as jnp
 from leapjax import native
-from leapjax.models.layers import attend
+from leapjax.ops.xla import attend
 from leapjax.native import build
 
 build._FLAGS, build._FOR_THIS_CPU = (*build._FLAGS, *sys.argv[1:]), ("-O3",)
@@ -110,7 +110,7 @@ np.testing.assert_allclose(gated, wanted, atol=1e-3)
 x, w = np.ones((33, 50), np.float32), np.arange(3500, dtype=np.float32).reshape(50, 70)
 q = jnp.asarray(np.random.default_rng(0).standard_normal((1, 20, 2, 24), np.float32))
 valid = jnp.ones((1, 20), bool)
-wanted = attend(q, q, q, valid, jnp.float32)
+wanted = attend(q, q, q, valid)
 np.testing.assert_allclose(native.attention(q, q[None], q[None], valid, 0), wanted, atol=1e-5)
 top, place, total, _ = native.summary(jnp.asarray(x), native.pack(w), jnp.zeros(70), 1e-4)
 y = 1e-4 * (x @ w)

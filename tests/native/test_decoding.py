@@ -13,7 +13,10 @@ from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for, streamed
 from leapjax.decoding.proposal import propose
 from leapjax.decoding.state import initial_state
-from leapjax.models import layout, transformer
+from leapjax.models import transformer
+from leapjax.models.attention import Windowed
+from leapjax.models.config import Run
+from leapjax.ops import arrangement
 from leapjax.testing import tiny_config, tiny_params
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no C++ compiler for leapjax.native")
@@ -29,15 +32,15 @@ def assert_same_decode(monkeypatch, shape, cache):
     """Tokens and steps of packed matrices are those of XLA's products, and logits close."""
     params = tiny_params(shape)
     job = DecodeConfig(gen_length=16, block_length=8, cache=cache)
-    views = layout.arrange(params, shape)["layer_views"]
-    assert isinstance(views[0]["o"], native.Packed)
-    widths = layout.widths(shape, layout.FUSED["vkq"])
-    assert ("vkq" in views[0]) == (not any(n % native.panel() for n in widths))
+    made = arrangement.arrange(params, shape)
+    vkq = made.runs[0].layers[0]["vkq"]
+    assert made.backend == "cpu"
+    assert (len(vkq.packed) == 1) == (not any(n % native.panel() for n in vkq.widths))
     packed = leapjax.LM(params, shape, codec=None)
     got, logits = packed.generate(PROMPTS, job, batch_size=2), packed.logits([[1, 2, 3, 4]])
     monkeypatch.setattr(native, "available", lambda: False)
     plain = leapjax.LM(params, shape, codec=None)
-    assert "head_packed" not in layout.arrange(params, shape)
+    assert arrangement.arrange(params, shape).backend == "xla"
     np.testing.assert_allclose(logits, plain.logits([[1, 2, 3, 4]]), rtol=1e-3, atol=1e-4)
     for a, b in zip(got, plain.generate(PROMPTS, job, batch_size=2), strict=True):
         assert a.output_ids == b.output_ids and a.commit_step == b.commit_step
@@ -63,11 +66,18 @@ def test_same_decode(monkeypatch, config, family, cache):
         {"linear_bias": True, "head_dim": 24, "n_kv_heads": 2},
         # In one product, but rotated outside.
         {"head_dim": native.panel() // 2, "n_heads": 4, "n_kv_heads": 2},
+        {"qk_norm": True},
+        {
+            "n_layers": 3,
+            "layer_runs": (Run("first", 1, 40), Run("near", 2, 24, Windowed(9))),
+        },
     ],
-    ids=["norm-bias", "apart", "rotated-outside"],
+    ids=["norm-bias", "apart", "rotated-outside", "qk-norm", "unlike-runs"],
 )
 def test_same_decode_of_other_models(monkeypatch, changes):
-    shape = fused("llada", **changes) if "head_dim" not in changes else tiny_config(**changes)
+    family = "dream" if "qk_norm" in changes else "llada"  # LLaDA has no name for such norms
+    made = tiny_config if "head_dim" in changes else fused
+    shape = made(family, **changes)
     assert_same_decode(monkeypatch, shape, "dual")
 
 
@@ -90,7 +100,7 @@ def test_same_proposal(vocab_size, tied):
     config = tiny_config(
         vocab_size=vocab_size, tie_embeddings=tied, head_bias=not tied, logit_scale=1.5
     )
-    params = layout.arrange(tiny_params(config), config)
+    params = arrangement.arrange(tiny_params(config), config)
     program = program_for(
         DecodeConfig(gen_length=8, block_length=w),
         config,
@@ -111,7 +121,7 @@ def test_same_proposal(vocab_size, tied):
         if loud is not None and not tied:
             bias = np.zeros(config.vocab_size, np.float32)
             bias[loud] = 40.0
-            params = {**params, "head_bias": jnp.asarray(bias)}
+            params = params.replace(head=params.head.replace(bias=jnp.asarray(bias)))
         logits = transformer.head(params, config, hidden)
         whole = propose(logits, options, None, jnp.zeros(b, bool), program)
         got = streamed.propose(params, hidden, options, program)
@@ -121,8 +131,9 @@ def test_same_proposal(vocab_size, tied):
 
 def test_large_or_narrow_weights_are_not_packed(monkeypatch):
     params = tiny_params(config := tiny_config())
-    assert "head_packed" in layout.arrange(params, config)
-    assert "head_packed" not in layout.arrange(params, config, "bfloat16")
-    assert "head_packed" in layout.arrange(tiny_params(config, dtype=jnp.bfloat16), config)
-    monkeypatch.setattr(layout, "PACKED_UP_TO_BYTES", 1000)
-    assert "head_packed" not in layout.arrange(params, config)
+    narrow = tiny_params(config, dtype=jnp.bfloat16)
+    assert arrangement.arrange(params, config).backend == "cpu"
+    assert arrangement.arrange(params, config, "bfloat16").backend == "xla"
+    assert arrangement.arrange(narrow, config).backend == "cpu"
+    monkeypatch.setattr(arrangement, "PACKED_UP_TO_BYTES", 1000)
+    assert arrangement.arrange(params, config).backend == "xla"

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leapjax import native
-from leapjax.models.layers import attend
+from leapjax.ops.xla import attend
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no C++ compiler for leapjax.native")
 sizes = st.integers(1, 70)
@@ -180,7 +180,7 @@ def test_attention(rows, queries, more, groups, share, width, seed):
     pads = np.random.default_rng(seed).integers(0, keys + 1, rows)
     valid = jnp.asarray(np.arange(keys)[None] >= pads[:, None])
     got = native.attention(jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), valid, 1)
-    wanted = attend(jnp.asarray(q), jnp.asarray(k[1]), jnp.asarray(v[1]), valid, jnp.float32)
+    wanted = attend(jnp.asarray(q), jnp.asarray(k[1]), jnp.asarray(v[1]), valid)
     np.testing.assert_allclose(got, wanted, atol=2e-5)
 
 

@@ -12,8 +12,7 @@ from leapjax.cli import plan as command
 from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for
 from leapjax.errors import UserError
-from leapjax.models import transformer
-from leapjax.models.config import param_shapes
+from leapjax.models import param_shapes, transformer
 from leapjax.planning import chips, compiled, hlo, models, roofline, search
 from leapjax.serve.lane import compile_run
 from leapjax.serve.sizes import default_refresh_group

@@ -59,7 +59,9 @@ def test_weights_and_moments_are_split_alike(tmp_path):
     config = run(tmp_path / "run", "data=2,fsdp=2,tensor=2", 4)
     start = setup.prepare(config)
     placement = TrainingPlacement(parse("data=2,fsdp=2,tensor=2"), start.model)
-    shapes = jax.eval_shape(lambda: trainer.init_state(config, start.params(config.seed)))
+    shapes = jax.eval_shape(
+        lambda: trainer.init_state(config, start.model, start.params(config.seed))
+    )
     where = placement.state(shapes)
     state = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where

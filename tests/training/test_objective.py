@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from leapjax.models import ModelConfig, transformer
-from leapjax.training import data, forward, objective
+from leapjax.ops.arrangement import as_arranged, for_training
+from leapjax.training import data, objective
 
 LLADA = ModelConfig("llada", 23, 16, 2, 4, 4, 4, 24, 1e4, 1e-5, 64, 1, 0, 0)
 DREAM = dataclasses.replace(
@@ -107,7 +108,8 @@ def test_the_flat_forward_is_the_models(config):
     positions = np.maximum(np.cumsum(batch["valid"], 1) - 1, 0).astype(np.int32)
     args = (params, config, batch["ids"], positions, batch["valid"])
     want = np.asarray(transformer.hidden_states(*args))[batch["valid"]]
-    got = np.asarray(forward.hidden_states(*args))[batch["valid"]]
+    weights = for_training(params, config)
+    got = np.asarray(transformer.hidden_states(weights, *args[1:]))[batch["valid"]]
     np.testing.assert_allclose(got, want, atol=2e-5 * np.abs(want).max())
 
 
@@ -120,6 +122,6 @@ def test_gradients_are_those_of_the_models_own_forward(config, monkeypatch):
         return jax.grad(lambda p: objective.loss(p, config, batch, jax.random.key(4), 6)[0])(params)
 
     flat = gradient()
-    monkeypatch.setattr(forward, "hidden_states", transformer.hidden_states)
+    monkeypatch.setattr(objective, "for_training", as_arranged)
     for got, want in zip(jax.tree.leaves(flat), jax.tree.leaves(gradient()), strict=True):
         np.testing.assert_allclose(got, want, atol=1e-5 * max(1.0, float(np.abs(want).max())))

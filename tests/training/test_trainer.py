@@ -67,7 +67,8 @@ def load(path, **changes):
 
 
 def final_state(config):
-    shapes = trainer.init_state(config, setup.prepare(config).params(config.seed))
+    start = setup.prepare(config)
+    shapes = trainer.init_state(config, start.model, start.params(config.seed))
     store = Store(config.output)
     try:
         return store.restore(shapes)
@@ -228,7 +229,7 @@ def test_averaged_weights(whole):
     config = whole[0]
     start = setup.prepare(config)
     step, source = trainer.make_step(config, start.model), setup.batches(config, start)
-    state = trainer.init_state(config, start.params(config.seed))
+    state = trainer.init_state(config, start.model, start.params(config.seed))
     ema = np.asarray(state["ema"]["final_norm"], np.float64)
     for number in range(3):
         batch = source.batch(number)

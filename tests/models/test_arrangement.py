@@ -10,7 +10,7 @@ import pytest
 import leapjax
 from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for
-from leapjax.models import layout
+from leapjax.ops import arrangement
 from leapjax.serve.lane import compile_run
 from leapjax.serve.memory import needed_bytes
 from leapjax.testing import tiny_config, tiny_params
@@ -21,22 +21,23 @@ pytestmark = pytest.mark.usefixtures("without_kernels")
 
 @pytest.fixture
 def at_any_size(monkeypatch):
-    monkeypatch.setattr(layout, "WORDS_FROM_BYTES", 0)
+    monkeypatch.setattr(arrangement, "WORDS_FROM_BYTES", 0)
 
 
 def test_small_models_are_widened_once_if_at_all():
     params = tiny_params(config := tiny_config(), dtype=jnp.bfloat16)
-    assert layout.arrange(params, config, "bfloat16")["layers"] is params["layers"]
-    for leaf in jax.tree.leaves(layout.arrange(params, config, "float32")):
+    kept = arrangement.arrange(params, config, "bfloat16")
+    assert kept.runs[0].layers[0]["o"].weights[0].dtype == jnp.bfloat16
+    for leaf in jax.tree.leaves(arrangement.arrange(params, config, "float32")):
         assert leaf.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_head_comes_in_pieces_of_the_same_memory(monkeypatch, tied):
-    monkeypatch.setattr(layout, "PIECE", 16)
+    monkeypatch.setattr(arrangement, "PIECE", 16)
     params = tiny_params(config := tiny_config(tie_embeddings=tied))
     table = params["embed" if tied else "head"]
-    pieces = layout.arrange(params, config)["head_pieces"]
+    pieces = arrangement.arrange(params, config).head.pieces
     assert [p.shape[0] for p in pieces] == [16, 16, 8]
     assert np.array_equal(np.concatenate(pieces), table)
     assert pieces[0].unsafe_buffer_pointer() == table.unsafe_buffer_pointer()
@@ -44,13 +45,13 @@ def test_the_head_comes_in_pieces_of_the_same_memory(monkeypatch, tied):
 
 def test_few_layers_come_one_by_one_too():
     params = tiny_params(config := tiny_config())
-    views = layout.arrange(params, config)["layer_views"]
-    assert len(views) == len(params["layers"]["q"])
-    for i, view in enumerate(views):
-        assert all(np.array_equal(view[name], leaf[i]) for name, leaf in params["layers"].items())
+    views = [
+        layer["gate_up"].weights[1] for layer in arrangement.arrange(params, config).runs[0].layers
+    ]
     base = params["layers"]["up"]
-    step = views[1]["up"].unsafe_buffer_pointer() - views[0]["up"].unsafe_buffer_pointer()
-    assert views[0]["up"].unsafe_buffer_pointer() == base.unsafe_buffer_pointer()
+    assert all(map(np.array_equal, views, base))
+    step = views[1].unsafe_buffer_pointer() - views[0].unsafe_buffer_pointer()
+    assert views[0].unsafe_buffer_pointer() == base.unsafe_buffer_pointer()
     assert step == base[0].nbytes
 
 
@@ -61,7 +62,7 @@ def test_layers_one_by_one_decode_alike(monkeypatch, cache):
     prompts, ids = [[1, 2, 3], [4, 5, 6, 7, 8]], np.array([[1, 2, 3, 4]])
     views = leapjax.LM(params, config, codec=None)
     got, logits = views.generate(prompts, job, batch_size=2), views.logits(ids)
-    monkeypatch.setattr(layout, "UNROLLED", 0)
+    monkeypatch.setattr(arrangement, "UNROLLED", 0)
     stack = leapjax.LM(params, config, codec=None)
     np.testing.assert_allclose(logits, stack.logits(ids), rtol=1e-4, atol=1e-5)
     for a, b in zip(got, stack.generate(prompts, job, batch_size=2), strict=True):
@@ -80,15 +81,19 @@ def test_programs_slice_no_layer_off_the_stack(cache):
 
 
 def test_float32_stays_float32(at_any_size):
-    arranged = layout.arrange(tiny_params(tiny_config()), tiny_config())
+    arranged = arrangement.arrange(tiny_params(tiny_config()), tiny_config())
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(arranged))
 
 
 def test_words_copy_nothing(at_any_size):
     params = tiny_params(config := tiny_config(), dtype=jnp.bfloat16)
-    arranged = layout.arrange(params, config)
-    for name, leaf in params["layers"].items():
-        words = arranged["layers"][name]
+    arranged = arrangement.arrange(params, config)
+    layers = arranged.runs[0].layers
+    for words, leaf in (
+        (layers["vkq"].weights[2], params["layers"]["q"]),
+        (layers["down"].weights[0], params["layers"]["down"]),
+        (layers["attn_norm"].weight, params["layers"]["attn_norm"]),
+    ):
         assert words.dtype == jnp.uint16
         assert words.unsafe_buffer_pointer() == leaf.unsafe_buffer_pointer()
 
@@ -96,8 +101,10 @@ def test_words_copy_nothing(at_any_size):
 def test_spread_weights_keep_their_sharding(at_any_size):
     mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
-    params = {"a": jax.device_put(jnp.ones((256, 64), jnp.bfloat16), place)}
-    assert layout.arrange(params, tiny_config()) is params
+    params = tiny_params(config := tiny_config(), dtype=jnp.bfloat16)
+    params = jax.tree.map(lambda x: jax.device_put(x, place if x.ndim > 2 else None), params)
+    up = arrangement.arrange(params, config).runs[0].layers["gate_up"].weights[1]
+    assert up is params["layers"]["up"] and up.sharding == place
 
 
 # Every pair of two of the three quickly, the rest of the triples slowly.
@@ -112,7 +119,7 @@ PAIRS = [
     [pytest.param(*c, marks=() if c in PAIRS else pytest.mark.slow) for c in TRIPLES],
 )
 def test_same_decode(monkeypatch, family, cache, dtype):
-    monkeypatch.setattr(layout, "UNROLLED", 0)  # other products, other rounding
+    monkeypatch.setattr(arrangement, "UNROLLED", 0)  # other products, other rounding
     config = tiny_config(family, tie_embeddings=family == "dream")
     params = tiny_params(config, dtype=jnp.bfloat16)
     job = DecodeConfig(gen_length=8, block_length=4, cache=cache)
@@ -120,7 +127,7 @@ def test_same_decode(monkeypatch, family, cache, dtype):
     ids = np.array([[1, 2, 3, 4]])
     plain = leapjax.LM(params, config, codec=None, dtype=dtype)
     wanted, logits = plain.generate(prompts, job, batch_size=2), plain.logits(ids)
-    monkeypatch.setattr(layout, "WORDS_FROM_BYTES", 0)
+    monkeypatch.setattr(arrangement, "WORDS_FROM_BYTES", 0)
     packed = leapjax.LM(params, config, codec=None, dtype=dtype)
     assert np.array_equal(packed.logits(ids), logits)
     for a, b in zip(wanted, packed.generate(prompts, job, batch_size=2), strict=True):
@@ -140,7 +147,7 @@ def test_layers_are_widened_one_at_a_time(at_any_size, cache):
         eot_token_id=None,
     )
     wide = needed_bytes(compile_run(params, program, 1))
-    packed = needed_bytes(compile_run(layout.arrange(params, config), program, 1))
+    packed = needed_bytes(compile_run(arrangement.arrange(params, config), program, 1))
     weights = sum(x.nbytes for x in jax.tree.leaves(params))
     # Plain: beside the weights, 4 bytes for each of the layers' matrix entries.
     assert wide > weights + 3.9 * layers

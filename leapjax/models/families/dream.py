@@ -8,9 +8,15 @@ from __future__ import annotations
 
 from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
+from leapjax.models.families.qwen import HUB as QWEN
 from leapjax.models.keys import Keys
 
 MODEL_TYPES = ("dream",)
+
+# Our name -> the hub's, which is Qwen2's (source: `modeling_dream.py`).
+HUB = QWEN
+# Buffers that the config determines; older files carry them.
+IGNORED = ("model.layers.{}.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq")
 
 # key -> (supported values, what the original takes where the key is absent).
 _ONLY = {

@@ -11,6 +11,26 @@ from leapjax.models.keys import Keys
 
 MODEL_TYPES = ("llada",)
 
+# Our name -> the hub's (source: `modeling_llada.py`). `ff_proj` is the gated half of the MLP, the
+# one that goes through the activation.
+_BLOCK = "model.transformer.blocks.{}"
+HUB = {
+    "embed": "model.transformer.wte",
+    "attn_norm": f"{_BLOCK}.attn_norm",
+    "q": f"{_BLOCK}.q_proj",
+    "k": f"{_BLOCK}.k_proj",
+    "v": f"{_BLOCK}.v_proj",
+    "o": f"{_BLOCK}.attn_out",
+    "mlp_norm": f"{_BLOCK}.ff_norm",
+    "gate": f"{_BLOCK}.ff_proj",
+    "up": f"{_BLOCK}.up_proj",
+    "down": f"{_BLOCK}.ff_out",
+    "final_norm": "model.transformer.ln_f",
+    "head": "model.transformer.ff_out",
+}
+# A buffer that the config determines.
+IGNORED = (f"{_BLOCK}.rotary_emb.inv_freq",)
+
 # Settings of the original code that change the computation and that no released checkpoint
 # uses: key -> (supported values, what the original takes where the key is absent).
 _ONLY = {

@@ -1,0 +1,83 @@
+"""Model families: one file each, one line in `FAMILIES`.
+
+A family's module has `MODEL_TYPES` (names in config.json), `parse` (config.json -> ModelConfig),
+`HUB` (short names of weights -> the hub's) and `IGNORED` (the hub's tensors that are left out).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from leapjax.errors import UserError
+from leapjax.models.config import ModelConfig
+from leapjax.models.families import dream, llada
+from leapjax.models.keys import shown
+from leapjax.models.weights import Weight, transformer_weights
+
+FAMILIES = {"llada": llada, "dream": dream}
+
+
+def parse_config(raw: dict) -> ModelConfig:
+    """Recognise the family of a hub `config.json` and read its shape.
+
+    Args:
+      raw: the parsed JSON object.
+
+    Raises:
+      UserError: unknown family, missing or mistyped key, unsupported setting.
+    """
+    if not isinstance(raw, dict):
+        raise UserError("config.json: expected a JSON object")
+    known = {t: family for family in FAMILIES.values() for t in family.MODEL_TYPES}
+    if "model_type" not in raw:
+        raise UserError(f"config.json: key 'model_type' is missing (known: {', '.join(known)})")
+    family = known.get(str(raw["model_type"]).lower())
+    if family is None:
+        raise UserError(
+            f"config.json: model_type {shown(raw['model_type'])} is not a known family (known: "
+            f"{', '.join(known)})"
+        )
+    return family.parse(raw)
+
+
+def table(config: ModelConfig) -> tuple[Weight, ...]:
+    """Every weight of a model, in the order of its parameters.
+
+    Args:
+      config: the model's shape.
+    """
+    return transformer_weights(config, FAMILIES[config.family].HUB)
+
+
+def param_shapes(config: ModelConfig) -> dict[str, Any]:
+    """Shapes of every parameter, as the pytree that the model's functions take.
+
+    Matrices are stored (in, out), layers stacked along a leading L axis; `embed`
+    and `head` are (V, D).
+
+    Args:
+      config: the model's shape.
+
+    Returns:
+      A nested dict of shape tuples, one inner dict a run of layers; optional leaves (biases,
+      untied head) are there only when the config has them.
+    """
+    tree: dict[str, Any] = {}
+    for weight in table(config):
+        run, _, short = weight.name.rpartition(".")
+        (tree.setdefault(run, {}) if run else tree)[short] = weight.shape
+    return tree
+
+
+def parameter_count(config: ModelConfig) -> str:
+    """How many parameters a model has, as `8.0 B`, `2.6 M` or `900`.
+
+    Args:
+      config: the model's shape.
+    """
+    number = sum(math.prod(weight.shape) for weight in table(config))
+    for unit, name in ((10**9, " B"), (10**6, " M"), (10**3, " k")):
+        if number >= unit:
+            return f"{number / unit:.1f}{name}"
+    return str(number)

@@ -1,0 +1,103 @@
+"""The operations as kernels of our own, on one CPU device in float32 (`leapjax.native`).
+
+A layer is four or six kernels and nothing of XLA's: the norm before a product, the bias, RoPE and
+residual sum after it are the product's own.
+
+    x (B, S, D) -> norm, products with v, k, q, rotated -> attention -> product with o, + x
+                -> norm, product with gate and up, silu(gate) * up   -> product with down, + x
+
+Shapes: as in `leapjax.ops.xla`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import struct
+
+from leapjax import native
+from leapjax.ops import xla
+from leapjax.ops.weights import GROUPS, Arranged, Norm
+
+
+class PackedMatrices(struct.PyTreeNode):
+    """Matrices with the same input, packed for the kernels.
+
+    Attributes:
+      packed: `native.Packed`, each of one matrix or one of all of them side by side.
+      bias: (N,), their biases one after the other; None for none.
+      widths: columns of each matrix.
+    """
+
+    packed: tuple[native.Packed, ...]
+    bias: Any = None
+    widths: tuple[int, ...] = struct.field(pytree_node=False, default=())
+
+
+def _products(x, w: PackedMatrices, start: int, stop: int, **extra) -> list:
+    """Products of x with matrices `start` to `stop`."""
+    ends = [sum(w.widths[:i]) for i in range(len(w.widths) + 1)]
+
+    def bias(first, last):
+        return None if w.bias is None else w.bias[ends[first] : ends[last]]
+
+    if len(w.packed) == 1:
+        matrix = w.packed[0] if w.packed[0].gated else w.packed[0].part(start, stop)
+        return list(native.product(x, matrix, bias=bias(start, stop), **extra))
+    extra.pop("turn", None)
+    return [
+        native.product(x, w.packed[i], bias=bias(i, i + 1), **extra)[0] for i in range(start, stop)
+    ]
+
+
+def _norm(norm: Norm) -> dict[str, Any]:
+    """The norm that a product computes first."""
+    both = norm.weight if norm.bias is None else jnp.stack([norm.weight, norm.bias])
+    return {"norm": both, "eps": norm.eps}
+
+
+def heads(x, layer, names, rope, head_dim: int) -> list:
+    """See `leapjax.ops.xla.heads`."""
+    w = layer["vkq"]
+    first = GROUPS["vkq"].index(names[0])
+    last = first + len(names)
+    products = _products(x, w, first, last, turn=rope, **_norm(layer["attn_norm"]))
+    rotated = w.packed[0].heads[first:last] if len(w.packed) == 1 else [0] * len(names)
+    out = [y.reshape(*x.shape[:-1], -1, head_dim) for y in products]
+    return [
+        y if done else xla.finish_head(y, layer, name, rope)
+        for name, y, done in zip(names, out, rotated, strict=True)
+    ]
+
+
+def attention(q, keys, values, valid, index):
+    """See `leapjax.ops.xla.attention`."""
+    if valid.ndim == 2:
+        return native.attention(q, keys, values, valid, index)
+    return xla.attention(q, keys, values, valid, index)  # the kernel's masks don't differ by query
+
+
+def linear(x, w: PackedMatrices, add):
+    """See `leapjax.ops.xla.linear`."""
+    return _products(x, w, 0, 1, add=add)[0]
+
+
+def mlp(x, layer):
+    """See `leapjax.ops.xla.mlp`."""
+    (y,) = _products(x, layer["gate_up"], 0, 2, **_norm(layer["mlp_norm"]))
+    return linear(y, layer["down"], x)
+
+
+def head(x, model: Arranged):
+    """See `leapjax.ops.xla.head`."""
+    (logits,) = native.product(x, model.head.table, **_norm(model.head.norm))
+    return xla.finish_logits(logits, model.head, slice(None))
+
+
+def head_summary(x, model: Arranged, apart: list[int]):
+    """See `leapjax.ops.xla.head_summary`; here no logits are stored at all."""
+    matrix, factor, bias = model.head.table, model.head.factor, model.head.bias
+    bias = jnp.zeros(matrix.columns) if bias is None else bias
+    norm = _norm(model.head.norm)
+    return native.summary(x, matrix, bias * jnp.float32(factor), factor, apart=apart, **norm)

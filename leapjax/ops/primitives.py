@@ -1,0 +1,63 @@
+"""What every backend's operations are made of: RMS norm, RoPE, gathers.
+
+Shapes: B rows, S positions computed now, T columns, W window, D width, E head width.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import lax
+
+
+def precision_for(dtype) -> lax.Precision:
+    """Matmul precision of a compute dtype: float32 means float32, on every device."""
+    return lax.Precision.HIGHEST if dtype == jnp.float32 else lax.Precision.DEFAULT
+
+
+def along_last(vector, like):
+    """A (D,) vector in the dtype of `like`, shaped to meet its last axis explicitly."""
+    return vector.astype(like.dtype).reshape((1,) * (like.ndim - 1) + (-1,))
+
+
+def rms_norm(x, weight, bias, eps: float):
+    """Root-mean-square norm in float32, rerotated in x's dtype.
+
+    Args:
+      x: (..., D).
+      weight: (D,) scale.
+      bias: (D,) or None.
+      eps: added to the mean square.
+    """
+    wide = x.astype(jnp.float32)
+    wide = wide * lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    out = wide.astype(x.dtype) * along_last(weight, x)
+    return out if bias is None else out + along_last(bias, x)
+
+
+def rope_tables(positions, head_dim: int, theta: float):
+    """Cosines and sines of the rotary embedding.
+
+    Args:
+      positions: (B, S) int32, each token's place in its own row.
+      head_dim: E.
+      theta: base.
+
+    Returns:
+      Two (B, S, 1, E / 2) float32 arrays; the 1 broadcasts over heads.
+    """
+    inverse = 1.0 / theta ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    angles = positions.astype(jnp.float32)[:, :, None, None] * inverse[None, None, None, :]
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x, cos, sin):
+    """Apply the rotary embedding to (B, S, heads, E), halves layout, in float32."""
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x.dtype)
+
+
+def take(values, columns):
+    """Gather columns of (B, T, ...) by (B, W) int32 -> (B, W, ...)."""
+    index = columns.reshape(columns.shape + (1,) * (values.ndim - 2))
+    return jnp.take_along_axis(values, index, axis=1)

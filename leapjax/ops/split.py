@@ -1,0 +1,188 @@
+"""Weights of one GPU, split into arrays of each layer's own; and the canonical parameters again.
+
+XLA copies each layer's slice of a stack before it multiplies, three times the bytes. Measured with
+LLaDA-8B's shape on an H100 (docs/performance.md): a window pass over split layers takes 2.3 times
+less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from leapjax.models.config import ModelConfig
+from leapjax.ops.arrangement import NORMS, SINGLE, UNSTACKED, arranged, head_of, norm_of
+from leapjax.ops.runs import Unrolled
+from leapjax.ops.weights import GROUPS, Arranged, Matrices, Norm
+
+
+def split_layers(params, config: ModelConfig, *, force: bool = False):
+    """On one GPU the parameters with arrays of each layer's own; elsewhere as they are.
+
+    Values, keys and queries become one matrix side by side, gate and up another, with their biases
+    and scales likewise. The stacks are deleted one after the other, so that at most the largest
+    group of them is held twice.
+
+    Args:
+      params: canonical, and nobody else's: where they are split they can't be used any more.
+      config: static shape.
+      force: on any device, and whatever memory is left.
+
+    Returns:
+      The arranged weights; `params` where they are not split, also for lack of room.
+    """
+    if isinstance(params, Arranged):
+        return params
+    devices = {d for x in jax.tree.leaves(params) for d in x.devices()}
+    if not force:
+        if [d.platform for d in devices] != ["gpu"] or config.n_layers > UNSTACKED:
+            return params
+        stats = devices.pop().memory_stats()  # None where the allocator can't tell
+        if stats and stats["bytes_limit"] - stats["bytes_in_use"] < largest_group(params, config):
+            return params
+    runs = tuple(_unstacked(params[run.name], run.n_layers, config) for run in config.runs)
+    return arranged(params, runs, head_of(params, config))
+
+
+def _parts(leaves) -> dict[str, tuple[str, ...]]:
+    """Names of a split layer's arrays -> the leaves that each is made of, side by side."""
+    parts = {name: (name,) for name in leaves}
+    for group, names in GROUPS.items():
+        for suffix in ("", "_bias", "_scale"):
+            if some := tuple(n + suffix for n in names if n + suffix in leaves):
+                parts = {k: v for k, v in parts.items() if k not in some} | {group + suffix: some}
+    return parts
+
+
+def largest_group(params, config: ModelConfig) -> int:
+    """Bytes that `split_layers` needs beside the parameters at most."""
+    stacks = [params[run.name] for run in config.runs]
+    return max(sum(s[p].nbytes for p in some) for s in stacks for some in _parts(s).values())
+
+
+def _unstacked(stacks, depth: int, config: ModelConfig) -> Unrolled:
+    """One run's layers; the stacks are deleted."""
+    views: list[dict] = [{} for _ in range(depth)]
+    widths = {g: tuple(stacks[n].shape[-1] for n in names) for g, names in GROUPS.items()}
+    for name, some in _parts(stacks).items():
+        for view, part in zip(views, _split([stacks[p] for p in some]), strict=True):
+            view[name] = part
+        jax.block_until_ready(views)
+        for p in some:
+            stacks[p].delete()
+
+    def layer(view):
+        def one(name):
+            biases, scales = (
+                (view[n],) if n in view else () for n in (f"{name}_bias", f"{name}_scale")
+            )
+            return Matrices(
+                (view[name],), biases, scales, widths.get(name, (view[name].shape[-1],))
+            )
+
+        made: dict[str, Any] = {name: one(name) for name in (*GROUPS, *SINGLE)}
+        return made | {name: norm_of(view, name, config) for name in NORMS if name in view}
+
+    return Unrolled(tuple(layer(view) for view in views))
+
+
+@jax.jit
+def _split(stacks):
+    """Layers of some stacks, side by side."""
+    depth = len(stacks[0])
+    return tuple(jnp.concatenate([s[i] for s in stacks], axis=-1) for i in range(depth))
+
+
+def slices(params, config: ModelConfig) -> Iterator[tuple[str, int | None, np.ndarray]]:
+    """Every parameter under its canonical name, on the host, a layer at a time.
+
+    Args:
+      params: canonical (NumPy or JAX arrays), or as `split_layers` leaves them.
+      config: static shape.
+
+    Yields:
+      (leaf name, layer within its run or None, values); a stacked leaf's layers in order.
+    """
+    if isinstance(params, Arranged):
+        yield from _slices_of_split(params, config)
+        return
+    runs = [run.name for run in config.runs]
+    for name, leaf in params.items():
+        if name not in runs:
+            yield name, None, np.asarray(leaf)
+    for run in runs:
+        for name, stack in params[run].items():
+            on_cpu = isinstance(stack, jax.Array) and {d.platform for d in stack.devices()} == {
+                "cpu"
+            }
+            stack = np.asarray(stack) if on_cpu else stack  # no copy there
+            for layer in range(len(stack)):
+                yield f"{run}.{name}", layer, np.asarray(stack[layer])
+
+
+def _slices_of_split(model: Arranged, config: ModelConfig):
+    head = model.head
+    single = {"embed": model.embed, "final_norm": head.norm.weight, "head": head.table}
+    single |= {"head_bias": head.bias, "final_norm_bias": head.norm.bias, "head_scale": head.scales}
+    single["log_frequency"] = model.log_frequency
+    for name, leaf in single.items():
+        if leaf is not None:
+            yield name, None, np.asarray(leaf)
+    for run, layers in zip(config.runs, model.runs, strict=True):
+        for i, layer in enumerate(layers.layers):
+            for name, leaf in _leaves(layer):
+                yield f"{run.name}.{name}", i, leaf
+
+
+def _leaves(layer) -> Iterator[tuple[str, np.ndarray]]:
+    """The canonical leaves of one split layer."""
+    for name, weight in layer.items():
+        if isinstance(weight, Norm):
+            yield name, np.asarray(weight.weight)
+            if weight.bias is not None:
+                yield f"{name}_bias", np.asarray(weight.bias)
+            continue
+        names, cuts = GROUPS.get(name, (name,)), np.cumsum(weight.widths)[:-1]
+        for kind, arrays in (
+            ("", weight.weights),
+            ("_bias", weight.biases),
+            ("_scale", weight.scales),
+        ):
+            if arrays:
+                parts = np.split(np.asarray(arrays[0]), cuts, axis=-1)
+                yield from zip((n + kind for n in names), parts, strict=True)
+
+
+def canonical(params: Mapping[str, Any] | Arranged, config: ModelConfig) -> dict[str, Any]:
+    """The parameters under their canonical names and shapes.
+
+    Args:
+      params: canonical, or as `split_layers` leaves them.
+      config: static shape.
+
+    Returns:
+      `params` where it is canonical; else NumPy arrays, put together on the host.
+    """
+    if not isinstance(params, Arranged):
+        return dict(params)
+    layers: dict[str, list[np.ndarray]] = {}
+    out: dict[str, Any] = {}
+    for name, layer, values in slices(params, config):
+        if layer is None:
+            out[name] = values
+        else:
+            layers.setdefault(name, []).append(values)
+    for name, values in layers.items():
+        run, _, short = name.partition(".")
+        out.setdefault(run, {})[short] = np.stack(values)
+    return out
+
+
+def is_split(model: Arranged) -> bool:
+    """Whether every layer has arrays of its own for XLA, as `split_layers` makes them."""
+    runs = all(isinstance(run, Unrolled) for run in model.runs)
+    return runs and model.backend == "xla" and not model.head.pieces

@@ -1,0 +1,214 @@
+"""The operations as XLA's own, on every platform and mesh.
+
+Shapes: B rows, S positions computed now, T keys, W window, V vocabulary, C vocabulary of a piece,
+K and N of a matrix, D width, H query heads, G key/value heads, E head width.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from leapjax.ops.primitives import along_last, precision_for, rms_norm, rotate
+from leapjax.ops.weights import GROUPS, Arranged, Matrices, Norm
+
+_NEVER = np.float32(-np.inf)
+
+
+def widened(leaf):
+    """The bfloat16 array that 16-bit words stand for; anything else as it is."""
+    return lax.bitcast_convert_type(leaf, jnp.bfloat16) if leaf.dtype == jnp.uint16 else leaf
+
+
+def _product(x, weight, training: bool):
+    """X (..., K) @ weight (K, N), in the dtype of x."""
+    weight = widened(weight).astype(x.dtype)
+    if not training:
+        return jnp.matmul(x, weight, precision=precision_for(x.dtype))
+    # XLA's CPU backend computes the weight gradient of a product with two leading axes at a third
+    # of the speed.
+    return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], -1)
+
+
+def _products(x, w: Matrices) -> list:
+    """X (..., K) times each of some matrices, biases added: a list of (..., N)."""
+    out = []
+    for i, weight in enumerate(w.weights):
+        y = _product(x, weight, w.training)
+        if w.scales:
+            y = y * along_last(w.scales[i], y)
+        out.append(y + along_last(widened(w.biases[i]), y) if w.biases else y)
+    if len(out) == len(w.widths):
+        return out
+    return jnp.split(out[0], np.cumsum(w.widths)[:-1].tolist(), axis=-1)
+
+
+def normed(x, norm: Norm):
+    """RMS norm of x (..., D)."""
+    bias = None if norm.bias is None else widened(norm.bias)
+    return rms_norm(x, widened(norm.weight), bias, norm.eps)
+
+
+def heads(x, layer, names, rope, head_dim: int) -> list:
+    """Values, keys or queries of some positions: norm, projection, per-head norm, RoPE.
+
+    Args:
+      x: (B, S, D), the residual stream.
+      layer: the layer's weights.
+      names: neighbours in `GROUPS["vkq"]`.
+      rope: cosines and sines, (B, S, 1, E / 2) each.
+      head_dim: E.
+
+    Returns:
+      (B, S, heads, E) each; keys and queries are rotated.
+    """
+    first = GROUPS["vkq"].index(names[0])
+    y = normed(x, layer["attn_norm"])
+    products = _products(y, layer["vkq"].part(first, first + len(names)))
+    shape = (*x.shape[:-1], -1, head_dim)
+    return [
+        finish_head(y.reshape(shape), layer, name, rope)
+        for name, y in zip(names, products, strict=True)
+    ]
+
+
+def finish_head(x, layer, name: str, rope):
+    """Per-head norm and RoPE of keys or queries (B, S, heads, E); values as they are."""
+    if name == "v":
+        return x
+    norm = layer.get(f"{name}_norm")
+    return rotate(x if norm is None else normed(x, norm), *rope)
+
+
+def attention(q, keys, values, valid, index):
+    """Attention over all keys; grouped heads share keys without repeating them.
+
+    Args:
+      q: (B, S, H, E).
+      keys: (L, B, T, G, E), already rotated.
+      values: (L, B, T, G, E).
+      valid: (B, T) bool; False keys (pads) are never attended. Or (B, S, T), for each query.
+      index: which of the L layers.
+
+    Returns:
+      (B, S, H * E) in the dtype of q.
+    """
+    keys, values = (lax.dynamic_index_in_dim(c, index, keepdims=False) for c in (keys, values))
+    return attend(q, keys, values, valid)
+
+
+def attend(q, k, v, valid):
+    """Attention of one layer.
+
+    Args:
+      q: (B, S, H, E).
+      k: (B, T, G, E), already rotated.
+      v: (B, T, G, E).
+      valid: as in `attention`.
+
+    Returns:
+      (B, S, H * E) in the dtype of q.
+    """
+    b, s, h, e = q.shape
+    groups, dtype = k.shape[2], q.dtype
+    per_group = h // groups
+    precision = precision_for(dtype)
+    # One product per KV head: the queries that share it are rows of the same matrix.
+    q = q.reshape(b, s, groups, per_group, e).transpose(0, 2, 3, 1, 4)
+    q = (q * jnp.asarray(e**-0.5, q.dtype)).reshape(b, groups, per_group * s, e)
+    scores = jnp.matmul(
+        q,
+        k.transpose(0, 2, 3, 1),
+        precision=precision,
+        preferred_element_type=jnp.float32,
+    )
+    # A finite floor: a slot without any key (an idle row) must not make NaNs.
+    seen = valid[:, None, :] if valid.ndim == 2 else jnp.tile(valid, (1, per_group, 1))
+    scores = jnp.where(seen[:, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    # Normalised after the product, which has fewer columns (E) than there are keys (T).
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    mixed = jnp.matmul(
+        weights.astype(dtype),
+        v.transpose(0, 2, 1, 3),
+        precision=precision,
+        preferred_element_type=jnp.float32,
+    )
+    mixed = (mixed / total).astype(dtype).reshape(b, groups, per_group, s, e)
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(b, s, h * e)
+
+
+def linear(x, w: Matrices, add):
+    """X (B, S, K) times one matrix, plus `add` (B, S, N)."""
+    return add + _products(x, w)[0]
+
+
+def mlp(x, layer):
+    """Norm, gated MLP and residual sum of x (B, S, D)."""
+    gate, up = _products(normed(x, layer["mlp_norm"]), layer["gate_up"])
+    return linear(jax.nn.silu(gate) * up, layer["down"], x)
+
+
+def head(x, model: Arranged):
+    """Logits (B, W, V) float32 of hidden states x (B, W, D)."""
+    table = model.embed if model.head.table is None else model.head.table
+    return _logits(normed(x, model.head.norm), model.head, table, slice(None))
+
+
+def _logits(y, head, table, ids: slice):
+    """Normed hidden states (B, W, D) times rows `ids` of the head, (B, W, C) float32."""
+    logits = jnp.einsum(
+        "bwd,vd->bwv",
+        y,
+        widened(table).astype(y.dtype),
+        precision=precision_for(y.dtype),
+        preferred_element_type=jnp.float32,
+    )
+    return finish_logits(logits, head, ids)
+
+
+def finish_logits(logits, head, ids: slice):
+    """Products with rows `ids` of the head as logits, (B, W, C) float32."""
+    if head.scales is not None:
+        logits = logits * along_last(head.scales[ids], logits)
+    if head.bias is not None:
+        logits = logits + along_last(widened(head.bias)[ids], logits)
+    return logits if head.factor == 1.0 else logits * jnp.float32(head.factor)
+
+
+def head_summary(x, model: Arranged, apart: list[int]):
+    """What a softmax needs to know of the logits, piece by piece; and some of them.
+
+    On a CPU all logits leave the processor's caches and come back at every look; a piece's stay.
+
+    Args:
+      x: (B, W, D), hidden states.
+      model: with pieces of the head.
+      apart: ids, in order, whose logits are given one by one and left out of the rest.
+
+    Returns:
+      Of all other ids: the largest logit, the lowest id that has it, and the sum of
+      exponentials of the logits less the largest, each (B, W); and (B, W, len(apart)) logits.
+    """
+    y, rows = normed(x, model.head.norm), x.shape[:2]
+    best, token = jnp.full(rows, _NEVER), jnp.zeros(rows, jnp.int32)
+    total, start, own = jnp.zeros(rows, jnp.float32), 0, []
+    for piece in model.head.pieces:
+        stop = start + piece.shape[0]
+        logits = _logits(y, model.head, piece, slice(start, stop))
+        ids = jnp.arange(start, stop, dtype=jnp.int32)[None, None, :]
+        # Ids apart touch the pieces that hold them; the others are left alone.
+        for number in (n for n in apart if start <= n < stop):
+            own.append(logits[..., number - start])
+            logits = jnp.where(ids == number, _NEVER, logits)
+        here = jnp.max(logits, axis=-1)
+        place = jnp.min(jnp.where(logits == here[..., None], ids, jnp.int32(stop - 1)), axis=-1)
+        token = jnp.where(here > best, place, token)  # the lowest id of equals stays
+        top = jnp.maximum(best, here)
+        # A piece of nothing but ids apart has no maximum to measure from.
+        base = jnp.where(jnp.isneginf(top), 0.0, top)
+        total = total * jnp.exp(best - base) + jnp.sum(jnp.exp(logits - base[..., None]), axis=-1)
+        best, start = top, stop
+    return best, token, total, jnp.stack(own, axis=-1)
