@@ -135,21 +135,22 @@ def arrange(
     if [d.platform for d in devices] != ["cpu"]:
         return as_arranged(params, config)
     (device,) = devices
+    own: Any = params
     narrow = sum(x.size * 2 for x in leaves if x.dtype == jnp.bfloat16)
     if narrow >= WORDS_FROM_BYTES:
-        params = jax.tree.map(lambda leaf: _words(leaf, device), params)
+        own = jax.tree.map(lambda leaf: _words(leaf, device), own)
     elif jnp.dtype(dtype) == jnp.float32:
-        params = jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.bfloat16 else x, params)
-    if _packs(params, config, jnp.dtype(dtype)):
-        return _packed(params, config, device)
-    made = as_arranged(params, config)
+        own = jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.bfloat16 else x, own)
+    if _packs(own, config, jnp.dtype(dtype)):
+        return _packed(own, config, device)
+    made = as_arranged(own, config)
     if narrow < WORDS_FROM_BYTES and config.n_layers <= UNROLLED:
         runs = tuple(
-            Unrolled(tuple(_layer(x, config) for x in _views(params[run.name], device)))
+            Unrolled(tuple(_layer(x, config) for x in _views(own[run.name], device)))
             for run in config.runs
         )
         made = made.replace(runs=runs)
-    table = np.asarray(params.get("head", params["embed"]))
+    table = np.asarray(own.get("head", own["embed"]))
     pieces = (_alias(table[i : i + PIECE], device) for i in range(0, len(table), PIECE))
     return made.replace(head=made.head.replace(pieces=tuple(pieces)))
 
