@@ -160,7 +160,7 @@ class State:
     @property
     def has_gaps(self) -> bool:
         """Whether a shard was begun although one before it is not complete."""
-        return any(shard > self.prefix for shard in self.entries)
+        return max(self.entries, default=0) > self.prefix
 
     def is_complete(self, shard: int) -> bool:
         """Whether a shard is complete."""

@@ -4,9 +4,13 @@ import dataclasses
 import json
 import random
 
+from leapjax import DecodeConfig
 from leapjax.serve.engine import Progress
 from leapjax.testing import tiny_config
 from leapjax.types import Completion
+
+OPTIONS = DecodeConfig(gen_length=4, block_length=4)
+BAD = {3, 4, 12, 17, 23}  # of 23 records, 5 a shard: first, last, middle of a shard; the end
 
 
 class FakeLM:
@@ -172,3 +176,17 @@ def write_input(path, count, bad=(), **extra):
         lines.append("{broken" if n in bad else json.dumps(record))
     path.write_text("".join(f"{line}\n" for line in lines))
     return str(path)
+
+
+def outputs(contents):
+    """What must come out the same, of a folder's contents: not the journal, and not the timings."""
+    names = [n for n in contents if n.startswith("part-") or n == "errors.jsonl"]
+    assert contents.keys() == {"journal", "summary.json", *names}
+    summary = json.loads(contents["summary.json"])
+    del summary["last_run"]
+    return {n: contents[n] for n in names} | {"summary.json": summary}
+
+
+def contents_of(folder):
+    """The files of a folder, by name."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}

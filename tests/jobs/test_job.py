@@ -13,63 +13,17 @@ import types
 import pytest
 
 import leapjax
-from leapjax import DecodeConfig, storage
+from leapjax import storage
 from leapjax.errors import UserError
 from leapjax.jobs import header, job, journal, lease, source
-from leapjax.jobs.job import JobSpec
 from leapjax.jobs.loop import Stopped
 from leapjax.jobs.peers import Peers
 from leapjax.testing import tiny_config, tiny_params
-from tests.jobs.fakes import Crash, Disk, FakeLM, write_input
-
-OPTIONS = DecodeConfig(gen_length=4, block_length=4)
-BAD = {3, 4, 12, 17, 23}  # of 23 records, 5 a shard: first, last, middle of a shard; the end
-
-
-@pytest.fixture
-def prompts(tmp_path):
-    return write_input(tmp_path / "in.jsonl", 23, BAD, note="ü")
-
-
-@pytest.fixture
-def spec(prompts, tmp_path):
-    def make(**changes):
-        fields = {
-            "input": prompts,
-            "output": str(tmp_path / "out"),
-            "options": OPTIONS,
-            "max_errors": 5,
-            "shard_size": 5,
-            "num_samples": 2,
-            "details": True,
-        }
-        return JobSpec(**(fields | changes))
-
-    return make
-
-
-@pytest.fixture
-def on_disk(monkeypatch):
-    """Puts a `Disk` in the place of the output folder."""
-
-    def put(disk):
-        monkeypatch.setattr(job.storage, "folder", lambda path: disk)
-        monkeypatch.setattr(job, "locked", contextlib.nullcontext)
-        return disk
-
-    return put
+from tests.jobs.fakes import BAD, OPTIONS, Crash, Disk, FakeLM, outputs
 
 
 def shards(folder):
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name.startswith("part-")}
-
-
-def outputs(contents):
-    """What must come out the same: not the journal, and not the timings."""
-    kept = {n: d for n, d in contents.items() if n.startswith("part-") or n == "errors.jsonl"}
-    summary = json.loads(contents["summary.json"])
-    del summary["last_run"]
-    return kept | {"summary.json": summary}
 
 
 def test_an_uninterrupted_run(spec, tmp_path):

@@ -3,7 +3,6 @@
 Threads on a store in memory stand for the processes; `test_multihost.py` has real ones.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -14,20 +13,15 @@ import threading
 
 import pytest
 
-from leapjax import DecodeConfig
 from leapjax.errors import UserError
 from leapjax.jobs import job, peers
-from leapjax.jobs.job import JobSpec
 from leapjax.jobs.lock import locked, wait_for_others
 from leapjax.jobs.loop import Stopped
 from leapjax.jobs.names import LOCK, of_process
 from leapjax.jobs.peers import PeerEnded, Peers
 from leapjax.storage import LocalFolder
 from tests.jobs.fake_peers import Store, run_together
-from tests.jobs.fakes import Crash, Disk, FakeLM, write_input
-
-OPTIONS = DecodeConfig(gen_length=4, block_length=4)
-BAD = {3, 4, 12, 17, 23}  # of 23 records, 5 a shard: first, last, middle of a shard; the end
+from tests.jobs.fakes import OPTIONS, Crash, Disk, FakeLM, contents_of, outputs, write_input
 
 
 @pytest.fixture(autouse=True)
@@ -39,55 +33,14 @@ def quick(monkeypatch):
 
 
 @pytest.fixture
-def spec(tmp_path):
-    path = write_input(tmp_path / "in.jsonl", 23, BAD, note="ü")
-
-    def make(**changes):
-        fields = {
-            "input": path,
-            "output": str(tmp_path / "out"),
-            "options": OPTIONS,
-            "max_errors": 5,
-            "shard_size": 5,
-            "num_samples": 2,
-            "details": True,
-            "save_seconds": 0,
-        }
-        return JobSpec(**(fields | changes))
-
-    return make
-
-
-@pytest.fixture
-def on_disk(monkeypatch):
-    """Puts a `Disk` in the place of the output folder."""
-
-    def put(disk):
-        monkeypatch.setattr(job.storage, "folder", lambda path: disk)
-        monkeypatch.setattr(job, "locked", lambda folder, *names: contextlib.nullcontext(folder))
-        return disk
-
-    return put
-
-
-def outputs(folder):
-    """What must come out the same: not the journal, and not the timings."""
-    names = [p.name for p in folder.iterdir()]
-    return of_contents({n: (folder / n).read_bytes() for n in names})
-
-
-def of_contents(contents):
-    names = [n for n in contents if n.startswith("part-") or n == "errors.jsonl"]
-    summary = json.loads(contents["summary.json"])
-    del summary["last_run"]
-    assert not [n for n in contents if n not in ("journal", "summary.json", *names)]
-    return {n: contents[n] for n in names} | {"summary.json": summary}
+def spec(spec):
+    return lambda **changes: spec(**{"save_seconds": 0} | changes)
 
 
 @pytest.fixture
 def expected(spec, tmp_path):
     job.run(FakeLM(), spec(output=str(tmp_path / "straight")))
-    return outputs(tmp_path / "straight")
+    return outputs(contents_of(tmp_path / "straight"))
 
 
 def models(count):
@@ -102,7 +55,7 @@ def answered(lms):
 def test_outputs_are_those_of_one_process(spec, expected, tmp_path, count):
     lms = models(count)
     ends = run_together(lms, spec())
-    assert outputs(tmp_path / "out") == expected
+    assert outputs(contents_of(tmp_path / "out")) == expected
     assert len(answered(lms)) == 36  # two for each good record, none twice
     assert len({i for i in lms[0].answered} & {i for i in lms[1].answered}) == 0
     assert [bool(lm.answered) for lm in lms] == [n < 5 for n in range(count)]
@@ -138,7 +91,7 @@ def test_resumed_with_another_number(spec, expected, tmp_path, route, seed):
             assert isinstance(end, (Stopped, PeerEnded, job.Result)), end
         if all(isinstance(end, job.Result) for end in ends):
             break
-    assert outputs(tmp_path / "out") == expected
+    assert outputs(contents_of(tmp_path / "out")) == expected
     assert len(set(answered(lms))) == 18
 
 
@@ -170,7 +123,7 @@ def test_a_crash_at_every_operation(spec, on_disk, expected, before):
         else:
             ends = run_together(models(3), spec(resume=True))
             assert all(isinstance(end, job.Result) for end in ends), ends
-        assert of_contents(disk.contents()) == expected, number
+        assert outputs(disk.contents()) == expected, number
     assert number > 20 and started.contents() == copied
 
 
@@ -181,9 +134,9 @@ def test_overwritten(spec, expected, tmp_path):
     journals = [*out.glob("journal-*")]
     (out / "journal-00007").write_bytes(journals[0].read_bytes())
     job.run(FakeLM(), spec(overwrite=True))
-    assert outputs(out) == expected
+    assert outputs(contents_of(out)) == expected
     ends = run_together(models(3), spec(overwrite=True))
-    assert ends[0].ran and outputs(out) == expected
+    assert ends[0].ran and outputs(contents_of(out)) == expected
 
 
 def test_ids_of_all_processes_count_as_duplicates(spec, tmp_path):
@@ -193,13 +146,13 @@ def test_ids_of_all_processes_count_as_duplicates(spec, tmp_path):
     (tmp_path / "in.jsonl").write_text("\n".join(lines))
     plain = spec(num_samples=None, shard_size=2)
     job.run(FakeLM(), dataclasses.replace(plain, output=str(tmp_path / "one")))
-    expected = outputs(tmp_path / "one")
+    expected = outputs(contents_of(tmp_path / "one"))
     errors = [json.loads(x) for x in expected["errors.jsonl"].splitlines()]
     assert [(e["line"], e["id"]) for e in errors] == [(5, "a"), (7, "x"), (9, "b")]
     for count in (2, 3, 5):
         ends = run_together(models(count), dataclasses.replace(plain, overwrite=True))
         assert all(isinstance(end, job.Result) for end in ends), ends
-        assert outputs(tmp_path / "out") == expected
+        assert outputs(contents_of(tmp_path / "out")) == expected
 
 
 def test_a_bad_record_too_many_ends_all_and_they_can_go_on(spec, expected, tmp_path):
@@ -211,7 +164,7 @@ def test_a_bad_record_too_many_ends_all_and_they_can_go_on(spec, expected, tmp_p
     assert "so far: 5, but --max-errors is 4" in str(ends[0]) + str(ends)
     assert not (tmp_path / "out" / "summary.json").exists()
     run_together(models(2), spec(max_errors=5, resume=True))
-    assert outputs(tmp_path / "out") == expected
+    assert outputs(contents_of(tmp_path / "out")) == expected
 
 
 def test_who_does_not_belong_is_refused(spec, tmp_path):
@@ -264,7 +217,7 @@ def test_another_shard_size(spec, expected, tmp_path):
     with pytest.raises(UserError, match="stdin: several processes, or a job that several have"):
         job.run(FakeLM(), spec(resume=True, input="-"))
     run_together(models(2), spec(resume=True, shard_size=5))
-    assert outputs(out) == expected
+    assert outputs(contents_of(out)) == expected
 
 
 def test_shards_are_even_by_default(spec, tmp_path):
