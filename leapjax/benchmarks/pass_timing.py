@@ -25,7 +25,6 @@ from leapjax.benchmarks.workload import Case
 from leapjax.decoding import DecodeState, Program, forward, initial_state, streamed
 from leapjax.decoding.program import program_for
 from leapjax.decoding.state import with_cache
-from leapjax.decoding.window import block_columns
 from leapjax.models import transformer
 from leapjax.models.config import ModelConfig
 from leapjax.planning import work
@@ -65,7 +64,7 @@ def bare(params, state: DecodeState, passes: int, program: Program) -> DecodeSta
     Returns:
       The state with what the last pass left in the cache.
     """
-    columns, _ = block_columns(state.block, program)
+    columns, _ = forward.block_columns(state.block, program)
 
     def body(_, state):
         rows = forward.Rows(state, program)

@@ -1,4 +1,4 @@
-"""The model's part of a pass: the rows as the model takes them, hidden states, logits.
+"""The model's part of a pass: its window, the rows as the model takes them, their logits.
 
 With guidance every row is evaluated twice in one batch, the second time with everything that
 was given replaced by the mask token.
@@ -17,7 +17,6 @@ from leapjax.caches import Outcome
 from leapjax.decoding.program import Program
 from leapjax.decoding.proposal import guided
 from leapjax.decoding.state import DecodeState
-from leapjax.decoding.window import predictors
 from leapjax.models import transformer
 
 
@@ -46,8 +45,33 @@ class Rows:
         return jnp.concatenate([x, x]) if self.program.guidance else x
 
     def predictors(self, columns):
-        """(B, W) int32 columns whose outputs predict the given columns (B, W)."""
-        return predictors(columns, self.state.first, self.program)
+        """(B, W) int32 columns whose outputs predict the given columns (B, W).
+
+        Dream's output at i - 1 predicts position i; a position whose predecessor is a pad or
+        does not exist is predicted by its own output.
+        """
+        if not self.program.model.shift_logits:
+            return columns
+        before = columns - 1
+        return jnp.where(before >= self.state.first[:, None], before, columns)
+
+
+def block_columns(block, program: Program):
+    """Columns of each row's window; it holds the active block.
+
+    A short last block (infilling) keeps the window's size by reaching back.
+
+    Args:
+      block: (B,) int32, the active block's first column.
+      program: static structure.
+
+    Returns:
+      (B, W) int32 columns, and (B, W) bool: within the active block.
+    """
+    w = program.block_length
+    start = jnp.minimum(block, program.length - w)
+    columns = start[:, None] + jnp.arange(w, dtype=jnp.int32)[None, :]
+    return columns, columns >= block[:, None]
 
 
 def model_pass(params, state: DecodeState, columns, program: Program) -> Outcome:

@@ -13,7 +13,6 @@ from leapjax.decoding import forward, schedule, streamed
 from leapjax.decoding.program import Program
 from leapjax.decoding.proposal import never_proposed, probability, propose
 from leapjax.decoding.state import DecodeState, row_keys
-from leapjax.decoding.window import block_columns
 from leapjax.ops.arrangement import as_arranged
 from leapjax.ops.primitives import take
 from leapjax.policies import Pass
@@ -60,7 +59,7 @@ def step(params, state: DecodeState, program: Program) -> DecodeState:
     Returns:
       The state after the pass.
     """
-    columns, in_block = block_columns(state.block, program)
+    columns, in_block = forward.block_columns(state.block, program)
     result = forward.model_pass(params, state, columns, program)
     live = result.served
     last_pass = None

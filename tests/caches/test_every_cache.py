@@ -12,9 +12,8 @@ from leapjax.caches import CACHES
 from leapjax.caches.refresh import Refreshing
 from leapjax.config import pairs
 from leapjax.decoding import initial_state, step
-from leapjax.decoding.forward import Rows
+from leapjax.decoding.forward import Rows, block_columns
 from leapjax.decoding.state import with_cache
-from leapjax.decoding.window import block_columns
 from leapjax.policies import POLICIES
 from tests.decoding.harness import decode, params_of, request, structure
 

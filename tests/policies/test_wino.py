@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from leapjax.decoding import forward
-from leapjax.decoding.window import block_columns
+from leapjax.decoding.forward import block_columns
 from leapjax.testing import tiny_config, tiny_params
 from tests.decoding.harness import (
     MODELS,
