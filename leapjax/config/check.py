@@ -204,7 +204,7 @@ def parameters(c: DecodeConfig) -> None:
         in_range(chosen.reads[name], value)
     if chosen.check is not None:
         chosen.check(c)
-    if wrong := pairs.refusal(c.cache, policy=c.policy):
+    if wrong := pairs.refusal(c.cache, c.policy):
         raise UserError(wrong)
     for p in chosen.parameters:
         if p.at_most and c.value(p.name) > c.value(p.at_most):

@@ -6,40 +6,44 @@ in one line.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from leapjax.caches import CACHES
+from leapjax.models.attention import RULES, Rule
 from leapjax.policies import POLICIES
 
 # Attention rule -> the caches that serve it.
 CACHES_FOR = {
-    # Every position depends on every other, so what is kept of a block goes stale.
+    # Every position depends on later ones, so that what is kept of a finished block goes stale.
     "bidirectional": ("none", "prefix", "dual"),
-    # A position sees its block and the earlier ones, so finished blocks never change.
-    "block-causal": ("none",),
+    "windowed": ("none", "prefix", "dual"),
+    # A finished block never changes: an approximation would cost exactness for nothing.
+    "block_causal": ("none",),
+    "causal": ("none",),
 }
 
 
-def refusal(
-    cache: str, *, policy: str | None = None, attention: str = "bidirectional"
-) -> str | None:
+def refusal(cache: str, policy: str, attention: Iterable[Rule] = ()) -> str | None:
     """Why these do not go together, in one line; None if they do.
 
     Args:
       cache: name in `CACHES`.
-      policy: name in `POLICIES`; None asks about the attention rule alone.
-      attention: name in `CACHES_FOR`, the model's attention rule.
+      policy: name in `POLICIES`.
+      attention: the rules of the model's layers, where the model is known.
 
-    >>> refusal("dual", policy="localleap")
-    >>> refusal("dual", attention="block-causal")
-    'cache is dual, but the model has block-causal attention; choose one of none'
+    >>> refusal("dual", "localleap")
+    >>> refusal("dual", "wino").split("; ")[1]
+    'choose cache none or another policy'
     """
-    if cache not in CACHES_FOR[attention]:
-        choices = ", ".join(CACHES_FOR[attention])
-        return f"cache is {cache}, but the model has {attention} attention; choose one of {choices}"
+    for rule in attention:
+        name = next(name for name, kind in RULES.items() if isinstance(rule, kind))
+        if cache not in CACHES_FOR[name]:
+            choices = " or ".join(CACHES_FOR[name])
+            return f"cache is {cache}, but the model's attention is {name}; choose cache {choices}"
     # A second look at the window attends to every column, which only a whole pass computes.
-    if policy is not None and CACHES[cache].stores and "recheck" in POLICIES[policy].needs:
-        whole = next(name for name in CACHES_FOR[attention] if not CACHES[name].stores)
+    if CACHES[cache].stores and "recheck" in POLICIES[policy].needs:
         return (
             f"cache is {cache}, but policy {policy} reads the whole sequence in every pass; "
-            f"choose cache {whole} or another policy"
+            f"choose cache none or another policy"
         )
     return None

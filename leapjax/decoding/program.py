@@ -8,7 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from leapjax.caches import CACHES, Cache
-from leapjax.config import DecodeConfig
+from leapjax.config import DecodeConfig, pairs
+from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
 from leapjax.policies import POLICIES, Policy
 
@@ -100,7 +101,13 @@ def program_for(
       eot_token_id: end-of-turn id, or None.
       infill: see `Program`.
       refresh_group: see `Program`; without a stored cache it says nothing.
+
+    Raises:
+      UserError: the cache does not serve the model's attention.
     """
+    rules = (run.attention for run in model.runs)
+    if wrong := pairs.refusal(config.cache, config.policy, rules):
+        raise UserError(wrong)
     sampling = config.temperature > 0
     parameters = POLICIES[config.policy].parameters
     return Program(

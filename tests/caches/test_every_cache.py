@@ -1,6 +1,7 @@
 """What every cache keeps of the protocol, and a cache of one's own."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,13 @@ from leapjax import DecodeConfig, UserError
 from leapjax.caches import CACHES
 from leapjax.caches.refresh import Refreshing
 from leapjax.config import pairs
-from leapjax.decoding import initial_state, step
+from leapjax.decoding import initial_state, program_for, step
 from leapjax.decoding.forward import Rows, block_columns
 from leapjax.decoding.state import with_cache
+from leapjax.models.attention import RULES, Bidirectional, BlockCausal
+from leapjax.models.config import Run
 from leapjax.policies import POLICIES
+from leapjax.testing import tiny_config
 from tests.decoding.harness import decode, params_of, request, structure
 
 FAMILIES = ("llada", "dream")
@@ -85,13 +89,31 @@ def test_a_cache_of_ones_own_is_a_class_and_a_line(monkeypatch):
 
 def test_the_table_of_pairs_names_what_there_is():
     assert set(CACHES) == {name for names in pairs.CACHES_FOR.values() for name in names}
+    assert set(RULES) == set(pairs.CACHES_FOR)
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_a_model_whose_finished_blocks_stay_has_no_approximate_cache(cache):
+    """One layer of another rule is enough; asked as soon as options and model are both known."""
+    runs = (Run("first", 1, 32), Run("last", 1, 32, BlockCausal(4)))
+    model = tiny_config(layer_runs=runs)
+    config = DecodeConfig(cache=cache)
+    made = functools.partial(program_for, length=300, dtype="float32", eot_token_id=None)
+    if cache == "none":
+        assert made(config, model).model == model
+        return
+    with pytest.raises(
+        UserError,
+        match=f"^cache is {cache}, but the model's attention is block_causal; choose cache none$",
+    ):
+        made(config, model)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("cache", CACHES)
 def test_pairs(cache, policy):
     """Bidirectional attention takes every cache; a policy that looks twice takes none."""
-    wrong = pairs.refusal(cache, policy=policy)
+    wrong = pairs.refusal(cache, policy, [Bidirectional()])
     if cache == "none" or "recheck" not in POLICIES[policy].needs:
         assert wrong is None
         assert DecodeConfig(policy=policy, cache=cache).cache == cache
