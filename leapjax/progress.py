@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
 from leapjax.wording import plural
 
@@ -19,6 +19,7 @@ EVERY = 60.0  # seconds between two lines where there is no terminal
 PATIENCE = 10.0  # what is over by then isn't announced where there is no terminal
 
 _announce: Callable[[str], contextlib.AbstractContextManager] | None = None
+_bar: Any = None  # the console of the bar that is shown
 
 
 @contextlib.contextmanager
@@ -82,12 +83,84 @@ def say(line: str, stream: TextIO | None = None) -> None:
       line: without its end.
       stream: default stderr.
     """
-    out = stream or sys.stderr
     with contextlib.suppress(ValueError):  # closed meanwhile
-        if bars := sys.modules.get("tqdm"):
-            bars.tqdm.write(line, file=out)
+        if _bar is not None:
+            _bar.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
-            print(line, file=out, flush=True)
+            print(line, file=stream or sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def bar(
+    name: str,
+    total: int | None,
+    amount: Callable[[int], str],
+    stream: TextIO | None = None,
+    *,
+    forecast: bool = True,
+    keep: bool = True,
+) -> Iterator[Callable[..., None]]:
+    """A bar on a terminal.
+
+    Args:
+      name: of what is done.
+      total: how much there is to do, None if nobody knows.
+      amount: how much is done, in words.
+      stream: default stderr.
+      forecast: show the time left.
+      keep: leave the bar on the terminal at the end.
+
+    Yields:
+      `show(done, name=None, note="")`, which takes how much is done, another name, and words
+      behind the bar.
+    """
+    global _bar
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    class Terminal(Console):
+        def show_cursor(self, show: bool = True) -> bool:
+            return False  # a process that a signal ends could not bring it back
+
+    console = Terminal(file=stream or sys.stderr, force_terminal=True)
+    columns = [
+        TextColumn("{task.description}", markup=False),
+        *([BarColumn(24)] if total is not None else []),
+        TextColumn("{task.fields[amount]}", markup=False),
+        TimeElapsedColumn(),
+        *([TimeRemainingColumn()] if forecast and total is not None else []),
+        TextColumn("{task.fields[note]}", markup=False),
+    ]
+    # Drawn when something was done, not by a thread.
+    shown = Progress(
+        *columns,
+        console=console,
+        auto_refresh=False,
+        transient=not keep,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    task, last = shown.add_task(name, total=total, amount=amount(0), note=""), 0.0
+
+    def show(done: int, name: str | None = None, note: str = "") -> None:
+        nonlocal last
+        shown.update(task, completed=done, description=name, amount=amount(done), note=note)
+        if (now := time.monotonic()) - last > 0.1:
+            last = now
+            shown.refresh()
+
+    before, _bar = _bar, console
+    try:
+        with shown:
+            yield show
+    finally:
+        _bar = before
 
 
 @contextlib.contextmanager
@@ -107,17 +180,7 @@ def counted(
     """
     out = stream or sys.stderr
     if total and out.isatty():
-        from tqdm import tqdm
-
-        with tqdm(total=total, desc=name, unit=unit, file=out, dynamic_ncols=True) as bar:
-
-            def show(done: int, name: str | None = None) -> None:
-                if done < bar.n:
-                    bar.reset()
-                if name is not None:
-                    bar.set_description(name, refresh=False)
-                bar.update(done - bar.n)
-
+        with bar(name, total, lambda done: f"{done} of {plural(total, unit)}", out) as show:
             yield show
         return
     line = rarely()

@@ -55,8 +55,10 @@ def folder(path: str) -> Folder:
 
 def filesystem(path: str) -> tuple[Any, str]:
     """The fsspec filesystem of a URL, and the path inside it; raises as `folder`."""
-    import fsspec
-
+    try:
+        import fsspec
+    except ImportError as e:
+        raise UserError(f"{path}: needs fsspec; install leapjax[gcs] or leapjax[s3]") from e
     try:
         return fsspec.core.url_to_fs(path)
     except (ImportError, ValueError) as e:

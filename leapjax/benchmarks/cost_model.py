@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.optimize
 
 from leapjax.benchmarks import models
 from leapjax.benchmarks.report import table
@@ -97,7 +96,7 @@ def fit(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     terms = np.array([row["terms"] for row in rows])
     seconds = np.array([row["seconds"]["median"] for row in rows])
     scale = terms.max(axis=0)
-    found, _ = scipy.optimize.nnls(terms / scale / seconds[:, None], np.ones(len(seconds)))
+    found = _non_negative_fit(terms / scale / seconds[:, None])
     weights = found / scale
     predicted = terms @ weights
     errors = np.abs(predicted / seconds - 1)
@@ -111,6 +110,22 @@ def fit(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "median_error": float(np.median(errors)),
         "largest_error": float(errors.max()),
     }
+
+
+def _non_negative_fit(terms: np.ndarray) -> np.ndarray:
+    """The weights >= 0 of few columns whose sum comes closest to 1 in every row.
+
+    The best weights are the plain least-squares fit of those columns whose weight is above 0, so
+    trying every set of columns finds them.
+    """
+    best, least = np.zeros(terms.shape[1]), np.inf
+    for chosen in itertools.product([False, True], repeat=terms.shape[1]):
+        weights = np.zeros(terms.shape[1])
+        weights[[*chosen]] = np.linalg.lstsq(terms[:, [*chosen]], np.ones(len(terms)))[0]
+        error = np.sum((terms @ weights - 1) ** 2)
+        if (weights >= 0).all() and error < least:
+            best, least = weights, error
+    return best
 
 
 def text(rows: Sequence[dict[str, Any]], fitted: dict[str, Any]) -> str:

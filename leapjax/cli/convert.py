@@ -12,6 +12,7 @@ from pathlib import Path
 
 from leapjax.cli.common import OK, command, human_bytes, peak_memory_gb, place
 from leapjax.errors import UserError
+from leapjax.progress import bar
 from leapjax.wording import plural
 
 DESCRIPTION = """\
@@ -149,16 +150,11 @@ def _described(src: Path, report) -> str:
 @contextmanager
 def _progress() -> Iterator:
     """A byte counter on stderr, where that is a terminal."""
-    from tqdm import tqdm
-
-    hidden = not sys.stderr.isatty()
-    with tqdm(unit="B", unit_scale=True, leave=False, disable=hidden, file=sys.stderr) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield None if hidden else show
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with bar("weights", None, human_bytes, keep=False) as show:
+        yield lambda done, total: show(done, note=f"of {human_bytes(total)}")
 
 
 main = command("convert", add_arguments, run, DESCRIPTION, EPILOG)

@@ -20,6 +20,7 @@ from typing import Any
 from leapjax.config import OPTIONS, DecodeConfig, check_keys
 from leapjax.errors import UserError
 from leapjax.integrations import generation
+from leapjax.progress import counted
 
 try:
     from lm_eval.api.model import TemplateLM
@@ -169,17 +170,16 @@ class LeapjaxLM(TemplateLM):
         Raises:
           UserError: an option that nobody here reads, or a context that does not fit.
         """
-        from tqdm import tqdm
-
         self._warn_of_no_template()
         made = [self._request(i, *request.args) for i, request in enumerate(requests)]
         texts: list[str] = [""] * len(made)
         found = self.lm.engine_for(len(made), self.rows).as_completed(made)
-        bar = tqdm(found, total=len(made), disable=disable_tqdm)
-        for index, completion in bar:
-            asked = generation.read(requests[index].args[1], self.options, self._note)
-            texts[index] = self._cut(completion, asked.length, made[index].stop)
-            self.cache_hook.add_partial("generate_until", requests[index].args, texts[index])
+        with counted("answers", 0 if disable_tqdm else len(made), "request") as show:
+            for done, (index, completion) in enumerate(found, 1):
+                asked = generation.read(requests[index].args[1], self.options, self._note)
+                texts[index] = self._cut(completion, asked.length, made[index].stop)
+                self.cache_hook.add_partial("generate_until", requests[index].args, texts[index])
+                show(done)
         return texts
 
     def _request(self, index: int, context: str, asked: Mapping[str, Any]):
@@ -264,19 +264,17 @@ class LeapjaxLM(TemplateLM):
         return totals
 
     def _bounds(self, pairs, disable_tqdm: bool) -> list[float]:
-        from tqdm import tqdm
-
         from leapjax.likelihood import likelihoods
 
         total = len(pairs) * self.mc_num
-        with tqdm(total=total, unit="sequence", disable=disable_tqdm) as bar:
+        with counted("likelihoods", 0 if disable_tqdm else total, "sequence") as show:
             found = likelihoods(
                 self.lm,
                 pairs,
                 samples=self.mc_num,
                 seed=self.seed,
                 batch_size=self.rows or 32,
-                show=lambda done: (bar.update(done - bar.n), None)[1],
+                show=show,
             )
         if found and self.mc_num > 1:
             worst = max(x.error for x in found)

@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from leapjax.jobs.loop import Progress
-from leapjax.progress import rarely
-
-_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
-_COUNT = "{n_fmt} {unit}s [{elapsed}{postfix}]"
+from leapjax.progress import bar, rarely
+from leapjax.wording import plural
 
 
 def describe(progress: Progress, total: int | None) -> str:
@@ -85,13 +83,9 @@ def shown(
 
         yield tell
         return
-    from tqdm import tqdm
 
-    form = _COUNT if total is None else _BAR
-    with tqdm(total=total, unit="record", file=out, dynamic_ncols=True, bar_format=form) as bar:
+    def amount(done: int) -> str:
+        return plural(done, "record") if total is None else f"{done}/{total}"
 
-        def show(progress: Progress) -> None:
-            bar.set_postfix_str(describe(progress, total), refresh=False)
-            bar.update(progress.records - bar.n)
-
-        yield show
+    with bar("records", total, amount, out, forecast=False) as show:
+        yield lambda progress: show(progress.records, note=describe(progress, total))

@@ -27,7 +27,7 @@ import optax
 
 from leapjax.errors import UserError
 from leapjax.models import ModelConfig, transformer
-from leapjax.progress import busy
+from leapjax.progress import bar, busy, say
 from leapjax.sharding import MeshShape, parse
 from leapjax.training import objective, optimizer, setup
 from leapjax.training.config import TrainConfig
@@ -245,8 +245,6 @@ def _loop(config, step, source, store, state, done, log, until, stop) -> Result:
     end = config.steps if until is None else min(until, config.steps)
     if done >= end:
         return Result(done, done >= config.steps, None)
-    from tqdm import tqdm
-
     shown = sys.stderr.isatty()
     sums: dict[str, float] = {}
     tokens, began, first, last = 0, time.monotonic(), done, None
@@ -254,14 +252,9 @@ def _loop(config, step, source, store, state, done, log, until, stop) -> Result:
     with (
         open(metrics, "a", encoding="utf-8") as file,
         ThreadPoolExecutor(1) as pool,
-        tqdm(
-            total=config.steps,
-            initial=done,
-            unit="step",
-            disable=not shown,
-            file=sys.stderr,
-            leave=False,
-        ) as bar,
+        bar("steps", config.steps, lambda n: f"{n}/{config.steps}", keep=False, forecast=False)
+        if shown
+        else contextlib.nullcontext(lambda done: None) as show,
     ):
         coming = pool.submit(source.batch, done)
         while done < end and not stop.asked:
@@ -284,7 +277,7 @@ def _loop(config, step, source, store, state, done, log, until, stop) -> Result:
             for name, value in got.items():
                 sums[name] = sums.get(name, 0.0) + value
             sums["count"] = sums.get("count", 0.0) + 1
-            bar.update(1)
+            show(done)
             if done % config.log_every == 0 or done == end or stop.asked:
                 now, count = time.monotonic(), sums.pop("count")
                 means = {name: value / count for name, value in sums.items()}
@@ -303,7 +296,7 @@ def _loop(config, step, source, store, state, done, log, until, stop) -> Result:
                     f"masked token {means['nats']:.4f} nats  norm {means['grad_norm']:.2f}  "
                     f"{record['tokens_per_second']:.0f} tokens/s  left {_clock(left)}"
                 )
-                tqdm.write(line, file=sys.stderr) if shown else log(line)
+                say(line) if shown else log(line)
                 last, sums = means["loss"], {}
             if done % config.checkpoint_every == 0 or done == end or stop.asked:
                 store.save(done, state)
