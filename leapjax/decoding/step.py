@@ -1,7 +1,7 @@
 """One pass of the decode: propose, decide, commit, move on. Pure; the loop only repeats it.
 
-state -> model on the rows -> logits of each row's window -> Proposal
-      -> policy: Decision -> tokens, records, next block, done -> state'
+state -> the window's columns -> the cache's pass over the model: hidden states, who is served
+      -> Proposal -> policy: Decision -> tokens, records, next block, done -> state'
 """
 
 from __future__ import annotations
@@ -60,12 +60,8 @@ def step(params, state: DecodeState, program: Program) -> DecodeState:
       The state after the pass.
     """
     columns, in_block = forward.block_columns(state.block, program)
-    result = forward.model_pass(params, state, columns, program)
-    live = result.served
-    last_pass = None
-    if program.holds_masks:
-        last_pass = state.block_step >= passes_per_block(state, program) - 1
-    keys = noise_keys(state, columns, program)
+    seen = forward.model_pass(params, state, columns, program)
+    live = seen.served
     masked = take(state.open, columns) & in_block & live[:, None]
     info = Pass(
         quota=quota(state, masked, program),
@@ -78,42 +74,44 @@ def step(params, state: DecodeState, program: Program) -> DecodeState:
     if program.policy.revises:
         decided = take(~state.open & ~state.given, columns) & in_block & live[:, None]
         info = info._replace(decided=decided, standing=take(state.tokens, columns))
+    proposal, info = _proposal(params, state, seen, masked, info, program)
+    decision = program.policy.commit(proposal, masked, info)
+    with jax.named_scope("commit"):
+        state = _decided(state, masked, info, proposal, decision, program)
+        one, full = live.astype(jnp.int32), seen.full & live
+        state = state.replace(
+            steps=state.steps + one,
+            block_step=state.block_step + one,
+            full_passes=state.full_passes + full.astype(jnp.int32),
+            iteration=state.iteration + 1,
+            cache=seen.cache,
+            due=jnp.where(full, -1, state.due),
+            memory=_kept(live, decision.memory, state.memory),
+        )
+        return _advance(state, live, program)
+
+
+def _proposal(params, state: DecodeState, seen, masked, info: Pass, program: Program):
+    """What the model proposes for the window, and `info` with what adjusting it remembered."""
     if streamed.applies(params, program):
-        proposal = streamed.propose(params, result.hidden, state.options, program)
+        proposal = streamed.propose(params, seen.hidden, state.options, program)
     else:
-        logits = forward.window_logits(params, result.hidden, state, program)
+        last_pass = None
+        if program.holds_masks:
+            last_pass = state.block_step >= passes_per_block(state, program) - 1
+        keys = noise_keys(state, info.columns, program)
+        logits = forward.window_logits(params, seen.hidden, state, program)
         if program.policy.adjust is not None:
             barred = never_proposed(logits.shape[-1], state.options, program)
             logits, memory = program.policy.adjust(logits, barred, masked, info)
             info = info._replace(memory=memory)
         frequency = as_arranged(params, program.model).log_frequency
         proposal = propose(logits, state.options, keys, last_pass, program, frequency)
-    if result.shadow is not None:
-        shadow = forward.window_logits(params, result.shadow, state, program)
-        standing = probability(shadow, take(state.tokens, columns))
+    if seen.shadow is not None:
+        shadow = forward.window_logits(params, seen.shadow, state, program)
+        standing = probability(shadow, take(state.tokens, info.columns))
         proposal = proposal._replace(recheck=standing)
-    decision = program.policy.commit(proposal, masked, info)
-    commit = masked & (decision.action == COMMIT)
-    if proposal.held is not None:
-        commit = commit & ~proposal.held
-    with jax.named_scope("commit"):
-        one = live.astype(jnp.int32)
-        state = _commit(state, columns, commit, proposal, decision)
-        if program.policy.replaces:
-            state = _replace(state, columns, info, proposal, decision)
-        if program.policy.reopens:
-            back = info.decided & (decision.action == REOPEN)
-            state = _reopen(state, columns, back, program)
-        state = state.replace(
-            steps=state.steps + one,
-            block_step=state.block_step + one,
-            full_passes=state.full_passes + (result.full & live).astype(jnp.int32),
-            iteration=state.iteration + 1,
-            cache=result.cache,
-            due=jnp.where(result.full & live, -1, state.due),
-            memory=_kept(live, decision.memory, state.memory),
-        )
-        return _advance(state, live, program)
+    return proposal, info
 
 
 def _remembered(state: DecodeState):
@@ -132,6 +130,22 @@ def _kept(rows, memory, otherwise):
     return jax.tree.map(pick, memory, otherwise)
 
 
+def _decided(
+    state: DecodeState, masked, info: Pass, proposal, decision, program: Program
+) -> DecodeState:
+    """The rows after the policy's decision: committed, replaced and reopened positions."""
+    commit = masked & (decision.action == COMMIT)
+    if proposal.held is not None:
+        commit = commit & ~proposal.held
+    state = _commit(state, info.columns, commit, proposal, decision)
+    if program.policy.replaces:
+        state = _replace(state, info, proposal, decision)
+    if program.policy.reopens:
+        back = info.decided & (decision.action == REOPEN)
+        state = _reopen(state, info.columns, back, program)
+    return state
+
+
 def _commit(state: DecodeState, columns, commit, proposal, decision) -> DecodeState:
     """Write the committed positions of the window back into the rows."""
     steps = jnp.broadcast_to(state.steps[:, None], commit.shape)
@@ -147,7 +161,7 @@ def _commit(state: DecodeState, columns, commit, proposal, decision) -> DecodeSt
     )
 
 
-def _replace(state: DecodeState, columns, info: Pass, proposal, decision) -> DecodeState:
+def _replace(state: DecodeState, info: Pass, proposal, decision) -> DecodeState:
     """Put other tokens in place of some that the policy decided; a token that stays is no change.
 
     The record of a replaced token is that of a committed one: this step, the decision's kind, and
@@ -157,7 +171,7 @@ def _replace(state: DecodeState, columns, info: Pass, proposal, decision) -> Dec
     changed = info.decided & (decision.action == REPLACE) & (token != info.standing)
     return _write(
         state,
-        columns,
+        info.columns,
         changed,
         tokens=token,
         commit_step=jnp.broadcast_to(state.steps[:, None], changed.shape),
