@@ -1,14 +1,16 @@
 """What policies may be called, wherever a name is taken."""
 
+import dataclasses
+
 import pytest
 
 from leapjax import DecodeConfig, UserError
 from leapjax.ablation import grid
 from leapjax.config import row_config
-from leapjax.config.resolve import resolve
+from leapjax.config.resolve import from_python, resolve
 from leapjax.evaluation.settings import rows
 from leapjax.options import read_config
-from leapjax.policies import POLICIES, ROWS
+from leapjax.policies import POLICIES, ROWS, Parameter, register_policy
 from leapjax.policies.names import policy_of, row_names
 from leapjax.trace.collect import config_for, name_of, names
 
@@ -68,6 +70,20 @@ def test_help_tells_the_other_names():
 
     shown = text().split("\nlow_confidence\n")[1].split("\n\n")[0]
     assert "also called: greedy, schedule-2, schedule-4, schedule-8" in shown
+
+
+def test_a_registered_policy_has_its_names_and_axes(registry):
+    share = Parameter("share", float, "", 0.5, low=0, high=1, at_most="threshold")
+    known = POLICIES["confidence_threshold"]
+    parameters = (*known.parameters, share)
+    register_policy(dataclasses.replace(known, name="mine", rows=(), parameters=parameters))
+    base = DecodeConfig(policy="mine", **SMALL)
+    made = grid.build([grid.parse_axis("share=0.1,0.2,0.95")], base)
+    assert [p.config.share for p in made.points] == [0.1, 0.2] and made.left_out == 1
+    assert rows(["Mine"], ["none"], base)[-1].label == "mine 0.9 0.5"
+    assert names(["mine"], base) == ("mine", "greedy") and config_for("mine", base) == base
+    with pytest.warns(UserWarning, match="share is 0.3, as threshold is; its default 0.5"):
+        assert from_python(base, {"threshold": 0.3}, None).share == 0.3
 
 
 def test_suggestions_know_every_name():

@@ -12,6 +12,7 @@ import pytest
 import leapjax
 from leapjax import DecodeConfig, UserError
 from leapjax.cli import help_policies
+from leapjax.cli.main import main
 from leapjax.config.resolve import resolve
 from leapjax.jobs import job
 from leapjax.jobs.job import JobSpec
@@ -95,6 +96,13 @@ def test_flags_files_and_help_know_it(tmp_path):
     assert "--few                 not read by the rule (default: block_length)" in shown
     assert row_names(["Mine"], "--policies") == ["mine"] and ROWS["mine"].label == "mine 0.8 0.5 1"
     assert describe(want) == "threshold 0.8, share 0.3, brave 0, style loose"
+
+
+def test_a_script_that_registers_it_is_the_command_with_it(capsys):
+    assert main(["decode", "--policy", "mine", "--share", "2", "--prompt", "a"]) == 2
+    error = capsys.readouterr().err
+    assert error.endswith("error: share is 2.0; expected a number between 0 and 1\n")
+    assert error.count("\n") == 1
 
 
 def test_rows_decode_by_their_own_numbers(lm):
