@@ -10,8 +10,8 @@ import pytest
 from leapjax import register_policy
 from leapjax.analysis.collect import check
 from leapjax.decoding import forward, step
+from leapjax.decoding.forward import block_columns
 from leapjax.decoding.proposal import propose
-from leapjax.decoding.window import block_columns
 from leapjax.errors import UserError
 from leapjax.policies import POLICIES, Parameter, Policy, commits
 from leapjax.policies.base import surest
