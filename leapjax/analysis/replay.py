@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from leapjax.decoding import Program, forward, streamed
+from leapjax.decoding import Program, forward, summary
 from leapjax.decoding.proposal import propose
 from leapjax.decoding.state import DecodeState
 from leapjax.policies.localleap import anchor_distances
@@ -91,8 +91,8 @@ def proposals(params, state: DecodeState, program: Program, block_length: int):
     blocks = jnp.moveaxis(hidden.reshape(b, c // block_length, block_length, -1), 1, 0)
 
     def one(piece):  # (B, W, D)
-        if streamed.applies(params, program):
-            made = streamed.propose(params, piece, state.options, program)
+        if summary.applies(params, program):
+            made = summary.propose(params, piece, state.options, program)
         else:
             logits = forward.window_logits(params, piece, state, program)
             made = propose(logits, state.options, None, jnp.ones(b, bool), program)

@@ -22,7 +22,7 @@ from jax import lax
 
 from leapjax.benchmarks.timing import summarise
 from leapjax.benchmarks.workload import Case
-from leapjax.decoding import DecodeState, Program, forward, initial_state, streamed
+from leapjax.decoding import DecodeState, Program, forward, initial_state, summary
 from leapjax.decoding.program import program_for
 from leapjax.decoding.state import with_cache
 from leapjax.models import transformer
@@ -69,7 +69,7 @@ def bare(params, state: DecodeState, passes: int, program: Program) -> DecodeSta
     def body(_, state):
         rows = forward.Rows(state, program)
         hidden, cache = program.kv_cache.steady(params, rows, columns, state.cache)
-        if streamed.applies(params, program):
+        if summary.applies(params, program):
             apart = [program.model.mask_token_id]
             top = transformer.head_summary(params, program.model, hidden, apart)[0]
         else:

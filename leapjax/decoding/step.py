@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from leapjax.decoding import forward, schedule, streamed
+from leapjax.decoding import forward, schedule, summary
 from leapjax.decoding.program import Program
 from leapjax.decoding.proposal import never_proposed, probability, propose
 from leapjax.decoding.state import DecodeState, row_keys
@@ -93,8 +93,8 @@ def step(params, state: DecodeState, program: Program) -> DecodeState:
 
 def _proposal(params, state: DecodeState, seen, masked, info: Pass, program: Program):
     """What the model proposes for the window, and `info` with what adjusting it remembered."""
-    if streamed.applies(params, program):
-        proposal = streamed.propose(params, seen.hidden, state.options, program)
+    if summary.applies(params, program):
+        proposal = summary.propose(params, seen.hidden, state.options, program)
     else:
         last_pass = None
         if program.holds_masks:

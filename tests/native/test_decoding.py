@@ -10,7 +10,7 @@ import pytest
 import leapjax
 from leapjax import native
 from leapjax.config import DecodeConfig
-from leapjax.decoding import program_for, streamed
+from leapjax.decoding import program_for, summary
 from leapjax.decoding.proposal import propose
 from leapjax.decoding.state import initial_state
 from leapjax.models import transformer
@@ -124,7 +124,7 @@ def test_same_proposal(vocab_size, tied):
             params = params.replace(head=params.head.replace(bias=jnp.asarray(bias)))
         logits = transformer.head(params, config, hidden)
         whole = propose(logits, options, None, jnp.zeros(b, bool), program)
-        got = streamed.propose(params, hidden, options, program)
+        got = summary.propose(params, hidden, options, program)
         assert np.array_equal(whole.token, got.token)
         np.testing.assert_allclose(got.confidence, whole.confidence, rtol=2e-5, atol=1e-7)
 

@@ -1,4 +1,4 @@
-"""The proposal piece by piece of the vocabulary equals the one from whole logits."""
+"""The proposal from a summary of the logits equals the one from whole logits."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 
 import leapjax
 from leapjax.config import DecodeConfig
-from leapjax.decoding import program_for, streamed
+from leapjax.decoding import program_for, summary
 from leapjax.decoding.proposal import propose
 from leapjax.decoding.state import initial_state
 from leapjax.models import transformer
@@ -61,7 +61,7 @@ def test_same_proposal(monkeypatch, seed, piece):
             params = params.replace(head=params.head.replace(bias=jnp.asarray(bias)))
         logits = transformer.head(params, config, hidden)
         whole = propose(logits, options, None, jnp.zeros(B, bool), program)
-        pieces = streamed.propose(params, hidden, options, program)
+        pieces = summary.propose(params, hidden, options, program)
         assert np.array_equal(whole.token, pieces.token)
         np.testing.assert_allclose(pieces.confidence, whole.confidence, rtol=2e-5, atol=1e-7)
 
@@ -74,7 +74,7 @@ def test_the_lowest_of_equal_tokens_is_chosen(monkeypatch):
     options = initial_state([], program, B).options
     equal = jnp.zeros((B, W, config.vocab_size), jnp.float32)
     for proposal in (
-        streamed.propose(flat, hidden, options, program),
+        summary.propose(flat, hidden, options, program),
         propose(equal, options, None, jnp.zeros(B, bool), program),
     ):
         assert not np.asarray(proposal.token).any()
@@ -91,7 +91,7 @@ def test_whole_logits_where_more_is_asked_for(monkeypatch, options):
         options = {"policy": "low_confidence", **options}
     job = DecodeConfig(gen_length=8, block_length=8, **options)
     program = program_for(job, config, length=16, dtype="float32", eot_token_id=None)
-    assert not streamed.applies(params, program)
+    assert not summary.applies(params, program)
 
 
 def test_a_decode_with_and_without_pieces_is_the_same(monkeypatch):
@@ -100,9 +100,9 @@ def test_a_decode_with_and_without_pieces_is_the_same(monkeypatch):
     params = tiny_params(config)
     job = DecodeConfig(gen_length=16, block_length=8, threshold=0.5, relaxed_threshold=0.3)
     prompts = [[1, 2, 3], [4, 5, 6, 7, 8]]
-    streaming = leapjax.LM(params, config, codec=None).generate(prompts, job)
+    summed_up = leapjax.LM(params, config, codec=None).generate(prompts, job)
     jax.clear_caches()  # a trace remembers the choice
-    monkeypatch.setattr(streamed, "applies", lambda params, program: False)
+    monkeypatch.setattr(summary, "applies", lambda params, program: False)
     whole = leapjax.LM(params, config, codec=None).generate(prompts, job)
-    for a, b in zip(streaming, whole, strict=True):
+    for a, b in zip(summed_up, whole, strict=True):
         assert a.output_ids == b.output_ids and a.commit_step == b.commit_step
