@@ -9,13 +9,12 @@ import pytest
 
 import leapjax
 from leapjax import checkpoint
-from leapjax.evaluation.runner import row_settings
-from leapjax.evaluation.settings import Row
 from leapjax.jobs import header
 from leapjax.models import param_shapes
 from leapjax.models.quantize import quantize
 from leapjax.ops.split import split_layers
 from leapjax.sharding import parse, placements
+from leapjax.studies.runner import provenance
 from leapjax.testing import tiny_config, tiny_params
 
 VARIANTS = {
@@ -98,7 +97,7 @@ def test_a_job_with_other_weights_is_not_resumed():
 
 def test_answers_are_kept_apart_by_weights_config_and_tokenizer(tmp_path):
     config = VARIANTS["llada"]
-    params, row = tiny_params(config), Row("greedy", leapjax.DecodeConfig())
+    params, options = tiny_params(config), leapjax.DecodeConfig().to_dict()
     twisted = tiny_config("llada", qkv_bias=True, linear_bias=True, head_bias=True, rope_theta=7.0)
     (tmp_path / "tokenizer.json").write_text("{}")
     models = [
@@ -107,5 +106,5 @@ def test_answers_are_kept_apart_by_weights_config_and_tokenizer(tmp_path):
         leapjax.LM(params, twisted, None),
         leapjax.LM(params, config, None, path=tmp_path),
     ]
-    told = {json.dumps(row_settings(lm, row, 4), sort_keys=True) for lm in models}
+    told = {json.dumps(provenance(lm, options, 4), sort_keys=True) for lm in models}
     assert len(told) == 4

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import shlex
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from leapjax.cli.common import OK, Parser, note_plots, place, run_main
+from leapjax.cli.common import (
+    OK,
+    add_canvas_options,
+    at_least,
+    command,
+    listed,
+    note_plots,
+    place,
+)
+from leapjax.cli.study_arguments import model_name
 from leapjax.errors import UserError
 from leapjax.progress import counted
 
@@ -30,8 +35,9 @@ examples:
   leapjax analyze --model checkpoints/llada-8b --config configs/llada-8b-instruct.yaml \\
       --input prompts.jsonl --output runs/observations
 
---output DIR gets observations.json, observations.md (with definitions) and three PNG figures
-(matplotlib draws them: pip install leapjax[plots]). A KV cache, sampling, guidance and policies
+--output DIR gets observations.json, observations.md (with definitions), three PNG figures
+(matplotlib draws them: pip install leapjax[plots]), and answers and measurements as they come:
+the same command goes on where it was. A KV cache, sampling, guidance and policies
 that take tokens back or change logits are refused: their passes can't be rebuilt from the commit
 steps.
 
@@ -53,12 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--config", metavar="FILE", help="YAML of decode options")
     add(
         "--policies",
-        default="greedy,localleap",
+        type=listed,
+        default=["greedy", "localleap"],
         metavar="NAME,…",
         help=f"at most 4 of {', '.join(ROWS)} (default: greedy,localleap)",
     )
-    add("--gen-length", type=int, metavar="N", help="canvas (default: the model's or the task's)")
-    add("--block-length", type=int, metavar="N", help="block (default: the model's or the task's)")
+    add_canvas_options(parser)
     add(
         "--anchor-threshold",
         type=float,
@@ -69,11 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--task", metavar="NAME", help="wordproblems or gsm8k:PATH (default: wordproblems)")
     add("--split", metavar="NAME", help="of the task (default: its first)")
     add("--input", metavar="FILE", help="JSONL records instead of a task's problems")
-    add("--limit", type=int, default=200, metavar="N", help="prompts (default: 200)")
-    add("--seed", type=int, default=0, metavar="S", help="of the task's problems (default: 0)")
-    add("--batch-size", type=int, metavar="N", help="rows decoded at once")
+    add("--limit", type=at_least(1), default=200, metavar="N", help="prompts (default: 200)")
+    seed = "of the task's problems (default: 0)"
+    add("--seed", type=at_least(0), default=0, metavar="S", help=seed)
+    add("--batch-size", type=at_least(1), metavar="N", help="rows decoded at once")
     add("--output", type=place, required=True, metavar="DIR", help="for tables and figures")
-    add("--overwrite", action="store_true", help="replace the files of an earlier analysis")
+    add("--overwrite", action="store_true", help="replace tables and figures; answers are kept")
 
 
 def configs(args: argparse.Namespace) -> dict[str, Any]:
@@ -86,14 +93,14 @@ def configs(args: argparse.Namespace) -> dict[str, Any]:
       UserError: an unknown policy, or options that can't be analysed.
     """
     from leapjax import tasks
-    from leapjax.analysis.collect import check
-    from leapjax.analysis.figures import MOST_POLICIES
     from leapjax.config.resolve import CANVAS, checkpoint_options, resolve
     from leapjax.options import read_config, set_flags
     from leapjax.policies.names import row_names
+    from leapjax.studies.observation_plots import MOST_POLICIES
+    from leapjax.studies.observations import check
     from leapjax.trace.collect import config_for
 
-    names = row_names([n for n in args.policies.split(",") if n.strip()], "--policies")
+    names = row_names(args.policies, "--policies")
     if not 1 <= len(names) <= MOST_POLICIES:
         raise UserError(f"--policies names {len(names)}; expected 1 to {MOST_POLICIES}")
     file = read_config(args.config) if args.config else None
@@ -121,8 +128,6 @@ def prompts(args: argparse.Namespace) -> list[dict[str, Any]]:
     from leapjax.data_files import open_data
     from leapjax.jsonl import parse_line, read_lines
 
-    if args.limit < 1:
-        raise UserError(f"--limit is {args.limit}; expected at least 1")
     if args.input is None:
         task = tasks.get(args.task or "wordproblems")
         return [task.record(p) for p in task.problems(args.split, (), args.limit, args.seed)]
@@ -151,21 +156,19 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       UserError: bad input or options.
     """
-    from leapjax.analysis import report
-    from leapjax.analysis.collect import collect
-    from leapjax.analysis.summary import summarise
     from leapjax.compilation import enable_cache
-    from leapjax.evaluation import runner
+    from leapjax.studies import files, observation_report, runner
+    from leapjax.studies.observation_summary import summarise
+    from leapjax.studies.observations import collect
     from leapjax.terminal.embedded import load
 
-    if args.batch_size is not None and args.batch_size < 1:
-        raise UserError(f"--batch-size is {args.batch_size}; expected at least 1")
     if not 0 <= args.anchor_threshold <= 1:
         raise UserError(f"--anchor-threshold is {args.anchor_threshold}; expected 0 to 1")
     wanted = configs(args)
     records = prompts(args)
     note_plots("leapjax analyze")
-    report.check_folder(Path(args.output), args.overwrite)
+    folder = Path(args.output)
+    files.prepare(folder, observation_report.FILES, args.overwrite)
     enable_cache()
     lm = load(args.model, dtype=args.dtype)
     if lm.codec is None and any("prompt_ids" not in r for r in records):
@@ -174,22 +177,22 @@ def run(args: argparse.Namespace) -> int:
         n: [lm.request(r, c, line=i) for i, r in enumerate(records, 1)] for n, c in wanted.items()
     }
     started, runs = time.perf_counter(), {}
+    batch_size = args.batch_size or runner.default_batch_size()
     for name, requests in made.items():
-        with _progress(name, len(requests)) as show:
-            seen = collect(
-                lm,
-                requests,
-                threshold=args.anchor_threshold,
-                batch_size=args.batch_size or runner.default_batch_size(),
-                show=show,
-            )
-        runs[name] = summarise(seen)
+        rows = len(requests)
+        with counted(name, 2 * rows, "row") as count:  # each is decoded, then replayed
+
+            def show(stage: str, done: int, name=name, rows=rows, count=count) -> None:
+                count(done + rows * (stage == "replay"), f"{name}: {stage}")
+
+            options = {"threshold": args.anchor_threshold, "batch_size": batch_size}
+            runs[name] = summarise(collect(lm, requests, **options, folder=folder, show=show))
     config = next(iter(wanted.values()))
     source = args.input and Path(args.input).name
-    result = {
+    report = {
         "command": args.command,
         "settings": {
-            "model": "embedded" if args.model is None else Path(args.model).name,
+            "model": model_name(args.model),
             "model_hash": lm.model_hash,
             "dtype": lm.dtype,
             "prompts": source or f"{args.task or 'wordproblems'}, seed {args.seed}",
@@ -201,41 +204,12 @@ def run(args: argparse.Namespace) -> int:
             "device": runner.device_name(),
             "versions": runner.versions(),
         },
-        "definitions": report.DEFINITIONS,
+        "definitions": observation_report.DEFINITIONS,
         "runs": runs,
     }
-    for name in report.write(result, Path(args.output)):
-        print(Path(args.output) / name)
+    for name in observation_report.write(report, folder):
+        print(folder / name)
     return OK
 
 
-@contextlib.contextmanager
-def _progress(name: str, rows: int) -> Iterator[Callable[[str, int], None]]:
-    """Counts each row when it is decoded, and when it is replayed."""
-    with counted(name, 2 * rows, "row") as show:
-        yield lambda stage, done: show(done + rows * (stage == "replay"), f"{name}: {stage}")
-
-
-def main(argv: Sequence[str] | None = None, prog: str = "leapjax analyze") -> int:
-    """Run `leapjax analyze`; also the script `scripts/analyze.py`.
-
-    Args:
-      argv: arguments; None takes those of the process.
-      prog: as the user calls it.
-
-    Returns:
-      The exit status.
-    """
-
-    def command(argv: Sequence[str] | None) -> int:
-        parser = Parser(prog=prog, description=DESCRIPTION, epilog=EPILOG)
-        add_arguments(parser)
-        args = parser.parse_args(argv)
-        args.command = shlex.join(["leapjax", "analyze", *(sys.argv[1:] if argv is None else argv)])
-        return run(args)
-
-    return run_main(command, argv, prog)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+main = command("analyze", add_arguments, run, DESCRIPTION, EPILOG)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from leapjax.ablation.files import write_text
-from leapjax.cli.common import OK, Parser, place, run_main
+from leapjax.cli.common import (
+    OK,
+    add_canvas_options,
+    add_model_options,
+    at_least,
+    command,
+    place,
+)
+from leapjax.cli.study_arguments import add_strata, load_model
 from leapjax.errors import UserError
 from leapjax.progress import counted
 
@@ -60,16 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       parser: of this command.
     """
     from leapjax.caches import CACHES
-    from leapjax.config import QUANTIZATIONS
 
-    add = parser.add_argument_group("model").add_argument
-    add("--model", metavar="PATH_OR_ID", help="checkpoint (default: the one in the package)")
-    add("--dtype", choices=("float32", "bfloat16"), help="compute type (default: as in decode)")
-    add("--mesh", metavar="AXES", help="devices to spread it over: data=2,tensor=4 (also fsdp)")
-    add("--quantize", choices=QUANTIZATIONS, help="round the matrices to 8 bits after loading")
-    add("--batch-size", type=int, metavar="N", help="rows decoded at once")
+    add_model_options(parser.add_argument_group("model"), batch_size=at_least(1))
 
-    add = parser.add_argument_group("prompts").add_argument
+    group = parser.add_argument_group("prompts")
+    add = group.add_argument
     add("--prompts", metavar="PATH", help="JSONL records without options; - is stdin")
     add(
         "--task",
@@ -77,15 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compare extracted answers: wordproblems, gsm8k:PATH; without --prompts, its problems",
     )
     add("--split", metavar="NAME", help="of the task's problems")
-    add(
-        "--strata",
-        type=lambda text: [part.strip() for part in text.split(",") if part.strip()],
-        default=[],
-        metavar="NAME,…",
-        help="groups of the task's problems, in equal parts (default: all)",
-    )
-    add("--limit", type=int, metavar="N", help="prompts in all (default: the file's, the task's)")
-    add("--seed", type=int, default=0, metavar="S", help="of problems and draws (default: 0)")
+    add_strata(group)
+    limit = "prompts in all (default: the file's, the task's)"
+    add("--limit", type=at_least(1), metavar="N", help=limit)
+    seed = "of problems and draws (default: 0)"
+    add("--seed", type=at_least(0), default=0, metavar="S", help=seed)
     add("--raw", action="store_true", help="no chat template; control tokens are parsed")
     add("--stop", action="append", metavar="TEXT", help="cut answers before this text")
 
@@ -101,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--ladder", metavar="FILE", help="YAML of settings, safe to fast (default: LocalLeap's)")
     add(
         "--check-promise",
-        type=int,
+        type=at_least(1),
         metavar="R",
         help="calibrate R times on random parts of the prompts and count the failures",
     )
@@ -112,10 +107,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="prompts of each such calibration (default: half)",
     )
 
-    add = parser.add_argument_group("decoding, the same for every setting").add_argument
+    group = parser.add_argument_group("decoding, the same for every setting")
+    add = group.add_argument
     add("--config", metavar="FILE", help="YAML of further options, none of a policy's own")
-    add("--gen-length", type=int, metavar="N", help="canvas (default: the model's or the task's)")
-    add("--block-length", type=int, metavar="N", help="block (default: the model's or the task's)")
+    add_canvas_options(group)
     add("--cache", choices=CACHES, help="KV cache of the settings; greedy has none")
 
     add = parser.add_argument_group("output").add_argument
@@ -136,47 +131,60 @@ def run(args: argparse.Namespace) -> int:
       UserError: bad input or options.
     """
     from leapjax import tasks
-    from leapjax.calibration import calibrate, ladder, prompts
-    from leapjax.compilation import enable_cache
     from leapjax.options import read_config
+    from leapjax.records import Intake
+    from leapjax.studies import calibration, files, ladders, runner
 
     file = read_config(args.config) if args.config else None
     model = args.model or (file.model if file else None)
-    rungs = ladder.read(args.ladder) if args.ladder else ladder.DEFAULT
+    ladder = ladders.read(args.ladder) if args.ladder else ladders.DEFAULT
     task = tasks.get(args.task) if args.task else None
     base = _base(args, file, model, task)
-    settings = rungs.configs(base)
-    if args.batch_size is not None and args.batch_size < 1:
-        raise UserError(f"--batch-size is {args.batch_size}; expected at least 1")
-    if args.limit is not None and args.limit < 1:
-        raise UserError(f"--limit is {args.limit}; expected at least 1")
+    settings = ladder.configs(base)
     if args.prompts:
-        given = prompts.read(args.prompts, task, args.limit)
+        records, source = calibration.read_prompts(args.prompts, args.limit), args.prompts
     elif task:
-        given = prompts.generate(task, args.split, args.strata, args.limit, args.seed)
+        problems = task.problems(args.split, args.strata, args.limit, args.seed)
+        records = [task.record(p) for p in problems]
+        source = f"{task.name}, split {args.split or task.splits[0]}, seed {args.seed}"
     else:
         raise UserError("no prompts; give --prompts FILE or --task NAME")
-    n = _calibration_size(args, len(given.records))
-    calibrate.check(n, args.max_disagreement, args.confidence)
+    n = _calibration_size(args, len(records))
+    calibration.check_size(n, args.max_disagreement, args.confidence)
     folder = Path(args.output)
     names = ("promise.json",) if args.check_promise else ("calibrated.yaml", "report.json")
-    for name in names:
-        if (folder / name).exists() and not args.overwrite:
-            raise UserError(f"{folder / name}: is there already; add --overwrite to replace it")
-    enable_cache()
-    with _answers(args, model, given, base) as (answers, facts):
-        facts |= {"source": given.source, "agreement": given.agreement, "ladder": rungs.name}
-        if args.check_promise:
-            return _check_promise(args, answers, base, settings, given.task, n, facts)
-        result = calibrate.calibrate(
-            answers,
+    files.prepare(folder, names, args.overwrite)
+    batch_size = args.batch_size or runner.default_batch_size()
+    lm = load_model(args, "leapjax calibrate", model, settings[0], batch_size)
+    intake = Intake(base, lm.config, lm.codec, raw=args.raw, stop=tuple(args.stop or ()))
+    requests = [r for i, record in enumerate(records, 1) for r in intake.requests(record, i)]
+    facts = {
+        "model": "embedded" if model is None else model,
+        "model hash": lm.model_hash,
+        "dtype": lm.dtype,
+        "quantization": lm.quantization,
+        "device": runner.device_name(),
+        "versions": runner.versions(),
+        "source": source,
+        "agreement": f"the extracted answer ({task.name})" if task else "the text",
+        "ladder": ladder.name,
+    }
+    goal: dict[str, Any] = {"budget": args.max_disagreement, "confidence": args.confidence}
+    with counted("greedy", len(requests), "prompt") as count:
+        comparison = calibration.Comparison(
+            lm,
+            requests,
             base,
-            settings,
-            budget=args.max_disagreement,
-            confidence=args.confidence,
-            extract=given.task.extract if given.task else None,
+            folder,
+            batch_size=batch_size,
+            task=task,
+            show=lambda name, done: count(done, name),
         )
-    return _write(args, result, facts)
+        if not args.check_promise:
+            return _write(folder, calibration.calibrate(comparison, settings, **goal), facts)
+        draws = {"n": n, "repeats": args.check_promise, "seed": args.seed}
+        outcome = calibration.check_guarantee(comparison, settings, **draws, **goal)
+    return _write_guarantee(folder, settings, outcome, goal, facts)
 
 
 def _base(args: argparse.Namespace, file, model: str | None, task):
@@ -199,116 +207,43 @@ def _calibration_size(args: argparse.Namespace, pool: int) -> int:
         if args.calibration_size is not None:
             raise UserError("--calibration-size goes with --check-promise")
         return pool
-    if args.check_promise < 1:
-        raise UserError(f"--check-promise is {args.check_promise}; expected at least 1")
     n = pool // 2 if args.calibration_size is None else args.calibration_size
     if not 1 <= n <= pool:
         raise UserError(f"--calibration-size is {n}; expected 1 to {pool}, the number of prompts")
     return n
 
 
-@contextlib.contextmanager
-def _answers(args: argparse.Namespace, model: str | None, given, base):
-    """The prompts, ready to decode under a bar, and what identifies model and machine."""
-    from leapjax.calibration.answers import Answers, requests_of
-    from leapjax.evaluation import runner
-    from leapjax.terminal.embedded import load
+def _write_guarantee(folder: Path, settings, outcome, goal: dict, facts: dict) -> int:
+    from leapjax.studies import calibration_report, files
 
-    lm = load(model, dtype=args.dtype, quantize=args.quantize, mesh=args.mesh)
-    if lm.codec is None:
-        raise UserError(f"{model}: has no tokenizer, so answers can't be compared")
-    requests = requests_of(lm, given.records, base, args.raw, tuple(args.stop or ()))
-    with counted("greedy", len(requests), "prompt") as show:
-        facts: dict[str, Any] = {
-            "model": "embedded" if model is None else model,
-            "model hash": lm.model_hash,
-            "dtype": lm.dtype,
-            "quantization": lm.quantization,
-            "device": runner.device_name(),
-            "versions": runner.versions(),
-        }
-        batch = args.batch_size or runner.default_batch_size()
-        yield (
-            Answers(lm, requests, Path(args.output), batch, lambda name, done: show(done, name)),
-            facts,
-        )
-
-
-def _check_promise(args, answers, base, settings, task, n: int, facts: dict) -> int:
-    """Decode the pool under every setting, then calibrate on random parts of it."""
-    import numpy as np
-
-    from leapjax.calibration import calibrate, promise, report
-    from leapjax.calibration.prompts import answer_key
-
-    extract = task.extract if task else None
-    keys = [answer_key(extract, a.text) for a in answers.all(calibrate.greedy(base), "greedy")]
-
-    def compared(config, name: str) -> tuple[list[bool], list[int]]:
-        found = answers.all(config, name)
-        differ = [answer_key(extract, a.text) != k for a, k in zip(found, keys, strict=True)]
-        return differ, [a.steps for a in found]
-
-    under = [compared(c, f"setting-{i:02d}") for i, c in enumerate(settings, 1)]
-    threshold = base.replace(policy="confidence_threshold", threshold=0.9)
-    differ, steps = compared(threshold, "threshold-0.9")
-    rival = report.Rival(float(np.mean(steps)), float(np.mean(differ)))
-    outcome = promise.resample(
-        np.array([d for d, _ in under]),
-        np.array([s for _, s in under]),
-        n=n,
-        repeats=args.check_promise,
-        budget=args.max_disagreement,
-        confidence=args.confidence,
-        seed=args.seed,
-    )
-    sys.stdout.write(report.promise_text(outcome, settings, rival, args.max_disagreement))
+    promise, rival = outcome
+    budget = goal["budget"]
+    sys.stdout.write(calibration_report.guarantee_text(promise, settings, rival, budget))
     content = facts | {
-        "max_disagreement": args.max_disagreement,
-        "confidence": args.confidence,
+        "max_disagreement": budget,
+        "confidence": goal["confidence"],
         "settings": [c.to_dict() for c in settings],
-        "promise": outcome.to_dict(),
-        "threshold_0.9": {"steps": rival.steps, "rate": rival.rate},
+        "promise": promise,
+        "threshold_0.9": rival,
     }
-    write_text(Path(args.output) / "promise.json", json.dumps(content, indent=1) + "\n")
-    return OK if outcome.holds else NONE_QUALIFIES
+    files.write_json(folder / "promise.json", content)
+    return OK if promise["holds"] else NONE_QUALIFIES
 
 
-def _write(args: argparse.Namespace, result, facts: dict) -> int:
-    from leapjax.calibration import report
+def _write(folder: Path, made: dict[str, Any], facts: dict[str, Any]) -> int:
+    from leapjax.studies import calibration_report, files
 
-    folder = Path(args.output)
-    sys.stdout.write(report.text(result))
+    sys.stdout.write(calibration_report.text(made))
     sys.stdout.flush()
-    write_text(folder / "report.json", json.dumps(report.document(result, facts), indent=1) + "\n")
+    files.write_json(folder / "report.json", calibration_report.document(made, facts))
     target = folder / "calibrated.yaml"
-    if result.chosen is None:
+    if made["chosen"] is None:
         target.unlink(missing_ok=True)  # an older result's, which --overwrite gave up
         return NONE_QUALIFIES
     named = None if facts["model"] == "embedded" else facts["model"]
-    write_text(target, report.config_file(result, facts, named))
+    files.write_text(target, calibration_report.config_file(made, facts, named))
     print(f"\nleapjax decode --config {target} …")
     return OK
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "leapjax calibrate") -> int:
-    """Run `leapjax calibrate`; also the script `scripts/calibrate.py`.
-
-    Args:
-      argv: arguments; None takes those of the process.
-      prog: as the user calls it.
-
-    Returns:
-      The exit status.
-    """
-
-    def command(argv: Sequence[str] | None) -> int:
-        parser = Parser(prog=prog, description=DESCRIPTION, epilog=EPILOG)
-        add_arguments(parser)
-        return run(parser.parse_args(argv))
-
-    return run_main(command, argv, prog)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+main = command("calibrate", add_arguments, run, DESCRIPTION, EPILOG)

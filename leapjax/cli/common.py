@@ -309,9 +309,9 @@ def note_plots(prog: str) -> None:
     Args:
       prog: as the user calls it.
     """
-    from leapjax.evaluation import plot
+    from leapjax.studies import plots
 
-    if not plot.available():
+    if not plots.available():
         missing = "plots are left out, matplotlib is not installed (pip install 'leapjax[plots]')"
         print(f"{prog}: note: {missing}", file=sys.stderr)
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from leapjax.cli import evaluate_rows
-from leapjax.cli.common import MESH_HELP, OK, Parser, note_mesh, note_plots, place, run_main
+from leapjax.cli.common import OK, command, listed, note_plots, place
+from leapjax.cli.study_arguments import about, add_study_options, load_model
 from leapjax.errors import UserError
 from leapjax.progress import counted
 
@@ -60,60 +58,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       parser: of this command.
     """
     from leapjax.caches import CACHES
-    from leapjax.config import QUANTIZATIONS
-    from leapjax.evaluation.settings import USUAL
     from leapjax.policies import ROWS
+    from leapjax.studies.policy_rows import USUAL
 
+    add_study_options(
+        parser,
+        limit=None,
+        limit_help="problems in all (default: 500; of a file, all)",
+        seed=0,
+        seed_help="of the problems (default: 0)",
+    )
     add = parser.add_argument
-    add("--model", metavar="PATH_OR_ID", help="checkpoint (default: the one in the package)")
-    add("--dtype", choices=("float32", "bfloat16"), help="compute type (default: as in decode)")
-    add("--mesh", metavar="AXES", help=MESH_HELP)
-    add("--quantize", choices=QUANTIZATIONS, help="round the matrices to 8 bits after loading")
-    add(
-        "--task",
-        default="wordproblems",
-        metavar="NAME",
-        help="wordproblems, or gsm8k:PATH for JSONL of question and answer (wordproblems)",
-    )
-    add("--split", metavar="NAME", help="wordproblems: heldout or unseen (default: heldout)")
-    add(
-        "--strata",
-        type=_listed,
-        default=[],
-        metavar="NAME,…",
-        help="groups of problems, in equal parts (default: all)",
-    )
-    add(
-        "--limit",
-        type=int,
-        metavar="N",
-        help="problems in all (default: 500; of a file, all)",
-    )
-    add("--seed", type=int, default=0, metavar="S", help="of the problems (default: 0)")
     add(
         "--policies",
-        type=_listed,
+        type=listed,
         default=list(USUAL),
         metavar="NAME,…",
         help=f"rows of the table, of {', '.join(ROWS)} (default: {','.join(USUAL)})",
     )
-    add(
-        "--caches",
-        type=_listed,
-        default=["none"],
-        metavar="NAME,…",
-        help=f"{', '.join(CACHES)} (default: none)",
-    )
-    add("--gen-length", type=int, metavar="N", help="canvas (default: the model's or the task's)")
-    add("--block-length", type=int, metavar="N", help="block (default: the model's or the task's)")
-    add("--batch-size", type=int, metavar="N", help="rows decoded at once")
+    caches = f"{', '.join(CACHES)} (default: none)"
+    add("--caches", type=listed, default=["none"], metavar="NAME,…", help=caches)
     add("--output", type=place, metavar="DIR", help="keep answers, report.json and plot.png there")
     add("--markdown", type=place, metavar="FILE", help="write the tables as Markdown too")
     evaluate_rows.add_arguments(parser)
-
-
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -134,131 +101,63 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name):
             raise UserError(f"--{name.replace('_', '-')} is only read with --reproduce NAME")
     from leapjax import tasks
-    from leapjax.compilation import enable_cache
     from leapjax.config.resolve import CANVAS, checkpoint_options, resolve
-    from leapjax.evaluation import settings
     from leapjax.options import set_flags
+    from leapjax.studies import policy_rows
 
     if not args.policies or not args.caches:
         raise UserError("--policies and --caches need at least one name")
-    if args.batch_size is not None and args.batch_size < 1:
-        raise UserError(f"--batch-size is {args.batch_size}; expected at least 1")
-    if args.seed < 0:
-        raise UserError(f"--seed is {args.seed}; expected at least 0")
     task = tasks.get(args.task)
     base = resolve(set_flags(args, CANVAS), None, checkpoint_options(args.model), task)
-    rows = settings.rows(args.policies, args.caches, base)
+    rows = policy_rows.rows(args.policies, args.caches, base)
     problems = task.problems(args.split, args.strata, args.limit, args.seed)
-    for file in (args.markdown,):
-        if file and not Path(file).absolute().parent.is_dir():
-            raise UserError(f"{file}: its folder is missing; create it first")
+    if args.markdown and not Path(args.markdown).absolute().parent.is_dir():
+        raise UserError(f"{args.markdown}: its folder is missing; create it first")
     if args.output:
         note_plots("leapjax evaluate")
-    enable_cache()
-    report = evaluate(args, task, problems, rows)
-    _write(args, report)
+    _write(args, evaluate(args, task, problems, rows))
     return OK
 
 
 def evaluate(args: argparse.Namespace, task, problems, rows) -> dict[str, Any]:
     """Run every row and put the report together."""
-    import jax
-
     from leapjax.caches import CACHES
-    from leapjax.evaluation import report, runner
-    from leapjax.evaluation.results import Results
-    from leapjax.evaluation.statistics import percentile
-    from leapjax.fit import wanted
-    from leapjax.terminal.embedded import load
+    from leapjax.studies import evaluation_report, runner
+    from leapjax.studies.statistics import percentile
 
     batch_size = args.batch_size or runner.default_batch_size()
-    # A row that stores keys and values needs the most room.
+    # A row that stores keys and values needs the most memory.
     largest = max((row.config for row in rows), key=lambda config: CACHES[config.cache].stores)
-    mesh = wanted(args.mesh, largest, batch_size)
-    lm = load(args.model, dtype=args.dtype, quantize=args.quantize, mesh=mesh)
-    note_mesh("leapjax evaluate", args.mesh, lm)
-    if lm.codec is None:
-        raise UserError(f"{args.model}: has no tokenizer, so answers can't be read")
+    lm = load_model(args, "leapjax evaluate", args.model, largest, batch_size)
     folder = Path(args.output) if args.output else None
     answers = {}
     for row in rows:
-        name = f"{row.policy}-{row.cache}"
-        made = runner.row_settings(lm, row, batch_size)
-        with (
-            Results(folder, name, made) as results,
-            counted(name, len(problems), "problem") as show,
-        ):
-            answers[row.key] = runner.run_row(
-                lm, task, problems, row, results, batch_size=batch_size, show=show
-            )
-    base = rows[0].config
-    return {
-        "settings": {
-            "task": task.name,
-            "split": args.split or task.splits[0],
-            "strata": list(dict.fromkeys(p.stratum for p in problems)),
-            "seed": args.seed,
-            "gen_length": base.gen_length,
-            "block_length": base.block_length,
-            "batch_size": batch_size,
-        },
-        "n": len(problems),
-        "problems_sha256": hashlib.sha256(
-            "".join(f"{p.id}\n" for p in problems).encode()
-        ).hexdigest(),
-        "answer_tokens_p99": percentile(
-            [len(lm.codec.encode(p.answer, control=False)) for p in problems], 0.99
-        ),
-        "model": {
-            "name": "embedded" if args.model is None else Path(args.model).name,
-            "hash": lm.model_hash,
-            "dtype": lm.dtype,
-            "quantization": lm.quantization,
-        },
-        "device": runner.device_name(),
-        "backend": jax.default_backend(),
-        "versions": runner.versions(),
-        "definitions": report.DEFINITIONS,
-        "rows": report.rows_of(problems, rows, answers),
+        name, config = "-".join(row.key), row.config
+        asked = [runner.Question(p.id, lm.request(task.record(p), config)) for p in problems]
+        how: dict[str, Any] = {"batch_size": batch_size, "timed": True}
+        with counted(name, len(problems), "problem") as how["show"]:
+            made = runner.decode(lm, asked, folder, name, config.to_dict(), **how)
+        answers[row.key] = runner.scored(task, problems, made)
+    encode = lm.codec.encode  # type: ignore[union-attr]  (load_model has checked it)
+    lengths = [len(encode(p.answer, control=False)) for p in problems]
+    return about(args, lm, task, problems, rows[0].config, batch_size) | {
+        "answer_tokens_p99": percentile(lengths, 0.99),
+        "definitions": evaluation_report.DEFINITIONS,
+        "rows": evaluation_report.rows_of(problems, rows, answers),
     }
 
 
 def _write(args: argparse.Namespace, report: dict[str, Any]) -> None:
-    from leapjax.evaluation import plot
-    from leapjax.evaluation import report as texts
+    from leapjax.studies import evaluation_plot, evaluation_report, files, plots
 
-    sys.stdout.write(texts.text(report))
+    sys.stdout.write(evaluation_report.text(report))
     sys.stdout.flush()
-    try:
-        if args.markdown:
-            Path(args.markdown).write_text(texts.markdown(report), encoding="utf-8")
-        if args.output:
-            folder = Path(args.output)
-            (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-    except OSError as e:
-        raise UserError(f"{e.filename}: can't be written ({e.strerror or e})") from e
-    if args.output and plot.available():
-        plot.draw(report, Path(args.output) / "plot.png")
+    if args.markdown:
+        files.write_text(Path(args.markdown), evaluation_report.markdown(report))
+    if args.output:
+        files.write_json(Path(args.output) / "report.json", report)
+        if plots.available():
+            plots.save(evaluation_plot.rows_figure(report), Path(args.output) / "plot.png")
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "leapjax evaluate") -> int:
-    """Run `leapjax evaluate`; also the script `scripts/evaluate.py`.
-
-    Args:
-      argv: arguments; None takes those of the process.
-      prog: as the user calls it.
-
-    Returns:
-      The exit status.
-    """
-
-    def command(argv: Sequence[str] | None) -> int:
-        parser = Parser(prog=prog, description=DESCRIPTION, epilog=EPILOG)
-        add_arguments(parser)
-        return run(parser.parse_args(argv))
-
-    return run_main(command, argv, prog)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+main = command("evaluate", add_arguments, run, DESCRIPTION, EPILOG)

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from leapjax.cli.common import OK, note_mesh
+from leapjax.cli.common import OK
+from leapjax.cli.study_arguments import load_model
 from leapjax.errors import UserError
 from leapjax.progress import counted
 
@@ -48,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
       UserError: bad input or options, or a row that can't be run.
     """
     from leapjax.config import check_keys
-    from leapjax.evaluation import paper_rows, reproduce
+    from leapjax.studies import paper_reproduction as reproduction
+    from leapjax.studies import paper_rows
     from leapjax.tasks import ifeval
 
     rows = paper_rows.load(Path(args.rows) if args.rows else None)
@@ -59,16 +61,12 @@ def run(args: argparse.Namespace) -> int:
     row = rows[args.reproduce]
     sys.stdout.write(paper_rows.describe(row))
     sys.stdout.flush()
-    reproduce.check(row)
+    reproduction.check(row)
     fields = ", ".join(row.benchmark.fields)
     if not args.data:
         raise UserError(f"--reproduce {row.name} needs --data FILE (JSONL of {fields})")
     if not args.model:
         raise UserError(f"--reproduce {row.name} needs --model, a checkpoint of {row.model}")
-    if args.limit is not None and args.limit < 1:
-        raise UserError(f"--limit is {args.limit}; expected at least 1")
-    if args.batch_size is not None and args.batch_size < 1:
-        raise UserError(f"--batch-size is {args.batch_size}; expected at least 1")
     if row.benchmark.program and not (args.allow_code_execution or args.output):
         raise UserError(
             f"{row.name} is scored by running generated programs: allow it by "
@@ -76,55 +74,37 @@ def run(args: argparse.Namespace) -> int:
         )
     if row.task == "ifeval":
         ifeval.checker()
-    problems = reproduce.problems_of(row, args.data, args.limit)
-    prompts = reproduce.prompts(row, problems, reproduce.shots_of(row, args.shots))
+    problems = reproduction.problems_of(row, args.data, args.limit)
+    prompts = reproduction.prompts(row, problems, reproduction.shots_of(row, args.shots))
     made = _measure(args, row, problems, prompts)
-    sys.stdout.write(reproduce.text(made))
+    sys.stdout.write(reproduction.text(made))
     return OK
 
 
 def _measure(args: argparse.Namespace, row, problems, prompts) -> dict[str, Any]:
-    from leapjax.compilation import enable_cache
-    from leapjax.evaluation import reproduce, runner
-    from leapjax.evaluation.results import Results
-    from leapjax.evaluation.settings import Row
-    from leapjax.fit import wanted
-    from leapjax.terminal.embedded import load
+    from leapjax.studies import files, runner
+    from leapjax.studies import paper_reproduction as reproduction
 
-    enable_cache()
     batch_size = args.batch_size or runner.default_batch_size()
-    lm = load(
-        args.model,
-        dtype=args.dtype,
-        quantize=args.quantize,
-        mesh=wanted(args.mesh, row.decode, batch_size),
-    )
-    note_mesh("leapjax evaluate", args.mesh, lm)
-    if lm.codec is None:
-        raise UserError(f"{args.model}: has no tokenizer, so answers can't be read")
+    lm = load_model(args, "leapjax evaluate", args.model, row.decode, batch_size)
     folder = Path(args.output) if args.output else None
-    asked = reproduce.records(row, problems, prompts, lm.codec)
-    settings = runner.row_settings(lm, Row(row.name, row.decode), batch_size)
-    with (
-        Results(folder, row.name, settings) as results,
-        counted(row.name, len(asked), "problem") as show,
-    ):
-        runner.decode(lm, asked, row.decode, results, batch_size=batch_size, show=show)
-        answers = {p.id: results.answers[r["id"]] for p, r in zip(problems, asked, strict=True)}
+    asked = [
+        runner.Question(record["id"], lm.request(record, row.decode))
+        for record in reproduction.records(row, problems, prompts, lm.codec)
+    ]
+    options = row.decode.to_dict()
+    how: dict[str, Any] = {"batch_size": batch_size, "timed": True}
+    with counted(row.name, len(asked), "problem") as how["show"]:
+        made = runner.decode(lm, asked, folder, row.name, options, **how)
+    answers = {p.id: answer for p, answer in zip(problems, made, strict=True)}
     run_them = bool(row.benchmark.program and args.allow_code_execution)
     with counted("programs", len(problems) if run_them else 0, "program") as show:
-        measured = reproduce.measure(row, problems, answers, execute=run_them, show=show)
-    made = reproduce.report(row, measured) | {"settings": settings}
+        measured = reproduction.measure(row, problems, answers, execute=run_them, show=show)
+    report = reproduction.report(row, measured)
+    report |= {"settings": runner.provenance(lm, options, batch_size)}
     if folder:
-        _write(folder / f"{row.name}.json", json.dumps(made, indent=1) + "\n")
-        lines = reproduce.samples(row, problems, answers, measured)
+        files.write_json(folder / f"{row.name}.json", report)
+        lines = reproduction.samples(row, problems, answers, measured)
         text = "".join(json.dumps(line) + "\n" for line in lines)
-        _write(folder / f"{row.name}-samples.jsonl", text)
-    return made
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as e:
-        raise UserError(f"{path}: can't be written ({e.strerror or e})") from e
+        files.write_text(folder / f"{row.name}-samples.jsonl", text)
+    return report

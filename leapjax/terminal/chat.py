@@ -9,8 +9,8 @@ from typing import IO
 
 from leapjax.config import DecodeConfig
 from leapjax.errors import UserError
-from leapjax.evaluation.measures import counts
 from leapjax.lm import LM
+from leapjax.studies.counts import counts
 from leapjax.terminal import canvas
 from leapjax.types import Completion
 from leapjax.wording import plural
@@ -80,7 +80,7 @@ def _show(lm: LM, completion: Completion, seconds: float, screen, explained: set
     explained |= new
     canvas.play(screen, canvas.Canvas.of(lm, completion))
     screen.print(f"\n{canvas.printable(completion.text)}")  # to be read and copied
-    tokens = plural(counts(completion, lm.config.eos_token_id).tokens, "token")
+    tokens = plural(counts(completion, lm.config.eos_token_id)["tokens"], "token")
     took = f"{plural(completion.steps, 'step')}, {tokens} in {seconds:.1f} s"
     screen.print(f"[{took}]", style="dim")
 

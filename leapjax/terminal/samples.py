@@ -9,8 +9,8 @@ from typing import IO
 
 from leapjax import tasks
 from leapjax.config import DecodeConfig
-from leapjax.evaluation.measures import counts
 from leapjax.lm import LM
+from leapjax.studies.counts import counts
 from leapjax.tasks.base import Problem
 from leapjax.terminal import canvas
 from leapjax.types import Completion
@@ -78,7 +78,7 @@ def run(
         screen.print(canvas.legend([k for c in completions for k in c.commit_kind]))
     for problem, completion, base in zip(chosen, completions, baseline, strict=True):
         _show(lm, problem, completion, base, stream, screen)
-    tokens = sum(counts(c, lm.config.eos_token_id).tokens for c in completions)
+    tokens = sum(counts(c, lm.config.eos_token_id)["tokens"] for c in completions)
     steps, of = sum(c.steps for c in completions), sum(c.steps for c in baseline)
     right = sum(task.score(c.text, p) for c, p in zip(completions, chosen, strict=True))
     print(

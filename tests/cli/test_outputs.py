@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from leapjax.ablation.files import write_text
-from leapjax.analysis import report as analysis
 from leapjax.benchmarks.report import write_section
 from leapjax.cli.main import main
-from leapjax.evaluation import plot
+from leapjax.studies import observation_report as analysis
+from leapjax.studies import plots
+from leapjax.studies.files import write_text
 
 ROOT = Path(__file__).parents[2]
 LLADA = str(ROOT / "tests" / "golden" / "llada-a")
@@ -80,7 +80,7 @@ def test_files_are_written_through_links(tmp_path, capsys):
 @pytest.fixture
 def no_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert not plot.available()
+    assert not plots.available()
 
 
 @pytest.mark.parametrize(

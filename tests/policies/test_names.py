@@ -5,13 +5,13 @@ import dataclasses
 import pytest
 
 from leapjax import DecodeConfig, UserError
-from leapjax.ablation import grid
 from leapjax.config import row_config
 from leapjax.config.resolve import from_python, resolve
-from leapjax.evaluation.settings import rows
 from leapjax.options import read_config
 from leapjax.policies import POLICIES, ROWS, Parameter, register_policy
 from leapjax.policies.names import policy_of, row_names
+from leapjax.studies import setting_grids as grid
+from leapjax.studies.policy_rows import rows
 from leapjax.trace.collect import config_for, name_of, names
 
 SMALL = {"gen_length": 32, "block_length": 8}

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from leapjax import register_policy
-from leapjax.analysis.collect import check
 from leapjax.decoding import forward, step
 from leapjax.decoding.forward import block_columns
 from leapjax.decoding.proposal import propose
 from leapjax.errors import UserError
 from leapjax.policies import POLICIES, Parameter, Policy, commits
 from leapjax.policies.base import surest
+from leapjax.studies.observations import check
 from leapjax.types import ANCHOR, COMMIT_KINDS, PROPAGATED, REOPEN, REPLACE, TOP1
 from tests.decoding.harness import decode, params_of, prompts, request, run, start, structure
 

@@ -1,1 +1,0 @@
-"""What a policy's numbers do: grids of settings, and studies that match their steps."""

@@ -1,1 +1,0 @@
-"""What LocalLeap rests on, measured: delayed decoding and local determinism."""

@@ -1,0 +1,123 @@
+"""What the commands of studies share: options of a task, loading the model, facts of a report."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from leapjax.cli.common import add_canvas_options, add_model_options, at_least, listed, note_mesh
+from leapjax.errors import UserError
+
+TASK_HELP = "wordproblems, or gsm8k:PATH for JSONL of question and answer (wordproblems)"
+
+
+def add_study_options(
+    parser: argparse.ArgumentParser,
+    *,
+    limit: int | None,
+    limit_help: str,
+    seed: int,
+    seed_help: str,
+) -> None:
+    """Declare model, task, problems and canvas of a study that solves a task's problems.
+
+    Args:
+      parser: of the command.
+      limit: default number of problems.
+      limit_help: of `--limit`.
+      seed: default seed of the problems.
+      seed_help: of `--seed`.
+    """
+    add_model_options(parser, batch_size=at_least(1))
+    add = parser.add_argument
+    add("--task", default="wordproblems", metavar="NAME", help=TASK_HELP)
+    add("--split", metavar="NAME", help="wordproblems: heldout or unseen (default: heldout)")
+    add_strata(parser)
+    add("--limit", type=at_least(1), default=limit, metavar="N", help=limit_help)
+    add("--seed", type=at_least(0), default=seed, metavar="S", help=seed_help)
+    add_canvas_options(parser)
+
+
+def add_strata(parser: argparse._ActionsContainer) -> None:
+    """Declare `--strata`."""
+    text = "groups of problems, in equal parts (default: all)"
+    parser.add_argument("--strata", type=listed, default=[], metavar="NAME,…", help=text)
+
+
+def load_model(args: argparse.Namespace, prog: str, model: str | None, config, batch_size: int):
+    """Load the model of a study, on the devices that fit it.
+
+    Args:
+      args: of the command.
+      prog: as the user calls it.
+      model: path or hub id; None is the embedded model.
+      config: the decode options that need the most memory.
+      batch_size: rows decoded at once.
+
+    Returns:
+      An `LM` with a tokenizer.
+
+    Raises:
+      UserError: no such model, it has no tokenizer, or the devices here can't hold it.
+    """
+    from leapjax.compilation import enable_cache
+    from leapjax.fit import wanted
+    from leapjax.terminal.embedded import load
+
+    enable_cache()
+    mesh = wanted(args.mesh, config, batch_size)
+    lm = load(model, dtype=args.dtype, quantize=args.quantize, mesh=mesh)
+    note_mesh(prog, args.mesh, lm)
+    if lm.codec is None:
+        raise UserError(f"{model}: has no tokenizer, so answers can't be read")
+    return lm
+
+
+def model_name(model: str | None) -> str:
+    """How reports call a model."""
+    return "embedded" if model is None else Path(model).name
+
+
+def about(
+    args: argparse.Namespace, lm, task, problems: Sequence[Any], base, batch_size: int
+) -> dict[str, Any]:
+    """What was measured, and with what: the head of a report.
+
+    Args:
+      args: of the command.
+      lm: the model.
+      task: that was asked.
+      problems: that were solved.
+      base: decode options that all settings share.
+      batch_size: rows decoded at once.
+    """
+    import jax
+
+    from leapjax.studies import runner
+
+    ids = "".join(f"{p.id}\n" for p in problems).encode()
+    return {
+        "settings": {
+            "task": task.name,
+            "split": args.split or task.splits[0],
+            "strata": list(dict.fromkeys(p.stratum for p in problems)),
+            "seed": args.seed,
+            "gen_length": base.gen_length,
+            "block_length": base.block_length,
+            "batch_size": batch_size,
+        },
+        "n": len(problems),
+        "problems_sha256": hashlib.sha256(ids).hexdigest(),
+        "model": {
+            "name": model_name(args.model),
+            "hash": lm.model_hash,
+            "dtype": lm.dtype,
+            "quantization": lm.quantization,
+        },
+        "device": runner.device_name(),
+        "backend": jax.default_backend(),
+        "versions": runner.versions(),
+    }

@@ -1,1 +1,0 @@
-"""Accuracy and steps of decoding policies on a task (docs/evaluation.md)."""

@@ -1,0 +1,330 @@
+"""Choose the fastest setting whose answers agree with greedy's (docs/calibration.md).
+
+Settings are tested in an order fixed beforehand, from safe to fast, until the first whose share of
+disagreements can't be shown to keep the budget. All settings before it keep the budget jointly,
+with the confidence of one test: a false pass needs the first setting over the budget to pass, and
+that is a single event.
+
+Source: Angelopoulos et al., Learn then Test, arXiv 2110.01052, section on fixed-sequence testing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leapjax.config import DecodeConfig
+from leapjax.errors import UserError
+from leapjax.lm import LM
+from leapjax.studies.runner import Question, answers, prompt_key, provenance
+from leapjax.studies.statistics import most_successes, trials_needed, upper_bound
+from leapjax.studies.store import AnswerStore
+from leapjax.tasks import Task
+from leapjax.types import Request
+
+
+def read_prompts(path: str, limit: int | None = None) -> list[dict[str, Any]]:
+    """The records of a JSONL file.
+
+    Args:
+      path: the file, a URL, or `-` for stdin.
+      limit: only the first so many.
+
+    Raises:
+      UserError: a record is unusable, or sets options, which are the ladder's.
+    """
+    from leapjax.jobs.source import Input
+    from leapjax.jsonl import parse_line
+
+    records = []
+    for item in itertools.islice(Input(path).items(), limit):
+        record = parse_line(item.given, item.where)
+        if record.get("options"):
+            raise UserError(
+                f"{item.where}: has options, but the ladder sets them; remove them there"
+            )
+        # The number of the line is the id of a record without one.
+        records.append({"id": item.line} | {k: v for k, v in record.items() if v is not None})
+    if not records:
+        raise UserError(f"{path}: holds no prompts")
+    return records
+
+
+def greedy_setting(base: DecodeConfig) -> DecodeConfig:
+    """One token a step without a cache; its answers are the reference."""
+    return base.replace(policy="low_confidence", steps=base.gen_length, cache="none")
+
+
+def answer_key(extract: Callable[[str], Hashable | None] | None, text: str) -> Hashable:
+    """What two answers have in common if they agree.
+
+    Args:
+      extract: takes the final answer out of a text; None compares texts.
+      text: an answer.
+
+    Returns:
+      The extracted answer; the text itself where there is none to extract.
+    """
+    found = extract(text) if extract else None
+    return ("text", text) if found is None else ("answer", found)
+
+
+class Comparison:
+    """Decodes prompts under one setting after another and compares the answers with greedy's.
+
+    Args:
+      lm: the model.
+      requests: the prompts.
+      base: options of greedy.
+      folder: where answers are kept; None keeps them in memory.
+      batch_size: rows decoded at once.
+      task: compares extracted answers; None compares texts.
+      show: takes the name of a setting and the number of its answers, as they come.
+
+    Attributes:
+      greedy_steps: mean steps of greedy; known once a setting has been compared.
+    """
+
+    def __init__(
+        self,
+        lm: LM,
+        requests: Sequence[Request],
+        base: DecodeConfig,
+        folder: Path | None,
+        *,
+        batch_size: int,
+        task: Task | None = None,
+        show: Callable[[str, int], None] = lambda name, done: None,
+    ):
+        self.lm, self.requests, self.base, self.folder = lm, tuple(requests), base, folder
+        self.batch_size, self.show = batch_size, show
+        self._extract = task.extract if task else None
+        self._ids = [prompt_key(r) for r in self.requests]
+        self._greedy: list[Hashable] | None = None
+        self.greedy_steps = float("nan")
+
+    def compare(self, config: DecodeConfig, name: str) -> Iterator[tuple[int, bool, int]]:
+        """Answers under a setting, those of earlier runs first.
+
+        Args:
+          config: the setting.
+          name: of the setting, the first part of the file's name.
+
+        Yields:
+          (index of the prompt, whether the answer differs from greedy's, its steps), each prompt
+          once; a caller that stops early decodes no more.
+        """
+        if self._greedy is None:
+            found = dict(self.answers(greedy_setting(self.base), "greedy"))
+            every = [found[i] for i in range(len(self.requests))]
+            self._greedy = [answer_key(self._extract, a["text"]) for a in every]
+            self.greedy_steps = sum(a["steps"] for a in every) / len(every)
+        for i, answer in self.answers(config, name):
+            key = answer_key(self._extract, answer["text"])
+            yield i, key != self._greedy[i], answer["steps"]
+
+    def answers(self, config: DecodeConfig, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(index of the prompt, answer) pairs; arguments as in `compare`."""
+        questions = [
+            Question(key, dataclasses.replace(r, config=config))
+            for key, r in zip(self._ids, self.requests, strict=True)
+        ]
+        settings = provenance(self.lm, config.to_dict(), self.batch_size)
+        with AnswerStore(self.folder, name, settings) as store:
+            yield from answers(
+                self.lm,
+                questions,
+                store,
+                batch_size=self.batch_size,
+                show=lambda done: self.show(name, done),
+            )
+
+
+def check_size(n: int, budget: float, confidence: float) -> None:
+    """Refuse a calibration that can't succeed.
+
+    Args:
+      n: prompts.
+      budget: share of answers that may differ.
+      confidence: of the procedure.
+
+    Raises:
+      UserError: numbers out of range, or too few prompts, naming how many are needed.
+    """
+    if not 0 < budget < 1:
+        raise UserError(f"max_disagreement is {budget}; expected a share between 0 and 1")
+    if not 0.5 <= confidence < 1:
+        raise UserError(f"confidence is {confidence}; expected at least 0.5 and below 1")
+    needed = trials_needed(budget, confidence)
+    if n < needed:
+        raise UserError(
+            f"{n} prompts are too few: even without any disagreement, a budget of {budget:g} at "
+            f"confidence {confidence:g} needs {needed}; give more, or a larger --max-disagreement"
+        )
+
+
+def calibrate(
+    comparison: Comparison, settings: Sequence[DecodeConfig], *, budget: float, confidence: float
+) -> dict[str, Any]:
+    """Test the settings in their order until one fails.
+
+    Args:
+      comparison: decodes the prompts.
+      settings: from safe to fast, fixed before any of them was decoded.
+      budget: share of answers that may differ from greedy's.
+      confidence: of the procedure.
+
+    Returns:
+      `n` (prompts), `max_disagreement`, `confidence`, `greedy_steps` (mean), `tested`, `untested`
+      (number of settings behind the first failure), `chosen` (index into `tested`, or None).
+      Each tested setting has `config`, `prompts` (decoded; fewer than n where it had failed
+      before), `disagreements` among them, `bound` (upper bound of the share that disagrees; of a
+      setting that was given up, as if no other prompt disagreed), `steps` (mean), `passes`.
+
+    Raises:
+      UserError: see `check_size`.
+    """
+    n = len(comparison.requests)
+    check_size(n, budget, confidence)
+    most = most_successes(n, budget, confidence)
+    tested: list[dict[str, Any]] = []
+    for number, config in enumerate(settings, 1):
+        seen = differ = steps = 0
+        for _, differs, taken in comparison.compare(config, f"setting-{number:02d}"):
+            seen, differ, steps = seen + 1, differ + differs, steps + taken
+            if differ > most:
+                break  # whatever follows, it has failed
+        found = {"config": config, "prompts": seen, "disagreements": differ}
+        found |= {"bound": upper_bound(differ, n, confidence), "steps": steps / seen}
+        tested.append(found | {"passes": differ <= most})
+        if differ > most:
+            break
+    good = passed((t["disagreements"] for t in tested), n, budget, confidence)
+    return {
+        "n": n,
+        "max_disagreement": budget,
+        "confidence": confidence,
+        "greedy_steps": comparison.greedy_steps,
+        "tested": tested,
+        "untested": len(settings) - len(tested),
+        "chosen": fewest_steps([t["steps"] for t in tested[:good]]),
+    }
+
+
+def passed(disagreements: Iterable[int], n: int, budget: float, confidence: float) -> int:
+    """How many settings pass before the first failure.
+
+    Args:
+      disagreements: of each setting among the n prompts, in the order of the tests; read only
+        as far as the first that fails.
+      n: prompts.
+      budget: share of answers that may differ.
+      confidence: of the whole procedure.
+    """
+    most = most_successes(n, budget, confidence)
+    return sum(1 for _ in itertools.takewhile(lambda found: found <= most, disagreements))
+
+
+def fewest_steps(steps: Sequence[float]) -> int | None:
+    """Index of the fewest mean steps, the first (safer) of equals; None of no settings."""
+    return min(range(len(steps)), key=steps.__getitem__, default=None)
+
+
+def resample(
+    disagree: np.ndarray,
+    steps: np.ndarray,
+    *,
+    n: int,
+    repeats: int,
+    budget: float,
+    confidence: float,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Calibrate on random parts of a pool that has been decoded under every setting.
+
+    The pool is the population, so its share of disagreements is known exactly; each calibration
+    sees a random part, drawn without replacement. At most a share 1 - confidence of them choose a
+    setting over the budget: draws without replacement spread less than the independent trials
+    that the bound assumes.
+
+    Args:
+      disagree: (S, P) bool, whether setting s disagrees with greedy on prompt p.
+      steps: (S, P) steps.
+      n: prompts of each calibration, at most P.
+      repeats: calibrations.
+      budget: share of answers that may differ.
+      confidence: of each.
+      seed: of the draws.
+
+    Returns:
+      `repeats`, `n`, `pool` (P), `failures` (calibrations whose setting exceeds the budget in the
+      pool), `rest_failures` (the same on the prompts that the calibration did not see; a lucky
+      part leaves an unlucky rest, so it exceeds `failures` where the pool is hardly larger than
+      the parts), `allowed` (failures that a procedure with exactly the promised rate exceeds in 1
+      of 100 runs), `none` (calibrations in which no setting passed), `picked` (how often each
+      setting was chosen), `rates` and `steps` (each setting's in the pool), `chosen_steps` (mean
+      of the chosen settings in the pool, or None), `holds` (failures are within `allowed`).
+    """
+    from scipy.stats import binom
+
+    rng = np.random.default_rng(seed)
+    settings, pool = disagree.shape
+    rates, mean_steps = disagree.mean(axis=1), steps.mean(axis=1)
+    picked, failures, rest_failures = np.zeros(settings, int), 0, 0
+    for _ in range(repeats):
+        seen = np.zeros(pool, bool)
+        seen[rng.choice(pool, n, replace=False)] = True
+        good = passed(disagree[:, seen].sum(axis=1).tolist(), n, budget, confidence)
+        pick = fewest_steps(steps[:good, seen].mean(axis=1).tolist())
+        if pick is None:
+            continue
+        picked[pick] += 1
+        failures += int(rates[pick] > budget)
+        if n < pool:
+            rest_failures += int(disagree[pick, ~seen].mean() > budget)
+    calibrated, allowed = int(picked.sum()), int(binom.ppf(0.99, repeats, 1 - confidence))
+    return {
+        "repeats": repeats,
+        "n": n,
+        "pool": pool,
+        "failures": failures,
+        "rest_failures": rest_failures,
+        "allowed": allowed,
+        "none": repeats - calibrated,
+        "picked": picked.tolist(),
+        "rates": rates.tolist(),
+        "steps": mean_steps.tolist(),
+        "chosen_steps": float(picked @ mean_steps / calibrated) if calibrated else None,
+        "holds": failures <= allowed,
+    }
+
+
+def check_guarantee(
+    comparison: Comparison, settings: Sequence[DecodeConfig], **options
+) -> tuple[dict[str, Any], Mapping[str, float]]:
+    """Decode the pool under every setting, then calibrate on random parts of it.
+
+    Args:
+      comparison: decodes the pool.
+      settings: from safe to fast.
+      options: of `resample`.
+
+    Returns:
+      `resample`'s, and the `steps` and `rate` of disagreement of confidence threshold 0.9 in the
+      pool, for comparison.
+    """
+
+    def under(config: DecodeConfig, name: str) -> np.ndarray:  # (2, P)
+        found = sorted(comparison.compare(config, name))
+        return np.array([[differs, steps] for _, differs, steps in found]).T
+
+    made = np.stack([under(c, f"setting-{i:02d}") for i, c in enumerate(settings, 1)])
+    threshold = comparison.base.replace(policy="confidence_threshold", threshold=0.9)
+    rate, steps = under(threshold, "threshold-0.9").mean(axis=1)
+    outcome = resample(made[:, 0].astype(bool), made[:, 1], **options)
+    return outcome, {"steps": float(steps), "rate": float(rate)}

@@ -1,0 +1,129 @@
+"""A calibration as text, as a YAML file of decode options, and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from leapjax.config import OPTIONS, DecodeConfig
+from leapjax.studies.tables import percent
+
+
+def label(config: DecodeConfig) -> str:
+    """A setting in short: its own options that are set.
+
+    >>> label(DecodeConfig(threshold=0.8, radius=2))
+    'threshold 0.8, radius 2'
+    """
+    said = [f"{n} {v:g}" for n, v in config.changed().items() if OPTIONS[n].traced]
+    return ", ".join(said) or "defaults"
+
+
+def text(made: Mapping[str, Any]) -> str:
+    """A table for people, of what `calibrate` returns."""
+    budget, greedy_steps = percent(made["max_disagreement"]), made["greedy_steps"]
+    lines = [
+        f"{made['n']} prompts, budget {budget} of answers, confidence "
+        f"{percent(made['confidence'])}; greedy takes {greedy_steps:.1f} steps",
+        "",
+        f"{'setting':<58} {'differ':>7} {'at most':>8} {'steps':>6}",
+    ]
+    for t in made["tested"]:
+        given_up = t["prompts"] < made["n"]
+        differ = f"{'>=' * given_up}{t['disagreements']}"
+        verdict = "passes" if t["passes"] else "fails"
+        verdict += f" (given up after {t['prompts']} prompts)" * given_up
+        numbers = f"{differ:>7} {percent(t['bound']):>8} {t['steps']:>6.1f}"
+        lines.append(f"{label(t['config']):<58} {numbers}  {verdict}")
+    if made["untested"]:
+        lines.append(f"not tested, behind the first failure: {made['untested']}")
+    lines.append("")
+    if made["chosen"] is None:
+        lines.append(f"No setting qualifies: none is shown to differ on at most {budget}.")
+    else:
+        t = made["tested"][made["chosen"]]
+        lines.append(
+            f"Chosen: {label(t['config'])}; {t['steps']:.1f} steps, "
+            f"{percent(t['steps'] / greedy_steps)} of greedy's."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def config_file(made: Mapping[str, Any], facts: Mapping[str, Any], model: str | None) -> str:
+    """The chosen setting as a file for `leapjax decode --config`.
+
+    Args:
+      made: what `calibrate` returns, with a chosen setting.
+      facts: what else it rests on, shown as comments.
+      model: what `model` should say; None leaves it out.
+    """
+    t = made["tested"][made["chosen"]]
+    options = {} if model is None else {"model": model}
+    shown = {"policy", "gen_length", "block_length", *t["config"].changed()}
+    options |= {n: getattr(t["config"], n) for n in OPTIONS if n in shown}
+    bound, budget = percent(t["bound"]), percent(made["max_disagreement"])
+    comments = {
+        "chosen by": "leapjax calibrate (docs/calibration.md)",
+        "prompts": made["n"],
+        "answers that differ from greedy's": t["disagreements"],
+        "bound": f"at most {bound} differ; budget {budget}, "
+        f"confidence {percent(made['confidence'])}",
+        "mean steps": f"{t['steps']:.2f}; greedy {made['greedy_steps']:.2f}",
+        **facts,
+    }
+    # A line of its own for each, whatever the value holds.
+    head = [f"# {name}: {' '.join(str(value).split())}" for name, value in comments.items()]
+    return "\n".join(head) + "\n" + yaml.safe_dump(options, sort_keys=False)
+
+
+def document(made: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything, JSON-ready; arguments as in `config_file`."""
+    return {**facts, **made} | {
+        "tested": [t | {"config": t["config"].to_dict()} for t in made["tested"]]
+    }
+
+
+def guarantee_text(
+    outcome: Mapping[str, Any],
+    settings: Sequence[DecodeConfig],
+    rival: Mapping[str, float],
+    budget: float,
+) -> str:
+    """The outcome of many calibrations, for people.
+
+    Args:
+      outcome: from `resample`.
+      settings: those that were calibrated.
+      rival: `steps` and `rate` of confidence threshold 0.9.
+      budget: share of answers that may differ.
+    """
+    o = outcome
+    lines = [
+        f"{o['repeats']} calibrations of {o['n']} prompts each out of {o['pool']}, "
+        f"budget {percent(budget)} of answers",
+        "",
+        f"{'setting':<58} {'differ':>8} {'steps':>6} {'chosen':>7}",
+    ]
+    for config, rate, steps, times in zip(
+        settings, o["rates"], o["steps"], o["picked"], strict=True
+    ):
+        lines.append(f"{label(config):<58} {percent(rate):>8} {steps:>6.2f} {times:>7}")
+    rate = percent(rival["rate"])
+    lines += [
+        f"{'(confidence threshold 0.9)':<58} {rate:>8} {rival['steps']:>6.2f}",
+        "",
+        f"over the budget in the pool: {o['failures']} of {o['repeats']} "
+        f"({percent(o['failures'] / o['repeats'])}); at most {o['allowed']} are within the promise "
+        f"and its sampling error: {'kept' if o['holds'] else 'BROKEN'}",
+        f"over the budget on the {o['pool'] - o['n']} prompts not seen: {o['rest_failures']}",
+        f"no setting qualified: {o['none']}",
+    ]
+    if o["chosen_steps"] is not None:
+        fewer = "fewer" if o["chosen_steps"] < rival["steps"] else "not fewer"
+        lines.append(
+            f"mean steps of the chosen: {o['chosen_steps']:.2f}, {fewer} than threshold 0.9's "
+            f"{rival['steps']:.2f}"
+        )
+    return "\n".join(lines) + "\n"

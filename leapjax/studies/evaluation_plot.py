@@ -1,0 +1,81 @@
+"""Every row beside greedy: the paired difference in accuracy, and the steps.
+
+A row of the table has a line of its own, so that rows with equal numbers don't hide each other.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from leapjax.caches import CACHES
+from leapjax.studies import plots
+from leapjax.studies.evaluation_report import is_baseline
+
+_MARKERS = (("o", "#0072b2"), ("s", "#e69f00"), ("^", "#d55e00"), ("D", "#009e73"))
+_CACHES = dict(zip(CACHES, itertools.cycle(_MARKERS), strict=False))
+LEAST_POINTS = 2.0  # of a per cent, to either side of greedy: noise must not fill an axis
+
+
+def rows_figure(report: Mapping[str, Any]):
+    """Draw the paired differences to greedy, and beside them the mean steps on a log axis.
+
+    Args:
+      report: as `leapjax evaluate` writes it.
+
+    Returns:
+      The matplotlib figure: axes of differences, axes of steps.
+
+    Raises:
+      UserError: matplotlib is not installed.
+    """
+    # By steps, the fewest at the bottom, which is where matplotlib's y axis begins.
+    rows = sorted(report["rows"], key=lambda r: r["groups"]["all"]["eos_steps"])
+    numbers = [r["groups"]["all"] for r in rows]
+    all_steps = [g["eos_steps"] for g in numbers]
+    # A single problem's interval has no bounds.
+    intervals = [[min(max(x, -1.0), 1.0) for x in g["difference_interval"]] for g in numbers]
+    fig = plots.figure(9.5, 1.7 + 0.34 * len(rows))
+    left, right = fig.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    for y, (row, g, interval) in enumerate(zip(rows, numbers, intervals, strict=True)):
+        marker, colour = _CACHES[row["cache"]]
+        if not is_baseline(row):
+            value, style = g["difference"], {"fmt": marker, "color": colour, "capsize": 3}
+            left.errorbar([100 * value], [y], xerr=plots.bars([value], [interval]), **style)
+        right.plot([g["eos_steps"]], [y], marker, color=colour)
+        share = f"{g['eos_steps']:.1f} ({100 * g['eos_steps_share']:.1f} %)"
+        most = y > 0 and g["eos_steps"] > 0.6 * all_steps[-1]
+        place = {"xytext": (-8 if most else 8, 0), "ha": "right" if most else "left"}
+        place |= {"textcoords": "offset points", "va": "center", "fontsize": 8}
+        right.annotate(share, (g["eos_steps"], y), **place)
+    several = len({r["cache"] for r in rows}) > 1
+    names = [r["label"] + f", cache {r['cache']}" * several for r in rows]
+    labels = [f"{n}: {100 * g['accuracy']:.1f} %" for n, g in zip(names, numbers, strict=True)]
+    left.set_yticks(range(len(rows)), labels, fontsize=9)
+    left.set_ylim(-0.6, len(rows) - 0.4)
+    left.axvline(0, color="black", linewidth=1)
+    reach = 1.08 * max([LEAST_POINTS, *(100 * abs(x) for ends in intervals for x in ends)])
+    left.set_xlim(-reach, reach)
+    left.set_xlabel("accuracy − greedy's on the same problems,\npoints (95 % interval)")
+    _log_steps(right, all_steps)
+    right.set_xlabel("mean steps to the first eos\n(log scale; share of greedy's)")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    s = report["settings"]
+    about = f"{s['task']}, {s['split']}, n = {report['n']}, canvas {s['gen_length']}"
+    fig.suptitle(f"{about}; accuracy behind each name", fontsize=10)
+    return fig
+
+
+def _log_steps(axes, values: Sequence[float]) -> None:
+    """Put steps on a logarithmic x axis that is labelled with plain numbers."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    low, high = 0.7 * min(values), 2 * max(values)
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    ticks = [d * 10**e for e in range(6) for d in (1, 2, 5)]
+    axes.xaxis.set_major_locator(FixedLocator([t for t in ticks if low <= t <= high]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

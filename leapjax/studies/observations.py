@@ -1,0 +1,208 @@
+"""Decode prompts and replay every pass: the raw measurements of one policy.
+
+    requests ─▶ runner ─▶ answers with details ─▶ batches of one program ─▶ replay ─▶ Observations
+
+Both answers and measurements are kept, so an interrupted analysis continues where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from leapjax.caches import CACHES
+from leapjax.config import DecodeConfig
+from leapjax.decoding import initial_state
+from leapjax.errors import UserError
+from leapjax.lm import LM
+from leapjax.policies import POLICIES
+from leapjax.studies import runner
+from leapjax.studies.replay import CONFIDENCE_BINS, DISTANCE_BINS, replay_jit, replay_program
+from leapjax.studies.store import AnswerStore
+from leapjax.types import Request
+
+_TABLE = (2, 2, CONFIDENCE_BINS, DISTANCE_BINS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Observations:
+    """Measurements of n prompts under one policy (canvas C).
+
+    Attributes:
+      block_length: W, positions.
+      steps: (n,) int32.
+      commit_step: (n, C) int32; -1 filled in by early stop.
+      answer: (n, C) bool; up to and including the first eos.
+      since: (n, C) int32, as in `Replayed`, and so are the others.
+      differs: (n,) int32.
+      pairs: (n, 2, 2, confidences, distances) int32.
+      agree: (n, 2, 2, confidences, distances) int32.
+    """
+
+    block_length: int
+    steps: np.ndarray
+    commit_step: np.ndarray
+    answer: np.ndarray
+    since: np.ndarray
+    differs: np.ndarray
+    pairs: np.ndarray
+    agree: np.ndarray
+
+
+def check(config: DecodeConfig, where: str = "analyze") -> None:
+    """Refuse what a replay from the commit steps would not reproduce.
+
+    Args:
+      config: decode options.
+      where: named at the beginning of the message.
+
+    Raises:
+      UserError: a KV cache, sampling, guidance, or a policy that changes committed tokens or
+        logits.
+    """
+    policy = POLICIES[config.policy]
+    wrong = None
+    if not CACHES[config.cache].exact:
+        wrong = f"cache {config.cache} proposes from older keys and values; use cache none"
+    elif config.temperature > 0:
+        wrong = f"temperature {config.temperature} samples; use temperature 0"
+    elif config.cfg_scale > 0:
+        wrong = f"cfg_scale {config.cfg_scale} is not replayed; use cfg_scale 0"
+    elif policy.revises:
+        wrong = f"policy {config.policy} changes tokens that it committed; choose another policy"
+    elif policy.adjust is not None:
+        wrong = f"policy {config.policy} changes the logits; choose another policy"
+    if wrong:
+        raise UserError(f"{where}: {wrong}")
+
+
+def collect(
+    lm: LM,
+    requests: Sequence[Request],
+    *,
+    threshold: float = 0.9,
+    batch_size: int,
+    folder: Path | None = None,
+    show: Callable[[str, int], None] = lambda stage, done: None,
+) -> Observations:
+    """Decode requests and measure each of their passes.
+
+    Args:
+      lm: the model; its first replica replays.
+      requests: with one policy and canvas, and distinct ids.
+      threshold: confidence that makes an anchor.
+      batch_size: rows decoded, and replayed, at once.
+      folder: where answers and measurements are kept; None keeps them in memory.
+      show: takes `decode` or `replay` and the number of requests that are through.
+
+    Returns:
+      The measurements, in the order of the requests.
+
+    Raises:
+      UserError: nothing to measure, or options that a replay does not cover.
+    """
+    if not requests:
+        raise UserError("analyze: no prompts")
+    for r in requests:
+        check(r.config, f"record {r.id}")
+        if r.infill:
+            raise UserError(f"record {r.id}: infilling is not analysed; give a prompt")
+    first = requests[0].config
+    keys = [f"{runner.setting_key(r.config)}/{runner.prompt_key(r)}" for r in requests]
+    shared = runner.shared_options(first)
+    made = runner.decode(
+        lm,
+        [runner.Question(key, r) for key, r in zip(keys, requests, strict=True)],
+        folder,
+        f"{first.policy}-details",
+        shared,
+        batch_size=batch_size,
+        details=True,
+        show=lambda done: show("decode", done),
+    )
+    settings = runner.provenance(lm, shared, batch_size) | {"anchor_threshold": threshold}
+    with AnswerStore(folder, f"{first.policy}-replay", settings) as store:
+        engine = lm.engine_for(len(requests), batch_size)
+        groups: dict = {}
+        for i, r in enumerate(requests):
+            if keys[i] not in store.answers:
+                groups.setdefault(engine.program(r), []).append(i)
+        done = len(requests) - sum(map(len, groups.values()))
+        show("replay", done)
+        for program, members in groups.items():
+            for at in range(0, len(members), batch_size):
+                batch = members[at : at + batch_size]
+                pairs = [(requests[i], made[i]) for i in batch]
+                rows = _replay(lm, engine, pairs, program, batch_size, np.float32(threshold))
+                for i, row in zip(batch, rows, strict=True):
+                    store.add({"id": keys[i]} | row)
+                done += len(batch)
+                show("replay", done)
+        measured = [_measured(store.answers[key]) for key in keys]
+    ids = [a["output_ids"] for a in made]
+    return Observations(
+        block_length=first.block_length,
+        steps=np.array([a["steps"] for a in made], np.int32),
+        commit_step=np.array([a["commit_step"] for a in made], np.int32),
+        answer=np.stack([answer_positions(x, lm.config.eos_token_id) for x in ids]),
+        **{name: np.stack([m[name] for m in measured]) for name in measured[0]},
+    )
+
+
+def answer_positions(ids: Sequence[int], eos_id: int) -> np.ndarray:
+    """(C,) bool: the canvas up to and including its first eos, or all of it.
+
+    >>> answer_positions([3, 7, 0, 0], eos_id=0).tolist()
+    [True, True, True, False]
+    """
+    ends = np.flatnonzero(np.asarray(ids) == eos_id)
+    return np.arange(len(ids)) <= (ends[0] if len(ends) else len(ids))
+
+
+def _replay(
+    lm: LM, engine, pairs, program, slots: int, threshold: np.float32
+) -> list[dict[str, Any]]:
+    """Replay at most `slots` rows of one program; free slots hold rows without a step."""
+    c = program.gen_length
+    final = np.full((slots, c), lm.config.pad_token_id, np.int32)
+    commit = np.full((slots, c), -1, np.int32)
+    answer = np.zeros((slots, c), bool)
+    for b, (_, made) in enumerate(pairs):
+        final[b], commit[b] = made["output_ids"], made["commit_step"]
+        answer[b] = answer_positions(made["output_ids"], lm.config.eos_token_id)
+    whole = replay_program(program)
+    out = replay_jit(
+        engine.replicas[0].params,
+        initial_state([request for request, _ in pairs], whole, slots),
+        final,
+        commit,
+        answer,
+        np.int32(max(made["steps"] for _, made in pairs)),
+        threshold,
+        whole,
+        program.block_length,
+    )
+    host = jax.tree.map(np.asarray, out)
+    rows = []
+    for b in range(len(pairs)):
+        count, agree = host.pairs[b].ravel(), host.agree[b].ravel()
+        at = np.flatnonzero(count)
+        cells = np.stack([at, count[at], agree[at]], axis=1).tolist()
+        row = {"since": host.since[b].tolist(), "differs": int(host.differs[b])}
+        rows.append(row | {"cells": cells})
+    return rows
+
+
+def _measured(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays of a kept row; `cells` are those of the tables that count something."""
+    tables = np.zeros((2, np.prod(_TABLE)), np.int32)
+    at, *values = np.array(row["cells"], np.int32).reshape(-1, 3).T
+    tables[:, at] = values
+    pairs, agree = tables.reshape(2, *_TABLE)
+    since, differs = (np.array(row[name], np.int32) for name in ("since", "differs"))
+    return {"since": since, "differs": differs, "pairs": pairs, "agree": agree}

@@ -1,0 +1,278 @@
+"""Run a published row: `leapjax evaluate --reproduce NAME --data FILE`.
+
+row, data, shots ─▶ prompts ─▶ model ─▶ answers ─▶ measures ─▶ expected against measured
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from leapjax.errors import UserError
+from leapjax.studies.paper_rows import UNKNOWN, PaperRow
+from leapjax.studies.statistics import wilson
+from leapjax.tasks.base import Problem
+from leapjax.tasks.benchmark import Benchmark, read
+
+# The harness's seed for drawing shots (its `--seed`, third number).
+SHOTS_SEED = 1234
+
+
+def check(row: PaperRow) -> None:
+    """Refuse a row whose setting is not known.
+
+    Raises:
+      UserError: no source tells its model or template.
+    """
+    for name in ("model", "template"):
+        if getattr(row, name) == UNKNOWN:
+            raise UserError(
+                f"{row.name}: no source tells the row's {name}, so it can't be reproduced "
+                "(--reproduce list shows the rows)"
+            )
+
+
+def problems_of(row: PaperRow, data: str, limit: int | None = None) -> list[Problem]:
+    """The problems of a data file.
+
+    Args:
+      row: which benchmark.
+      data: a JSONL file.
+      limit: how many at most.
+
+    Raises:
+      UserError: unusable, or a problem is there twice.
+    """
+    found = read(data, row.benchmark, limit)
+    seen: set[str] = set()
+    for p in found:
+        if p.id in seen:
+            raise UserError(f"{data}: problem {p.id} is there twice; keep one")
+        seen.add(p.id)
+    return found
+
+
+def shots_of(row: PaperRow, file: str | None) -> list[Problem]:
+    """The solved problems that shots come from.
+
+    Args:
+      row: how many are needed, of what kind.
+      file: a JSONL file in the form of the data: for drawn shots, the training split; for
+        fixed ones, these, in their order. None takes fixed ones from an installed lm-eval.
+
+    Raises:
+      UserError: none given where they belong to the dataset, or too few.
+    """
+    benchmark = row.benchmark
+    if not row.shots:
+        if file:
+            raise UserError(f"{row.name} has no shots; leave --shots out")
+        return []
+    if file:
+        found = read(file, benchmark)
+    elif benchmark.fixed_shots:
+        found = _harness_shots(benchmark)
+    else:
+        raise UserError(
+            f"{row.name} draws {row.shots} shots from the training split; name it by --shots FILE "
+            f"(JSONL of {', '.join(benchmark.fields)})"
+        )
+    if len(found) < row.shots:
+        raise UserError(f"{file}: has {len(found)} problems; {row.name} needs {row.shots} shots")
+    return found
+
+
+def _harness_shots(benchmark: Benchmark) -> list[Problem]:
+    """Fixed shots as the installed harness has them, read without importing its module."""
+    spec = importlib.util.find_spec("lm_eval")
+    where = f"lm_eval/tasks/{benchmark.fixed_shots}"
+    missing = UserError(
+        f"the shots of {benchmark.name} stand in {where} of EleutherAI's harness: install "
+        "leapjax[eval], or name a JSONL file of them by --shots"
+    )
+    if spec is None or not spec.submodule_search_locations:
+        raise missing
+    file = Path(spec.submodule_search_locations[0]) / "tasks" / str(benchmark.fixed_shots)
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        maker = next(n for n in tree.body if getattr(n, "name", None) == "list_fewshot_samples")
+        made = next(n for n in ast.walk(maker) if isinstance(n, ast.Return)).value
+        values = ast.literal_eval(made) if made else []
+    except (OSError, SyntaxError, StopIteration, ValueError) as e:
+        raise missing from e
+    return [benchmark.parse(v, f"{where} shot {i}") for i, v in enumerate(values, 1)]
+
+
+def prompts(row: PaperRow, problems: Sequence[Problem], shots: Sequence[Problem]) -> list[str]:
+    """The context of every problem, as the harness puts it together.
+
+    Args:
+      row: number of shots, benchmark.
+      problems: the first of the data file, in its order: drawn shots depend on it.
+      shots: from `shots_of`.
+
+    Returns:
+      Texts, before any template.
+    """
+    benchmark, rng = row.benchmark, random.Random(SHOTS_SEED)
+    out = []
+    for problem in problems:
+        chosen: Sequence[Problem] = shots[: row.shots]
+        if benchmark.random_shots and row.shots:
+            chosen = rng.sample(list(shots), row.shots)
+        ahead = "".join(f"{benchmark.shot(s)}\n\n" for s in chosen if benchmark.shot)
+        out.append(ahead + benchmark.ask(problem))
+    return out
+
+
+def records(row: PaperRow, problems: Sequence[Problem], texts: Sequence[str], codec) -> list[dict]:
+    """What the model is asked, through the row's template.
+
+    Args:
+      row: its template and stop strings.
+      problems: give the ids.
+      texts: their contexts.
+      codec: the model's.
+
+    Returns:
+      Records with prompt ids; each id is the problem's, `@`, and a hash of the prompt.
+
+    Raises:
+      UserError: the row uses a chat template and the model has none.
+    """
+    if row.template == "user_turn" and not codec.is_instruct:
+        raise UserError(f"{row.name} uses the chat template and the checkpoint has none")
+    out = []
+    for problem, text in zip(problems, texts, strict=True):
+        if row.template == "user_turn":
+            ids = codec.encode_chat([{"role": "user", "content": text}])
+        else:
+            ids = codec.encode_prompt(text, raw=True)
+            # What the papers' `add_bos_token=true` does, once.
+            if codec.bos_id is not None and ids[:1] != [codec.bos_id]:
+                ids = [codec.bos_id, *ids]
+        # Drawn shots depend on the problems before: another prompt is another answer.
+        digest = hashlib.blake2b(" ".join(map(str, ids)).encode(), digest_size=6).hexdigest()
+        record = {"id": f"{problem.id}@{digest}", "prompt_ids": ids}
+        out.append(record | {"stop": list(row.benchmark.stop)})
+    return out
+
+
+class Measured(NamedTuple):
+    """The scores of a row.
+
+    Attributes:
+      n: problems.
+      right: how many, by measure; empty where nothing was scored.
+      steps: mean steps over the whole canvas.
+      verdicts: by problem id, the measures or how the program ended.
+    """
+
+    n: int
+    right: Mapping[str, int]
+    steps: float
+    verdicts: Mapping[str, Mapping[str, Any]]
+
+
+def measure(
+    row: PaperRow,
+    problems: Sequence[Problem],
+    answers: Mapping[str, Mapping[str, Any]],
+    *,
+    execute: bool,
+    show: Callable[[int], None] = lambda done: None,
+) -> Measured:
+    """Score the answers.
+
+    Args:
+      row: its benchmark.
+      problems: those answered.
+      answers: by problem id, with `text` and `steps`.
+      execute: run generated programs; without it they are not scored.
+      show: takes the number of programs that have ended.
+    """
+    benchmark = row.benchmark
+    given = [(p, str(answers[p.id]["text"])) for p in problems]
+    verdicts: dict[str, dict[str, Any]] = {}
+    right: dict[str, int] = {}
+    if benchmark.score:
+        verdicts = {p.id: dict(benchmark.score(text, p)) for p, text in given}
+    elif benchmark.program and execute:
+        from leapjax.studies import program_execution
+
+        made = [benchmark.program(text, p) for p, text in given]
+        for (p, _), o in zip(given, program_execution.run_all(made, show=show), strict=True):
+            verdicts[p.id] = {benchmark.measures[0]: o.passed, "reason": o.reason}
+    if verdicts:
+        right = {m: sum(bool(v[m]) for v in verdicts.values()) for m in benchmark.measures}
+    steps = sum(answers[p.id]["steps"] for p in problems) / len(problems)
+    return Measured(len(problems), right, steps, verdicts)
+
+
+def samples(
+    row: PaperRow,
+    problems: Sequence[Problem],
+    answers: Mapping[str, Mapping[str, Any]],
+    measured: Measured,
+) -> list[dict[str, Any]]:
+    """A line for each problem, for people and other scorers.
+
+    Returns:
+      `task_id`, `text` (the answer), for executed benchmarks `program` (answer and tests, one
+      file to run), and `verdict`, None where nothing was scored.
+    """
+    out = []
+    for p in problems:
+        answer = str(answers[p.id]["text"])
+        line = {"task_id": p.id, "text": answer, "verdict": measured.verdicts.get(p.id)}
+        if row.benchmark.program:
+            line["program"] = row.benchmark.program(answer, p)
+        out.append(line)
+    return out
+
+
+def report(row: PaperRow, measured: Measured) -> dict[str, Any]:
+    """Expected against measured, JSON-ready; shares in per cent."""
+    found = {}
+    for name, right in measured.right.items():
+        low, high = wilson(right, measured.n)
+        found[name] = {
+            "value": 100 * right / measured.n,
+            "interval": [100 * low, 100 * high],
+            "right": right,
+        }
+    return {
+        "row": row.name,
+        "paper": row.paper,
+        "model": row.model,
+        "metric": row.metric,
+        "expected": row.expected,
+        "measured": found or None,
+        "n": measured.n,
+        "steps": measured.steps,
+        "sources": list(row.sources),
+        "notes": list(row.notes),
+    }
+
+
+def text(made: Mapping[str, Any]) -> str:
+    """The report for a terminal or a pipe."""
+    expected = made["expected"]
+    told = f"{expected:.2f} %" if isinstance(expected, (int, float)) else str(expected)
+    lines = [f"expected: {told} ({made['metric']})"]
+    for name, m in (made["measured"] or {}).items():
+        low, high = m["interval"]
+        lines.append(
+            f"measured: {m['value']:.2f} % ({name}; 95 %: {low:.2f} to {high:.2f}; "
+            f"{m['right']} of {made['n']})"
+        )
+    if not made["measured"]:
+        lines.append(
+            f"measured: null, not scored ({made['n']} answers; --allow-code-execution runs them)"
+        )
+    return "\n".join([*lines, f"steps: {made['steps']:.1f}"]) + "\n"

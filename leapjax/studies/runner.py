@@ -1,0 +1,291 @@
+"""Decode requests, keep every answer, and continue after an interruption: the studies' runner.
+
+    questions ─▶ those that the store lacks ─▶ LM.engine_for(…) ─▶ answers, kept as they come
+
+Options with one value per row are traced, so requests under many settings are rows of one
+stream and share one compiled program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from leapjax.config import OPTIONS, DecodeConfig, per_row
+from leapjax.lm import LM
+from leapjax.model_files import tokenizer_hash
+from leapjax.studies.counts import counts
+from leapjax.studies.store import AnswerStore
+from leapjax.tasks import Task
+from leapjax.tasks.base import Problem
+from leapjax.types import Completion, Request
+
+_DETAILS = ("output_ids", "commit_step", "commit_kind")
+
+
+class Question(NamedTuple):
+    """A request whose answer is kept.
+
+    Attributes:
+      id: of the answer in the store; the same question has the same id in every run.
+      request: prompt and decode options.
+      about: further keys of the answer.
+    """
+
+    id: str
+    request: Request
+    about: Mapping[str, Any] = {}
+
+
+def default_batch_size() -> int:
+    """Rows decoded at once by default; a choice, not a measurement (`--batch-size`)."""
+    return 32 if jax.default_backend() == "cpu" else 256
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the numbers."""
+    from importlib.metadata import version
+
+    import leapjax
+
+    libraries = {name: version(name) for name in ("jax", "jaxlib", "numpy")}
+    return {"leapjax": leapjax.__version__, **libraries, "python": platform.python_version()}
+
+
+def device_name() -> str:
+    """The accelerator's kind, or the processor's name and its number of cores."""
+    kind = jax.devices()[0].device_kind
+    if kind != "cpu":
+        return kind
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+        name = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), name)
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def provenance(lm: LM, options: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+    """Everything that an answer and its time depend on, except the prompt.
+
+    Args:
+      lm: the model.
+      options: decode options that the answers of a store share.
+      batch_size: rows decoded at once.
+    """
+    return {
+        "model_hash": lm.model_hash,
+        "config": dataclasses.asdict(lm.config),
+        "tokenizer": tokenizer_hash(lm.path),
+        "dtype": lm.dtype,
+        "quantization": lm.quantization,
+        "options": dict(options),
+        "batch_size": batch_size,
+        "device": device_name(),
+        "backend": jax.default_backend(),
+        "versions": versions(),
+    }
+
+
+def answers(
+    lm: LM,
+    questions: Sequence[Question],
+    store: AnswerStore,
+    *,
+    batch_size: int,
+    details: bool = False,
+    timed: bool = False,
+    show: Callable[[int], None] = lambda done: None,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Answer every question; only those without an answer in the store are decoded.
+
+    Args:
+      lm: the model.
+      questions: with distinct ids.
+      store: holds the answers of earlier runs and gets the new ones as they come.
+      batch_size: rows decoded at once.
+      details: answers also hold `output_ids`, `commit_step`, `commit_kind` and
+        `commit_confidence`.
+      timed: answers also hold `seconds`, the wall time since the answer before. Each program
+        decodes one request first, so that the sum over all answers contains no compilation.
+      show: takes the number of answers there are, as they come.
+
+    Yields:
+      (index of the question, answer), kept answers first, each question once. An answer holds
+      `id`, the question's `about`, `text`, `finish_reason`, the numbers of `counts`. A caller
+      that stops early decodes no more.
+    """
+    todo = [i for i, q in enumerate(questions) if q.id not in store.answers]
+    kept = len(questions) - len(todo)
+    show(kept)
+    for i, q in enumerate(questions):
+        if (answer := store.answers.get(q.id)) is not None:
+            yield i, answer
+    if not todo:
+        return
+    requests = [questions[i].request for i in todo]
+    engine = lm.engine_for(len(requests), batch_size)
+    if timed:
+        for first in {engine.program(r): r for r in reversed(requests)}.values():
+            list(engine.stream([dataclasses.replace(first, id="warm-up")]))
+    last = time.perf_counter()
+    for done, (place, completion) in enumerate(engine.as_completed(requests), kept + 1):
+        question = questions[todo[place]]
+        answer = _answer(question, completion, lm.config.eos_token_id, details)
+        now = time.perf_counter()
+        if timed:
+            answer["seconds"] = round(now - last, 6)
+        last = now
+        store.add(answer)
+        show(done)
+        yield todo[place], answer
+
+
+def _answer(question: Question, made: Completion, eos_id: int, details: bool) -> dict[str, Any]:
+    answer = {"id": question.id, **question.about, "text": made.text}
+    answer |= {"finish_reason": made.finish_reason, **counts(made, eos_id)}
+    if details:
+        answer |= {name: getattr(made, name) for name in _DETAILS}
+        answer["commit_confidence"] = [round(x, 5) for x in made.commit_confidence]
+    return answer
+
+
+def decode(
+    lm: LM,
+    questions: Sequence[Question],
+    folder: Path | None,
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    batch_size: int,
+    **how,
+) -> list[dict[str, Any]]:
+    """The answers to questions, in their order, with a store of their own.
+
+    Args:
+      lm: the model.
+      questions: with distinct ids.
+      folder: where the store's file is; None keeps answers in memory.
+      name: of the store.
+      options: decode options that all questions share.
+      batch_size: rows decoded at once.
+      how: `details`, `timed` and `show` of `answers`.
+    """
+    with AnswerStore(folder, name, provenance(lm, options, batch_size)) as store:
+        found = dict(answers(lm, questions, store, batch_size=batch_size, **how))
+    return [found[i] for i in range(len(questions))]
+
+
+def greedy(config: DecodeConfig) -> DecodeConfig:
+    """Greedy decoding on a setting's canvas: one token a step, without a cache.
+
+    >>> greedy(DecodeConfig(gen_length=16, block_length=8, cache="dual")).value("steps")
+    16
+    """
+    return DecodeConfig(
+        policy="low_confidence", gen_length=config.gen_length, block_length=config.block_length
+    )
+
+
+def row_numbers(config: DecodeConfig) -> dict[str, Any]:
+    """The values in force of the options with one value per row that its policy reads.
+
+    >>> row_numbers(DecodeConfig(policy="confidence_threshold"))["threshold"]
+    0.9
+    """
+    every = {name: config.value(name) for name in per_row()}
+    return {name: value for name, value in every.items() if value is not None}
+
+
+def shared_options(config: DecodeConfig) -> dict[str, Any]:
+    """The options that requests of one stream share: those without one value per row."""
+    return {n: value for n, value in config.to_dict().items() if not OPTIONS[n].traced}
+
+
+def setting_key(config: DecodeConfig) -> str:
+    """A short name of a setting among those of one compiled structure, the same in every run."""
+    text = json.dumps(row_numbers(config), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def decode_settings(
+    lm: LM,
+    task: Task,
+    problems: Sequence[Problem],
+    configs: Sequence[DecodeConfig],
+    folder: Path | None,
+    *,
+    batch_size: int,
+    details: bool = False,
+    show: Callable[[int], None] = lambda done: None,
+) -> dict[DecodeConfig, list[dict[str, Any]]]:
+    """Answer every problem under every setting; one stream and one store a compiled structure.
+
+    Args:
+      lm: the model.
+      task: asks and scores.
+      problems: in the order of the answers returned.
+      configs: settings.
+      folder: where answers are kept; None keeps them in memory.
+      batch_size: rows decoded at once.
+      details: as in `answers`.
+      show: takes the number of answers there are, as they come.
+
+    Returns:
+      Setting -> one answer per problem, with `correct`.
+    """
+    groups: dict[tuple, list[DecodeConfig]] = {}
+    for config in dict.fromkeys(configs):
+        groups.setdefault(tuple(shared_options(config).items()), []).append(config)
+    out: dict[DecodeConfig, list[dict[str, Any]]] = {}
+    for group in groups.values():
+        first, before = group[0], len(out) * len(problems)
+        asked = [lm.request(task.record(p), first) for p in problems]
+        questions = [
+            Question(
+                f"{setting_key(config)}/{p.id}",
+                dataclasses.replace(request, config=config),
+                {"numbers": row_numbers(config)},
+            )
+            for config in group
+            for p, request in zip(problems, asked, strict=True)
+        ]
+        found = decode(
+            lm,
+            questions,
+            folder,
+            f"{first.policy}-{first.cache}" + "-details" * details,
+            shared_options(first),
+            batch_size=batch_size,
+            details=details,
+            show=lambda done, before=before: show(before + done),
+        )
+        for i, config in enumerate(group):
+            these = found[i * len(problems) : (i + 1) * len(problems)]
+            out[config] = scored(task, problems, these)
+    return out
+
+
+def prompt_key(request: Request) -> str:
+    """A name of a prompt that is the same in every run: its id, and a hash of what is asked."""
+    what = repr((request.ids, request.infill, request.stop)).encode()
+    return f"{request.id}-{hashlib.blake2b(what, digest_size=8).hexdigest()}"
+
+
+def scored(
+    task: Task, problems: Sequence[Problem], these: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Answers to a task's problems, in the same order, with `correct`."""
+    return [
+        {**answer, "correct": task.score(answer["text"], p)}
+        for answer, p in zip(these, problems, strict=True)
+    ]

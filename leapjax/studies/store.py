@@ -1,0 +1,87 @@
+"""Answers kept on disk, so that an interrupted study continues where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from leapjax.errors import UserError
+
+
+class AnswerStore:
+    """The answers of one run, by id; each is appended to a JSONL file as soon as it exists.
+
+    The file's first line holds the settings: everything that must be equal for an answer to be
+    taken up again. The file's name holds a hash of that line, so answers under other settings
+    are never mixed with these. A line that a kill cut short is dropped.
+
+    Args:
+      folder: where the file is; None keeps the answers in memory.
+      name: of the run, the first part of the file's name.
+      settings: everything that an answer depends on except the prompt, JSON-ready.
+
+    Raises:
+      UserError: the file can't be written, or is damaged.
+
+    >>> with AnswerStore(None, "greedy", {}) as store:
+    ...     store.add({"id": "a", "text": "4"})
+    >>> store.answers["a"]["text"]
+    '4'
+    """
+
+    def __init__(self, folder: Path | None, name: str, settings: Mapping[str, Any]):
+        self.answers: dict[str, dict[str, Any]] = {}
+        self.path: Path | None = None
+        self._stream = None
+        if folder is None:
+            return
+        head = json.dumps({"settings": settings}, sort_keys=True).encode() + b"\n"
+        self.path = folder / f"answers-{name}-{hashlib.sha256(head).hexdigest()[:10]}.jsonl"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            kept = self.path.read_bytes() if self.path.is_file() else b""
+            kept = kept[: kept.rfind(b"\n") + 1] if kept.startswith(head) else b""
+            for line in kept[len(head) :].splitlines():
+                answer = json.loads(line)
+                self.answers[answer["id"]] = answer
+            self._stream = open(self.path, "r+b" if kept else "wb")
+            self._stream.truncate(len(kept))
+            self._stream.seek(0, 2)
+            if not kept:
+                self._append(head)
+        except OSError as e:
+            raise UserError(f"{self.path}: can't be written ({e.strerror or e})") from e
+        except (ValueError, KeyError, TypeError) as e:
+            raise UserError(f"{self.path}: is damaged; delete it to start again") from e
+
+    def __enter__(self) -> AnswerStore:
+        """The store itself."""
+        return self
+
+    def __exit__(self, *error) -> None:
+        """Close the file."""
+        if self._stream is not None:
+            self._stream.close()
+
+    def add(self, answer: dict[str, Any]) -> None:
+        """Keep an answer.
+
+        Args:
+          answer: JSON-ready, with its `id`.
+
+        Raises:
+          UserError: the file can't be written.
+        """
+        self.answers[answer["id"]] = answer
+        self._append(json.dumps(answer).encode() + b"\n")
+
+    def _append(self, line: bytes) -> None:
+        if self._stream is not None:
+            try:
+                self._stream.write(line)
+                self._stream.flush()
+            except OSError as e:
+                raise UserError(f"{self.path}: can't be written ({e.strerror or e})") from e

@@ -1,0 +1,109 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from leapjax.cli.evaluate import main
+from leapjax.compilation import cache_folder
+from leapjax.config import DecodeConfig
+from leapjax.errors import UserError
+from leapjax.studies.policy_rows import rows
+from leapjax.studies.store import AnswerStore
+
+LLADA = str(Path(__file__).parents[1] / "golden" / "llada-a")
+SMALL = ["--gen-length", "16", "--block-length", "8", "--batch-size", "4", "--strata", "easy,main"]
+
+
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch):
+    monkeypatch.setenv("LEAPJAX_CACHE_DIR", "off")
+
+
+def test_end_to_end(tmp_path, capsys):
+    out, table = tmp_path / "out", tmp_path / "table.md"
+    argv = ["--model", LLADA, *SMALL, "--limit", "4", "--policies", "schedule-8,localleap"]
+    argv += ["--output", str(out), "--markdown", str(table)]
+    assert main(argv) == 0
+    text = capsys.readouterr().out
+    assert "n=4" in text and "greedy, one token a step" in text
+    assert max(map(len, text.splitlines())) <= 100
+    assert "| LocalLeap (0.9, 0.75, radius 4) | none |" in table.read_text()
+    assert (out / "plot.png").read_bytes().startswith(b"\x89PNG")
+    report = json.loads((out / "report.json").read_text())
+    assert [r["policy"] for r in report["rows"]] == ["greedy", "schedule-8", "localleap"]
+    assert {"settings", "versions", "device", "model", "definitions"} <= report.keys()
+    assert report["model"]["hash"] and report["settings"]["seed"] == 0
+    groups = report["rows"][1]["groups"]
+    assert list(groups) == ["all", "easy", "main"]
+    assert groups["all"]["n"] == 4 and groups["main"]["n"] == 2
+    assert report["rows"][0]["groups"]["all"]["steps_share"] == 1.0
+    assert groups["all"]["steps"] <= 2
+    # A rerun decodes nothing; with more problems, the new ones only.
+    before = {p: p.read_bytes() for p in out.glob("answers-*")}
+    assert len(before) == 3
+    assert main(argv) == 0
+    assert capsys.readouterr().out == text
+    assert {p: p.read_bytes() for p in out.glob("answers-*")} == before
+    argv[argv.index("--limit") + 1] = "6"
+    assert main(argv) == 0
+    for path, content in before.items():
+        assert path.read_bytes().startswith(content)
+        assert path.read_bytes().count(b"\n") == 7
+
+
+def test_results_survive_a_kill(tmp_path):
+    with AnswerStore(tmp_path, "greedy-none", {"a": 1}) as results:
+        results.add({"id": "p", "x": 1})
+        results.add({"id": "q", "x": 2})
+    path = results.path
+    path.write_bytes(path.read_bytes()[:-5])  # a torn last line
+    with AnswerStore(tmp_path, "greedy-none", {"a": 1}) as results:
+        assert list(results.answers) == ["p"]
+        results.add({"id": "q", "x": 3})
+    with AnswerStore(tmp_path, "greedy-none", {"a": 1}) as results:
+        assert results.answers["q"]["x"] == 3 and results.path == path
+    with AnswerStore(tmp_path, "greedy-none", {"a": 2}) as other:
+        assert not other.answers and other.path != path
+    path.write_bytes(path.read_bytes() + b"{\n")
+    with pytest.raises(UserError, match="damaged"):
+        AnswerStore(tmp_path, "greedy-none", {"a": 1})
+
+
+def test_rows():
+    base = DecodeConfig(gen_length=64, block_length=32)
+    made = rows(["localleap", "schedule-8"], ["dual"], base)
+    assert [r.key for r in made] == [
+        ("greedy", "none"),
+        ("localleap", "dual"),
+        ("schedule-8", "dual"),
+    ]
+    assert [r.config.value("steps") for r in made] == [64, None, 8]
+    with pytest.raises(UserError, match="did you mean 'localleap'"):
+        rows(["localeap"], ["none"], base)
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--task", "math"], "task 'math' is unknown"),
+        (["--split", "train"], "split 'train' is unknown"),
+        (["--strata", "hard"], "stratum 'hard' is unknown"),
+        (["--policies", "x"], "unknown policy 'x'"),
+        (["--caches", "x"], "unknown cache 'x'"),
+        (["--limit", "0"], "--limit: '0' is not"),
+        (["--batch-size", "0"], "--batch-size: '0' is not"),
+        (["--gen-length", "40"], "block_length 32 does not divide"),
+        (["--markdown", "/no/such/folder/t.md"], "its folder is missing"),
+    ],
+)
+def test_bad_arguments(capsys, argv, message):
+    assert main(["--model", LLADA, *argv]) == 2
+    streams = capsys.readouterr()
+    assert message in streams.err and streams.err.count("\n") == 1 and not streams.out
+
+
+def test_cache_folder(tmp_path):
+    assert cache_folder({"LEAPJAX_CACHE_DIR": "off", "XDG_CACHE_HOME": "/x"}) is None
+    assert cache_folder({"LEAPJAX_CACHE_DIR": "/a", "XDG_CACHE_HOME": "/x"}) == Path("/a")
+    assert cache_folder({"XDG_CACHE_HOME": "/x"}) == Path("/x/leapjax")
+    assert cache_folder({}) == Path.home() / ".cache" / "leapjax"
