@@ -2,6 +2,9 @@
 
 This package knows nothing of policies, attention rules or options; `leapjax.config.pairs`
 says which of them go together.
+
+>>> {name: cache.help for name, cache in CACHES.items() if not cache.exact}
+{'prefix': 'the block and what follows', 'dual': 'the block'}
 """
 
 from __future__ import annotations
