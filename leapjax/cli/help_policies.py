@@ -35,7 +35,7 @@ def text(width: int = 80) -> str:
         "NAME; set its options as flags, YAML keys or in a record's `options`.\n"
     ]
     for name, policy in POLICIES.items():
-        module = inspect.getmodule(policy.commit) or sys.modules[f"leapjax.policies.{name}"]
+        module = sys.modules.get(f"leapjax.policies.{name}") or inspect.getmodule(policy.commit)
         does = (inspect.getdoc(module) or "").split("\n\n")[0]
         lines = textwrap.wrap(does, width - 2, initial_indent="  ", subsequent_indent="  ")
         lines.append(f"  source: {policy.source}")

@@ -11,11 +11,4 @@ from leapjax.config.decode import (
     row_config,
 )
 
-__all__ = [
-    "OPTIONS",
-    "QUANTIZATIONS",
-    "DecodeConfig",
-    "check_keys",
-    "per_row",
-    "row_config",
-]
+__all__ = ["OPTIONS", "QUANTIZATIONS", "DecodeConfig", "check_keys", "per_row", "row_config"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from leapjax.types import COMMIT, KEEP, Decision, Proposal
+from leapjax.types import COMMIT, KEEP, SCHEDULE, Decision, Proposal
 
 if TYPE_CHECKING:
     from leapjax.config import DecodeConfig
@@ -175,6 +175,23 @@ def commits(chosen, kind, memory=None) -> Decision:
     """
     action = jnp.where(chosen, jnp.int8(COMMIT), jnp.int8(KEEP))
     return Decision(action, jnp.broadcast_to(jnp.asarray(kind, jnp.int8), chosen.shape), memory)
+
+
+def best_first(score: Callable[[Proposal, Pass], Any]) -> Callable[[Proposal, Any, Pass], Decision]:
+    """The rule of a fixed schedule: as many positions as it asks for, the best ones first.
+
+    Args:
+      score: `(proposal, info) -> (B, W) float32`, higher is better; ties go to the left.
+
+    Returns:
+      The `commit` of a policy that reads `parameters.SCHEDULED`; its decisions are of kind
+      schedule.
+    """
+
+    def commit(proposal, masked, info):
+        return commits(best_of(score(proposal, info), masked, info.quota), SCHEDULE)
+
+    return commit
 
 
 def surest(confidence, masked):

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from leapjax.policies.base import Parameter, Policy, best_of, commits
+from leapjax.policies.base import Parameter, Policy, best_first
 from leapjax.policies.parameters import SCHEDULED
-from leapjax.types import SCHEDULE
 
 # Where the kernel ends: 5 sigma and more for every sigma that is allowed.
 REACH = 512
@@ -53,20 +52,19 @@ def certainty_density(open_, columns, sigma):
     return (known + beyond(columns + 1) + right) / total
 
 
-def commit(proposal, masked, info):
-    """Choose as many positions as the schedule asks for.
+def score(proposal, info):
+    """Confidence times the density of known tokens.
 
     Args:
       proposal: `.confidence` (B, W) float32 in [0, 1].
-      masked: (B, W) bool, the active block's open positions.
-      info: `.quota` (B,) int32; `.open`, `.columns`; `.parameters`:
-        `sigma` (B,) float32.
+      info: `.open`, `.columns`; `.parameters`: `sigma` (B,) float32.
 
     Returns:
-      A Decision of kind schedule.
+      (B, W) float32.
     """
-    density = certainty_density(info.open, info.columns, info.parameters["sigma"])
-    return commits(best_of(proposal.confidence * density, masked, info.quota), SCHEDULE)
+    return proposal.confidence * certainty_density(
+        info.open, info.columns, info.parameters["sigma"]
+    )
 
 
 SIGMA = Parameter(
@@ -75,7 +73,7 @@ SIGMA = Parameter(
 POLICY = Policy(
     name="certainty_prior",
     source="d2Cache, arXiv 2509.23094",
-    commit=commit,
+    commit=best_first(score),
     parameters=(*SCHEDULED, SIGMA),
     label="certainty prior (sigma 10)",
 )

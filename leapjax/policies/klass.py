@@ -26,11 +26,7 @@ _FLOOR = np.float32(np.log(1e-12))
 
 def memory(w, v):
     """The last distribution, for how long each position has been steady, passes seen."""
-    return {
-        "log_probs": ((w, v), np.float32),
-        "steady": ((w,), np.int32),
-        "passes": ((), np.int32),
-    }
+    return {"log_probs": ((w, v), np.float32), "steady": ((w,), np.int32), "passes": ((), np.int32)}
 
 
 def commit(proposal, masked, info):

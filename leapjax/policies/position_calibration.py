@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from leapjax.errors import UserError
-from leapjax.policies.base import Parameter, Policy, best_of, commits
+from leapjax.policies.base import Parameter, Policy, best_first
 from leapjax.policies.parameters import SCHEDULED
-from leapjax.types import SCHEDULE
 
 
 def checked_counts(counts, vocab_size: int) -> np.ndarray:
@@ -55,45 +54,33 @@ def log_frequencies(counts) -> np.ndarray:
     return np.log(share + 1e-9).astype(np.float32)
 
 
-def commit(proposal, masked, info):
-    """Choose as many positions as the schedule asks for.
+def score(proposal, info):
+    """Capped information content, weighed by the place in the block.
 
     Args:
       proposal: `.confidence` (B, W) float32 in [0, 1]; `.surprise` (B, W) float32 in nats.
-      masked: (B, W) bool, the active block's open positions.
-      info: `.quota` (B,) int32; `.columns`, `.block`; `.parameters`: `position_decay` and
-        `surprise_cap` (B,) float32.
+      info: `.columns`, `.block`; `.parameters`: `position_decay`, `surprise_cap` (B,) float32.
 
     Returns:
-      A Decision of kind schedule.
+      (B, W) float32.
     """
     numbers = info.parameters
     place = jnp.maximum(info.columns - info.block[:, None], 0).astype(jnp.float32)
     content = jnp.minimum(proposal.confidence * proposal.surprise, numbers["surprise_cap"][:, None])
-    score = jnp.exp(-numbers["position_decay"][:, None] * place) * content
-    return commits(best_of(score, masked, info.quota), SCHEDULE)
+    return jnp.exp(-numbers["position_decay"][:, None] * place) * content
 
 
 POLICY = Policy(
     name="position_calibration",
     source="PC-Sampler, arXiv 2508.13021",
-    commit=commit,
+    commit=best_first(score),
     parameters=(
         *SCHEDULED,
         Parameter(
-            "position_decay",
-            float,
-            "how fast a block's later positions lose weight",
-            0.25,
-            low=0,
+            "position_decay", float, "how fast a block's later positions lose weight", 0.25, low=0
         ),
         Parameter(
-            "surprise_cap",
-            float,
-            "most that a rare token can weigh, nats",
-            10.0,
-            low=0,
-            above=True,
+            "surprise_cap", float, "most that a rare token can weigh, nats", 10.0, low=0, above=True
         ),
     ),
     needs=frozenset({"surprise"}),

@@ -86,12 +86,7 @@ POLICY = Policy(
     parameters=(
         THRESHOLD,
         Parameter(
-            "explore_threshold",
-            float,
-            "confidence up to which a span reaches",
-            0.3,
-            low=0,
-            high=1,
+            "explore_threshold", float, "confidence up to which a span reaches", 0.3, low=0, high=1
         ),
         Parameter("explore_steps", int, "slow passes that a span begins with", 6, low=1),
     ),
