@@ -153,6 +153,7 @@ def test_what_is_no_config(lm):
     for call, message in (
         (lambda: DecodeConfig(radus=2), "unknown option 'radus'; did you mean 'radius'"),
         (lambda: DecodeConfig({"radius": 2}), "options go by name"),
+        (lambda: DecodeConfig(parameters=2), "unknown option 'parameters'"),
         (lambda: lm.generate("a", {"threshold": 0.5}), r"DecodeConfig\(threshold=0.5\)"),
         (lambda: lm.generate("a", {"treshold": 0.5}), "did you mean 'threshold'"),
         (lambda: lm.generate("a", "greedy"), "config is 'greedy'; expected a leapjax.DecodeConfig"),

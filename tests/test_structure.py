@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from leapjax.caches import CACHES
+from leapjax.policies import PARAMETERS, POLICIES
+from leapjax.policies.parameters import SCHEDULED
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,3 +63,29 @@ def test_a_branch_is_found(line):
 def test_other_words_are_no_branch():
     assert not list(cache_branches('if shape == "none" or kind in ("prefix", "suffix"): pass'))
     assert not list(cache_branches('own = {"policy": "low_confidence", "cache": "none"}'))
+
+
+def test_only_policies_say_what_parameters_there_are():
+    """Options, records, jobs and the loop take them from the registry; studies choose settings."""
+    names = PARAMETERS.keys() - {p.name for p in SCHEDULED} - {"threshold"}
+    studies = ("leapjax/studies/", "leapjax/benchmarks/", "scripts/")
+    found = [
+        f"{name}, line {node.lineno}: {node.value}"
+        for name, text in sources(without="leapjax/policies/").items()
+        if not name.startswith(studies)
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Constant) and node.value in names
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_nobody_branches_on_the_name_of_a_policy():
+    """A policy says what it needs, what it may do, and in which rows of tables it is shown."""
+    found = [
+        f"{name}, line {node.lineno}: {ast.unparse(node)}"
+        for name, text in sources(without="leapjax/policies/").items()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Compare) and "policy" in ast.unparse(node)
+        if {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)} & set(POLICIES)
+    ]
+    assert not found, "\n".join(found)

@@ -81,10 +81,11 @@ class DecodeConfig:
     def __init__(self, *args: Any, **options: Any):
         if args:
             raise UserError("DecodeConfig: options go by name, such as threshold=0.9")
-        given = dict(options.pop("parameters", ())) | options
-        check_keys(given, "DecodeConfig")
-        values = {n: check.coerce(p, given.get(n, p.default)) for n, p in COMMON.items()}
-        own = {n: check.coerce(p, given[n]) for n, p in PARAMETERS.items() if n in given}
+        if isinstance(options.get("parameters"), tuple):  # of a config that is copied
+            options = dict(options.pop("parameters")) | options
+        check_keys(options, "DecodeConfig")
+        values = {n: check.coerce(p, options.get(n, p.default)) for n, p in COMMON.items()}
+        own = {n: check.coerce(p, options[n]) for n, p in PARAMETERS.items() if n in options}
         check.common(values, COMMON)
         values["policy"], fixed = check.policy(values, own)
         own = {n: v for n, v in (own | fixed).items() if v is not None}

@@ -21,6 +21,7 @@ from leapjax.errors import UserError
 from leapjax.options import ConfigFile, read_config
 from leapjax.policies import PARAMETERS, POLICIES
 from leapjax.policies.names import policy_of
+from leapjax.policies.parameters import SCHEDULED
 
 CHECKPOINT_FILE = "decode.yaml"
 CANVAS = ("gen_length", "block_length")
@@ -120,7 +121,7 @@ def _unread(given: Mapping[str, Any], written: Mapping[str, Any]) -> list[str]:
         return []
     name, tokens = wanted
     # `greedy` says how many tokens a step commits, and so what steps and schedule are.
-    fixed = ("steps", "schedule") if tokens else ()
+    fixed = [p.name for p in SCHEDULED] if tokens else []
     reads = [n for n in POLICIES[name].reads if n not in fixed]
     if name == theirs[0]:
         reads += [n for n in PARAMETERS if n not in fixed]  # only a fixed schedule's differ

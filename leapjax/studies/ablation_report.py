@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from leapjax.config import DecodeConfig
+from leapjax.policies import PARAMETERS
 from leapjax.studies import ablation_plots, files, plots
 from leapjax.studies.commit_differences import differences
 from leapjax.studies.equal_steps import Outcome, match
@@ -39,7 +40,6 @@ _MEASURES = (
     *("n", "accuracy", "accuracy_interval", "difference", "difference_interval", "steps"),
     *("steps_share", "eos_steps", "tokens_per_step"),
 )
-_TOLD = ("threshold", "relaxed_threshold", "radius", "radius_left", "radius_right", "decay")
 Answers = Mapping[DecodeConfig, Sequence[Mapping[str, Any]]]
 
 
@@ -158,7 +158,7 @@ def _outcome(these: Sequence[Mapping[str, Any]]) -> Outcome:
 
 def _told(config: DecodeConfig) -> dict[str, Any]:
     """What a study sets of a setting."""
-    return {n: getattr(config, n) for n in _TOLD if getattr(config, n) is not None}
+    return {n: v for n, v in config.changed().items() if n in PARAMETERS}
 
 
 def _words(config: DecodeConfig) -> str:
