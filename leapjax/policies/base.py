@@ -123,7 +123,7 @@ class Policy:
         often; early stop is off.
       replaces: it may put another token in place of one that it committed in the active block.
       label: the policy in tables of results; default: name and defaults.
-      rows: name -> (tokens a step, label) of its rows in tables, where there are several.
+      rows: (name, tokens a step, label) of each of its rows in tables, where there are several.
     """
 
     name: str
@@ -172,6 +172,9 @@ def commits(chosen, kind, memory=None) -> Decision:
       chosen: (B, W) bool, within the masked positions.
       kind: (B, W) codes of `COMMIT_KINDS`, or one for all.
       memory: what the policy remembers, if it has a memory.
+
+    >>> commits(np.array([[True, False]]), kind=1).action.tolist()  # COMMIT, KEEP
+    [[1, 0]]
     """
     action = jnp.where(chosen, jnp.int8(COMMIT), jnp.int8(KEEP))
     return Decision(action, jnp.broadcast_to(jnp.asarray(kind, jnp.int8), chosen.shape), memory)

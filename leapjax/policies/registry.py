@@ -6,6 +6,7 @@ import re
 
 from leapjax.errors import UserError
 from leapjax.policies.base import Parameter, Policy, Row
+from leapjax.types import Proposal
 
 # Filled by `add`, in the order of registration.
 POLICIES: dict[str, Policy] = {}
@@ -44,7 +45,7 @@ def register_policy(policy: Policy) -> Policy:
       The policy.
 
     Raises:
-      UserError: a name is taken, or a declaration contradicts itself or another policy's.
+      UserError: a name is taken, or a declaration is unusable or contradicts another policy's.
     """
     from leapjax.config.check import declaration
 
@@ -55,6 +56,11 @@ def register_policy(policy: Policy) -> Policy:
         return policy
     if not name.isidentifier() or plain(name) != name:
         raise UserError(f"policy {name!r}: a name is of small letters, digits and underscores")
+    if unknown := policy.needs - set(Proposal._fields):
+        raise UserError(
+            f"policy {name}: needs {', '.join(sorted(unknown))}; a proposal has "
+            f"{', '.join(Proposal._fields)}"
+        )
     for parameter in policy.parameters:
         declaration(parameter, policy)
     taken = {*POLICIES, *map(plain, ROWS)}

@@ -176,6 +176,7 @@ def other(*parameters, **changes):
         (other(name="greedy"), "'greedy' is the name of another policy"),
         (other(rows=(("Schedule 2", 0, "x"),)), "'Schedule 2' is the name of another policy"),
         (other(name="My Policy"), "small letters"),
+        (other(needs=frozenset({"entropie"})), "needs entropie; a proposal has token, confidence"),
         (other(Parameter("share", int, "", 1)), "kind is .*int.*, but another policy declares"),
         (other(Parameter("share", float, "", 1.0, traced=False)), "traced is False, but another"),
         (other(Parameter("seed", int, "", 1)), "'seed' is an option of every decode"),
