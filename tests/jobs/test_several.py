@@ -127,6 +127,31 @@ def test_a_crash_at_every_operation(spec, on_disk, expected, before):
     assert number > 20 and started.contents() == copied
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_crash_after_crash_with_other_numbers(spec, on_disk, expected, seed):
+    """Journals of several runs pile up, and the shard size changes where it may."""
+    rng, size = random.Random(seed), 5
+    disk = Disk(fail_at=rng.randint(0, 20), seed=seed)
+    for _ in range(100):
+        on_disk(disk)
+        ends = run_together(models(rng.randint(1, 4)), spec(resume=True, shard_size=size))
+        if all(isinstance(end, job.Result) for end in ends):
+            break
+        if "with shard_size" in str(ends[0]):
+            size = None
+            continue
+        assert any(isinstance(end, Crash) for end in ends), ends
+        disk = disk.after_crash(fail_at=rng.randint(0, 20), seed=rng.random())
+        size = rng.choice([None, None, rng.randint(3, 7)])
+    found = disk.contents()
+    assert rows_of(found) == rows_of(expected)
+    assert found["errors.jsonl"] == expected["errors.jsonl"]
+
+
+def rows_of(contents):
+    return b"".join(contents[n] for n in sorted(contents) if n.startswith("part-"))
+
+
 def test_overwritten(spec, expected, tmp_path):
     looks = iter([None] * 30)
     run_together(models(3), spec(), [lambda: next(looks, 15)] * 3)
@@ -183,7 +208,6 @@ def test_who_does_not_belong_is_refused(spec, tmp_path):
 
 def test_another_shard_size(spec, expected, tmp_path):
     """What is left is cut anew, unless a shard was begun out of turn."""
-    rows = b"".join(expected[name] for name in sorted(expected) if name.startswith("part-"))
     looks = iter([None] * 25)
     with pytest.raises(Stopped):
         job.run(FakeLM(), spec(), stop=lambda: next(looks, 15))
@@ -192,7 +216,7 @@ def test_another_shard_size(spec, expected, tmp_path):
     # Three records of shard 1 are saved, so it is complete by the new size.
     ends = run_together(models(2), spec(resume=True, shard_size=2))
     assert all(isinstance(end, job.Result) for end in ends), ends
-    assert b"".join(p.read_bytes() for p in sorted(out.glob("part-*"))) == rows
+    assert rows_of(contents_of(out)) == rows_of(expected)
     assert (out / "errors.jsonl").read_bytes() == expected["errors.jsonl"]
 
     ahead = threading.Event()
