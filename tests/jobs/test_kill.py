@@ -107,7 +107,11 @@ def kill_at_random(command, out, expected, count, seed):
     for point in points:
         process = command(out, "--resume")
         if point < size / 2 and rng.random() < 0.3:
-            time.sleep(rng.uniform(0, 3))  # while it starts, loads, or compiles
+            # While it starts, loads, or compiles; not when it is nearly done.
+            then = time.monotonic() + rng.uniform(0, 3)
+            wait_until(
+                process, lambda at=then: time.monotonic() >= at or written(out) >= 0.8 * size
+            )
         elif not wait_until(process, lambda at=point: written(out) >= at):
             break
         time.sleep(rng.uniform(0, 0.02))
