@@ -13,8 +13,7 @@ from collections.abc import Iterable
 
 import torch
 
-from against_torch.job import Decoded, Job
-from leapjax.caches import CACHES
+from against_torch.job import Decoded, Implementation, Job, Rule
 from leapjax.models.config import ModelConfig
 
 
@@ -40,13 +39,13 @@ class Rows:
 
     def __init__(self, job: Job, config: ModelConfig):
         b, longest = len(job.prompts), max(len(p) for p in job.prompts)
-        self.tokens = torch.full((b, longest + job.gen_length), config.mask_token_id)
+        self.tokens = torch.full((b, longest + job.config.gen_length), config.mask_token_id)
         self.tokens[:, :longest] = config.pad_token_id
         for row, prompt in zip(self.tokens, job.prompts, strict=True):
             row[longest - len(prompt) : longest] = torch.tensor(prompt)
         columns = torch.arange(self.tokens.shape[1])
         self.open = (columns >= longest).repeat(b, 1)
-        self.block = longest + torch.arange(job.block_length).repeat(b, 1)
+        self.block = longest + torch.arange(job.config.block_length).repeat(b, 1)
         real = columns - torch.tensor([[longest - len(p)] for p in job.prompts])
         self.positions = real.clamp(min=0)
         self.valid = None if bool((real >= 0).all()) else (real >= 0)[:, None, None, :]
@@ -54,14 +53,14 @@ class Rows:
         self.done = torch.zeros(b, dtype=torch.bool)
         self.fresh, self.iterations = ~self.done, 0
 
-    def commit(self, chosen: torch.Tensor, token: torch.Tensor, full: torch.Tensor, job: Job):
+    def commit(self, chosen, token, full, limit: int | None) -> None:
         """Commit a pass and go on to the next block where one is complete.
 
         Args:
           chosen: (B, W) bool, within the open positions of the block.
           token: (B, W) int64, proposed.
           full: (B,) bool, the rows that had a pass over the whole sequence.
-          job: options.
+          limit: steps after which a row ends; None for no limit.
         """
         self.tokens.scatter_(1, self.block, torch.where(chosen, token, self.of_block(self.tokens)))
         left = self.of_block(self.open) & ~chosen
@@ -70,9 +69,9 @@ class Rows:
         self.full_passes += full & ~self.done
         self.fresh = ~self.done & ~left.any(1)
         self.done |= self.fresh & (self.block[:, -1] == self.tokens.shape[1] - 1)
-        if job.max_steps is not None:
-            self.done |= self.steps >= job.max_steps
-        self.block += job.block_length * (self.fresh & ~self.done)[:, None]
+        if limit is not None:
+            self.done |= self.steps >= limit
+        self.block += self.block.shape[1] * (self.fresh & ~self.done)[:, None]
         self.iterations += 1
 
     def of_block(self, values: torch.Tensor) -> torch.Tensor:
@@ -82,30 +81,15 @@ class Rows:
     def decoded(self, job: Job) -> Decoded:
         """What came out."""
         return Decoded(
-            self.tokens[:, -job.gen_length :].tolist(),
+            self.tokens[:, -job.config.gen_length :].tolist(),
             self.steps.tolist(),
             self.full_passes.tolist(),
             self.iterations,
         )
 
 
-class Decoder(abc.ABC):
-    """A PyTorch decoder.
-
-    Args:
-      name: for tables.
-      config: the model's shape.
-      cache: `none`, or `dual`: a full pass at a block's start, then passes over the block alone
-        whose keys and values replace the cached ones.
-    """
-
-    def __init__(self, name: str, config: ModelConfig, cache: str):
-        self.config, self.cache, self.stores = config, cache, CACHES[cache].stores
-        self.name = f"{name}, dual cache" if self.stores else name
-
-    def notes(self) -> str:
-        """What a reader of the table should know."""
-        return ""
+class Decoder(Implementation):
+    """A PyTorch decoder."""
 
     @abc.abstractmethod
     def begin(self, rows: Rows) -> None:
@@ -124,7 +108,7 @@ class Decoder(abc.ABC):
         """Token and confidence of the blocks, (B, W) each, by a pass over them alone."""
 
     @abc.abstractmethod
-    def choose(self, confidence: torch.Tensor, masked: torch.Tensor, job: Job) -> torch.Tensor:
+    def choose(self, confidence, masked, rule: Rule) -> torch.Tensor:
         """LocalLeap's rule on (B, W): which of the masked positions commit."""
 
     @torch.inference_mode()
@@ -150,5 +134,6 @@ class Decoder(abc.ABC):
             for some in groups:
                 token[some], confidence[some] = self.full_pass(rows, some)
             masked = rows.of_block(rows.open) & ~rows.done[:, None]
-            rows.commit(self.choose(confidence, masked, job), token, full, job)
+            chosen = self.choose(confidence, masked, job.rule)
+            rows.commit(chosen, token, full, job.max_steps)
         return rows.decoded(job)

@@ -1,8 +1,22 @@
-"""One batch to decode, and what came out: the same for leapjax and for its opponents."""
+"""One batch to decode, and who decodes it: the same for leapjax and for its opponents."""
 
 from __future__ import annotations
 
+import abc
 import dataclasses
+from typing import NamedTuple
+
+from leapjax.caches import CACHES
+from leapjax.config import DecodeConfig
+from leapjax.models.config import ModelConfig
+
+
+class Rule(NamedTuple):
+    """LocalLeap's numbers, see `DecodeConfig`."""
+
+    threshold: float
+    relaxed_threshold: float
+    radius: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,21 +25,18 @@ class Job:
 
     Attributes:
       prompts: token ids, a tuple a row.
-      gen_length: canvas, tokens.
-      block_length: block W, tokens.
-      threshold: confidence of an anchor.
-      relaxed_threshold: confidence that an anchor's neighbour needs.
-      radius: how far a neighbour may be, positions.
+      config: the options, thresholds among them; its cache is the implementation's to choose.
       max_steps: end each row after so many steps, finished or not; None decodes it all.
     """
 
     prompts: tuple[tuple[int, ...], ...]
-    gen_length: int
-    block_length: int
-    threshold: float = 0.9
-    relaxed_threshold: float = 0.75
-    radius: int = 4
+    config: DecodeConfig
     max_steps: int | None = None
+
+    @property
+    def rule(self) -> Rule:
+        """The numbers in force."""
+        return Rule(*(self.config.value(name) for name in Rule._fields))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,15 +47,33 @@ class Decoded:
       tokens: each row's canvas; the mask id where the limit on steps left it open.
       steps: each row's steps.
       full_passes: those over the whole sequence.
-      iterations: turns of the implementation's loop over the batch.
+      iterations: turns of the implementation's loop over the batch; they don't count in `==`.
     """
 
     tokens: list[list[int]]
     steps: list[int]
     full_passes: list[int]
-    iterations: int
+    iterations: int = dataclasses.field(compare=False)
 
-    def same(self, other: Decoded) -> bool:
-        """Equal tokens, steps and full passes; how often the loop turned may differ."""
-        mine = self.tokens, self.steps, self.full_passes
-        return mine == (other.tokens, other.steps, other.full_passes)
+
+class Implementation(abc.ABC):
+    """A decoder that is timed.
+
+    Args:
+      name: for tables.
+      config: the model's shape.
+      cache: `none`, or `dual`: a full pass at a block's start, then passes over the block alone
+        whose keys and values replace the cached ones.
+    """
+
+    def __init__(self, name: str, config: ModelConfig, cache: str):
+        self.config, self.cache, self.stores = config, cache, CACHES[cache].stores
+        self.name = f"{name}, {cache} cache" if self.stores else name
+
+    def notes(self) -> str:
+        """What a reader of the table should know."""
+        return ""
+
+    @abc.abstractmethod
+    def decode(self, job: Job) -> Decoded:
+        """Decode a batch to its end."""

@@ -8,10 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from against_torch.job import Decoded, Job
+from against_torch.job import Decoded, Implementation, Job
 from leapjax.benchmarks import models
-from leapjax.caches import CACHES
-from leapjax.config import DecodeConfig
 from leapjax.decoding import Program, initial_state, program_for
 from leapjax.decoding.state import with_cache
 from leapjax.loader import load
@@ -23,24 +21,19 @@ from leapjax.testing import tiny_config, tiny_params
 from leapjax.types import Request
 
 
-class Leapjax:
+class Leapjax(Implementation):
     """leapjax's compiled loop, as a lane runs it.
 
-    Attributes:
-      name: for tables.
+    Args:
+      params: the model's pytree.
+      config: its shape.
       cache: `none` or `dual`.
     """
 
     def __init__(self, params, config: ModelConfig, cache: str):
-        self.name = f"leapjax, {cache} cache" if CACHES[cache].stores else "leapjax"
-        self.cache = cache
-        self.config = config
+        super().__init__("leapjax", config, cache)
         self.params = arrange(params, config)
         self._compiled: dict[tuple[Program, int], Any] = {}
-
-    def notes(self) -> str:
-        """Nothing."""
-        return ""
 
     def decode(self, job: Job) -> Decoded:
         """Decode a batch to its end.
@@ -49,26 +42,17 @@ class Leapjax:
           job: without `max_steps` where there is a cache: rows then take turns in refreshing
             it, so that no number of passes is a number of steps.
         """
-        if CACHES[self.cache].stores and job.max_steps is not None:
+        if self.stores and job.max_steps is not None:
             raise ValueError("max_steps is for uncached decodes")
-        config = DecodeConfig(
-            gen_length=job.gen_length,
-            block_length=job.block_length,
-            threshold=job.threshold,
-            relaxed_threshold=job.relaxed_threshold,
-            radius=job.radius,
-            cache=self.cache,
-            early_stop=False,
-        )
+        b, config = len(job.prompts), job.config.replace(cache=self.cache)
         program = program_for(
             config,
             self.config,
-            length=bucket(max(len(p) for p in job.prompts)) + job.gen_length,
+            length=bucket(max(len(p) for p in job.prompts)) + config.gen_length,
             dtype="float32",
             eot_token_id=None,
-            refresh_group=default_refresh_group(len(job.prompts)),
+            refresh_group=default_refresh_group(b),
         )
-        b = len(job.prompts)
         if (program, b) not in self._compiled:
             self._compiled[program, b] = compile_run(self.params, program, b)
         requests = [Request(id=i, ids=p, config=config) for i, p in enumerate(job.prompts)]
@@ -77,7 +61,7 @@ class Leapjax:
         run = self._compiled[program, b]
         state = run(self.params, state, jnp.int32(passes), jnp.int32(b))
         return Decoded(
-            np.asarray(state.tokens)[:, -job.gen_length :].tolist(),
+            np.asarray(state.tokens)[:, -config.gen_length :].tolist(),
             np.asarray(state.steps).tolist(),
             np.asarray(state.full_passes).tolist(),
             int(state.iteration),

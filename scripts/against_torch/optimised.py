@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from against_torch.decoder import Decoder, Rows
-from against_torch.job import Job
+from against_torch.job import Rule
 from against_torch.llama import LAYER, torch_model
 from leapjax.models.config import ModelConfig
 
@@ -176,11 +176,11 @@ class Fast(Decoder):
         ids = rows.of_block(rows.tokens)
         return self._pass("window", (ids, cos, sin, rows.valid, None, rows.block, self.kept))
 
-    def choose(self, confidence: torch.Tensor, masked: torch.Tensor, job: Job) -> torch.Tensor:
+    def choose(self, confidence, masked, rule: Rule) -> torch.Tensor:
         """The rule on all rows at once."""
-        anchor = masked & (confidence >= job.threshold)
-        reach = F.max_pool1d(anchor.float()[:, None], 2 * job.radius + 1, 1, job.radius)[:, 0]
-        near = masked & (reach > 0) & (confidence >= job.relaxed_threshold)
+        anchor = masked & (confidence >= rule.threshold)
+        reach = F.max_pool1d(anchor.float()[:, None], 2 * rule.radius + 1, 1, rule.radius)[:, 0]
+        near = masked & (reach > 0) & (confidence >= rule.relaxed_threshold)
         surest = torch.where(masked, confidence, -1.0).argmax(1, keepdim=True)
         first = torch.arange(masked.shape[1])[None, :] == surest
         return anchor | near | (first & masked)

@@ -20,7 +20,7 @@ import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from against_torch.decoder import Decoder, Rows
-from against_torch.job import Job
+from against_torch.job import Rule
 from against_torch.llama import torch_model
 from leapjax.models.config import ModelConfig
 
@@ -108,18 +108,18 @@ class Plain(Decoder):
         token = logits.argmax(-1)
         return token, probability.gather(-1, token[..., None])[..., 0].to(torch.float32)
 
-    def choose(self, confidence: torch.Tensor, masked: torch.Tensor, job: Job) -> torch.Tensor:
+    def choose(self, confidence, masked, rule: Rule) -> torch.Tensor:
         """The published rule, a row and a column at a time."""
         chosen = torch.zeros_like(masked)
         for b, sure in enumerate(confidence.numpy()):  # float32, as docs/contract.md has it
             if not (left := masked[b].nonzero()[:, 0].tolist()):
                 continue
-            anchors = [i for i in left if sure[i] >= np.float32(job.threshold)]
+            anchors = [i for i in left if sure[i] >= np.float32(rule.threshold)]
             commit = set(anchors)
             for anchor in anchors:
                 for i in left:
-                    near = abs(i - anchor) <= job.radius
-                    if near and sure[i] >= np.float32(job.relaxed_threshold):
+                    near = abs(i - anchor) <= rule.radius
+                    if near and sure[i] >= np.float32(rule.relaxed_threshold):
                         commit.add(i)
             commit.add(max(left, key=lambda i: sure[i]))  # the first of equals
             chosen[b, list(commit)] = True
