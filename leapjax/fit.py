@@ -8,7 +8,6 @@ says; where it says nothing (CPU) there is nothing to go by, and one device is u
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ from leapjax.models.config import ModelConfig
 from leapjax.models.quantize import quantize as quantized
 from leapjax.progress import busy
 from leapjax.serve.lane import compile_run
-from leapjax.serve.memory import device_limit, needed_bytes
+from leapjax.serve.memory import array_bytes, device_limit, needed_bytes
 from leapjax.serve.sizes import bucket, default_refresh_group
 from leapjax.sharding import MeshShape, Placement, local_devices, placements
 
@@ -125,13 +124,11 @@ def candidates(devices: int, model: ModelConfig) -> Iterator[MeshShape]:
 def _needs(auto, mesh, weights, model, dtype, quantize, devices, limit) -> int:
     """Bytes that a device needs; without compiling where the weights alone exceed the limit."""
     place = placements(dataclasses.replace(mesh, data=1), devices)[0]
-    stored = _spread(weights, place, model)
-    loading = _bytes(stored)
-    params = stored
+    loading, params = _placed(weights, place, model)
     if quantize is not None:
         made = jax.eval_shape(lambda tree: quantized(tree, model, quantize), weights)
-        params = _spread(made, place, model)
-        loading += _bytes(params)  # both are there for a moment
+        rounded, params = _placed(made, place, model)
+        loading += rounded  # both are there for a moment
     if loading > limit:
         return loading
     rows = ROWS if auto.batch_size is None else -(-auto.batch_size // mesh.data)
@@ -163,17 +160,8 @@ def _tree(leaves: Mapping[str, tuple[tuple[int, ...], Any]]):
     return unflatten(made)
 
 
-def _spread(tree, place: Placement, model: ModelConfig):
-    """The same shapes where a placement puts them."""
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        tree,
-        place.parameters(model, tree),
-    )
-
-
-def _bytes(tree) -> int:
-    """Bytes on one device of arrays that have shardings."""
-    return sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
-    )
+def _placed(tree, place: Placement, model: ModelConfig) -> tuple[int, Any]:
+    """Bytes on one device of arrays where a placement puts them, and the same with shardings."""
+    where = place.parameters(model, tree)
+    put = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, where)
+    return array_bytes(tree, where), put

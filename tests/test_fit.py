@@ -131,7 +131,7 @@ def test_what_fits_nowhere_is_refused_in_a_line(limited, no_compilation):
 
 def test_quantized_weights_need_their_room_while_loading(limited):
     whole, half = needs((8, 1, 1)), needs((8, 1, 1), quantize="int8")
-    weights = fit._bytes(fit._spread(fit._tree(stored()), placements(MeshShape())[0], MODEL))
+    weights, _ = fit._placed(fit._tree(stored()), placements(MeshShape())[0], MODEL)
     # The rounded ones are there beside the stored ones for a moment.
     assert weights * 1.2 < half < weights * 1.4
     limited(max(whole, half))

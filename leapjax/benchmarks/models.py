@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from leapjax.lm import LM
 from leapjax.loader import load
-from leapjax.models import ModelConfig, param_shapes
+from leapjax.models import ModelConfig, param_shapes, parameter_count, table
 from leapjax.models.transformer import init_scale
 from leapjax.planning.models import PRESETS
 
@@ -35,7 +35,7 @@ MODEL_60M = ModelConfig(
 
 def title(name: str, config: ModelConfig) -> str:
     """A model's name and size, for a heading."""
-    return f"{name} ({size(config) / 1e6:.1f} M parameters)"
+    return f"{name} ({parameter_count(config)} parameters)"
 
 
 def with_vocabulary(config: ModelConfig, size: int) -> ModelConfig:
@@ -63,8 +63,7 @@ TINY_8B = dataclasses.replace(
 
 def size(config: ModelConfig) -> int:
     """Number of parameters."""
-    shapes = jax.tree.leaves(param_shapes(config), is_leaf=lambda x: isinstance(x, tuple))
-    return sum(math.prod(s) for s in shapes)
+    return sum(math.prod(weight.shape) for weight in table(config))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))

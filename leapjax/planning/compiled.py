@@ -14,7 +14,6 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from leapjax.decoding import Program
 from leapjax.errors import UserError
@@ -22,6 +21,7 @@ from leapjax.models import param_shapes
 from leapjax.planning.chips import Slice
 from leapjax.planning.hlo import Collective, donated, partitions, read_collectives
 from leapjax.serve.lane import compile_run
+from leapjax.serve.memory import array_bytes
 from leapjax.sharding import MeshShape, Placement, placements
 
 
@@ -124,10 +124,7 @@ def compile_for(where: Slice, mesh: MeshShape, program: Program, slots: int) -> 
     stats, text = executable.memory_analysis(), executable.as_text()
     if stats is None or text is None:
         raise UserError(f"{where}: this jax tells nothing about compiled programs; upgrade it")
-    weights = sum(
-        jnp.dtype(x.dtype).itemsize * _product(x.sharding.shard_shape(x.shape))
-        for x in jax.tree.leaves(params)
-    )
+    weights = array_bytes(params, place.parameters(program.model, params))
     return Compiled(
         seconds=seconds,
         cpu_seconds=cpu,
@@ -165,10 +162,3 @@ def abstract_params(program: Program, place: Placement):
         place.parameters(program.model, shapes),
         is_leaf=lambda x: isinstance(x, tuple),
     )
-
-
-def _product(shape) -> int:
-    out = 1
-    for size in shape:
-        out *= size
-    return out

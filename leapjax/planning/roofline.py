@@ -23,15 +23,14 @@ Left out: activations, attention scores, logits, norms. Peaks are never reached.
 from __future__ import annotations
 
 import dataclasses
-import math
 
-import jax
 from jax.sharding import AbstractMesh
 
 from leapjax.decoding import Program
-from leapjax.models import param_shapes
 from leapjax.planning import work
 from leapjax.planning.chips import Slice
+from leapjax.planning.compiled import abstract_params
+from leapjax.serve.memory import array_bytes
 from leapjax.sharding import MeshShape, Placement
 
 HOP = 1e-6  # seconds
@@ -87,20 +86,15 @@ def held(mesh: MeshShape, program: Program, slots: int) -> Held:
       program: the decode.
       slots: rows of a replica.
     """
-    model, size = program.model, program.compute_dtype.itemsize
     place = Placement(AbstractMesh((mesh.fsdp, mesh.tensor), ("fsdp", "tensor")))  # type: ignore
-    shapes = param_shapes(model)
-    spread = place.parameters(model, shapes)
-
-    def count(shape, sharding):
-        return size * math.prod(sharding.shard_shape(shape))
-
-    sizes = jax.tree.map(count, shapes, spread, is_leaf=lambda x: isinstance(x, tuple))
-    layers = sum(sizes["layers"].values())
-    head = sizes["embed" if model.tie_embeddings else "head"]
+    params = abstract_params(program, place)
+    spread = place.parameters(program.model, params)
+    sizes = {name: array_bytes(params[name], spread[name]) for name in params}
+    layers = sizes.pop("layers")
+    head = sizes.pop("embed" if program.model.tie_embeddings else "head")
     stored = program.kv_cache.shapes(program, slots)
-    cache = sum(count(each.shape, place.cache(each.shape)) for each in stored)
-    return Held(layers, head, sum(jax.tree.leaves(sizes)) - layers - head, cache)
+    cache = array_bytes(stored, [place.cache(each.shape) for each in stored])
+    return Held(layers, head, sum(sizes.values()), cache)
 
 
 def pass_time(
