@@ -13,7 +13,7 @@ IMPORT = re.compile(r"^ *(?:import|from) (\w+)", re.MULTILINE)
 
 
 def test_core_dependencies_are_few():
-    assert len(CORE) <= 13 and len(set(CORE)) == len(CORE)
+    assert len(CORE) <= 12 and len(set(CORE)) == len(CORE)
 
 
 def test_every_core_dependency_is_imported():

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from leapjax.benchmarks import models
-from leapjax.benchmarks.report import table
 from leapjax.benchmarks.timing import spread, summarise, timed
 from leapjax.benchmarks.workload import Case, stream
 from leapjax.models.config import ModelConfig
 from leapjax.planning.work import full_pass_flops
+from leapjax.studies.tables import markdown_table
 
 TERMS = ("overhead", "matrices", "attention", "head")
 PROMPT = 32  # tokens; one bucket
@@ -134,22 +134,20 @@ def text(rows: Sequence[dict[str, Any]], fitted: dict[str, Any]) -> str:
         f"{name} {rate / 1e9:.0f} GFLOP/s" if rate else f"{name} too small to tell"
         for name, rate in fitted["rates"].items()
     )
-    return (
-        f"Fitted: overhead {fitted['overhead_s'] * 1e3:.2f} ms a step; {rates}. "
-        f"Relative error: median {fitted['median_error']:.1%}, "
-        f"largest {fitted['largest_error']:.1%}.\n\n"
-    ) + table(
-        ("vocabulary", "canvas", "batch", "ms a step (range)", "model, ms", "off by"),
-        [
+    cells = [("vocabulary", "canvas", "batch", "ms a step (range)", "model, ms", "off by")]
+    for row, predicted in zip(rows, fitted["predicted"], strict=True):
+        cells.append(
             (
                 f"{row['vocab_size'] // 1000}k",
-                row["gen_length"],
-                row["batch"],
+                f"{row['gen_length']}",
+                f"{row['batch']}",
                 spread(row["seconds"], 1, 1e3),
                 f"{predicted * 1e3:.1f}",
                 f"{predicted / row['seconds']['median'] - 1:+.0%}",
             )
-            for row, predicted in zip(rows, fitted["predicted"], strict=True)
-        ],
-        left=0,
+        )
+    return (
+        f"Fitted: overhead {fitted['overhead_s'] * 1e3:.2f} ms a step; {rates}. "
+        f"Relative error: median {fitted['median_error']:.1%}, "
+        f"largest {fitted['largest_error']:.1%}.\n\n{markdown_table(cells, 0)}"
     )

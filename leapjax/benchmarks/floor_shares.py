@@ -20,12 +20,12 @@ import jax
 from leapjax.benchmarks import op_profile
 from leapjax.benchmarks.machine import Machine
 from leapjax.benchmarks.pass_timing import Compiled, least_work, measure, passes_of, program_of
-from leapjax.benchmarks.report import table
 from leapjax.benchmarks.timing import spread
 from leapjax.benchmarks.workload import Case
 from leapjax.lm import LM
 from leapjax.ops.split import is_split, split_layers
 from leapjax.planning.work import Work
+from leapjax.studies.tables import markdown_table
 
 ARRANGEMENTS = ("stacked", "layers")
 PROFILED_FULL, PROFILED_WINDOW = 2, 10  # passes
@@ -149,7 +149,7 @@ COLUMNS = (
     "besides the model (range)",
     "tokens/s",
 )
-HEADER = table(COLUMNS, [], left=3)
+HEADER = markdown_table([COLUMNS], 3)
 
 
 def lines(row: dict[str, Any]) -> str:

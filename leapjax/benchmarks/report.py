@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
-import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from leapjax.errors import UserError
+from leapjax.studies.files import write, write_json
 
 QUICK = "A quick run, to try the code: its numbers mean nothing."
 
@@ -54,28 +52,9 @@ class Report:
         """
         for path in (self._json, *more):
             if path:
-                Path(path).write_text(json.dumps(self.found, indent=1, default=str) + "\n")
+                write_json(Path(path), self.found)
         if self._document and self._section:
             write_section(Path(self._document), self._section, self._shown)
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> str:
-    """A Markdown table.
-
-    Args:
-      columns: headings.
-      rows: cells of each row.
-      left: columns of words, the first ones; the others are numbers and go to the right.
-
-    >>> print(table(["who", "steps"], [["greedy", 64]]))
-    | who | steps |
-    |---|--:|
-    | greedy | 64 |
-    """
-    rule = "|" + "---|" * left + "--:|" * (len(columns) - left)
-    lines = [columns, *rows]
-    first, *rest = ("| " + " | ".join(map(str, cells)) + " |" for cells in lines)
-    return "\n".join([first, rule, *rest])
 
 
 def markers(name: str) -> tuple[str, str]:
@@ -110,11 +89,5 @@ def write_section(path: Path, name: str, text: str) -> None:
         before, after = old + gap, "\n"
     else:
         raise UserError(f"{path}: the markers of {name!r} are not one pair; restore or remove them")
-    try:
-        # Whole or not at all.
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write((before + section + after).encode())
-        os.chmod(file.name, path.stat().st_mode if path.exists() else 0o644)
-        os.replace(file.name, path)
-    except OSError as e:
-        raise UserError(f"{path}: can't be written: {e}") from e
+    content = (before + section + after).encode()
+    write(path, lambda part: part.write_bytes(content))  # whole or not at all

@@ -45,7 +45,7 @@ def run_floor(args: argparse.Namespace) -> int:
             "dtype": lm.dtype,
             "rows": rows,
         }
-        report.show(floor_shares.HEADER, end="\n")
+        report.show(floor_shares.HEADER, end="")
         for row in floor_shares.rows(
             lm, cases, arrangements, options, measured, args.repeats, keep
         ):

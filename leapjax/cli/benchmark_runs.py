@@ -53,7 +53,7 @@ def run_cost(args: argparse.Namespace) -> int:
         f"block {cost_model.BLOCK}, float32, {report.found['threads']} threads, "
         f"jax {report.found['jax']}; medians of {rounds} decodes."
     )
-    report.show(cost_model.text(rows, fitted), end="\n")
+    report.show(cost_model.text(rows, fitted), end="")
     report.save()
     return 0
 
@@ -92,10 +92,10 @@ def run_decoding(args: argparse.Namespace) -> int:
 def _decoding(args: argparse.Namespace, lm, show) -> dict[str, Any]:
     """The measurements of one model; `show` takes each as a text."""
     from leapjax.benchmarks import decoding, models
-    from leapjax.benchmarks.report import table
     from leapjax.benchmarks.timing import spread
     from leapjax.benchmarks.workload import Case
     from leapjax.caches import CACHES
+    from leapjax.studies.tables import text_table
 
     size = models.size(lm.config)
     caches = (args.caches or ("none,dual" if args.quick else ",".join(CACHES))).split(",")
@@ -109,18 +109,12 @@ def _decoding(args: argparse.Namespace, lm, show) -> dict[str, Any]:
     part: dict[str, Any] = {"parameters": size, "dtype": lm.dtype, "engine": [], "host": []}
     cases = [Case(cache, batch, *shape) for batch in batches for cache in caches]
     part["throughput"] = rows = decoding.throughput(lm, cases, rounds)
-    cells = [
-        (
-            row["cache"],
-            row["batch"],
-            f"{row['tokens_per_s']:.0f}",
-            f"{row['ms_per_pass']:.2f}",
-            row["passes"],
-            spread(row["seconds"], 3),
-        )
-        for row in rows
-    ]
-    show(table(("cache", "rows", "tokens/s", "ms a pass", "passes", "seconds (range)"), cells))
+    cells = [("cache", "rows", "tokens/s", "ms a pass", "passes", "seconds (range)")]
+    for row in rows:
+        rate, ms = f"{row['tokens_per_s']:.0f}", f"{row['ms_per_pass']:.2f}"
+        some = (row["cache"], str(row["batch"]), rate, ms, str(row["passes"]))
+        cells.append((*some, spread(row["seconds"], 3)))
+    show(text_table(cells, 1), end="\n")
     # A large model takes its time: fewer rows at once, and fewer of them.
     large = size >= 10e6
     few = large or args.quick

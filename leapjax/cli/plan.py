@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from leapjax.cli.common import OK, command, place
 from leapjax.errors import UserError
 from leapjax.progress import busy
+from leapjax.studies.files import write_json
 
 DESCRIPTION = """\
 Compile the real decode program for a TPU slice that is not attached, and say what the TPU
@@ -169,11 +169,7 @@ def run(args: argparse.Namespace) -> int:
         cost = "price" if prices else "chip-seconds"
         _print(f"\nLeast {cost} a token: {best['topology']} with --mesh {best['mesh']}")
     if args.json:
-        path = Path(args.json)
-        try:
-            path.write_text(json.dumps({"arguments": vars(args), "plans": plans}, indent=1) + "\n")
-        except OSError as e:
-            raise UserError(f"{path}: can't be written ({e.strerror or e})") from e
+        write_json(Path(args.json), {"arguments": vars(args), "plans": plans})
     return OK if best is not None else 1
 
 

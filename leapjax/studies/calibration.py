@@ -22,7 +22,7 @@ from leapjax.config import DecodeConfig
 from leapjax.errors import UserError
 from leapjax.lm import LM
 from leapjax.studies.runner import Question, answers, prompt_key, provenance
-from leapjax.studies.statistics import most_successes, trials_needed, upper_bound
+from leapjax.studies.statistics import at_most, most_successes, trials_needed, upper_bound
 from leapjax.studies.store import AnswerStore
 from leapjax.tasks import Task
 from leapjax.types import Request
@@ -270,8 +270,6 @@ def resample(
       setting was chosen), `rates` and `steps` (each setting's in the pool), `chosen_steps` (mean
       of the chosen settings in the pool, or None), `holds` (failures are within `allowed`).
     """
-    from scipy.stats import binom
-
     rng = np.random.default_rng(seed)
     settings, pool = disagree.shape
     rates, mean_steps = disagree.mean(axis=1), steps.mean(axis=1)
@@ -287,7 +285,8 @@ def resample(
         failures += int(rates[pick] > budget)
         if n < pool:
             rest_failures += int(disagree[pick, ~seen].mean() > budget)
-    calibrated, allowed = int(picked.sum()), int(binom.ppf(0.99, repeats, 1 - confidence))
+    calibrated = int(picked.sum())
+    allowed = next(k for k in range(repeats + 1) if at_most(k, repeats, 1 - confidence) >= 0.99)
     return {
         "repeats": repeats,
         "n": n,

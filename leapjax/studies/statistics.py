@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
+
+import numpy as np
 
 Z = 1.959963984540054  # the normal distribution's 97.5 % point
 
@@ -56,6 +59,27 @@ def percentile(values: Sequence[float], q: float) -> float:
     return ordered[max(0, math.ceil(q * len(ordered)) - 1)]
 
 
+def at_most(successes: int, n: int, share: float) -> float:
+    """The probability that at most so many of n independent trials succeed.
+
+    Args:
+      successes: 0 to n.
+      n: trials, at least 1.
+      share: probability that a trial succeeds, in (0, 1).
+
+    >>> round(at_most(1, 3, 0.5), 6)
+    0.5
+    """
+    k, logs = np.arange(successes + 1), _log_factorials(n)
+    ways = logs[n] - logs[k] - logs[n - k]
+    return float(np.exp(ways + k * math.log(share) + (n - k) * math.log1p(-share)).sum())
+
+
+@functools.lru_cache(maxsize=8)
+def _log_factorials(n: int) -> np.ndarray:
+    return np.array([math.lgamma(i + 1) for i in range(n + 1)])
+
+
 def upper_bound(successes: int, n: int, confidence: float) -> float:
     """One-sided upper Clopper-Pearson bound of a share, exact for independent trials.
 
@@ -73,10 +97,15 @@ def upper_bound(successes: int, n: int, confidence: float) -> float:
     >>> round(upper_bound(0, 100, 0.95), 4)
     0.0295
     """
-    # jax itself requires scipy; jax.scipy has no inverse of the incomplete beta function.
-    from scipy.special import betaincinv
-
-    return 1.0 if successes == n else float(betaincinv(successes + 1, n - successes, confidence))
+    if successes == 0:
+        return -math.expm1(math.log1p(-confidence) / n)
+    low, high = successes / n, 1.0  # `at_most` falls with the share
+    while low < (middle := (low + high) / 2) < high:
+        if at_most(successes, n, middle) > 1 - confidence:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 def trials_needed(budget: float, confidence: float) -> int:

@@ -6,8 +6,9 @@ from typing import Any
 
 from against_torch.comparison import Case
 from leapjax.benchmarks.machine import Machine
-from leapjax.benchmarks.report import QUICK, table
+from leapjax.benchmarks.report import QUICK
 from leapjax.benchmarks.timing import spread
+from leapjax.studies.tables import markdown_table
 
 SERIOUS = 0.6  # share of the floor that an optimised opponent must reach with many rows
 COLUMNS = (
@@ -45,7 +46,7 @@ def text(case: Case, rows: list[dict[str, Any]]) -> str:
     cells = [
         (
             row["name"],
-            row["steps"],
+            str(row["steps"]),
             f"{row['tokens'] / row['steps'] / case.batch:.2f}",
             spread(row["seconds_a_step"], scale=1000),
             "" if row["name"].startswith("leapjax") else ratio(row["leapjax_gain"]),
@@ -69,7 +70,7 @@ def text(case: Case, rows: list[dict[str, Any]]) -> str:
     ]
     if rows[0]["seed"]:
         notes.append(f"Prompts of seed {rows[0]['seed']}; with earlier seeds roundings decided.")
-    return "\n\n".join([table(COLUMNS, cells), *notes])
+    return "\n\n".join([markdown_table([COLUMNS, *cells]).rstrip(), *notes])
 
 
 def preamble(
