@@ -18,6 +18,7 @@ from leapjax.config.resolve import from_python
 from leapjax.errors import UserError
 from leapjax.logits import logits
 from leapjax.models import ModelConfig, parameter_count
+from leapjax.ops import hardware
 from leapjax.ops.arrangement import arrange, with_log_frequency
 from leapjax.ops.split import canonical
 from leapjax.options import ConfigFile
@@ -28,10 +29,6 @@ from leapjax.serve.sizes import slots_for
 from leapjax.sharding import MeshShape
 from leapjax.text import TextCodec, finish
 from leapjax.types import Completion, Request
-
-# Rows decoded at once by default, if memory allows (docs/performance.md).
-DEFAULT_SLOTS = {"cpu": 16}
-DEFAULT_SLOTS_ELSEWHERE = 64
 
 
 class LM:
@@ -341,7 +338,7 @@ class LM:
           batch_size: see `stream`.
           refresh_group: see `stream`.
         """
-        default = DEFAULT_SLOTS.get(jax.default_backend(), DEFAULT_SLOTS_ELSEWHERE)
+        default = hardware.defaults().slots
         copies = len(self._copies)
         slots = slots_for(count, batch_size, default * copies)
         return self.engine(-(-slots // copies), batch_size is not None, refresh_group)

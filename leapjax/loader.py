@@ -6,8 +6,6 @@ import functools
 import importlib.resources
 from pathlib import Path
 
-import jax
-
 from leapjax import checkpoint, models
 from leapjax.config import QUANTIZATIONS
 from leapjax.config.check import shown
@@ -16,6 +14,7 @@ from leapjax.errors import UserError
 from leapjax.fit import Auto, choose
 from leapjax.lm import LM
 from leapjax.models.quantize import quantize as quantized
+from leapjax.ops import hardware
 from leapjax.ops.split import split_layers
 from leapjax.serve.lane import Replica
 from leapjax.sharding import MeshShape, Placement, parse, placements
@@ -65,7 +64,7 @@ def load(
     if quantize is not None and quantize not in QUANTIZATIONS:
         raise UserError(f"quantize is {quantize!r}; choose one of {', '.join(QUANTIZATIONS)}")
     if dtype is None:
-        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        dtype = hardware.defaults().dtype
     if mesh == "auto":
         mesh = Auto()
     shape = parse(mesh) if isinstance(mesh, str) else mesh

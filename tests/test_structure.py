@@ -1,6 +1,7 @@
 """The structure that the code keeps, counted in the source."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,3 +90,72 @@ def test_nobody_branches_on_the_name_of_a_policy():
         if {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)} & set(POLICIES)
     ]
     assert not found, "\n".join(found)
+
+
+# What asks for a platform, or for how a weight lies in memory: only `leapjax.ops` may.
+PLATFORM = re.compile(
+    r"default_backend\(|\.platform\b(?!\s*==\s*\"(linux|darwin|win32))|platform_dependent"
+    r"|isinstance\([^)]*\b(Packed|PackedMatrices|Matrices|Arranged|Stacked|Unrolled)\b"
+    r"|\.(head\.pieces|weights\.packed)\b|jnp\.uint16|hardware\.on_cpu"
+)
+
+
+def platform_questions(sources: dict[str, str]) -> list[str]:
+    """Lines that ask where a program runs or how a weight is stored."""
+    found = (
+        (n, i, line)
+        for n, text in sources.items()
+        for i, line in enumerate(text.split("\n"), 1)
+        if PLATFORM.search(line.replace("sys.platform", ""))
+    )
+    return [f"{n}, line {i}: {line.strip()}" for n, i, line in found]
+
+
+def test_only_operations_ask_where_they_run():
+    allowed = {"leapjax/ops/": None, "leapjax/native/": None, "leapjax/benchmarks/machine.py": 1}
+    found = platform_questions(sources())
+    for place, most in allowed.items():
+        own = [line for line in found if line.startswith(place)]
+        assert most is None or len(own) <= most, own
+        found = [line for line in found if not line.startswith(place)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'if jax.default_backend() == "cpu": pass',
+        'if device.platform == "gpu": pass',
+        'if isinstance(layer["o"], Packed): pass',
+        "words = leaf.dtype == jnp.uint16",
+    ],
+)
+def test_a_question_is_found(line):
+    assert platform_questions({"x.py": line})
+
+
+def functions(text: str) -> Iterator[ast.FunctionDef]:
+    """The functions of a file."""
+    return (n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef))
+
+
+def test_the_block_is_written_once():
+    """One function calls attention and the MLP; one module of XLA's operations has the gate."""
+    package = {n: t for n, t in sources().items() if not n.startswith("scripts/")}
+    called = {
+        (name, function.name)
+        for name, text in package.items()
+        for function in functions(text)
+        if {"attention", "mlp"} <= {
+            getattr(n.func, "attr", getattr(n.func, "id", ""))
+            for n in ast.walk(function) if isinstance(n, ast.Call)
+        }
+    }  # fmt: skip
+    assert called == {("leapjax/models/transformer.py", "_block")}
+    assert [name for name, text in package.items() if "nn.silu(" in text] == ["leapjax/ops/xla.py"]
+
+
+def test_files_are_short():
+    """At most 400 lines, one purpose each."""
+    long = {name: text.count("\n") for name, text in sources().items() if text.count("\n") > 400}
+    assert not long

@@ -23,11 +23,10 @@ from leapjax.benchmarks.pass_timing import Compiled, least_work, measure, passes
 from leapjax.benchmarks.timing import spread
 from leapjax.benchmarks.workload import Case
 from leapjax.lm import LM
-from leapjax.ops.split import is_split, split_layers
+from leapjax.ops.split import forms
 from leapjax.planning.work import Work
 from leapjax.studies.tables import markdown_table
 
-ARRANGEMENTS = ("stacked", "layers")
 PROFILED_FULL, PROFILED_WINDOW = 2, 10  # passes
 
 
@@ -91,11 +90,7 @@ def rows(
     Yields:
       A row each: what it is, and `measure`'s timings with `shares`, or `error`.
     """
-    whole = lm.replicas[0].params
-    for arrangement in ("layers",) if is_split(whole) else arrangements:
-        params = whole
-        if arrangement == "layers" and not is_split(whole):
-            params = split_layers(lm.params, lm.config, force=True)
+    for arrangement, params in forms(lm.replicas[0].params, arrangements, lm):
         for case in cases:
             program = program_of(case, lm.config, lm.dtype)
             work = least_work(case, lm.config, lm.dtype)

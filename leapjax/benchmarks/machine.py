@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from leapjax.benchmarks.timing import timed
+from leapjax.ops import hardware
 from leapjax.ops.primitives import precision_for
 from leapjax.planning.work import Work
 
@@ -83,7 +84,7 @@ def measure(dtype: str = "float32", quick: bool = False) -> Machine:
       dtype: of the matrix products; on a CPU they are in float32.
       quick: tiny arrays, to try the code; the numbers mean nothing.
     """
-    on_cpu, cores = jax.default_backend() == "cpu", len(os.sched_getaffinity(0))
+    on_cpu, cores = hardware.on_cpu(), len(os.sched_getaffinity(0))
     cache = last_level_cache() if on_cpu else 0
     size, squares, repeats = 4 * cache or COPY_BYTES, (1024, 2048, 4096), 5
     if not on_cpu:

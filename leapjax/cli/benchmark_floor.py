@@ -11,10 +11,9 @@ from leapjax.errors import UserError
 
 def run_floor(args: argparse.Namespace) -> int:
     """Time passes and print their shares; 1 if a case could not be run."""
-    import jax
-
     from leapjax.benchmarks import floor_shares, machine, models, pass_timing
     from leapjax.benchmarks.report import QUICK, Report
+    from leapjax.ops import hardware, split
 
     lengths = (args.prompt_length, args.gen_length, args.block_length)
     try:
@@ -22,9 +21,8 @@ def run_floor(args: argparse.Namespace) -> int:
         options = [floor_shares.parse_options(text) for text in args.xla or [""]]
     except ValueError as e:
         raise UserError(f"--floor or --xla: {e}") from e
-    usual = "layers" if jax.default_backend() == "gpu" else "stacked"
-    asked = (args.weights or usual).split(",")
-    known = floor_shares.ARRANGEMENTS
+    asked = (args.weights or hardware.defaults().weights).split(",")
+    known = split.FORMS
     if unknown := set(asked) - set(known):
         raise UserError(f"--weights: {', '.join(sorted(unknown))}; choose of {', '.join(known)}")
     arrangements = [a for a in known if a in asked]  # the stacks are gone after `layers`

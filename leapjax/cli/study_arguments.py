@@ -94,8 +94,7 @@ def about(
       base: decode options that all settings share.
       batch_size: rows decoded at once.
     """
-    import jax
-
+    from leapjax.ops import hardware
     from leapjax.studies import runner
 
     ids = "".join(f"{p.id}\n" for p in problems).encode()
@@ -118,6 +117,6 @@ def about(
             "quantization": lm.quantization,
         },
         "device": runner.device_name(),
-        "backend": jax.default_backend(),
+        "backend": hardware.name(),
         "versions": runner.versions(),
     }

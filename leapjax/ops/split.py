@@ -182,7 +182,23 @@ def canonical(params: Mapping[str, Any] | Arranged, config: ModelConfig) -> dict
     return out
 
 
-def is_split(model: Arranged) -> bool:
-    """Whether every layer has arrays of its own for XLA, as `split_layers` makes them."""
-    runs = all(isinstance(run, Unrolled) for run in model.runs)
-    return runs and model.backend == "xla" and not model.head.pieces
+# Forms that a benchmark can time: as `arrange` has them, and as `split_layers` makes them.
+FORMS = ("stacked", "layers")
+
+
+def forms(model: Arranged, names, lm) -> Iterator[tuple[str, Arranged]]:
+    """A model's weights in several forms, for benchmarks.
+
+    Args:
+      model: arranged weights. Where they are split already, there are no stacks to be timed.
+      names: of `FORMS`, in that order.
+      lm: gives the canonical parameters, which can't be used any more after `layers`.
+
+    Yields:
+      (name, weights).
+    """
+    unrolled = all(isinstance(run, Unrolled) for run in model.runs)
+    is_split = unrolled and model.backend == "xla" and not model.head.pieces
+    for name in ("layers",) if is_split else names:
+        whole = is_split or name == "stacked"
+        yield name, model if whole else split_layers(lm.params, lm.config, force=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import jax
+from leapjax.ops import hardware
 
 _BUCKETS = (32, 64, 96)  # then 128, 192, 256, 384, 512, … two per octave
 
@@ -26,16 +26,13 @@ def bucket(length: int) -> int:
 
 
 def default_refresh_group(slots: int) -> int:
-    """Rows that refresh together by default.
-
-    A quarter of the slots on a CPU: measured best at 16 slots (docs/performance.md). A
-    larger group wastes what it does not fill, a smaller one keeps new rows waiting.
-    Elsewhere an eighth, at least four, so that small models fill the device; not measured.
+    """Rows that refresh together by default; see `leapjax.ops.hardware`.
 
     Args:
       slots: of a replica.
     """
-    return max(1, slots // 4) if jax.default_backend() == "cpu" else max(4, slots // 8)
+    chosen = hardware.defaults()
+    return max(chosen.refresh_least, slots // chosen.refresh_share)
 
 
 def slots_for(count: int | None, wanted: int | None, default: int) -> int:

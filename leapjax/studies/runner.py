@@ -24,6 +24,7 @@ import jax
 from leapjax.config import OPTIONS, DecodeConfig, per_row
 from leapjax.lm import LM
 from leapjax.model_files import tokenizer_hash
+from leapjax.ops import hardware
 from leapjax.studies.counts import counts
 from leapjax.studies.store import AnswerStore
 from leapjax.tasks import Task
@@ -48,8 +49,8 @@ class Question(NamedTuple):
 
 
 def default_batch_size() -> int:
-    """Rows decoded at once by default; a choice, not a measurement (`--batch-size`)."""
-    return 32 if jax.default_backend() == "cpu" else 256
+    """Rows decoded at once by default (`--batch-size`)."""
+    return hardware.defaults().study_slots
 
 
 def versions() -> dict[str, str]:
@@ -91,7 +92,7 @@ def provenance(lm: LM, options: Mapping[str, Any], batch_size: int) -> dict[str,
         "options": dict(options),
         "batch_size": batch_size,
         "device": device_name(),
-        "backend": jax.default_backend(),
+        "backend": hardware.name(),
         "versions": versions(),
     }
 
