@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -26,6 +27,16 @@ def _option(default: Any, kind: type, help_text: str, **more: Any) -> Any:
     """A field that is an option of every decode; `more` as in `Parameter`."""
     metadata = {"kind": kind, "help": help_text, **more}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+class _Signature:
+    """What `help` and notebooks show of the constructor: every option, registered ones too."""
+
+    def __get__(self, instance: object, owner: type) -> inspect.Signature:
+        kind = inspect.Parameter.KEYWORD_ONLY
+        # A policy's parameter is None where it is not set.
+        known = {n: COMMON[n].default if n in COMMON else None for n in OPTIONS}
+        return inspect.Signature([inspect.Parameter(n, kind, default=d) for n, d in known.items()])
 
 
 @dataclasses.dataclass(frozen=True, repr=False, init=False)
@@ -75,6 +86,7 @@ class DecodeConfig:
         choices=tuple(CACHES),
         traced=False,
     )
+    __signature__ = _Signature()
     # The policy's parameters that are set: (name, value), in the order of their names.
     parameters: tuple[tuple[str, Any], ...] = ()
 
@@ -98,6 +110,9 @@ class DecodeConfig:
         if name in PARAMETERS and "parameters" in self.__dict__:
             return dict(self.parameters).get(name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *POLICIES[self.policy].reads]
 
     def __repr__(self) -> str:
         said = ", ".join(f"{name}={value!r}" for name, value in self.changed().items())

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import inspect
 import pickle
 
 import jax
@@ -13,6 +14,7 @@ import leapjax
 from leapjax import DecodeConfig, UserError
 from leapjax.cli import help_policies
 from leapjax.cli.main import main
+from leapjax.config import OPTIONS
 from leapjax.config.resolve import resolve
 from leapjax.jobs import job
 from leapjax.jobs.job import JobSpec
@@ -83,6 +85,14 @@ def test_a_config_takes_its_parameters():
     assert other != config and len({config, other, config.replace(share=0.3)}) == 2
     assert pickle.loads(pickle.dumps(config)) == config
     assert config.replace(policy="threshold", share=None).policy == "confidence_threshold"
+
+
+def test_the_constructor_and_tab_completion_show_it():
+    shown = inspect.signature(DecodeConfig).parameters
+    assert list(shown) == list(OPTIONS) and shown["share"].default is None
+    assert shown["gen_length"].default == 256
+    assert {"share", "gen_length"} <= set(dir(DecodeConfig(policy="mine")))
+    assert "share" not in dir(DecodeConfig())
 
 
 def test_flags_files_and_help_know_it(tmp_path):
