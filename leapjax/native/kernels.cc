@@ -41,12 +41,12 @@ constexpr int kPanel = 2 * kLanes;  // columns
 constexpr int kLine = 16;           // numbers that are fetched together
 
 typedef float Vector __attribute__((vector_size(4 * kLanes)));
-typedef int32_t Whole __attribute__((vector_size(4 * kLanes)));
-typedef float Loose __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+typedef int32_t IntVec __attribute__((vector_size(4 * kLanes)));
+typedef float UnalignedVec __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 
-inline Vector Load(const float* at) { return *reinterpret_cast<const Loose*>(at); }
-inline void Store(float* at, Vector x) { *reinterpret_cast<Loose*>(at) = x; }
-inline Vector All(float x) { return x - Vector{}; }  // minus zero changes nothing, plus would
+inline Vector Load(const float* at) { return *reinterpret_cast<const UnalignedVec*>(at); }
+inline void Store(float* at, Vector x) { *reinterpret_cast<UnalignedVec*>(at) = x; }
+inline Vector Broadcast(float x) { return x - Vector{}; }  // minus zero changes nothing, plus would
 
 inline int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -88,7 +88,7 @@ __attribute__((noinline)) void Tile(const float* a, int64_t row, int64_t step, c
     __asm__("" : "+r"(rows[0]), "+r"(rows[1]), "+r"(rows[2]));
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
-      const Vector x = All(rows[i / 4][i % 4 * row]);
+      const Vector x = Broadcast(rows[i / 4][i % 4 * row]);
       sums[i][0] += x * left;
       sums[i][1] += x * right;
     }
@@ -180,32 +180,32 @@ void Share(ffi::ThreadPool& pool, int64_t tasks, Make&& make) {
 
 // 2^(n + f) where `shifted` is n + kMagic and f at most a half; 0 where `tiny`.
 constexpr float kMagic = 12582912.f;  // 1.5 * 2^23: adding it rounds to whole numbers
-inline Vector Power(Vector shifted, Vector f, Whole tiny) {
+inline Vector Power(Vector shifted, Vector f, IntVec tiny) {
   // Fitted for the least relative error, 2e-9 before rounding.
-  Vector p = All(1.53533620e-4f);
-  p = p * f + All(1.33988739e-3f);
-  p = p * f + All(9.61843692e-3f);
-  p = p * f + All(5.55033237e-2f);
-  p = p * f + All(2.40226477e-1f);
-  p = p * f + All(6.93147182e-1f);
-  p = p * f + All(1.f);
+  Vector p = Broadcast(1.53533620e-4f);
+  p = p * f + Broadcast(1.33988739e-3f);
+  p = p * f + Broadcast(9.61843692e-3f);
+  p = p * f + Broadcast(5.55033237e-2f);
+  p = p * f + Broadcast(2.40226477e-1f);
+  p = p * f + Broadcast(6.93147182e-1f);
+  p = p * f + Broadcast(1.f);
   // Of kMagic nothing is left of the exponent's place.
-  const Whole power = reinterpret_cast<Whole>(shifted) << 23;
-  p = reinterpret_cast<Vector>(reinterpret_cast<Whole>(p) + power);
+  const IntVec power = reinterpret_cast<IntVec>(shifted) << 23;
+  p = reinterpret_cast<Vector>(reinterpret_cast<IntVec>(p) + power);
   return tiny ? Vector{} : p;
 }
 
 // 2^x and e^x for x below 127 and 87, in float32's precision (e^x where products and sums are fused:
 // elsewhere its error grows with x, to 8e-6 of it); 0 where there is no normal number.
 inline Vector Exp2(Vector x) {
-  const Vector shifted = x + All(kMagic);
-  return Power(shifted, x - (shifted - All(kMagic)), x < All(-126.f));
+  const Vector shifted = x + Broadcast(kMagic);
+  return Power(shifted, x - (shifted - Broadcast(kMagic)), x < Broadcast(-126.f));
 }
 
 inline Vector Exp(Vector x) {
-  const Vector shifted = x * All(1.44269502f) + All(kMagic);
-  const Vector f = x * All(1.44269502f) - (shifted - All(kMagic));
-  return Power(shifted, x * All(1.92596299e-8f) + f, x < All(-87.3f));
+  const Vector shifted = x * Broadcast(1.44269502f) + Broadcast(kMagic);
+  const Vector f = x * Broadcast(1.44269502f) - (shifted - Broadcast(kMagic));
+  return Power(shifted, x * Broadcast(1.92596299e-8f) + f, x < Broadcast(-87.3f));
 }
 
 // Rows of x (rows, depth), or what `prepare(row, to)` makes of each if they are to be `prepared`,
@@ -284,7 +284,7 @@ inline T Shuffled(T a, T b, std::integer_sequence<int, From...>) {
 #if defined(__clang__)
   return __builtin_shufflevector(a, b, From...);
 #else
-  return __builtin_shuffle(a, b, Whole{From...});
+  return __builtin_shuffle(a, b, IntVec{From...});
 #endif
 }
 
@@ -350,16 +350,16 @@ bool Shifted(const Floats& norm, int64_t depth) {
 //   bias (sum of N,), twice as many if gated: added.
 //   gated: a panel's halves are columns of a gate and the same of another matrix; silu(gate) times
 //     the other is the result.
-//   cos, sin (..., E / 2): results from number `turned` on are heads of `head` = E columns, to be
+//   cos, sin (..., E / 2): results from number `rotated` on are heads of `head` = E columns, to be
 //     rotated; a panel's halves are columns of a head's first half and the same of its second.
 //   add (..., N): added.
 ffi::Error Product(ffi::ThreadPool pool, Floats x, Floats packed, Floats norm, Floats bias,
                    Floats cos, Floats sin, Floats add, ffi::RemainingRets results, int64_t first,
-                   float eps, bool gated, int64_t head, int64_t turned) {
+                   float eps, bool gated, int64_t head, int64_t rotated) {
   struct Side {
     float* to;
     int64_t columns, column, panel;  // its own, and where it begins
-    bool turned;
+    bool rotated;
   };
   const auto refused = [] {
     return ffi::Error::InvalidArgument("leapjax_product: shapes do not agree");
@@ -374,13 +374,13 @@ ffi::Error Product(ffi::ThreadPool pool, Floats x, Floats packed, Floats norm, F
     auto result = results.get<Floats>(i);
     if (!result) return result.error();
     const int64_t n = (*result)->dimensions().back();
-    const bool turns = cos.element_count() && static_cast<int64_t>(i) >= turned;
+    const bool rotates = cos.element_count() && static_cast<int64_t>(i) >= rotated;
     if (static_cast<int64_t>((*result)->element_count()) != rows * n || n == 0 ||
         (i + 1 < results.size() && n % each) ||
-        (turns && (head < kPanel || head % kPanel || n % head))) {
+        (rotates && (head < kPanel || head % kPanel || n % head))) {
       return refused();
     }
-    sides.push_back({(*result)->typed_data(), n, columns, panels, turns});
+    sides.push_back({(*result)->typed_data(), n, columns, panels, rotates});
     columns += n;
     panels += Ceil(n, each);
   }
@@ -399,7 +399,7 @@ ffi::Error Product(ffi::ThreadPool pool, Floats x, Floats packed, Floats norm, F
   const bool plain = !gated && !bias.element_count() && !add.element_count();
   // Such panels go where they belong without a stop.
   const auto direct = [&](const Side& of, int64_t p) {
-    return plain && !of.turned && (p - of.panel + 1) * kPanel <= of.columns;
+    return plain && !of.rotated && (p - of.panel + 1) * kPanel <= of.columns;
   };
   Multiply(
       pool, x.typed_data(), rows, depth, packed.typed_data() + first * depth * kPanel, panels, 1,
@@ -425,7 +425,7 @@ ffi::Error Product(ffi::ThreadPool pool, Floats x, Floats packed, Floats norm, F
         const Side& of = side(p);
         if (direct(of, p)) return;
         int64_t left = (p - of.panel) * each, right = left + kLanes, angle = 0;
-        if (of.turned) {
+        if (of.rotated) {
           angle = left % head / 2;
           left = left / head * head + angle;
           right = left + head / 2;
@@ -443,15 +443,15 @@ ffi::Error Product(ffi::ThreadPool pool, Floats x, Floats packed, Floats norm, F
           Vector b = Load(own + i * kPanel + kLanes) + before[1];
           if (gated) {
             // Below -87 what is left of a is 1e-38 of it, not nothing.
-            const Vector down = -a < All(87.f) ? -a : All(87.f);
-            a = a / (All(1.f) + Exp(down)) * b;
+            const Vector down = -a < Broadcast(87.f) ? -a : Broadcast(87.f);
+            a = a / (Broadcast(1.f) + Exp(down)) * b;
           }
-          if (of.turned) {
+          if (of.rotated) {
             const int64_t at = (row + i) * (head / 2) + angle;
             const Vector c = Load(cos.typed_data() + at), s = Load(sin.typed_data() + at);
-            const Vector turned_a = a * c - b * s;
+            const Vector rotated_a = a * c - b * s;
             b = b * c + a * s;
-            a = turned_a;
+            a = rotated_a;
           }
           const int64_t at = (row + i) * of.columns;
           if (more) {
@@ -501,9 +501,9 @@ ffi::Error Summary(ffi::ThreadPool pool, Floats x, Floats packed, Floats norm, F
       [&](int64_t first, int64_t many, int64_t start, float* own) {
         const int64_t count = std::min(each, panels - start) * kPanel;
         const float* const shift = bias.typed_data() + start * kPanel;
-        Whole lane;
+        IntVec lane;
         for (int j = 0; j < kLanes; ++j) lane[j] = j;
-        const Whole none = Whole{} + static_cast<int32_t>(panels * kPanel);
+        const IntVec none = IntVec{} + static_cast<int32_t>(panels * kPanel);
         for (int64_t i = 0; i < many; ++i) {
           float* const numbers = own + i * wide;
           for (int64_t m = 0; m < some; ++m) {
@@ -512,9 +512,9 @@ ffi::Error Summary(ffi::ThreadPool pool, Floats x, Floats packed, Floats norm, F
             apart->typed_data()[(first + i) * some + m] =
                 numbers[k] * scale + biases.typed_data()[m];
           }
-          Vector tops = All(-std::numeric_limits<float>::infinity());
+          Vector tops = Broadcast(-std::numeric_limits<float>::infinity());
           for (int64_t k = 0; k < count; k += kLanes) {
-            const Vector x = Load(numbers + k) * All(scale) + Load(shift + k);
+            const Vector x = Load(numbers + k) * Broadcast(scale) + Load(shift + k);
             Store(numbers + k, x);
             tops = x > tops ? x : tops;
           }
@@ -522,15 +522,15 @@ ffi::Error Summary(ffi::ThreadPool pool, Floats x, Floats packed, Floats norm, F
           // Of nothing but barred columns the sum is none: no number less itself.
           const bool any = top[0] > -std::numeric_limits<float>::infinity();
           const Vector base = any ? top : Vector{};
-          Whole where = none;
+          IntVec where = none;
           Vector sums = {};
           for (int64_t k = 0; k < count; k += kLanes) {
             const Vector x = Load(numbers + k);
-            const Whole at = x == top ? lane + static_cast<int32_t>(start * kPanel + k) : none;
+            const IntVec at = x == top ? lane + static_cast<int32_t>(start * kPanel + k) : none;
             where = at < where ? at : where;
             sums += Exp(x - base);
           }
-          where = Across(where, [](Whole u, Whole v) { return u < v ? u : v; });
+          where = Across(where, [](IntVec u, IntVec v) { return u < v ? u : v; });
           sums = Across(sums, [](Vector u, Vector v) { return u + v; });
           const int64_t to = start / each * rows + first + i;
           largest->typed_data()[to] = top[0];
@@ -623,7 +623,7 @@ ffi::Error Attention(ffi::ThreadPool pool, Floats q, Floats keys, Floats values,
           Turn(square);
 #pragma GCC unroll 16
           for (int j = 0; j < kLanes; ++j) {
-            Store(query + (e + j) * kPanel + i, square[j] * All(scale));
+            Store(query + (e + j) * kPanel + i, square[j] * Broadcast(scale));
           }
         }
       }
@@ -643,7 +643,7 @@ ffi::Error Attention(ffi::ThreadPool pool, Floats q, Floats keys, Floats values,
         tile(k + at * pitch, pitch, 1, query, kPanel, width, scores + at * kPanel, kPanel,
              {query, 0}, {query, 0});
       });
-      const Vector lowest = All(std::numeric_limits<float>::lowest());
+      const Vector lowest = Broadcast(std::numeric_limits<float>::lowest());
       Vector top[2] = {lowest, lowest};
       for (int64_t i = 0; i < t; ++i) {
         for (int h = 0; h < 2; ++h) {
@@ -701,7 +701,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(leapjax_product, Product,
                                   .Attr<float>("eps")
                                   .Attr<bool>("gated")
                                   .Attr<int64_t>("head")
-                                  .Attr<int64_t>("turned"));
+                                  .Attr<int64_t>("rotated"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(leapjax_summary, Summary,
                               ffi::Ffi::Bind()

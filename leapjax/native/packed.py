@@ -109,7 +109,7 @@ def _by_halves(matrix, head: int, size: int):
     return parts.transpose(0, 1, 3, 2, 4).reshape(depth, -1)
 
 
-def product(x, matrix: Packed, *, norm=None, eps: float = 0.0, bias=None, turn=None, add=None):
+def product(x, matrix: Packed, *, norm=None, eps: float = 0.0, bias=None, rope=None, add=None):
     """Products of x with the matrices in float32, and what comes before and after them.
 
     Sums run over K in order: a row's result doesn't depend on how many rows there are.
@@ -122,20 +122,20 @@ def product(x, matrix: Packed, *, norm=None, eps: float = 0.0, bias=None, turn=N
       eps: added to the norm's mean square.
       bias: the matrices' biases, one after the other (a gate's and the other's, if gated); added
         to the products. None for none.
-      turn: cosines and sines, each (..., 1, E / 2); matrices with heads are rotated by them.
+      rope: cosines and sines, each (..., 1, E / 2); matrices with heads are rotated by them.
       add: (..., N), added to the only result.
 
     Returns:
       A list of (..., N), one for each matrix; for a gated pair one.
     """
     none = jnp.zeros((0,), jnp.float32)
-    turned = next((i for i, head in enumerate(matrix.heads) if head), len(matrix.columns))
+    rotated = next((i for i, head in enumerate(matrix.heads) if head), len(matrix.columns))
     width, cos, sin = 0, none, none
-    if turned < len(matrix.columns):
-        width = matrix.heads[turned]
-        if turn is None or set(matrix.heads[turned:]) != {width}:
-            raise ValueError("rotated matrices come last, have equal heads and need a turn")
-        cos, sin = turn
+    if rotated < len(matrix.columns):
+        width = matrix.heads[rotated]
+        if rope is None or set(matrix.heads[rotated:]) != {width}:
+            raise ValueError("rotated matrices come last, have equal heads and need RoPE")
+        cos, sin = rope
     outs = [jax.ShapeDtypeStruct((*x.shape[:-1], n), jnp.float32) for n in matrix.columns]
     call = jax.ffi.ffi_call("leapjax_product", outs, vmap_method="sequential")
     given = [none if a is None else a.astype(jnp.float32) for a in (norm, bias, cos, sin, add)]
@@ -147,7 +147,7 @@ def product(x, matrix: Packed, *, norm=None, eps: float = 0.0, bias=None, turn=N
         eps=np.float32(eps),
         gated=np.bool_(matrix.gated),
         head=np.int64(width),
-        turned=np.int64(turned),
+        rotated=np.int64(rotated),
     )
 
 

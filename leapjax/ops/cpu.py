@@ -45,7 +45,7 @@ def _products(x, w: PackedMatrices, start: int, stop: int, **extra) -> list:
     if len(w.packed) == 1:
         matrix = w.packed[0] if w.packed[0].gated else w.packed[0].part(start, stop)
         return list(native.product(x, matrix, bias=bias(start, stop), **extra))
-    extra.pop("turn", None)
+    extra.pop("rope", None)
     return [
         native.product(x, w.packed[i], bias=bias(i, i + 1), **extra)[0] for i in range(start, stop)
     ]
@@ -62,7 +62,7 @@ def heads(x, layer, names, rope, head_dim: int) -> list:
     w = layer["vkq"]
     first = GROUPS["vkq"].index(names[0])
     last = first + len(names)
-    products = _products(x, w, first, last, turn=rope, **_norm(layer["attn_norm"]))
+    products = _products(x, w, first, last, rope=rope, **_norm(layer["attn_norm"]))
     rotated = w.packed[0].heads[first:last] if len(w.packed) == 1 else [0] * len(names)
     out = [y.reshape(*x.shape[:-1], -1, head_dim) for y in products]
     return [

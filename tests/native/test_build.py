@@ -99,7 +99,7 @@ x, w = (rng.standard_normal(s, np.float32) for s in ((33, 50), (50, 2 * c)))
 bias = rng.standard_normal(2 * c, np.float32)
 cos, sin = (rng.standard_normal((33, 1, c), np.float32) for _ in range(2))
 turn = (jnp.asarray(cos), jnp.asarray(sin))
-turned = once(native.pack(w, heads=(2 * c,)), turn=turn, bias=jnp.asarray(bias))
+turned = once(native.pack(w, heads=(2 * c,)), rope=turn, bias=jnp.asarray(bias))
 a, b = np.split((x @ w + bias)[:, None], 2, axis=-1)
 wanted = np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)[:, 0]
 np.testing.assert_allclose(turned, wanted, atol=1e-4)

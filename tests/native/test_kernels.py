@@ -130,7 +130,7 @@ def test_rotated(rows, queries, depth, groups, share, panels, bias, seed):
     matrix = native.pack(*matrices, heads=(0, width, width))
     shift = jnp.asarray(b) if bias else None
     got = native.product(
-        jnp.asarray(x), matrix, bias=shift, turn=(jnp.asarray(cos), jnp.asarray(sin))
+        jnp.asarray(x), matrix, bias=shift, rope=(jnp.asarray(cos), jnp.asarray(sin))
     )
     wanted = np.split(
         x.astype(np.float64) @ np.concatenate(matrices, axis=-1) + b * bias,
@@ -146,7 +146,7 @@ def test_rotated(rows, queries, depth, groups, share, panels, bias, seed):
         jnp.asarray(x),
         matrix.part(2, 3),
         bias=None if shift is None else shift[-heads[2] * width :],
-        turn=(jnp.asarray(cos), jnp.asarray(sin)),
+        rope=(jnp.asarray(cos), jnp.asarray(sin)),
     )
     assert np.array_equal(again, got[2])
     with pytest.raises(ValueError, match="turn"):
@@ -280,12 +280,12 @@ def test_blocks_of_rows_with_all_that_goes_with_a_product():
     np.testing.assert_allclose(got, gate / (1 + np.exp(-gate)) * (wide @ up), atol=1e-3)
     turn = normal(6, 2, 200, 1, c), normal(7, 2, 200, 1, c)
     turned = native.pack(w[:, :c], w[:, c : 3 * c], heads=(0, 2 * c))
-    got = native.product(jnp.asarray(x), turned, turn=tuple(map(jnp.asarray, turn)), **norm)
+    got = native.product(jnp.asarray(x), turned, rope=tuple(map(jnp.asarray, turn)), **norm)
     np.testing.assert_allclose(got[0], wide @ w[:, :c], atol=2e-4)
     wanted = halves((wide @ w[:, c : 3 * c])[:, :, None], *turn)[:, :, 0]
     np.testing.assert_allclose(got[1], wanted, atol=5e-4)
     one = [jnp.asarray(part[1:, 150:151]) for part in (x, *turn)]
-    alone = native.product(one[0], turned, turn=tuple(one[1:]), **norm)
+    alone = native.product(one[0], turned, rope=tuple(one[1:]), **norm)
     assert np.array_equal(alone[1], got[1][1:, 150:151])
 
 
