@@ -149,7 +149,7 @@ def test_rotated(rows, queries, depth, groups, share, panels, bias, seed):
         rope=(jnp.asarray(cos), jnp.asarray(sin)),
     )
     assert np.array_equal(again, got[2])
-    with pytest.raises(ValueError, match="turn"):
+    with pytest.raises(ValueError, match="RoPE"):
         native.product(jnp.asarray(x), matrix)
 
 
