@@ -1,22 +1,65 @@
-"""Ctrl-C and SIGTERM: stop at the next good moment, and in any case soon.
+"""Ctrl-C and SIGTERM: how commands, jobs and training runs stop.
 
-The first signal is only noted. The job looks at it (`requested`) between two chunks, saves and
-ends. If the job is deep in a compilation or a long chunk and does not look in time, a thread ends
-the process: the folder can be resumed at any moment, so only the rows since the last save are
-lost. A second signal ends the process at once.
+A job stops at the next good moment, and in any case soon (`Signals`). The first signal is only
+noted. The job looks at it (`requested`) between two chunks, saves and ends. If the job is deep in a
+compilation or a long chunk and does not look in time, a thread ends the process: the folder can be
+resumed at any moment, so only the rows since the last save are lost. A second signal ends the
+process at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, Self
 
 PATIENCE = 15.0  # seconds; VMs are taken away 25 to 30 seconds after the signal
 QUICK = 0.3  # seconds; a command that stops sooner does not announce the signal
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def handled(handler: Callable[[int, Any], object], *numbers: int) -> Iterator[None]:
+    """A context in which a handler takes signals; outside the main thread it changes nothing.
+
+    Args:
+      handler: takes the signal's number and the interrupted frame.
+      *numbers: the signals; default: Ctrl-C and SIGTERM.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, handler) for number in numbers or _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            if old is not None:  # None is a handler that Python can't name
+                signal.signal(number, old)
+
+
+def interrupt(number: int, frame: object) -> NoReturn:
+    """A handler that ends a command as Ctrl-C does; the exception holds the signal's number."""
+    raise KeyboardInterrupt(number)
+
+
+class Flag:
+    """A handler that asks once to stop; asked again, it interrupts at once.
+
+    Attributes:
+      asked: a signal came.
+    """
+
+    def __init__(self):
+        self.asked = False
+
+    def __call__(self, number: int, frame: object) -> None:
+        """Take a signal."""
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
 
 
 class Listener:
@@ -100,15 +143,13 @@ class Signals(Listener):
         return self._number
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        self._handled = handled(self._note)
+        self._handled.__enter__()
         return super().__enter__()
 
     def __exit__(self, *error) -> None:
         super().__exit__(*error)
-        if self._active:
-            for number, handler in self._before.items():
-                signal.signal(number, handler)
+        self._handled.__exit__(None, None, None)
 
     def _note(self, number: int, frame: object) -> None:
         self._number = self._number or number

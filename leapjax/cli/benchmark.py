@@ -6,7 +6,7 @@ import argparse
 
 from leapjax.cli.benchmark_floor import run_floor
 from leapjax.cli.benchmark_runs import run_against, run_cost, run_decoding, run_grid
-from leapjax.cli.common import command, numbers, place
+from leapjax.cli.common import at_least, command, numbers, place
 from leapjax.errors import UserError
 
 DESCRIPTION = """\
@@ -21,8 +21,8 @@ that does other things are noisy: look at ratios.
   leapjax benchmark
   leapjax benchmark --models 60m --batches 1,8 --json bench.json
 
-With --against torch, leapjax and three PyTorch decoders take turns on the same weights and
-prompts, with LocalLeap: a plain one (published loop, logits and float64 softmax of the whole
+With --against torch (in a clone of the repository), leapjax and three PyTorch decoders take
+turns on the same weights and prompts, with LocalLeap: a plain one (published loop, logits and float64 softmax of the whole
 sequence), the same with a dual cache, and an optimised one. Speeds stand beside the share of
 what this machine could do at most, measured in the same run. Where tokens or steps differ
 from leapjax's, no ratio is given.
@@ -53,104 +53,86 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
     from leapjax.caches import CACHES
 
-    parser.add_argument(
+    add, count = parser.add_argument, at_least(1)
+    add(
         "--models",
         metavar="NAME,…",
         help="embedded, 60m, llada-8b, or paths (embedded,60m; with --quick one)",
     )
-    parser.add_argument(
-        "--caches",
-        metavar="NAME,…",
-        help=f"KV caches ({','.join(CACHES)}; none,dual with --quick)",
+    add(
+        "--caches", metavar="NAME,…", help=f"KV caches ({','.join(CACHES)}; none,dual with --quick)"
     )
-    parser.add_argument(
-        "--batches", type=numbers, metavar="N,…", help="rows (1,8,32; against torch 1,8)"
-    )
-    parser.add_argument(
-        "--prompt-length", type=int, metavar="N", help="tokens (32; 512 with --floor)"
-    )
-    parser.add_argument("--gen-length", type=int, metavar="N", help="canvas (64; 256 with --floor)")
-    parser.add_argument("--block-length", type=int, default=32, metavar="N", help="block (32)")
-    parser.add_argument(
-        "--tokens-per-step", type=int, default=4, metavar="N", help="the schedule's (4)"
-    )
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="rounds (5)")
-    parser.add_argument(
+    add("--batches", type=numbers, metavar="N,…", help="rows (1,8,32; against torch 1,8)")
+    add("--prompt-length", type=count, metavar="N", help="tokens (32; 512 with --floor)")
+    add("--gen-length", type=count, metavar="N", help="canvas (64; 256 with --floor)")
+    add("--block-length", type=count, default=32, metavar="N", help="block (32)")
+    add("--tokens-per-step", type=count, default=4, metavar="N", help="the schedule's (4)")
+    add("--repeats", type=count, default=5, metavar="N", help="rounds (5)")
+    add(
         "--engine-requests",
-        type=int,
+        type=count,
         metavar="N",
         help="of the engine's part (48 a slot; 6 a slot with models from 10M parameters on)",
     )
-    parser.add_argument(
-        "--engine-repeats", type=int, metavar="N", help="its rounds (2; 1 with those)"
-    )
-    parser.add_argument(
+    add("--engine-repeats", type=count, metavar="N", help="its rounds (2; 1 with those)")
+    add(
         "--engine-slots",
-        type=int,
+        type=count,
         metavar="N",
         help="rows at once in the engine's part (16, as decode on CPU; 4 with those models)",
     )
-    parser.add_argument(
+    add(
         "--refresh-groups",
         type=numbers,
         metavar="N,…",
         help="rows that may refresh their KV cache at once (1,2,4,8; 1,4 with --quick)",
     )
-    parser.add_argument("--json", type=place, metavar="FILE", help="write everything as JSON too")
-    parser.add_argument("--cost", action="store_true", help="a step's cost against its size")
-    parser.add_argument("--grid", type=int, metavar="N", help="N settings, three ways")
-    parser.add_argument(
-        "--limit", type=int, default=100, metavar="N", help="problems of --grid (100)"
-    )
-    floor = parser.add_argument_group("--floor")
-    floor.add_argument(
+    add("--json", type=place, metavar="FILE", help="write everything as JSON too")
+    add("--cost", action="store_true", help="a step's cost against its size")
+    add("--grid", type=count, metavar="N", help="N settings, three ways")
+    add("--limit", type=count, default=100, metavar="N", help="problems of --grid (100)")
+    add = parser.add_argument_group("--floor").add_argument
+    add(
         "--floor",
         nargs="?",
         const="dual:1,none:16",
         metavar="CACHE:ROWS,…",
         help="passes as shares of the device's floor; cache none or dual (dual:1,none:16)",
     )
-    floor.add_argument(
+    add(
         "--weights",
         metavar="stacked,layers",
         help="layers in stacks, or taken apart (as decoding has them: on a GPU apart)",
     )
-    floor.add_argument(
+    add(
         "--xla",
         action="append",
         metavar="NAME=VALUE;…",
         help="compiler options to try; again for another set, '' for none",
     )
-    floor.add_argument(
+    add(
         "--keep",
         type=place,
         metavar="FOLDER",
         help="put compiled programs, a summary of a profile of each, and JSON there",
     )
-    versus = parser.add_argument_group("against PyTorch, --cost and --floor")
-    versus.add_argument("--against", choices=["torch"], help="compare with PyTorch decoders")
-    versus.add_argument(
+    add = parser.add_argument_group("against PyTorch, --cost and --floor").add_argument
+    add("--against", choices=["torch"], help="compare with PyTorch (in a clone only)")
+    add(
         "--cases",
         default="short,long",
         help="short: prompt 128, canvas 128, --batches; long: 512 and 256, one row, one token "
         "a step",
     )
-    versus.add_argument(
+    add(
         "--max-steps",
-        type=int,
+        type=count,
         default=8,
         metavar="N",
         help="of uncached decodes of large models, whose steps all cost the same (8)",
     )
-    versus.add_argument(
-        "--write",
-        type=place,
-        metavar="FILE",
-        help="put the tables at a Markdown file's markers",
-    )
-    versus.add_argument(
-        "--quick", action="store_true", help="a minute or less, numbers without meaning"
-    )
+    add("--write", type=place, metavar="FILE", help="put the tables at a Markdown file's markers")
+    add("--quick", action="store_true", help="a minute or less, numbers without meaning")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -178,8 +160,6 @@ def run(args: argparse.Namespace) -> int:
     if args.grid is not None:
         if args.quick:
             raise UserError("--quick does not go with --grid; give it a small N and --limit")
-        if args.grid < 1:
-            raise UserError(f"--grid is {args.grid}; expected at least 1")
         return run_grid(args)
     if args.against:
         return run_against(args)

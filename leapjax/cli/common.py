@@ -25,7 +25,7 @@ from leapjax.cli.help_format import HelpFormatter
 from leapjax.errors import UserError
 from leapjax.failures import explained
 from leapjax.progress import announced
-from leapjax.signals import Listener
+from leapjax.signals import Listener, handled, interrupt
 
 OK, INTERRUPTED, BAD = 0, 130, 2
 
@@ -212,39 +212,32 @@ def run_main(
       The exit status: func's; 2 after a `UserError` or a failure of the machine; 130 after
       Ctrl-C, 143 after SIGTERM; argparse's own.
     """
-    # A polite kill cleans up like Ctrl-C; only the main thread may say so.
-    try:
-        previous = signal.signal(signal.SIGTERM, _interrupt)
-    except ValueError:
-        previous = None
     _replace_closed_streams()
-    try:
+    with handled(interrupt, signal.SIGTERM):  # a polite kill cleans up like Ctrl-C
         try:
-            with announced(), Listener(f"{prog}: stopping"):
-                status = func(argv)
-        except SystemExit as e:
-            status = e.code if isinstance(e.code, int) else (BAD if e.code else OK)
-        sys.stdout.flush()
-        return status
-    except UserError as e:
-        complain(prog, e)
-        return BAD
-    except KeyboardInterrupt as e:
-        print(f"{prog}: interrupted", file=sys.stderr)
-        return 128 + e.args[0] if e.args else INTERRUPTED
-    except BrokenPipeError:
-        _drop_output()  # the reader (`| head`) has gone
-        return 128 + signal.SIGPIPE
-    except Exception as e:
-        if (line := explained(e)) is None:
-            raise
-        if isinstance(e, OSError):
-            _drop_output()
-        complain(prog, line)
-        return BAD
-    finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
+            try:
+                with announced(), Listener(f"{prog}: stopping"):
+                    status = func(argv)
+            except SystemExit as e:
+                status = e.code if isinstance(e.code, int) else (BAD if e.code else OK)
+            sys.stdout.flush()
+            return status
+        except UserError as e:
+            complain(prog, e)
+            return BAD
+        except KeyboardInterrupt as e:
+            print(f"{prog}: interrupted", file=sys.stderr)
+            return 128 + e.args[0] if e.args else INTERRUPTED
+        except BrokenPipeError:
+            _drop_output()  # the reader (`| head`) has gone
+            return 128 + signal.SIGPIPE
+        except Exception as e:
+            if (line := explained(e)) is None:
+                raise
+            if isinstance(e, OSError):
+                _drop_output()
+            complain(prog, line)
+            return BAD
 
 
 class _Closed(io.TextIOBase):
@@ -284,10 +277,6 @@ def _drop_output() -> None:
     """Keep Python from writing what is left, and complaining, when it ends."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt(number)
 
 
 def note_mesh(prog: str, asked: str | None, lm) -> None:

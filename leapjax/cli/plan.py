@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from leapjax.cli.common import OK, command, place
+from leapjax.cli.common import OK, at_least, command, place
 from leapjax.errors import UserError
 from leapjax.progress import busy
 from leapjax.studies.files import write_json
@@ -47,18 +47,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     from leapjax.caches import CACHES
 
-    add = parser.add_argument
+    add, count = parser.add_argument, at_least(1)
     add("--model", default="llada-8b", metavar="NAME", help="llada-8b, dream-7b, 100b or a folder")
     add("--topology", metavar="CHIP:SHAPE", help="v5e:2x4, v6e:16x16, v5p:2x2x2, 7x:2x2x1, …")
     add("--mesh", metavar="AXES", help="data=2,tensor=4 (default: the fastest that fits)")
-    add("--batch", type=int, metavar="N", help="rows at once on the slice (default: 8 a chip)")
-    add("--prompt-length", type=int, default=512, metavar="N", help="tokens (512)")
-    add("--gen-length", type=int, default=256, metavar="N", help="canvas (256)")
-    add("--block-length", type=int, default=32, metavar="N", help="block (32)")
+    add("--batch", type=count, metavar="N", help="rows at once on the slice (default: 8 a chip)")
+    add("--prompt-length", type=count, default=512, metavar="N", help="tokens (512)")
+    add("--gen-length", type=count, default=256, metavar="N", help="canvas (256)")
+    add("--block-length", type=count, default=32, metavar="N", help="block (32)")
     add("--cache", default="dual", choices=CACHES, help="KV cache (dual)")
     add("--policy", default="localleap", metavar="NAME", help="policy (localleap)")
     add("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="(bfloat16)")
-    add("--refresh-group", type=int, metavar="N", help="rows that refresh at once (engine's own)")
+    add("--refresh-group", type=count, metavar="N", help="rows that refresh at once (engine's own)")
     add("--tokens-per-step", type=float, default=4.0, metavar="X", help="assumed, a row (4)")
     add(
         "--sweep",
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compare slices of these kinds (all), and recommend one",
     )
     add("--chips", metavar="N,…", help="sizes of a sweep (all)")
-    add("--tries", type=int, default=3, metavar="N", help="meshes compiled a slice at most (3)")
+    add("--tries", type=count, default=3, metavar="N", help="meshes compiled a slice at most (3)")
     add(
         "--compile-timeout",
         type=float,
@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds that compiling one mesh may take (600)",
     )
-    add("--most-chips", type=int, default=256, metavar="N", help="of a sweep (256)")
+    add("--most-chips", type=count, default=256, metavar="N", help="of a sweep (256)")
     add(
         "--price",
         metavar="CHIP=X,…",
@@ -113,13 +113,8 @@ def run(args: argparse.Namespace) -> int:
     jax.config.update("jax_platforms", "cpu")
     if bool(args.topology) == bool(args.sweep):
         raise UserError("give either --topology CHIP:SHAPE or --sweep")
-    for name in ("prompt_length", "gen_length", "refresh_group", "most_chips", "tries"):
-        if (getattr(args, name) or 1) < 1 or getattr(args, name) == 0:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected >= 1")
     if args.tokens_per_step < 1:
         raise UserError(f"--tokens-per-step is {args.tokens_per_step}; a step commits at least 1")
-    if args.batch is not None and args.batch < 1:
-        raise UserError(f"--batch is {args.batch}; expected >= 1")
     if not args.compile_timeout > 0:
         raise UserError(f"--compile-timeout is {args.compile_timeout:g}; expected seconds, > 0")
     model = models.find(args.model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from leapjax.cli.common import INTERRUPTED, OK, command, place
+from leapjax.cli.common import INTERRUPTED, OK, at_least, command, place
 from leapjax.errors import UserError
 from leapjax.training.config import FIELDS, STRUCTURED, TrainConfig, make, read
 
@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="with --export: replace DIR")
     parser.add_argument(
         "--until",
-        type=int,
+        type=at_least(1),
         metavar="STEP",
         help="stop (and save) after this step: a piece of the run",
     )
@@ -136,8 +136,6 @@ def run(args: argparse.Namespace) -> int:
         if value:
             raise UserError(f"{name} goes with --export")
     config = make(values, args.config or "options")
-    if args.until is not None and args.until < 1:
-        raise UserError(f"--until is {args.until}, expected >= 1")
     from leapjax.compilation import enable_cache
     from leapjax.training.trainer import train
 

@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import json
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from leapjax import signals
 from leapjax.errors import UserError
 from leapjax.models import ModelConfig, transformer
 from leapjax.progress import bar, busy, say
@@ -160,31 +160,6 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}"
 
 
-class _Stop:
-    """Turns Ctrl-C and SIGTERM into a flag that is read between steps."""
-
-    def __init__(self):
-        self.asked = False
-        self._before = {}
-
-    def __enter__(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._before[number] = signal.signal(number, self._ask)
-            except ValueError:
-                break  # not the main thread: the caller keeps its handlers
-        return self
-
-    def _ask(self, number, frame):
-        if self.asked:
-            raise KeyboardInterrupt  # asked twice: at once, without saving
-        self.asked = True
-
-    def __exit__(self, *_):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
 def train(
     config: TrainConfig,
     log: Callable[[str], None] = print,
@@ -229,7 +204,8 @@ def train(
         else:
             count = sum(x.size for x in jax.tree.leaves(state["params"]))
             log(f"training {count / 1e6:.2f} M parameters for {config.steps} steps")
-        with _Stop() as stop:
+        stop = signals.Flag()  # read between steps
+        with signals.handled(stop):
             step = make_step(config, start.model, placement)
             return _loop(config, step, source, store, state, done, log, until, stop)
     finally:
