@@ -22,10 +22,10 @@ that does other things are noisy: look at ratios.
   leapjax benchmark --models 60m --batches 1,8 --json bench.json
 
 With --against torch (in a clone of the repository), leapjax and three PyTorch decoders take
-turns on the same weights and prompts, with LocalLeap: a plain one (published loop, logits and float64 softmax of the whole
-sequence), the same with a dual cache, and an optimised one. Speeds stand beside the share of
-what this machine could do at most, measured in the same run. Where tokens or steps differ
-from leapjax's, no ratio is given.
+turns on the same weights and prompts, with LocalLeap: a plain one (published loop, logits and
+float64 softmax of the whole sequence), the same with a dual cache, and an optimised one.
+Speeds stand beside the share of what this machine could do at most, measured in the same run.
+Where tokens or steps differ from leapjax's, no ratio is given.
 
   leapjax benchmark --against torch --write docs/performance.md
   leapjax benchmark --against torch --quick
