@@ -13,7 +13,7 @@ import pytest
 from leapjax import tasks
 from leapjax.errors import UserError
 from leapjax.jobs.source import Input
-from leapjax.studies.calibration import read_prompts
+from leapjax.studies.runner import read_records
 from leapjax.training import data
 
 LINE = json.dumps({"id": "a", "prompt": "ü", "question": "2?", "answer": "#### 2", "text": "ü"})
@@ -26,7 +26,7 @@ def lines(path):
 
 READERS = {
     "decode --input": lambda path: len(lines(path)),
-    "calibrate --prompts": lambda path: len(read_prompts(path)),
+    "calibrate --prompts": lambda path: len(read_records(path)),
     "evaluate --data": lambda path: len(tasks._gsm8k(path, None)),
     "train": lambda path: len(list(data.read_jsonl(path))),
 }

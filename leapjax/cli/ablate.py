@@ -136,12 +136,14 @@ def ablate(args: argparse.Namespace, task, problems, base, made, configs) -> dic
 
 def _write(args: argparse.Namespace, made: dict[str, Any]) -> None:
     from leapjax.studies import ablation_report as texts
+    from leapjax.studies.files import write_all
 
     sys.stdout.write(texts.study_markdown(made) if args.study else texts.grid_markdown(made))
     sys.stdout.flush()
     if args.output:
-        save = texts.save_study if args.study else texts.save_grid
-        print(f"{args.output}: {', '.join(save(made, Path(args.output)))}", file=sys.stderr)
+        contents = texts.study_files(made) if args.study else texts.grid_files(made)
+        names = write_all(Path(args.output), contents)
+        print(f"{args.output}: {', '.join(names)}", file=sys.stderr)
 
 
 main = command("ablate", add_arguments, run, DESCRIPTION, EPILOG)

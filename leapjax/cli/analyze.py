@@ -122,26 +122,15 @@ def prompts(args: argparse.Namespace) -> list[dict[str, Any]]:
     Raises:
       UserError: unreadable, or nothing in it.
     """
-    import itertools
-
     from leapjax import tasks
-    from leapjax.data_files import open_data
-    from leapjax.jsonl import parse_line, read_lines
+    from leapjax.studies.runner import read_records
 
     if args.input is None:
         task = tasks.get(args.task or "wordproblems")
         return [task.record(p) for p in task.problems(args.split, (), args.limit, args.seed)]
     if args.task or args.split:
         raise UserError("--input and --task exclude each other; give one of them")
-    try:
-        with open_data(args.input) as stream:
-            lines = itertools.islice(read_lines(stream, args.input), args.limit)
-            out = [{"id": n, **parse_line(line, f"{args.input} line {n}")} for n, line in lines]
-    except OSError as e:
-        raise UserError(f"{args.input}: can't be read ({e.strerror or e})") from e
-    if not out:
-        raise UserError(f"{args.input}: holds no records")
-    return out
+    return read_records(args.input, args.limit)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -207,7 +196,7 @@ def run(args: argparse.Namespace) -> int:
         "definitions": observation_report.DEFINITIONS,
         "runs": runs,
     }
-    for name in observation_report.write(report, folder):
+    for name in files.write_all(folder, observation_report.report_files(report)):
         print(folder / name)
     return OK
 

@@ -142,7 +142,11 @@ def run(args: argparse.Namespace) -> int:
     base = _base(args, file, model, task)
     settings = ladder.configs(base)
     if args.prompts:
-        records, source = calibration.read_prompts(args.prompts, args.limit), args.prompts
+        records, source = runner.read_records(args.prompts, args.limit), args.prompts
+        for record in records:
+            if record.get("options"):
+                where = f"{args.prompts}: record {record['id']}"
+                raise UserError(f"{where} has options, but the ladder sets them; remove them there")
     elif task:
         problems = task.problems(args.split, args.strata, args.limit, args.seed)
         records = [task.record(p) for p in problems]
@@ -226,7 +230,7 @@ def _write_guarantee(folder: Path, settings, outcome, goal: dict, facts: dict) -
         "promise": promise,
         "threshold_0.9": rival,
     }
-    files.write_json(folder / "promise.json", content)
+    files.write(folder / "promise.json", content)
     return OK if promise["holds"] else NONE_QUALIFIES
 
 
@@ -235,13 +239,13 @@ def _write(folder: Path, made: dict[str, Any], facts: dict[str, Any]) -> int:
 
     sys.stdout.write(calibration_report.text(made))
     sys.stdout.flush()
-    files.write_json(folder / "report.json", calibration_report.document(made, facts))
+    files.write(folder / "report.json", calibration_report.document(made, facts))
     target = folder / "calibrated.yaml"
     if made["chosen"] is None:
         target.unlink(missing_ok=True)  # an older result's, which --overwrite gave up
         return NONE_QUALIFIES
     named = None if facts["model"] == "embedded" else facts["model"]
-    files.write_text(target, calibration_report.config_file(made, facts, named))
+    files.write(target, calibration_report.config_file(made, facts, named))
     print(f"\nleapjax decode --config {target} …")
     return OK
 

@@ -153,11 +153,10 @@ def _write(args: argparse.Namespace, report: dict[str, Any]) -> None:
     sys.stdout.write(evaluation_report.text(report))
     sys.stdout.flush()
     if args.markdown:
-        files.write_text(Path(args.markdown), evaluation_report.markdown(report))
+        files.write(Path(args.markdown), evaluation_report.markdown(report))
     if args.output:
-        files.write_json(Path(args.output) / "report.json", report)
-        if plots.available():
-            plots.save(evaluation_plot.rows_figure(report), Path(args.output) / "plot.png")
+        figure = evaluation_plot.rows_figure(report) if plots.available() else None
+        files.write_all(Path(args.output), {"report.json": report, "plot.png": figure})
 
 
 main = command("evaluate", add_arguments, run, DESCRIPTION, EPILOG)

@@ -95,16 +95,15 @@ def _measure(args: argparse.Namespace, row, problems, prompts) -> dict[str, Any]
     options = row.decode.to_dict()
     how: dict[str, Any] = {"batch_size": batch_size, "timed": True}
     with counted(row.name, len(asked), "problem") as how["show"]:
-        made = runner.decode(lm, asked, folder, row.name, options, **how)
-    answers = {p.id: answer for p, answer in zip(problems, made, strict=True)}
+        answers = runner.decode(lm, asked, folder, row.name, options, **how)
     run_them = bool(row.benchmark.program and args.allow_code_execution)
     with counted("programs", len(problems) if run_them else 0, "program") as show:
-        measured = reproduction.measure(row, problems, answers, execute=run_them, show=show)
-    report = reproduction.report(row, measured)
+        judged = reproduction.verdicts(row, problems, answers, execute=run_them, show=show)
+    report = reproduction.report(row, answers, judged)
     report |= {"settings": runner.provenance(lm, options, batch_size)}
     if folder:
-        files.write_json(folder / f"{row.name}.json", report)
-        lines = reproduction.samples(row, problems, answers, measured)
+        lines = reproduction.samples(row, problems, answers, judged)
         text = "".join(json.dumps(line) + "\n" for line in lines)
-        files.write_text(folder / f"{row.name}-samples.jsonl", text)
+        contents = {f"{row.name}.json": report, f"{row.name}-samples.jsonl": text}
+        files.write_all(folder, contents)
     return report

@@ -136,14 +136,7 @@ def pareto(report: Mapping[str, Any], best: Sequence[Mapping[str, Any]]):
 
 
 def curves(report: Mapping[str, Any]):
-    """Draw the curves of a study, and below them each difference at equal mean steps.
-
-    Args:
-      report: of a study.
-
-    Returns:
-      The figure.
-    """
+    """Draw the curves of a study, and below them each difference at equal mean steps."""
     fig = plots.figure(8.5, 8)
     above, below = fig.subplots(2, 1, sharex=True)
     looks = dict(zip((c["name"] for c in report["curves"]), itertools.cycle(_LOOKS), strict=False))
@@ -188,14 +181,7 @@ def curves(report: Mapping[str, Any]):
 
 
 def commits(report: Mapping[str, Any]):
-    """Draw the share of clean commits that differ from greedy's token, by distance.
-
-    Args:
-      report: of a study with `commits`.
-
-    Returns:
-      The figure.
-    """
+    """Draw the share of clean commits that differ from greedy's token, by distance."""
     parts = report["commits"]
     fig = plots.figure(4.8 * len(parts), 5)
     for ax, part in zip(fig.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from leapjax.config import DecodeConfig
 from leapjax.policies import PARAMETERS
-from leapjax.studies import ablation_plots, files, plots
+from leapjax.studies import ablation_plots, plots
 from leapjax.studies.commit_differences import differences
 from leapjax.studies.equal_steps import Outcome, match
 from leapjax.studies.evaluation_report import summarise
@@ -166,11 +165,7 @@ def _words(config: DecodeConfig) -> str:
 
 
 def grid_markdown(report: Mapping[str, Any]) -> str:
-    """A grid's points as a Markdown table.
-
-    Args:
-      report: from `grid_report`, with what was measured.
-    """
+    """A grid's points as a Markdown table."""
     names = list(report["axes"])
     head = [*names, "accuracy % (95 %)", "− greedy, points (95 %)", "same text as greedy %"]
     cells = [[*head, "steps", "tokens/step", "front"]]
@@ -199,11 +194,7 @@ def grid_markdown(report: Mapping[str, Any]) -> str:
 
 
 def study_markdown(report: Mapping[str, Any]) -> str:
-    """A study as Markdown tables.
-
-    Args:
-      report: from `study_report`, with what was measured.
-    """
+    """A study as Markdown tables."""
     base = report["greedy"]
     out = (
         f"{heading(report)}\n\nGreedy: {100 * base['accuracy']:.1f} % in {base['steps']:.2f} "
@@ -239,61 +230,47 @@ def study_markdown(report: Mapping[str, Any]) -> str:
     return out
 
 
-def save_grid(report: Mapping[str, Any], folder: Path) -> list[str]:
-    """Write `report.json`, `points.csv`, `points.md`, `pareto.png`, `heatmap.png`.
+def grid_files(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The files of a grid: name -> content, as `leapjax.studies.files.write_all` takes them.
 
     Args:
       report: from `grid_report`, with what was measured.
-      folder: where.
 
     Returns:
-      Names of the files written; plots are left out without matplotlib.
+      `report.json`, `points.csv`, `points.md`, and with matplotlib `pareto.png`, `heatmap.png`.
     """
-    files.write_json(folder / "report.json", report)
-    files.write_csv(folder / "points.csv", [_flat(p) for p in report["points"]])
-    files.write_text(folder / "points.md", grid_markdown(report))
-    names = ["report.json", "points.csv", "points.md"]
-    if not plots.available():
-        return names
-    best = [report["points"][i] for i in front(report["points"])]
-    pareto, heat_map = ablation_plots.pareto(report, best), ablation_plots.heat_map(report)
-    return names + _drawn({"pareto.png": pareto, "heatmap.png": heat_map}, folder)
+    points = report["points"]
+    out = {"report.json": report, "points.csv": [_flat(p) for p in points]}
+    out["points.md"] = grid_markdown(report)
+    if plots.available():
+        out["pareto.png"] = ablation_plots.pareto(report, [points[i] for i in front(points)])
+        out["heatmap.png"] = ablation_plots.heat_map(report)
+    return out
 
 
-def save_study(report: Mapping[str, Any], folder: Path) -> list[str]:
-    """Write `NAME.json`, `NAME.csv` (points), `NAME-matched.csv`, `NAME.md`, plots.
+def study_files(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The files of a study, as `grid_files`.
 
     Args:
       report: from `study_report`, with what was measured.
-      folder: where.
 
     Returns:
-      Names of the files written.
+      `NAME.json`, `NAME.csv` (points), `NAME-matched.csv`, `NAME.md`, and with matplotlib
+      `NAME.png`, `NAME-commits.png`.
     """
-    name = report["study"]
-    files.write_json(folder / f"{name}.json", report)
-    points = [{"curve": c["name"]} | _flat(p) for c in report["curves"] for p in c["points"]]
-    files.write_csv(folder / f"{name}.csv", points)
     # A comparison that could not be made keeps its two columns, empty.
     matched = [m | {"interval": m["interval"] or (None, None)} for m in report["matched"]]
-    files.write_csv(folder / f"{name}-matched.csv", matched)
-    files.write_text(folder / f"{name}.md", study_markdown(report))
-    names = [f"{name}{end}" for end in (".json", ".csv", "-matched.csv", ".md")]
-    if not plots.available():
-        return names
-    drawn = {f"{name}.png": ablation_plots.curves(report)}
-    if report["commits"]:
-        drawn[f"{name}-commits.png"] = ablation_plots.commits(report)
-    return names + _drawn(drawn, folder)
+    out = {
+        ".json": report,
+        ".csv": [{"curve": c["name"]} | _flat(p) for c in report["curves"] for p in c["points"]],
+        "-matched.csv": matched,
+        ".md": study_markdown(report),
+    }
+    if plots.available():
+        out[".png"] = ablation_plots.curves(report)
+        out["-commits.png"] = ablation_plots.commits(report) if report["commits"] else None
+    return {report["study"] + end: content for end, content in out.items()}
 
 
 def _flat(point: Mapping[str, Any]) -> dict[str, Any]:
     return point["values"] | {k: v for k, v in point.items() if k != "values"}
-
-
-def _drawn(figures: Mapping[str, Any], folder: Path) -> list[str]:
-    """Write the figures that there are; their names."""
-    made = {name: fig for name, fig in figures.items() if fig is not None}
-    for name, fig in made.items():
-        plots.save(fig, folder / name)
-    return list(made)

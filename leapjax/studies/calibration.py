@@ -28,47 +28,16 @@ from leapjax.tasks import Task
 from leapjax.types import Request
 
 
-def read_prompts(path: str, limit: int | None = None) -> list[dict[str, Any]]:
-    """The records of a JSONL file.
-
-    Args:
-      path: the file, a URL, or `-` for stdin.
-      limit: only the first so many.
-
-    Raises:
-      UserError: a record is unusable, or sets options, which are the ladder's.
-    """
-    from leapjax.jobs.source import Input
-    from leapjax.jsonl import parse_line
-
-    records = []
-    for item in itertools.islice(Input(path).items(), limit):
-        record = parse_line(item.given, item.where)
-        if record.get("options"):
-            raise UserError(
-                f"{item.where}: has options, but the ladder sets them; remove them there"
-            )
-        # The number of the line is the id of a record without one.
-        records.append({"id": item.line} | {k: v for k, v in record.items() if v is not None})
-    if not records:
-        raise UserError(f"{path}: holds no prompts")
-    return records
-
-
 def greedy_setting(base: DecodeConfig) -> DecodeConfig:
     """One token a step without a cache; its answers are the reference."""
     return base.replace(policy="low_confidence", steps=base.gen_length, cache="none")
 
 
 def answer_key(extract: Callable[[str], Hashable | None] | None, text: str) -> Hashable:
-    """What two answers have in common if they agree.
+    """What two answers have in common if they agree: what `extract` finds, else the text.
 
-    Args:
-      extract: takes the final answer out of a text; None compares texts.
-      text: an answer.
-
-    Returns:
-      The extracted answer; the text itself where there is none to extract.
+    >>> answer_key(None, "4"), answer_key(str.strip, " 4")
+    (('text', '4'), ('answer', '4'))
     """
     found = extract(text) if extract else None
     return ("text", text) if found is None else ("answer", found)
@@ -129,7 +98,7 @@ class Comparison:
             yield i, key != self._greedy[i], answer["steps"]
 
     def answers(self, config: DecodeConfig, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(index of the prompt, answer) pairs; arguments as in `compare`."""
+        """(index of the prompt, answer) pairs, as `compare`."""
         questions = [
             Question(key, dataclasses.replace(r, config=config))
             for key, r in zip(self._ids, self.requests, strict=True)
@@ -146,15 +115,10 @@ class Comparison:
 
 
 def check_size(n: int, budget: float, confidence: float) -> None:
-    """Refuse a calibration that can't succeed.
-
-    Args:
-      n: prompts.
-      budget: share of answers that may differ.
-      confidence: of the procedure.
+    """Refuse a calibration of n prompts that can't succeed, and name how many it needs.
 
     Raises:
-      UserError: numbers out of range, or too few prompts, naming how many are needed.
+      UserError: numbers out of range, or too few prompts.
     """
     if not 0 < budget < 1:
         raise UserError(f"max_disagreement is {budget}; expected a share between 0 and 1")
@@ -217,14 +181,10 @@ def calibrate(
 
 
 def passed(disagreements: Iterable[int], n: int, budget: float, confidence: float) -> int:
-    """How many settings pass before the first failure.
+    """How many settings pass before the first failure, behind which nothing is read.
 
-    Args:
-      disagreements: of each setting among the n prompts, in the order of the tests; read only
-        as far as the first that fails.
-      n: prompts.
-      budget: share of answers that may differ.
-      confidence: of the whole procedure.
+    >>> passed([0, 1, 9, 0], n=100, budget=0.05, confidence=0.95)
+    2
     """
     most = most_successes(n, budget, confidence)
     return sum(1 for _ in itertools.takewhile(lambda found: found <= most, disagreements))

@@ -2,57 +2,62 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from leapjax import storage
 from leapjax.errors import UserError
 
 
-def write(path: Path, fill: Callable[[Path], object]) -> None:
-    """Let `fill` write a file under another name, then give it its own.
+def write(path: Path, content: Any) -> None:
+    """Write a file; a link is written through.
 
     Args:
-      path: the file; a link is written through.
-      fill: takes the path to write to.
+      path: the file.
+      content: a text; or by the suffix, `.json` a JSON-ready value, `.png` a matplotlib figure,
+        `.csv` rows of column -> value, where an interval becomes `NAME_low` and `NAME_high`.
 
     Raises:
       UserError: it can't be written.
     """
-    path = path.resolve()
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    if isinstance(content, str):
+        data = content.encode()
+    else:
+        data = {".json": _json, ".csv": _csv, ".png": _png}[path.suffix](content)
     try:
-        fill(part)
-        os.replace(part, path)
+        file = storage.Whole(str(path))
+        try:
+            file.write(data)
+            file.publish()
+        finally:
+            file.discard()
     except OSError as e:
         raise UserError(f"{path}: can't be written ({e.strerror or e})") from e
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8; raises as `write` does."""
-    write(path, lambda part: part.write_text(text, encoding="utf-8"))
+def write_all(folder: Path, contents: Mapping[str, Any]) -> list[str]:
+    """Write several files; names are returned, those without content (None) left out."""
+    names = [name for name, content in contents.items() if content is not None]
+    for name in names:
+        write(folder / name, contents[name])
+    return names
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON-ready value; raises as `write` does."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV; an interval becomes two columns, `NAME_low` and `NAME_high`.
+def _png(fig) -> bytes:
+    out = io.BytesIO()
+    fig.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
 
-    Args:
-      path: the file.
-      rows: column -> value; columns are those of all rows, in order of appearance.
-    """
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
     flat = []
     for row in rows:
         line = {}
@@ -67,7 +72,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(stream, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
-    write_text(path, stream.getvalue())
+    return stream.getvalue().encode()
 
 
 def prepare(folder: Path, names: Sequence[str], overwrite: bool) -> None:

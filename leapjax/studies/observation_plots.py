@@ -42,14 +42,7 @@ def _panels(
 
 
 def delays(report: Mapping[str, Any]):
-    """When proposals become final against when they are committed, and how long they wait.
-
-    Args:
-      report: as `leapjax analyze` writes it.
-
-    Returns:
-      The figure.
-    """
+    """When proposals become final against when they are committed, and how long they wait."""
     fig, panels = _panels(report, 7.2, 2)
     for run, (top, bottom) in panels:
         x = percents(run["curve"]["passes"])
@@ -78,14 +71,7 @@ def delays(report: Mapping[str, Any]):
 
 
 def by_confidence(report: Mapping[str, Any]):
-    """Consistency against confidence, a line for each distance from the nearest anchor.
-
-    Args:
-      report: as `leapjax analyze` writes it.
-
-    Returns:
-      The figure.
-    """
+    """Consistency against confidence, a line for each distance from the nearest anchor."""
     fig, panels = _panels(report, 5.2)
     for run, (ax,) in panels:
         table = run["determinism"]["answer"]
@@ -99,14 +85,7 @@ def by_confidence(report: Mapping[str, Any]):
 
 
 def by_distance(report: Mapping[str, Any]):
-    """Consistency against distance, a line for each band of confidence.
-
-    Args:
-      report: as `leapjax analyze` writes it.
-
-    Returns:
-      The figure.
-    """
+    """Consistency against distance, a line for each band of confidence."""
     fig, panels = _panels(report, 5.2)
     for run, (ax,) in panels:
         for n, (band, points) in enumerate(run["distance"]["answer"].items()):

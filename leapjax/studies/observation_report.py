@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from leapjax.studies import files, observation_plots, plots
+from leapjax.studies import observation_plots, plots
 from leapjax.studies.observation_summary import BANDS, DISTANCES
 from leapjax.studies.tables import markdown_table, with_interval
 
@@ -99,26 +98,18 @@ def _with_count(cell: Mapping[str, Any]) -> str:
     return "–" if cell["value"] is None else f"{100 * cell['value']:.1f} ({cell['n']})"
 
 
-def write(report: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
-    """Write tables and figures; all are made before the first appears.
+def report_files(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The contents of `FILES`, as `leapjax.studies.files.write_all` takes them.
 
     Args:
       report: as `leapjax analyze` makes it.
-      folder: where.
 
     Returns:
-      Names of the files written; figures are left out without matplotlib.
-
-    Raises:
-      UserError: the folder can't be written.
+      Name -> content; figures are left out without matplotlib.
     """
-    figures: tuple[Any, ...] = ()
-    if plots.available():
+    drawn = plots.available()
+    contents: list[Any] = [report, markdown(report, drawn)]
+    if drawn:
         drawings = (observation_plots.delays, observation_plots.by_confidence)
-        figures = tuple(draw(report) for draw in (*drawings, observation_plots.by_distance))
-    text = markdown(report, bool(figures))
-    files.write_json(folder / FILES[0], report)
-    files.write_text(folder / FILES[1], text)
-    for name, fig in zip(FILES[2:], figures, strict=False):
-        plots.save(fig, folder / name)
-    return FILES[: 2 + len(figures)]
+        contents += [draw(report) for draw in (*drawings, observation_plots.by_distance)]
+    return dict(zip(FILES, contents, strict=False))

@@ -79,7 +79,6 @@ def summarise(seen: Observations) -> dict[str, Any]:
       `determinism`, `distance`, `decay`, by group of positions.
     """
     weights = resampling(len(seen.steps))
-    committed = int((seen.commit_step >= 0).sum())
     groups = {"answer": seen.answer, "padding": ~seen.answer}
     tables = {  # (n, confidence, distance); the active block alone, and the canvas behind it
         "answer": (seen.pairs[:, 1, 1], seen.agree[:, 1, 1]),
@@ -89,7 +88,7 @@ def summarise(seen: Observations) -> dict[str, Any]:
     return {
         "prompts": len(seen.steps),
         "steps": float(seen.steps.mean()),
-        "committed": committed,
+        "committed": int((seen.commit_step >= 0).sum()),
         "differs": int(seen.differs.sum()),
         "delay": {name: delay(seen, where, weights) for name, where in groups.items()},
         "curve": curve(seen, seen.answer, weights),
@@ -100,14 +99,10 @@ def summarise(seen: Observations) -> dict[str, Any]:
 
 
 def block_starts(commit_step: np.ndarray, block_length: int) -> np.ndarray:
-    """The step at which each position's block became the active one.
+    """(n, C) int: the step after the last commit of the blocks before each position's own.
 
-    Args:
-      commit_step: (n, C) int32.
-      block_length: W.
-
-    Returns:
-      (n, C) int; the step after the last commit of the blocks before.
+    >>> block_starts(np.array([[0, 2, 3, 3]]), block_length=2).tolist()
+    [[0, 0, 3, 3]]
     """
     n, c = commit_step.shape
     last = commit_step.reshape(n, c // block_length, block_length).max(axis=2)
@@ -169,22 +164,20 @@ def curve(seen: Observations, where: np.ndarray, weights: np.ndarray) -> dict[st
 
 def determinism(pairs, agree, weights) -> dict[str, Any]:
     """Consistency by band of confidence (rows), band of distance (columns)."""
-    out: dict[str, Any] = {}
-    columns = {"all": (0, DISTANCE_BINS)} | DISTANCES
-    for band, levels in (ALL | BANDS).items():
-        out[band] = {
+    return {
+        band: {
             name: _consistency(pairs, agree, levels, span, weights)
-            for name, span in columns.items()
+            for name, span in ({"all": (0, DISTANCE_BINS)} | DISTANCES).items()
         }
-    return out
+        for band, levels in (ALL | BANDS).items()
+    }
 
 
 def by_distance(pairs, agree, weights) -> dict[str, list[dict[str, Any]]]:
     """Consistency at each distance from 1 on, over all confidences and by band."""
+    spans = [(d, d + 1) for d in range(1, FARTHEST + 1)]
     return {
-        band: [
-            _consistency(pairs, agree, levels, (d, d + 1), weights) for d in range(1, FARTHEST + 1)
-        ]
+        band: [_consistency(pairs, agree, levels, span, weights) for span in spans]
         for band, levels in (ALL | BANDS).items()
     }
 
@@ -226,10 +219,7 @@ def _difference(pairs, agree, weights, levels, by_bin: bool) -> dict[str, Any]:
     again = value(*(weights @ x for x in four))
     if np.isnan(point) or len(pairs) < 2:
         return {"difference": None, "interval": None}
-    return {
-        "difference": point,
-        "interval": np.nanpercentile(again, [2.5, 97.5]).tolist(),
-    }
+    return {"difference": point, "interval": np.nanpercentile(again, [2.5, 97.5]).tolist()}
 
 
 def _consistency(pairs, agree, levels, span, weights) -> dict[str, Any]:

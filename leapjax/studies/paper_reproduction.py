@@ -11,7 +11,7 @@ import importlib.util
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from leapjax.errors import UserError
 from leapjax.studies.paper_rows import UNKNOWN, PaperRow
@@ -163,89 +163,84 @@ def records(row: PaperRow, problems: Sequence[Problem], texts: Sequence[str], co
     return out
 
 
-class Measured(NamedTuple):
-    """The scores of a row.
-
-    Attributes:
-      n: problems.
-      right: how many, by measure; empty where nothing was scored.
-      steps: mean steps over the whole canvas.
-      verdicts: by problem id, the measures or how the program ended.
-    """
-
-    n: int
-    right: Mapping[str, int]
-    steps: float
-    verdicts: Mapping[str, Mapping[str, Any]]
-
-
-def measure(
+def verdicts(
     row: PaperRow,
     problems: Sequence[Problem],
-    answers: Mapping[str, Mapping[str, Any]],
+    answers: Sequence[Mapping[str, Any]],
     *,
     execute: bool,
     show: Callable[[int], None] = lambda done: None,
-) -> Measured:
+) -> list[dict[str, Any] | None]:
     """Score the answers.
 
     Args:
       row: its benchmark.
       problems: those answered.
-      answers: by problem id, with `text` and `steps`.
+      answers: in the problems' order, with `text`.
       execute: run generated programs; without it they are not scored.
       show: takes the number of programs that have ended.
+
+    Returns:
+      For each problem the measures (and how the program ended), or None if it is not scored.
     """
     benchmark = row.benchmark
-    given = [(p, str(answers[p.id]["text"])) for p in problems]
-    verdicts: dict[str, dict[str, Any]] = {}
-    right: dict[str, int] = {}
+    given = [(str(a["text"]), p) for a, p in zip(answers, problems, strict=True)]
     if benchmark.score:
-        verdicts = {p.id: dict(benchmark.score(text, p)) for p, text in given}
-    elif benchmark.program and execute:
-        from leapjax.studies import program_execution
+        return [dict(benchmark.score(text, p)) for text, p in given]
+    if benchmark.program and execute:
+        from leapjax.studies.program_execution import run_all
 
-        made = [benchmark.program(text, p) for p, text in given]
-        for (p, _), o in zip(given, program_execution.run_all(made, show=show), strict=True):
-            verdicts[p.id] = {benchmark.measures[0]: o.passed, "reason": o.reason}
-    if verdicts:
-        right = {m: sum(bool(v[m]) for v in verdicts.values()) for m in benchmark.measures}
-    steps = sum(answers[p.id]["steps"] for p in problems) / len(problems)
-    return Measured(len(problems), right, steps, verdicts)
+        sources = [benchmark.program(text, p) for text, p in given]
+        name = benchmark.measures[0]
+        return [{name: o.passed, "reason": o.reason} for o in run_all(sources, show=show)]
+    return [None] * len(given)
 
 
 def samples(
     row: PaperRow,
     problems: Sequence[Problem],
-    answers: Mapping[str, Mapping[str, Any]],
-    measured: Measured,
+    answers: Sequence[Mapping[str, Any]],
+    judged: Sequence[Mapping[str, Any] | None],
 ) -> list[dict[str, Any]]:
     """A line for each problem, for people and other scorers.
+
+    Args:
+      row: its benchmark.
+      problems: those answered.
+      answers: in the problems' order.
+      judged: from `verdicts`.
 
     Returns:
       `task_id`, `text` (the answer), for executed benchmarks `program` (answer and tests, one
       file to run), and `verdict`, None where nothing was scored.
     """
     out = []
-    for p in problems:
-        answer = str(answers[p.id]["text"])
-        line = {"task_id": p.id, "text": answer, "verdict": measured.verdicts.get(p.id)}
+    for p, answer, verdict in zip(problems, answers, judged, strict=True):
+        line = {"task_id": p.id, "text": str(answer["text"]), "verdict": verdict}
         if row.benchmark.program:
-            line["program"] = row.benchmark.program(answer, p)
+            line["program"] = row.benchmark.program(line["text"], p)
         out.append(line)
     return out
 
 
-def report(row: PaperRow, measured: Measured) -> dict[str, Any]:
-    """Expected against measured, JSON-ready; shares in per cent."""
+def report(
+    row: PaperRow,
+    answers: Sequence[Mapping[str, Any]],
+    judged: Sequence[Mapping[str, Any] | None],
+) -> dict[str, Any]:
+    """Expected against measured, JSON-ready; shares in per cent.
+
+    Args:
+      row: the published row.
+      answers: with `steps`.
+      judged: from `verdicts`.
+    """
+    n, scored = len(answers), [v for v in judged if v is not None]
     found = {}
-    for name, right in measured.right.items():
-        low, high = wilson(right, measured.n)
-        found[name] = {
-            "value": 100 * right / measured.n,
-            "interval": [100 * low, 100 * high],
-            "right": right,
-        }
+    for name in row.benchmark.measures if scored else ():
+        right = sum(bool(v[name]) for v in scored)
+        interval = [100 * end for end in wilson(right, n)]
+        found[name] = {"value": 100 * right / n, "interval": interval, "right": right}
     return {
         "row": row.name,
         "paper": row.paper,
@@ -253,8 +248,8 @@ def report(row: PaperRow, measured: Measured) -> dict[str, Any]:
         "metric": row.metric,
         "expected": row.expected,
         "measured": found or None,
-        "n": measured.n,
-        "steps": measured.steps,
+        "n": n,
+        "steps": sum(a["steps"] for a in answers) / n,
         "sources": list(row.sources),
         "notes": list(row.notes),
     }

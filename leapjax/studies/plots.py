@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from leapjax.errors import UserError
-from leapjax.studies import files
 
 STEPS, ACCURACY = "mean steps over the whole canvas", "accuracy, %"
 
@@ -37,19 +35,6 @@ def figure(width: float, height: float, dpi: int = 130):
     out = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
     FigureCanvasAgg(out)
     return out
-
-
-def save(fig, path: Path) -> None:
-    """Write a figure as PNG.
-
-    Args:
-      fig: from `figure`.
-      path: the file.
-
-    Raises:
-      UserError: it can't be written.
-    """
-    files.write(path, lambda part: fig.savefig(part, format="png", metadata={"Software": None}))
 
 
 def title(report: Mapping[str, Any]) -> str:

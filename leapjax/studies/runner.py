@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -22,6 +23,10 @@ from typing import Any, NamedTuple
 import jax
 
 from leapjax.config import OPTIONS, DecodeConfig, per_row
+from leapjax.errors import UserError
+from leapjax.jobs.header import versions
+from leapjax.jobs.source import Input
+from leapjax.jsonl import parse_line
 from leapjax.lm import LM
 from leapjax.model_files import tokenizer_hash
 from leapjax.ops import hardware
@@ -48,19 +53,28 @@ class Question(NamedTuple):
     about: Mapping[str, Any] = {}
 
 
+def read_records(path: str, limit: int | None = None) -> list[dict[str, Any]]:
+    """The records of a JSONL file; one without an id gets the number of its line.
+
+    Args:
+      path: the file, a URL, or `-` for stdin.
+      limit: only the first so many.
+
+    Raises:
+      UserError: unreadable, no record, or a line is none.
+    """
+    records = []
+    for item in itertools.islice(Input(path).items(), limit):
+        record = parse_line(item.given, item.where)
+        records.append({"id": item.line} | {k: v for k, v in record.items() if v is not None})
+    if not records:
+        raise UserError(f"{path}: holds no prompts")
+    return records
+
+
 def default_batch_size() -> int:
     """Rows decoded at once by default (`--batch-size`)."""
     return hardware.defaults().study_slots
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes the numbers."""
-    from importlib.metadata import version
-
-    import leapjax
-
-    libraries = {name: version(name) for name in ("jax", "jaxlib", "numpy")}
-    return {"leapjax": leapjax.__version__, **libraries, "python": platform.python_version()}
 
 
 def device_name() -> str:

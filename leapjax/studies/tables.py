@@ -69,11 +69,7 @@ def percent(share: float) -> str:
 
 
 def heading(report: Mapping[str, Any]) -> str:
-    """What was measured, in one line.
-
-    Args:
-      report: of an evaluation or an ablation.
-    """
+    """What was measured, in one line."""
     model, s = report["model"], report["settings"]
     weights = f" on {model['quantization']} weights" if model.get("quantization") else ""
     longest = report.get("answer_tokens_p99")

@@ -8,9 +8,8 @@ import pytest
 
 from leapjax.benchmarks.report import write_section
 from leapjax.cli.main import main
+from leapjax.studies import files, plots
 from leapjax.studies import observation_report as analysis
-from leapjax.studies import plots
-from leapjax.studies.files import write_text
 
 ROOT = Path(__file__).parents[2]
 LLADA = str(ROOT / "tests" / "golden" / "llada-a")
@@ -60,7 +59,7 @@ def test_files_are_written_through_links(tmp_path, capsys):
         "trace.html": lambda p: main(
             [*DECODE, "--trace", str(p), "--overwrite", "--trace-policies", "greedy"]
         ),
-        "table.md": lambda p: write_text(p, "new"),
+        "table.md": lambda p: files.write(p, "new"),
         "page.md": lambda p: write_section(p, "part", "new"),
     }
     for name, write in writers.items():
@@ -103,6 +102,7 @@ def test_studies_without_matplotlib(argv, files, no_matplotlib, tmp_path, capsys
 
 def test_an_analysis_without_matplotlib(no_matplotlib, tmp_path):
     made = json.loads((ROOT / "docs" / "observations.json").read_text())
-    assert analysis.write(made, tmp_path) == ("observations.json", "observations.md")
+    names = files.write_all(tmp_path, analysis.report_files(made))
+    assert names == ["observations.json", "observations.md"]
     assert {p.name for p in tmp_path.iterdir()} == {"observations.json", "observations.md"}
     assert "![" not in (tmp_path / "observations.md").read_text()

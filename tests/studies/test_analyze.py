@@ -49,7 +49,7 @@ def test_the_folder_holds_tables_and_figures(tmp_path, capsys):
         (["--anchor-threshold", "1.5"], "0 to 1"),
         (["--limit", "0"], "at least 1"),
         (["--batch-size", "0"], "at least 1"),
-        (["--input", "none.jsonl"], "can't be read"),
+        (["--input", "none.jsonl"], "no such file"),
     ],
     ids=lambda v: "_".join(v) if isinstance(v, list) else None,
 )

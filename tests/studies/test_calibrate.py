@@ -197,7 +197,7 @@ def test_answers_go_on_where_they_were(tmp_path):
         (["--task", "wordproblems", "--calibration-size", "9"], "goes with --check-promise"),
         (["--task", "wordproblems", "--check-promise", "0"], "--check-promise: '0' is not"),
         (["--prompts", "/no/such.jsonl"], "no such file"),
-        (["--prompts", "BAD"], "line 1: has options"),
+        (["--prompts", "BAD"], "record 1 has options"),
         (["--task", "wordproblems", "--ladder", "EMPTY"], "at least one setting"),
         (["--task", "wordproblems", "--ladder", "WORD"], "setting 1: unknown option 'treshold'"),
         (["--task", "wordproblems", "--ladder", "WRONG"], "setting 1: threshold is 2"),

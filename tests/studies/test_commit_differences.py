@@ -2,8 +2,9 @@
 
 import pytest
 
-from leapjax.studies import ablation_plots, plots
+from leapjax.studies import ablation_plots
 from leapjax.studies.commit_differences import differences, distances
+from leapjax.studies.files import write
 
 ANCHOR, NEAR, TOP = "anchor", "propagated", "top1"
 
@@ -67,5 +68,5 @@ def test_a_plot_where_nothing_differs(tmp_path):
         "commits": [{"label": "all", "rows": [r | {"confidence": 0.8} for r in rows]}],
     }
     pytest.importorskip("matplotlib", reason="needs the extra plots")
-    plots.save(ablation_plots.commits(report), tmp_path / "commits.png")
+    write(tmp_path / "commits.png", ablation_plots.commits(report))
     assert (tmp_path / "commits.png").stat().st_size > 1000

@@ -165,10 +165,10 @@ def test_programs_run_only_when_allowed(folder, capsys):
 def test_executed_answers(folder, code, share):
     row = paper_rows.load(folder / "rows")["a-mbpp"]
     problems = reproduce.problems_of(row, str(folder / "mbpp.jsonl"))
-    answers = {problems[0].id: {"text": code, "steps": 4}}
-    found = reproduce.measure(row, problems, answers, execute=True)
-    assert reproduce.report(row, found)["measured"]["pass@1"]["value"] == share
-    assert reproduce.measure(row, problems, answers, execute=False).right == {}
+    answers = [{"text": code, "steps": 4}]
+    judged = reproduce.verdicts(row, problems, answers, execute=True)
+    assert reproduce.report(row, answers, judged)["measured"]["pass@1"]["value"] == share
+    assert reproduce.verdicts(row, problems, answers, execute=False) == [None]
 
 
 def test_bad_options(folder, capsys):
