@@ -49,11 +49,7 @@ exit status: 0 done, 2 bad input or options, 130 interrupted.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments.
-
-    Args:
-      parser: of this command.
-    """
+    """Declare the command's arguments."""
     from leapjax.studies.step_curves import NAMES
 
     what = parser.add_mutually_exclusive_group(required=True)
@@ -71,17 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry the command out.
-
-    Args:
-      args: as `add_arguments` declares them.
-
-    Returns:
-      The exit status.
-
-    Raises:
-      UserError: bad input or options.
-    """
+    """Carry the command out; see `leapjax.cli.common.command`."""
     from leapjax import tasks
     from leapjax.config.resolve import CANVAS, checkpoint_options, resolve
     from leapjax.options import set_flags

@@ -46,11 +46,7 @@ exit status: 0 done, 2 bad input or options, 130 interrupted.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments.
-
-    Args:
-      parser: of this command.
-    """
+    """Declare the command's arguments."""
     from leapjax.policies import ROWS
 
     add = parser.add_argument
@@ -84,14 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def configs(args: argparse.Namespace) -> dict[str, Any]:
-    """The decode options of each policy.
-
-    Args:
-      args: of the command.
-
-    Raises:
-      UserError: an unknown policy, or options that can't be analysed.
-    """
+    """The decode options of each policy; those that can't be analysed are refused."""
     from leapjax import tasks
     from leapjax.config.resolve import CANVAS, checkpoint_options, resolve
     from leapjax.options import read_config, set_flags
@@ -114,14 +103,7 @@ def configs(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def prompts(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The records to decode, of a file or a task.
-
-    Args:
-      args: of the command.
-
-    Raises:
-      UserError: unreadable, or nothing in it.
-    """
+    """The records to decode, of a file or a task."""
     from leapjax import tasks
     from leapjax.studies.runner import read_records
 
@@ -134,17 +116,7 @@ def prompts(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry the command out.
-
-    Args:
-      args: as `add_arguments` declares them.
-
-    Returns:
-      The exit status.
-
-    Raises:
-      UserError: bad input or options.
-    """
+    """Carry the command out; see `leapjax.cli.common.command`."""
     from leapjax.compilation import enable_cache
     from leapjax.studies import files, observation_report, runner
     from leapjax.studies.observation_summary import summarise

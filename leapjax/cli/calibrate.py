@@ -58,11 +58,7 @@ broken), 2 bad input or options, 130 interrupted.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments.
-
-    Args:
-      parser: of this command.
-    """
+    """Declare the command's arguments."""
     from leapjax.caches import CACHES
 
     add_model_options(parser.add_argument_group("model"), batch_size=at_least(1))
@@ -119,17 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry the command out.
-
-    Args:
-      args: as `add_arguments` declares them.
-
-    Returns:
-      The exit status.
-
-    Raises:
-      UserError: bad input or options.
-    """
+    """Carry the command out; see `leapjax.cli.common.command`."""
     from leapjax import tasks
     from leapjax.options import read_config
     from leapjax.records import Intake

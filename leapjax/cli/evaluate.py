@@ -52,11 +52,7 @@ exit status: 0 done, 2 bad input or options, 130 interrupted.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments.
-
-    Args:
-      parser: of this command.
-    """
+    """Declare the command's arguments."""
     from leapjax.caches import CACHES
     from leapjax.policies import ROWS
     from leapjax.studies.policy_rows import USUAL
@@ -84,17 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry the command out.
-
-    Args:
-      args: as `add_arguments` declares them.
-
-    Returns:
-      The exit status.
-
-    Raises:
-      UserError: bad input or options.
-    """
+    """Carry the command out; see `leapjax.cli.common.command`."""
     if args.reproduce:
         return evaluate_rows.run(args)
     for name in ("data", "shots", "rows", "allow_code_execution"):

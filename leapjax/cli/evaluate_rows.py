@@ -15,20 +15,12 @@ from leapjax.progress import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments that belong to `--reproduce`.
-
-    Args:
-      parser: of `leapjax evaluate`.
-    """
+    """Declare the arguments of `leapjax evaluate` that belong to `--reproduce`."""
     add = parser.add_argument_group("published rows (docs/paper-rows.md)").add_argument
     add("--reproduce", metavar="NAME", help="run a published row; list prints all of them")
     add("--data", metavar="FILE", help="JSONL of the benchmark's test split; never downloaded")
     add("--shots", metavar="FILE", help="JSONL that the row's solved examples come from")
-    add(
-        "--rows",
-        metavar="DIR",
-        help="folder of row files (default: configs/paper)",
-    )
+    add("--rows", metavar="DIR", help="folder of row files (default: configs/paper)")
     add(
         "--allow-code-execution",
         action="store_true",
@@ -37,17 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """List the rows, describe one, or run it.
-
-    Args:
-      args: of `leapjax evaluate`.
-
-    Returns:
-      The exit status.
-
-    Raises:
-      UserError: bad input or options, or a row that can't be run.
-    """
+    """List the rows, describe one, or run it; `args` are those of `leapjax evaluate`."""
     from leapjax.config import check_keys
     from leapjax.studies import paper_reproduction as reproduction
     from leapjax.studies import paper_rows

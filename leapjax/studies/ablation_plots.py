@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leapjax.studies import plots
-from leapjax.studies.plots import bars, percents, short
+from leapjax.studies.plots import percents, short
 
 MOST_PANELS = 8  # beside each other, still readable
 LEAST_COMMITS = 10  # below which a distance is left out: its interval spans nearly everything
@@ -108,17 +108,10 @@ def pareto(report: Mapping[str, Any], best: Sequence[Mapping[str, Any]]):
     points = report["points"]
     steps, shares = [p["steps"] for p in points], percents([p["accuracy"] for p in points])
     ax.scatter(steps, shares, s=18, color="#56b4e9", label=f"{len(points)} points of the grid")
-    shares = [p["accuracy"] for p in best]
-    ax.errorbar(
-        [p["steps"] for p in best],
-        percents(shares),
-        yerr=bars(shares, [p["accuracy_interval"] for p in best]),
-        fmt="o-",
-        color="#d55e00",
-        capsize=3,
-        markersize=6,
-        label="Pareto front (95 % interval)",
-    )
+    steps, shares = [p["steps"] for p in best], [p["accuracy"] for p in best]
+    style = {"fmt": "o-", "color": "#d55e00", "label": "Pareto front (95 % interval)"}
+    ends = [p["accuracy_interval"] for p in best]
+    plots.points(ax, steps, shares, ends, **style, markersize=6)
     for base in report["greedy"]:
         plots.greedy_line(ax, base)
     names = _several(report["axes"])
@@ -127,8 +120,7 @@ def pareto(report: Mapping[str, Any], best: Sequence[Mapping[str, Any]]):
         ax.plot([], [], " ", label=f"{number}: {values}")
         place = p["steps"], 100 * p["accuracy"]
         ax.annotate(str(number), place, xytext=(5, -11), textcoords="offset points", fontsize=9)
-    ax.set_xlabel(plots.STEPS)
-    ax.set_ylabel(plots.ACCURACY)
+    ax.set(xlabel=plots.STEPS, ylabel=plots.ACCURACY)
     ax.set_title(plots.title(report), fontsize=10)
     ax.grid(alpha=0.3)
     plots.legend_below(ax, 0.12, ncols=2)
@@ -158,17 +150,9 @@ def curves(report: Mapping[str, Any]):
         # The side that tells the pairs apart: the control, or what is compared with one control.
         colour, marker = looks[curve if one_control else control]
         shift = 0.02 * (n - (len(pairs) - 1) / 2)  # so that bars at the same steps don't overlap
-        values = [m["difference"] for m in these]
-        below.errorbar(
-            [m["steps"] + shift for m in these],
-            percents(values),
-            yerr=bars(values, [m["interval"] for m in these]),
-            fmt=marker,
-            color=colour,
-            capsize=3,
-            markersize=5,
-            label=f"{curve} − {control}",
-        )
+        at, values = [m["steps"] + shift for m in these], [m["difference"] for m in these]
+        style = {"fmt": marker, "color": colour, "label": f"{curve} − {control}"}
+        plots.points(below, at, values, [m["interval"] for m in these], **style, markersize=5)
     below.axhline(0, color="black", linewidth=1)
     low, high = below.get_ylim()
     below.set_ylim(min(low, -LEAST_DIFFERENCE), max(high, LEAST_DIFFERENCE))
@@ -190,15 +174,8 @@ def commits(report: Mapping[str, Any]):
         near = [r for r in distant if r["commits"] >= LEAST_COMMITS]
         left_out = f" (distances with {LEAST_COMMITS} commits and more)" * (near != distant)
         at, shares = [r["distance"] for r in near], [r["share"] for r in near]
-        ax.errorbar(
-            at,
-            percents(shares),
-            yerr=bars(shares, [r["interval"] for r in near]),
-            fmt="o",
-            color="#d55e00",
-            capsize=3,
-            label="propagated" + left_out,
-        )
+        style = {"fmt": "o", "color": "#d55e00", "label": "propagated" + left_out}
+        plots.points(ax, at, shares, [r["interval"] for r in near], **style)
         style = {"color": "#999999", "label": "propagated: 1 − mean confidence"}
         ax.plot(at, percents([1 - r["confidence"] for r in near]), "x", **style)
         styles = {"anchor": ("--", "#0072b2"), "top1": (":", "#009e73")}
@@ -208,8 +185,8 @@ def commits(report: Mapping[str, Any]):
                 text = f"{r['kind']}, {100 * r['share']:.1f} %"
                 ax.axhline(100 * r["share"], linestyle=line, color=colour, label=text)
         ax.set_title(part["label"], fontsize=9)
-        ax.set_xlabel("distance to the nearest anchor, positions")
-        ax.set_ylabel("clean commits that differ from greedy's, %")
+        ax.set(xlabel="distance to the nearest anchor, positions")
+        ax.set(ylabel="clean commits that differ from greedy's, %")
         ax.set_ylim(bottom=0)
         plots.whole_numbers(ax)
         ax.grid(alpha=0.3)

@@ -55,17 +55,15 @@ def delays(report: Mapping[str, Any]):
             if all(p["interval"] for p in points):
                 low, high = (percents([p["interval"][k] for p in points]) for k in (0, 1))
                 top.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
-        top.set_xlabel("passes of the decode, %")
-        top.set_ylabel("answer positions, %")
-        top.set_ylim(0, 101)
-        top.set_xlim(0, 100)
+        top.set(xlabel="passes of the decode, %", ylabel="answer positions, %")
+        top.set(xlim=(0, 100), ylim=(0, 101))
         top.grid(alpha=0.3)
         top.legend(fontsize=8, loc="lower right")
         counts = run["delay"]["answer"]["histogram"]
         shares = percents([v / max(sum(counts), 1) for v in counts])
         bottom.bar(range(len(counts)), shares, color="#0072b2", width=0.9)
-        bottom.set_xlabel("passes between final proposal and commit, block active")
-        bottom.set_ylabel("answer positions, %")
+        bottom.set(xlabel="passes between final proposal and commit, block active")
+        bottom.set(ylabel="answer positions, %")
         bottom.grid(alpha=0.3, axis="y")
     return fig
 
@@ -105,25 +103,15 @@ def _line(ax, cells: Sequence[tuple[float, Any]], colour, marker, label, width: 
     if not kept:
         return
     values = [p["value"] for _, p in kept]
-    ax.errorbar(
-        [x for x, _ in kept],
-        percents(values),
-        yerr=plots.bars(values, [p["interval"] or [p["value"]] * 2 for _, p in kept]),
-        fmt=f"{marker}-",
-        color=colour,
-        label=label,
-        markersize=4.5,
-        linewidth=width,
-        elinewidth=0.8,
-        capsize=2,
-    )
+    ends = [p["interval"] or [p["value"]] * 2 for _, p in kept]
+    style = {"fmt": f"{marker}-", "color": colour, "label": label, "markersize": 4.5}
+    style |= {"linewidth": width, "elinewidth": 0.8, "capsize": 2}
+    plots.points(ax, [x for x, _ in kept], values, ends, **style)
 
 
 def _finish(ax, xlabel: str, legend: str) -> None:
     """Labels and grid; a legend, or that there are too few pairs for any line."""
-    ax.set_xlabel(xlabel)
-    ax.set_ylabel("proposal is the final token, % (95 %)")
-    ax.set_ylim(0, 102)
+    ax.set(xlabel=xlabel, ylabel="proposal is the final token, % (95 %)", ylim=(0, 102))
     ax.grid(alpha=0.3)
     if ax.get_legend_handles_labels()[1]:
         plots.legend_below(ax, 0.14, title=legend, title_fontsize=8, ncols=3)

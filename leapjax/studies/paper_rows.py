@@ -19,10 +19,6 @@ from leapjax.tasks import benchmark as benchmarks
 UNKNOWN = "unknown"
 TEMPLATES = ("user_turn", "raw", UNKNOWN)
 TASKS = ("gsm8k", "ifeval", "humaneval", "mbpp", "minerva_math")
-_KEYS = (
-    *("paper", "model", "template", "decode", "task", "shots", "metric", "expected", "measured"),
-    *("sources", "notes"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +57,9 @@ class PaperRow:
     def benchmark(self) -> benchmarks.Benchmark:
         """Prompt and scorer."""
         return get_benchmark(self.task)
+
+
+_KEYS = tuple(f.name for f in dataclasses.fields(PaperRow) if f.name != "name")
 
 
 def get_benchmark(name: str) -> benchmarks.Benchmark:

@@ -66,6 +66,20 @@ def percents(values: Sequence[float | None]) -> list[float]:
     return [float("nan") if v is None else 100 * v for v in values]
 
 
+def points(ax, x: Sequence[float], values: Sequence[float], intervals, **style) -> None:
+    """Draw shares, in per cent, with their intervals.
+
+    Args:
+      ax: matplotlib's axes.
+      x: where.
+      values: shares.
+      intervals: (lower, upper) ends of each.
+      style: further arguments of `errorbar`.
+    """
+    style = {"capsize": 3} | style
+    ax.errorbar(x, percents(values), yerr=bars(values, intervals), **style)
+
+
 def greedy_line(ax, greedy: Mapping[str, Any]) -> None:
     """Draw greedy's accuracy with its interval, so that an axis never spans noise alone.
 
