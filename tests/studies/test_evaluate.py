@@ -27,6 +27,7 @@ def test_end_to_end(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "n=4" in text and "greedy, one token a step" in text
     assert max(map(len, text.splitlines())) <= 100
+    assert " 0.00 " in text and "+0.00" not in text + table.read_text()  # nothing is right here
     assert "| LocalLeap (0.9, 0.75, radius 4) | none |" in table.read_text()
     assert (out / "plot.png").read_bytes().startswith(b"\x89PNG")
     report = json.loads((out / "report.json").read_text())

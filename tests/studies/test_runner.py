@@ -31,14 +31,18 @@ def run(lm, configs, folder=None, problems=PROBLEMS, **more):
     return decode_settings(lm, TASK, problems, configs, folder, batch_size=8, **more)
 
 
-def test_a_hundred_points_are_one_compilation(compilations):
+def test_a_hundred_points_are_one_compilation(compilations, monkeypatch):
     lm = leapjax.load(LLADA)
     axes = ["threshold=0.5:0.95:5", "relaxed_threshold=0.1:0.5:5", "radius=0,1,4,8"]
     points = build([parse_axis(a) for a in axes], BASE).points
     assert len(points) == 100
+    streams = []
+    engine_for = lm.engine_for
+    monkeypatch.setattr(lm, "engine_for", lambda *a: streams.append(a) or engine_for(*a))
     with compilations.seen() as compiled:
         made = run(lm, [p.config for p in points], problems=PROBLEMS[:1])
     assert compiled.count("run") == 1, compiled
+    assert streams == [(100, 8)]  # all settings are rows of one stream
     assert len({a["steps"] for p in points for a in made[p.config]}) > 3  # the numbers matter
     # A block of another length is another program, and only one more.
     with compilations.seen() as compiled:
