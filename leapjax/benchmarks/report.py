@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from leapjax.errors import UserError
-from leapjax.studies.files import write, write_json
+from leapjax.studies.files import json_text, write
 
 QUICK = "A quick run, to try the code: its numbers mean nothing."
 
@@ -52,7 +52,7 @@ class Report:
         """
         for path in (self._json, *more):
             if path:
-                write_json(Path(path), self.found)
+                write(Path(path), json_text(self.found))
         if self._document and self._section:
             write_section(Path(self._document), self._section, self._shown)
 
@@ -89,5 +89,4 @@ def write_section(path: Path, name: str, text: str) -> None:
         before, after = old + gap, "\n"
     else:
         raise UserError(f"{path}: the markers of {name!r} are not one pair; restore or remove them")
-    content = (before + section + after).encode()
-    write(path, lambda part: part.write_bytes(content))  # whole or not at all
+    write(path, before + section + after)

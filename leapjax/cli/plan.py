@@ -9,7 +9,7 @@ from typing import Any
 from leapjax.cli.common import OK, at_least, command, place
 from leapjax.errors import UserError
 from leapjax.progress import busy
-from leapjax.studies.files import write_json
+from leapjax.studies.files import json_text, write
 
 DESCRIPTION = """\
 Compile the real decode program for a TPU slice that is not attached, and say what the TPU
@@ -164,7 +164,7 @@ def run(args: argparse.Namespace) -> int:
         cost = "price" if prices else "chip-seconds"
         _print(f"\nLeast {cost} a token: {best['topology']} with --mesh {best['mesh']}")
     if args.json:
-        write_json(Path(args.json), {"arguments": vars(args), "plans": plans})
+        write(Path(args.json), json_text({"arguments": vars(args), "plans": plans}))
     return OK if best is not None else 1
 
 

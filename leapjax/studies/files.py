@@ -18,16 +18,16 @@ def write(path: Path, content: Any) -> None:
 
     Args:
       path: the file.
-      content: a text; or by the suffix, `.json` a JSON-ready value, `.png` a matplotlib figure,
-        `.csv` rows of column -> value, where an interval becomes `NAME_low` and `NAME_high`.
+      content: a text or bytes; else by the suffix a JSON-ready value (`.json`), a matplotlib
+        figure (`.png`), or rows of column -> value (`.csv`; an interval becomes `NAME_low` and
+        `NAME_high`).
 
     Raises:
       UserError: it can't be written.
     """
-    if isinstance(content, str):
-        data = content.encode()
-    else:
-        data = {".json": _json, ".csv": _csv, ".png": _png}[path.suffix](content)
+    if not isinstance(content, str | bytes):
+        content = {".json": json_text, ".csv": _csv, ".png": _png}[path.suffix](content)
+    data = content.encode() if isinstance(content, str) else content
     try:
         file = storage.Whole(str(path))
         try:
@@ -47,8 +47,9 @@ def write_all(folder: Path, contents: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=1) + "\n").encode()
+def json_text(value: Any) -> str:
+    """A JSON-ready value as a file's text, for `write` where the suffix does not say so."""
+    return json.dumps(value, indent=1) + "\n"
 
 
 def _png(fig) -> bytes:
@@ -57,7 +58,7 @@ def _png(fig) -> bytes:
     return out.getvalue()
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     flat = []
     for row in rows:
         line = {}
@@ -72,7 +73,7 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
     writer = csv.DictWriter(stream, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
-    return stream.getvalue().encode()
+    return stream.getvalue()
 
 
 def prepare(folder: Path, names: Sequence[str], overwrite: bool) -> None:
