@@ -16,6 +16,7 @@ from leapjax.lm import LM
 from leapjax.models.quantize import quantize as quantized
 from leapjax.ops import hardware
 from leapjax.ops.split import split_layers
+from leapjax.progress import busy
 from leapjax.serve.lane import Replica
 from leapjax.sharding import MeshShape, Placement, parse, placements
 from leapjax.text import load_codec
@@ -63,8 +64,16 @@ def load(
         raise UserError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}")
     if quantize is not None and quantize not in QUANTIZATIONS:
         raise UserError(f"quantize is {quantize!r}; choose one of {', '.join(QUANTIZATIONS)}")
-    if dtype is None:
-        dtype = hardware.defaults().dtype
+    if path is None and not checkpoint.is_checkpoint(embedded_path()):
+        raise UserError(
+            "this installation has no embedded model; name a checkpoint (--model PATH; leapjax "
+            "convert makes one), or install a released wheel"
+        )
+    with busy(f"loading {path or 'the embedded model'}"):
+        return _load(path, dtype or hardware.defaults().dtype, revision, quantize, mesh)
+
+
+def _load(path, dtype, revision, quantize, mesh) -> LM:
     if mesh == "auto":
         mesh = Auto()
     shape = parse(mesh) if isinstance(mesh, str) else mesh

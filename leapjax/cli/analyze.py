@@ -118,10 +118,10 @@ def prompts(args: argparse.Namespace) -> list[dict[str, Any]]:
 def run(args: argparse.Namespace) -> int:
     """Carry the command out; see `leapjax.cli.common.command`."""
     from leapjax.compilation import enable_cache
+    from leapjax.loader import load
     from leapjax.studies import files, observation_report, runner
     from leapjax.studies.observation_summary import summarise
     from leapjax.studies.observations import collect
-    from leapjax.terminal.embedded import load
 
     if not 0 <= args.anchor_threshold <= 1:
         raise UserError(f"--anchor-threshold is {args.anchor_threshold}; expected 0 to 1")

@@ -279,17 +279,40 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def note_mesh(prog: str, asked: str | None, lm) -> None:
-    """Say which mesh was chosen, where there was a choice.
+def load_model(
+    args: argparse.Namespace,
+    prog: str,
+    model: str | None,
+    config,
+    *,
+    batch_size: int | None = None,
+    requests: int | None = None,
+):
+    """Load a command's model on the devices that fit it; say which, where there was a choice.
 
     Args:
+      args: of a command with `add_model_options`.
       prog: as the user calls it.
-      asked: the value of `--mesh`, or None.
-      lm: the loaded model.
+      model: path or hub id; None is the embedded model.
+      config: the decode options that need the most memory.
+      batch_size: rows decoded at once; default: `--batch-size`, if it is given.
+      requests: how many will come, if that is known.
+
+    Returns:
+      An `LM`.
+
+    Raises:
+      UserError: no such model, or the devices here can't hold it.
     """
-    if asked in (None, "auto") and lm.mesh is not None:
+    import leapjax
+    from leapjax.fit import wanted
+
+    mesh = wanted(args.mesh, config, batch_size or args.batch_size, requests)
+    lm = leapjax.load(model, dtype=args.dtype, quantize=args.quantize, mesh=mesh)
+    if args.mesh in (None, "auto") and lm.mesh is not None:
         line = f"{prog}: note: --mesh {lm.mesh}: what memory analysis says fits the devices here"
         print(line, file=sys.stderr)
+    return lm
 
 
 def note_plots(prog: str) -> None:

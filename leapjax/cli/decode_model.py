@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from leapjax.cli.common import note_mesh
-from leapjax.progress import busy
+from leapjax.cli.common import load_model
 from leapjax.terminal.examples import EMBEDDED
 
 
@@ -24,20 +23,10 @@ def loaded(args: argparse.Namespace, config, model_of_file: str | None):
     Raises:
       UserError: no such model, or the devices here can't hold it.
     """
-    import leapjax
-    from leapjax.fit import wanted
-
     records = len(args.prompt) if args.prompt else args.limit
     known = records and records * (args.num_samples or 1)
     model = args.model or model_of_file
-    with busy(f"loading {model or 'the embedded model'}"):
-        lm = leapjax.load(
-            model,
-            dtype=args.dtype,
-            quantize=args.quantize,
-            mesh=wanted(args.mesh, config, args.batch_size, known),
-        )
+    lm = load_model(args, "leapjax decode", model, config, requests=known)
     if args.prompt and model is None:
         print(f"leapjax decode: note: {EMBEDDED}", file=sys.stderr)
-    note_mesh("leapjax decode", args.mesh, lm)
     return lm

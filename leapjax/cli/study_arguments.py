@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from leapjax.cli.common import add_canvas_options, add_model_options, at_least, listed, note_mesh
+from leapjax.cli import common
+from leapjax.cli.common import add_canvas_options, add_model_options, at_least, listed
 from leapjax.errors import UserError
 
 TASK_HELP = "wordproblems, or gsm8k:PATH for JSONL of question and answer (wordproblems)"
@@ -64,13 +65,9 @@ def load_model(args: argparse.Namespace, prog: str, model: str | None, config, b
       UserError: no such model, it has no tokenizer, or the devices here can't hold it.
     """
     from leapjax.compilation import enable_cache
-    from leapjax.fit import wanted
-    from leapjax.terminal.embedded import load
 
     enable_cache()
-    mesh = wanted(args.mesh, config, batch_size)
-    lm = load(model, dtype=args.dtype, quantize=args.quantize, mesh=mesh)
-    note_mesh(prog, args.mesh, lm)
+    lm = common.load_model(args, prog, model, config, batch_size=batch_size)
     if lm.codec is None:
         raise UserError(f"{model}: has no tokenizer, so answers can't be read")
     return lm

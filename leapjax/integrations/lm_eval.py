@@ -76,8 +76,8 @@ class LeapjaxLM(TemplateLM):
     ):
         super().__init__()
         from leapjax.config.resolve import checkpoint_options, resolve
+        from leapjax.loader import load
         from leapjax.options import read_config
-        from leapjax.terminal.embedded import load
 
         check_keys(options, "model_args", (*OPTIONS, *_ARGUMENTS), "argument")
         file = read_config(config) if config else None

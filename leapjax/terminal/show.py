@@ -8,7 +8,6 @@ import sys
 
 from leapjax.config import DecodeConfig
 from leapjax.errors import UserError
-from leapjax.fit import wanted
 
 # What belongs to records, not to what is shown here.
 _RECORDS = (
@@ -50,17 +49,13 @@ def run(args: argparse.Namespace, config: DecodeConfig, model: str | None) -> in
             flag = "--" + name.replace("_", "-")
             with_ = "together with --chat" if args.chat else "without --prompt or --input"
             raise UserError(f"{flag} does not go {with_}; leave one of them out")
-    from leapjax.terminal import chat, embedded, examples, samples
+    from leapjax.cli.common import load_model
+    from leapjax.terminal import chat, examples, samples
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="replace")
     known = 1 if args.chat else args.limit or samples.COUNT
-    lm = embedded.load(
-        model,
-        dtype=args.dtype,
-        quantize=args.quantize,
-        mesh=wanted(args.mesh, config, requests=known),
-    )
+    lm = load_model(args, "leapjax decode", model, config, requests=known)
     if args.chat:
         if model is None:
             print(
