@@ -13,7 +13,7 @@ import numpy as np
 
 from leapjax.checkpoint import Reader, flatten, is_checkpoint, new_folder, read_config
 from leapjax.errors import UserError
-from leapjax.model_files import side_files
+from leapjax.model_files import read_json, side_files
 from leapjax.models import param_shapes, parse_config
 
 from .conversion import Progress, Report, require_space
@@ -68,8 +68,7 @@ def to_hub(
     if not is_checkpoint(folder):
         raise UserError(f"{src}: is no leapjax checkpoint (no manifest.json)")
     reader = Reader(folder)
-    raw = read_config(folder)
-    config = parse_config(raw)
+    config = parse_config(read_config(folder))
     shapes = flatten(param_shapes(config))
     if {name: shape for name, (shape, _) in reader.leaves.items()} != shapes:
         raise UserError(f"{src}: config.json and params belong to different models; convert again")
@@ -107,10 +106,12 @@ def to_hub(
         for name, file in side_files(folder).items():
             (target / name).write_bytes(file.read_bytes())
         stored = reader.manifest.get("dtype")
-        if "torch_dtype" in raw and source.get("dtype", stored) != stored:
+        if source.get("dtype", stored) != stored:
             # Converted to another dtype: the config has to say so, or the original code
             # would widen or narrow the weights again.
-            _write_json(target / "config.json", {**raw, "torch_dtype": stored})
+            said = read_json(folder, "config.json")
+            said |= {key: stored for key in ("torch_dtype", "dtype") if key in said}
+            _write_json(target / "config.json", said)
     return Report(
         family=config.family,
         config=config,

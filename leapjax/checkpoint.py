@@ -72,10 +72,21 @@ def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
 def read_config(path: str | os.PathLike) -> dict:
     """The `config.json` of a checkpoint or hub folder, parsed.
 
+    Special ids that it lacks are those of the tokenizer's files, as far as they tell.
+
     Raises:
-      UserError: no such file, or not a JSON object.
+      UserError: no such file, or not a JSON object; a tokenizer file is needed and damaged.
     """
-    return read_json(Path(path), "config.json")
+    from leapjax.models.keys import SPECIAL_IDS
+
+    raw = read_json(Path(path), "config.json")
+    lacking = [name for name in SPECIAL_IDS if raw.get(name) is None]
+    if lacking:
+        from leapjax.text.files import special_ids
+
+        found = special_ids(Path(path))
+        raw |= {name: found[name] for name in lacking if name in found}
+    return raw
 
 
 def model_hash(path: str | os.PathLike) -> str:

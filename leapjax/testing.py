@@ -9,13 +9,23 @@ model's do: thresholds then decide something.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from leapjax.config import DecodeConfig, check_keys
 from leapjax.errors import UserError
 from leapjax.models import FAMILIES, ModelConfig, param_shapes
+
+# What tiny models of a family have as the real ones do.
+_PARTICULAR: dict[str, dict[str, Any]] = {
+    "dream": {"n_kv_heads": 2, "qkv_bias": True, "shift_logits": True},
+    "a2d": {"n_kv_heads": 2, "qk_norm": True},
+}
+# Family -> what its goldens call an option -> leapjax's name.
+_GOLDEN_NAMES: dict[str, dict[str, str]] = {}
 
 
 def tiny_config(family: str = "llada", **changes: Any) -> ModelConfig:
@@ -25,8 +35,8 @@ def tiny_config(family: str = "llada", **changes: Any) -> ModelConfig:
     as in real checkpoints one id.
 
     Args:
-      family: name in `leapjax.models.FAMILIES`; `dream` has query/key/value biases,
-        grouped heads and shifted logits, as the real one.
+      family: name in `leapjax.models.FAMILIES`; those with grouped heads, biases, shifted logits
+        or norms of queries and keys in reality have them here.
       **changes: fields of `ModelConfig` to set otherwise.
 
     Returns:
@@ -37,7 +47,6 @@ def tiny_config(family: str = "llada", **changes: Any) -> ModelConfig:
     """
     if family not in FAMILIES:
         raise UserError(f"family is {family!r}; choose one of {', '.join(FAMILIES)}")
-    dream = family == "dream"
     vocab_size = changes.get("vocab_size", 40)
     fields: dict[str, Any] = {
         "family": family,
@@ -45,7 +54,7 @@ def tiny_config(family: str = "llada", **changes: Any) -> ModelConfig:
         "d_model": 16,
         "n_layers": 2,
         "n_heads": 4,
-        "n_kv_heads": 2 if dream else 4,
+        "n_kv_heads": 4,
         "head_dim": 4,
         "mlp_hidden_size": 24,
         "rope_theta": 100.0,
@@ -54,10 +63,32 @@ def tiny_config(family: str = "llada", **changes: Any) -> ModelConfig:
         "mask_token_id": vocab_size - 1,
         "eos_token_id": vocab_size - 2,
         "pad_token_id": vocab_size - 2,
-        "qkv_bias": dream,
-        "shift_logits": dream,
     }
-    return ModelConfig(**(fields | changes))
+    return ModelConfig(**(fields | _PARTICULAR.get(family, {}) | changes))
+
+
+def golden_config(model: ModelConfig, options: Mapping[str, Any]) -> DecodeConfig:
+    """The decode options that a conformance case names.
+
+    Goldens use leapjax's names (docs/contract.md, Options) as far as leapjax has what they name. A
+    family whose originals call an option otherwise has a line in `_GOLDEN_NAMES`.
+
+    Args:
+      model: of the checkpoint that the case belongs to.
+      options: a case's `options`.
+
+    Raises:
+      UserError: an option that leapjax doesn't know, or an unusable value.
+
+    Example:
+      >>> case = {"policy": "localleap", "threshold": 0.8, "gen_length": 32, "early_stop": False}
+      >>> golden_config(tiny_config("a2d"), case).threshold
+      0.8
+    """
+    names = _GOLDEN_NAMES.get(model.family, {})
+    given = {names.get(name, name): value for name, value in options.items()}
+    check_keys(given, "options")
+    return DecodeConfig(**given)
 
 
 def tiny_params(

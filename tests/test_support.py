@@ -12,7 +12,6 @@ import pytest
 import leapjax
 from leapjax import DecodeConfig
 from leapjax.caches import CACHES
-from leapjax.models import FAMILIES
 from leapjax.policies import POLICIES
 
 ROOT = Path(__file__).parents[1]
@@ -22,7 +21,7 @@ QUICK = {
     ("localleap", "none", "llada"),
     ("localleap", "dual", "dream"),
 }
-ALL = list(itertools.product(POLICIES, CACHES, FAMILIES))
+ALL = list(itertools.product(POLICIES, CACHES, MODEL))
 # Every cell of the policies that one starts with; of the others every cell when the table is made.
 FIRST = ("localleap", "confidence_threshold", "low_confidence", "margin", "entropy", "random")
 
@@ -36,7 +35,7 @@ def _marks(case):
 CASES = [pytest.param(*c, marks=_marks(c)) for c in ALL]
 MESH = "tensor=2"  # replicas along `data` are this, several times
 MESH_CACHES = ("none", "dual")
-MESH_ALL = list(itertools.product(POLICIES, MESH_CACHES, FAMILIES))
+MESH_ALL = list(itertools.product(POLICIES, MESH_CACHES, MODEL))
 MESH_CASES = [
     pytest.param(*c, marks=pytest.mark.slow if c[0] == "localleap" else pytest.mark.exhaustive)
     for c in MESH_ALL
@@ -73,8 +72,8 @@ def write_page(path, outcome):
 
 def page(outcome) -> str:
     """The table, one row a policy."""
-    keys = list(itertools.product(CACHES, FAMILIES))
-    keys += [("mesh", *rest) for rest in itertools.product(MESH_CACHES, FAMILIES)]
+    keys = list(itertools.product(CACHES, MODEL))
+    keys += [("mesh", *rest) for rest in itertools.product(MESH_CACHES, MODEL)]
     head = [" ".join(key) for key in keys]
     lines = [
         "# What is tested together",
@@ -96,7 +95,7 @@ def page(outcome) -> str:
 
 
 def requests(lm, config, name):
-    lines = (GOLDEN / "decode.jsonl").read_text().splitlines()
+    lines = [line for f in GOLDEN.glob("decode*.jsonl") for line in f.read_text().splitlines()]
     full = [c["prompt_ids"] for c in map(json.loads, lines) if c["model"] == name]
     lengths = (45, 3, 20, 1, 33, 12, 27)
     return [

@@ -7,7 +7,7 @@ says which keys it reads, which it supports at some values only, and which are h
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from leapjax.errors import UserError
@@ -43,6 +43,8 @@ _HUB_ONLY: dict[str, tuple[tuple, Any]] = {
     "pruned_heads": (({}, None), None),
     "tie_encoder_decoder": ((False, None), False),
 }
+# Where config.json lacks them, `leapjax.checkpoint.read_config` looks in the tokenizer's files.
+SPECIAL_IDS = ("mask_token_id", "eos_token_id", "pad_token_id")
 _LARGEST = 2**53  # of whole numbers; every float holds them exactly
 _REQUIRED: Any = object()
 
@@ -70,7 +72,10 @@ class Keys:
     def _get(self, name: str, default: Any) -> Any:
         self._known.add(name)
         if name not in self._raw and default is _REQUIRED:
-            raise UserError(f"config.json: key {name!r} is missing")
+            more = (
+                ", and the tokenizer's files don't tell it; add it" if name in SPECIAL_IDS else ""
+            )
+            raise UserError(f"config.json: key {name!r} is missing{more}")
         return self._raw.get(name, default)
 
     def whole(
@@ -121,16 +126,21 @@ class Keys:
                     f"{name} = {shown(supported[0])} only"
                 )
 
-    def full_attention(self, name: str, n_layers: int) -> None:
-        """Refuse a list of the layers' kinds unless every layer sees the whole sequence."""
-        kinds = self._get(name, None)
+    def layer_types(self, n_layers: int, same: Sequence[str] = ("full_attention",)) -> None:
+        """Refuse a list of the layers' kinds unless every layer sees the whole sequence.
+
+        Args:
+          n_layers: how many the model has.
+          same: kinds that do so in this family.
+        """
+        kinds = self._get("layer_types", None)
         if kinds is None or (
             isinstance(kinds, list)
             and len(kinds) == n_layers
-            and all(kind == "full_attention" for kind in kinds)
+            and all(kind in [*same] for kind in kinds)
         ):
             return
-        self.refuse(name, kinds, f"{n_layers} times 'full_attention'")
+        self.refuse("layer_types", kinds, f"{n_layers} times {' or '.join(map(repr, same))}")
 
     def rope_theta(self, default: float) -> float:
         """The base of the rotary embedding, as any transformers writes it; nothing is scaled.

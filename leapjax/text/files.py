@@ -46,6 +46,8 @@ SPECIAL_NAMES = (
     "cls_token",
     "mask_token",
 )
+# Spellings of masks, for files that don't say which of their tokens is one: A2D's two, Fast-dLLM's.
+_MASKS = ("<|mask|>", "<|MASK|>", "|<MASK>|")
 # Classes whose vocab.json and merges.txt are Qwen2's, or that don't say which they are.
 _QWEN2_CLASSES = {None} | {
     f"{name}Tokenizer{fast}" for name in ("Qwen2", "Dream", "PreTrained") for fast in ("", "Fast")
@@ -147,6 +149,26 @@ def read(folder: Path) -> TokenizerFiles | None:
         1 + max(ids, default=-1),
         bool(config.get("clean_up_tokenization_spaces")) and not isinstance(tokenizer.model, BPE),
     )
+
+
+def special_ids(folder: Path) -> dict[str, int]:
+    """Ids of the special tokens, by the keys that config.json has for them (`mask_token_id`, …).
+
+    Args:
+      folder: the checkpoint's folder.
+
+    Returns:
+      Those that the tokenizer's files tell. A mask that they don't name is known by its spelling.
+
+    Raises:
+      UserError: as `read`.
+    """
+    if (known := read(folder)) is None:
+        return {}
+    added = {t.content: i for i, t in known.tokenizer.get_added_tokens_decoder().items()}
+    ids = {f"{n}_id": known.tokenizer.token_to_id(t) for n, t in known.names.items()}
+    ids.setdefault("mask_token_id", next((added[t] for t in _MASKS if t in added), None))
+    return {name: i for name, i in ids.items() if i is not None}
 
 
 def _text(path: Path) -> str:

@@ -17,6 +17,7 @@ from leapjax.converters import source
 from leapjax.models import param_shapes, parse_config, transformer
 
 NAMES = ["llada-a", "llada-b-gqa-bias-bf16", "llada-c-tied", "dream-a", "dream-b-tied-bf16"]
+NAMES += ["a2d-a", "a2d-b-qwen2"]
 SHARDED = ["llada-a", "dream-a"]
 
 
@@ -151,13 +152,14 @@ def test_dtype_casts_each_weight(name, dtype, golden, tmp_path):
     same(converters.load_hub(golden / name, config, dtype=dtype), jax.tree.map(np.asarray, got))
 
 
-def test_export_after_a_cast_says_so_in_the_config(golden, tmp_path):
-    converters.convert(golden / "llada-a", tmp_path / "out", dtype="bfloat16")
+@pytest.mark.parametrize(("name", "key"), [("llada-a", "torch_dtype"), ("a2d-a", "dtype")])
+def test_export_after_a_cast_says_so_in_the_config(name, key, golden, tmp_path):
+    converters.convert(golden / name, tmp_path / "out", dtype="bfloat16")
     converters.to_hub(tmp_path / "out", tmp_path / "hub")
-    raw = checkpoint.read_config(tmp_path / "hub")
-    assert raw.pop("torch_dtype") == "bfloat16"
-    want = checkpoint.read_config(golden / "llada-a")
-    assert want.pop("torch_dtype") == "float32" and raw == want
+    said = json.loads((tmp_path / "hub" / "config.json").read_text())
+    assert said.pop(key) == "bfloat16"
+    want = json.loads((golden / name / "config.json").read_text())
+    assert want.pop(key) == "float32" and said == want
 
 
 @pytest.mark.parametrize("name", ["llada-b-gqa-bias-bf16", "dream-a"])

@@ -1,4 +1,4 @@
-"""A second oracle: transformers' Llama and Qwen2, attending both ways, on the same weights."""
+"""A second oracle: transformers' Llama, Qwen2 and Qwen3, attending both ways, same weights."""
 
 import jax
 import jax.numpy as jnp
@@ -129,8 +129,17 @@ def test_llada_is_a_bidirectional_llama(heads, kv_heads, bias, tied, theta, tmp_
     agree(model, write_hub(tmp_path / "hub", raw, values), tmp_path)
 
 
-@pytest.mark.parametrize("heads, kv_heads, tied", [(4, 4, False), (6, 2, False), (4, 1, True)])
-def test_dream_is_a_bidirectional_qwen2(heads, kv_heads, tied, tmp_path, write_hub):
+@pytest.mark.parametrize(
+    "family, heads, kv_heads, tied",
+    [
+        ("Dream", 4, 4, False),
+        ("Dream", 6, 2, False),
+        ("Dream", 4, 1, True),
+        ("a2d-qwen2", 6, 2, False),
+        ("a2d-qwen3", 4, 2, True),
+    ],
+)
+def test_qwen_made_bidirectional(family, heads, kv_heads, tied, tmp_path, write_hub):
     sizes = {
         "vocab_size": V,
         "hidden_size": 16 * heads,
@@ -143,10 +152,13 @@ def test_dream_is_a_bidirectional_qwen2(heads, kv_heads, tied, tmp_path, write_h
         "rms_norm_eps": 1e-6,
         "max_position_embeddings": 64,
     }
-    config = transformers.Qwen2Config(**sizes, attn_implementation="eager")
-    model = randomise(transformers.Qwen2ForCausalLM(config), heads)
+    kind = "Qwen3" if family == "a2d-qwen3" else "Qwen2"
+    if kind == "Qwen3":
+        sizes["head_dim"] = 24
+    config = getattr(transformers, f"{kind}Config")(**sizes, attn_implementation="eager")
+    model = randomise(getattr(transformers, f"{kind}ForCausalLM")(config), heads)
     raw = sizes | {
-        "model_type": "Dream",
+        "model_type": family,
         "mask_token_id": V - 1,
         "eos_token_id": V - 2,
         "pad_token_id": V - 2,

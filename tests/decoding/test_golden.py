@@ -13,20 +13,21 @@ import numpy as np
 import pytest
 
 import leapjax
-from leapjax import DecodeConfig, Request, converters
+from leapjax import DecodeConfig, Request, checkpoint, converters
 from leapjax.decoding import program_for
 from leapjax.decoding.proposal import propose
 from leapjax.decoding.state import RowOptions
 from leapjax.models import parse_config
 from leapjax.policies import POLICIES, Pass
-from leapjax.testing import tiny_config
+from leapjax.testing import golden_config, tiny_config
 from leapjax.text import load_codec
 from leapjax.types import COMMIT
 from tests.decoding import harness
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-CASES = [json.loads(line) for line in (GOLDEN / "decode.jsonl").read_text().splitlines()]
-BUCKET = 64  # columns for prompts
+FILES = sorted(GOLDEN.glob("decode*.jsonl"))
+CASES = [json.loads(line) for file in FILES for line in file.read_text().splitlines()]
+BUCKETS = (64, 128)  # columns for prompts
 
 
 def static(case):
@@ -69,13 +70,13 @@ QUICK = covering()
 
 @functools.cache
 def load(name):
-    config = parse_config(json.loads((GOLDEN / name / "config.json").read_text()))
+    config = parse_config(checkpoint.read_config(GOLDEN / name))
     params = converters.load_hub(GOLDEN / name, config)
     return config, params, load_codec(GOLDEN / name, config).eot_id
 
 
 def test_all_cases_are_there():
-    assert len(CASES) == 203 and sum(map(len, GROUPS.values())) == 203
+    assert len(CASES) == 203 + 30 and sum(map(len, GROUPS.values())) == len(CASES)
 
 
 @pytest.mark.parametrize(
@@ -84,12 +85,13 @@ def test_all_cases_are_there():
 def test_decodes_are_the_originals(group):
     cases = GROUPS[group]
     model, params, end_of_turn = load(cases[0]["model"])
-    configs = [DecodeConfig(**c["options"]) for c in cases]
+    bucket = next(b for b in BUCKETS if b >= max(len(c["prompt_ids"]) for c in cases))
+    configs = [golden_config(model, c["options"]) for c in cases]
     programs = {
         program_for(
             c,
             model,
-            length=BUCKET + c.gen_length,
+            length=bucket + c.gen_length,
             dtype="float32",
             eot_token_id=end_of_turn,
         )

@@ -5,6 +5,7 @@
 
 import json
 
+from leapjax.checkpoint import read_config
 from tests.fuzz import text_inputs, value_lists
 from tests.fuzz.case import GOLDEN, split_header
 from tests.fuzz.families import FOREIGN, family
@@ -82,7 +83,9 @@ def tokenizer(rng, checkpoint, number):
 
 def template(rng, checkpoint, number):
     raw, _ = _json(checkpoint, "tokenizer_config.json")
-    source = text_inputs.template(rng, raw["chat_template"], raw)
+    own = GOLDEN / checkpoint / "chat_template.jinja"
+    source = raw["chat_template"] if "chat_template" in raw else own.read_text("utf-8")
+    source = text_inputs.template(rng, source, raw)
     file = "tokenizer_config.json"
     how = rng.random()
     if how < 0.6:
@@ -116,7 +119,7 @@ def weights(rng, checkpoint, number):
 
 
 def records(rng, checkpoint, number):
-    return [], text_inputs.records(rng, *_json(checkpoint, CONFIG)[:1])
+    return [], text_inputs.records(rng, read_config(GOLDEN / checkpoint))
 
 
 def options(rng, checkpoint, number):

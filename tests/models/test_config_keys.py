@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 import leapjax
-from leapjax import UserError
+from leapjax import UserError, checkpoint
 from leapjax.models import parse_config
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = ["llada-a", "llada-b-gqa-bias-bf16", "llada-c-tied", "dream-a", "dream-b-tied-bf16"]
+NAMES += ["a2d-a", "a2d-b-qwen2"]
 
 
 def raw(name):
-    return json.loads((GOLDEN / name / "config.json").read_text())
+    return checkpoint.read_config(GOLDEN / name)
 
 
 def refused(config, *words):
@@ -35,7 +36,7 @@ def v5(config, **more):
     config = dict(config)
     config["rope_parameters"] = {"rope_type": "default", "rope_theta": config.pop("rope_theta")}
     config.pop("rope_scaling", None)
-    config["dtype"] = config.pop("torch_dtype")
+    config["dtype"] = config.pop("torch_dtype", config.get("dtype"))
     return config | {"transformers_version": "5.24.0"} | more
 
 
@@ -71,7 +72,7 @@ def test_all_spellings_of_one_base(name):
     assert parse_config(absent).rope_theta == 10000.0  # both originals' default
 
 
-@pytest.mark.parametrize("name", ["llada-a", "dream-a"])
+@pytest.mark.parametrize("name", ["llada-a", "dream-a", "a2d-a"])
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -120,12 +121,14 @@ def accepted(name, key, value):
     return value is None and key in ("n_kv_heads", "num_key_value_heads", "embedding_size")
 
 
-@pytest.mark.parametrize("name", ["llada-a", "dream-a"])
+@pytest.mark.parametrize("name", ["llada-a", "dream-a", "a2d-a"])
 def test_wrong_types_and_numbers_name_their_key(name):
     sizes = {
         "llada-a": "d_model n_heads n_layers n_kv_heads mlp_hidden_size max_sequence_length "
         "vocab_size embedding_size",
         "dream-a": "hidden_size num_attention_heads num_hidden_layers num_key_value_heads "
+        "intermediate_size max_position_embeddings vocab_size",
+        "a2d-a": "hidden_size num_attention_heads num_hidden_layers num_key_value_heads head_dim "
         "intermediate_size max_position_embeddings vocab_size",
     }[name].split()
     for key in (*sizes, "rope_theta", "rms_norm_eps", "mask_token_id", "eos_token_id"):
@@ -137,7 +140,7 @@ def test_wrong_types_and_numbers_name_their_key(name):
                 assert "wrong type" not in refused(config, key)
 
 
-@pytest.mark.parametrize("name", ["llada-a", "dream-a"])
+@pytest.mark.parametrize("name", ["llada-a", "dream-a", "a2d-a"])
 def test_a_needed_key_that_is_absent_is_named(name):
     config = raw(name)
     optional = 0
@@ -152,12 +155,13 @@ def test_a_needed_key_that_is_absent_is_named(name):
         same = dataclasses.asdict(parse_config(config))
         # Only the originals' own defaults stand in: see the families' files.
         assert {k for k, v in dataclasses.asdict(got).items() if same[k] != v} <= {
-            "rope_theta", "max_length", "tie_embeddings", "mlp_hidden_size", "n_kv_heads"
+            "rope_theta", "max_length", "tie_embeddings", "mlp_hidden_size", "n_kv_heads",
+            "head_dim", "pad_token_id",
         }  # fmt: skip
     assert optional > 10
 
 
-@pytest.mark.parametrize("name", ["llada-a", "dream-a"])
+@pytest.mark.parametrize("name", ["llada-a", "dream-a", "a2d-a"])
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -181,6 +185,12 @@ def test_unknown_keys_are_refused_by_name(name, key, value):
         ("dream-a", "head_dim", 32, 16),
         ("dream-a", "use_sliding_window", True, None),
         ("dream-a", "hidden_act", "gelu", "silu"),
+        ("a2d-a", "hidden_act", "gelu", "silu"),
+        ("a2d-a", "attention_bias", True, None),
+        # Every layer sees everything, whatever its window is called.
+        ("a2d-a", "layer_types", ["full_attention"] * 2, ["sliding_attention"] * 3),
+        ("a2d-b-qwen2", "layer_types", ["linear_attention"] * 3, ["full_attention"] * 3),
+        ("a2d-b-qwen2", "num_attention_heads", 5, 6),
         ("dream-a", "attention_bias", False, True),
         ("dream-a", "tie_word_embeddings", "false", False),
         ("dream-a", "tie_word_embeddings", 0, None),
@@ -205,6 +215,22 @@ HARMLESS = {
     "attention_dropout": 0.1, "bos_token_id": None, "use_cache": True, "temperature": 0.7,
     "_attn_implementation": "flash_attention_2", "quantization_config": None, "is_decoder": False,
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["a2d-a", "a2d-b-qwen2"])
+def test_a2d_ignores_windows(name):
+    windows = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0}
+    assert parse_config(raw(name) | windows) == parse_config(raw(name))
+
+
+def test_a2d_is_qwen3_or_qwen2():
+    for name, norms, biases in (("a2d-a", True, False), ("a2d-b-qwen2", False, True)):
+        config = parse_config(raw(name))
+        assert (config.qk_norm, config.qkv_bias, config.linear_bias) == (norms, biases, False)
+    assert parse_config(raw("a2d-b-qwen2") | {"attention_bias": False}).qkv_bias
+    assert parse_config(raw("a2d-b-qwen2") | {"head_dim": 16}).head_dim == 16
+    less = {k: v for k, v in raw("a2d-a").items() if k != "head_dim"}
+    assert parse_config(less).head_dim == 128  # Qwen3's default, not D / H
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leapjax import checkpoint
 from leapjax.errors import UserError
 from leapjax.models import parse_config
 from leapjax.text import load_codec
@@ -17,7 +18,7 @@ MODELS = sorted(p.name for p in GOLDEN.iterdir() if (p / "config.json").exists()
 
 def codec_of(name):
     folder = GOLDEN / name
-    return load_codec(folder, parse_config(json.loads((folder / "config.json").read_text())))
+    return load_codec(folder, parse_config(checkpoint.read_config(folder)))
 
 
 CODECS = {name: codec_of(name) for name in MODELS}
@@ -50,7 +51,8 @@ def test_golden_encodings(name, case):
     else:
         assert codec.render_chat(case["messages"]) == case["text"]
         assert codec.encode_chat(case["messages"]) == case["ids"]
-        assert codec.encode(case["text"], control=True) == case["ids"]
+        if not any(token in m["content"] for m in case["messages"] for token in CONTROL[name]):
+            assert codec.encode(case["text"], control=True) == case["ids"]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -77,7 +79,7 @@ def test_text_survives_a_round_trip(name, data):
     codec = CODECS[name]
     ids = codec.encode(text, control=False)
     assert codec._control.ids.isdisjoint(ids)
-    if name.startswith("llada"):  # Dream's normalises to NFC
+    if name.startswith("llada"):  # Qwen's normalises to NFC
         assert codec.decode(ids) == text
     else:
         assert codec.encode(codec.decode(ids), control=False) == ids
@@ -94,14 +96,20 @@ def test_content_never_becomes_a_control_token(name, data):
     def conversation(contents):
         return [{"role": r, "content": c} for r, c in zip(roles, contents, strict=True)]
 
-    def control_ids(ids):
-        return [i for i in ids if i in codec._control.ids]
+    def encoded(contents, among):
+        return [i for i in codec.encode_chat(conversation(contents)) if i in among]
 
     ids = codec.encode_chat(conversation(contents))
-    harmless = codec.encode_chat(conversation(["x"] * 4))
-    assert control_ids(ids) == control_ids(harmless)
+    harmless = [
+        "x",
+        "x",
+        contents[2],
+        "x",
+    ]  # an assistant may write added tokens that aren't special
+    assert encoded(contents, codec._control.ids) == encoded(harmless, codec._control.ids)
+    assert encoded(contents, codec.special_ids) == encoded(["x"] * 4, codec.special_ids)
     # And nothing is lost or added: the text between the control tokens is what was rendered.
-    if name.startswith("llada"):  # Dream's normalises to NFC
+    if name.startswith("llada"):  # Qwen's normalises to NFC
         rendered = codec.render_chat(conversation(contents))
         assert codec._full.decode(ids, skip_special_tokens=False) == rendered
 

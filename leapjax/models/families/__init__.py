@@ -11,11 +11,11 @@ from typing import Any
 
 from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
-from leapjax.models.families import dream, llada
+from leapjax.models.families import a2d, dream, llada
 from leapjax.models.keys import shown
 from leapjax.models.weights import Weight, transformer_weights
 
-FAMILIES = {"llada": llada, "dream": dream}
+FAMILIES = {"llada": llada, "dream": dream, "a2d": a2d}
 
 
 def parse_config(raw: dict) -> ModelConfig:

@@ -1,6 +1,10 @@
-"""The hub's names of weights in Qwen2's and Qwen3's layout, which several families share."""
+"""Qwen2's and Qwen3's layout and keys, which several families share."""
 
 from __future__ import annotations
+
+from typing import Any
+
+from leapjax.models.keys import Keys
 
 _LAYER = "model.layers.{}"
 HUB = {
@@ -19,3 +23,37 @@ HUB = {
     "final_norm": "model.norm",
     "head": "lm_head",
 }
+# Buffers that the config determines; older files carry them.
+IGNORED = ("model.layers.{}.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq")
+
+
+def shape(keys: Keys) -> dict[str, Any]:
+    """The fields of `ModelConfig` that every Qwen-shaped config.json gives; `head_dim` is left.
+
+    Args:
+      keys: the config's.
+
+    Returns:
+      Fields by name.
+
+    Raises:
+      UserError: a key is missing or mistyped.
+    """
+    n_heads = keys.whole("num_attention_heads")
+    eos = keys.whole("eos_token_id", least=0)
+    pad = keys.whole("pad_token_id", None, null=True, least=0)
+    return {
+        "vocab_size": keys.whole("vocab_size"),
+        "d_model": keys.whole("hidden_size"),
+        "n_layers": keys.whole("num_hidden_layers"),
+        "n_heads": n_heads,
+        "n_kv_heads": keys.whole("num_key_value_heads", None, null=True) or n_heads,
+        "mlp_hidden_size": keys.whole("intermediate_size"),
+        "rope_theta": keys.rope_theta(10000.0),
+        "norm_eps": keys.real("rms_norm_eps", 1e-6),
+        "max_length": keys.whole("max_position_embeddings", 32768),
+        "mask_token_id": keys.whole("mask_token_id", least=0),
+        "eos_token_id": eos,
+        "pad_token_id": eos if pad is None else pad,
+        "tie_embeddings": keys.flag("tie_word_embeddings", False),
+    }

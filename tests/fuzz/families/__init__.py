@@ -15,9 +15,9 @@ import json
 
 import numpy as np
 
-from tests.fuzz.families import dream, llada
+from tests.fuzz.families import a2d, dream, llada
 
-MODULES = (llada, dream)
+MODULES = (llada, dream, a2d)
 
 # Keys that change the computation in one model or another of the library, and plausible values.
 FOREIGN = {

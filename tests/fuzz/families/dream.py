@@ -1,5 +1,7 @@
 """Dream is Qwen2 attending both ways: transformers reads the config and computes."""
 
+from tests.fuzz.families import qwen
+
 MODEL_TYPES = ("dream",)
 NEEDS_TRANSFORMERS = True
 
@@ -54,20 +56,6 @@ def facts(raw):
 
 
 def logits(raw, tensors, ids):
-    import torch
     from transformers import Qwen2ForCausalLM
 
-    config = _config(raw)
-    with torch.device("meta"):
-        model = Qwen2ForCausalLM(config)
-    model = model.to_empty(device="cpu").double()
-    state = {k: torch.tensor(v) for k, v in tensors.items() if not k.endswith("inv_freq")}
-    if config.tie_word_embeddings:
-        state["lm_head.weight"] = state["model.embed_tokens.weight"]
-    model.load_state_dict(state, strict=True)
-    # Made on "meta", the frequencies are still to be computed.
-    model.model.rotary_emb = type(model.model.rotary_emb)(config)
-    size = ids.shape[1]
-    with torch.no_grad():
-        mask = torch.zeros(len(ids), 1, size, size, dtype=torch.float64)
-        return model.eval()(torch.tensor(ids), attention_mask=mask).logits.numpy()
+    return qwen.logits(Qwen2ForCausalLM, _config(raw), tensors, ids)
