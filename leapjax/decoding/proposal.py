@@ -21,7 +21,7 @@ from leapjax.decoding.program import Program
 from leapjax.decoding.state import RowOptions
 from leapjax.types import Proposal
 
-_NEVER = np.float32(-np.inf)
+_NEG_INF = np.float32(-np.inf)
 
 
 def guided(conditional, unconditional, scale):
@@ -66,8 +66,8 @@ def propose(
     with jax.named_scope("proposal"):
         vocabulary = jnp.arange(logits.shape[-1], dtype=jnp.int32)[None, None, :]
         is_eos = vocabulary == model.eos_token_id
-        logits = jnp.where(is_eos & options.logits_eos_inf[:, None, None], _NEVER, logits)
-        candidates = jnp.where(vocabulary == model.mask_token_id, _NEVER, logits)
+        logits = jnp.where(is_eos & options.logits_eos_inf[:, None, None], _NEG_INF, logits)
+        candidates = jnp.where(vocabulary == model.mask_token_id, _NEG_INF, logits)
         token = _first_argmax(_scores(candidates, options, noise_keys, program), vocabulary)
         held, weighed_ids = None, token
         if program.holds_masks:
@@ -79,21 +79,21 @@ def propose(
         if program.eot_token_id is not None:
             is_end = is_end | (vocabulary == program.eot_token_id)
         muted = is_end & options.confidence_eos_eot_inf[:, None, None]
-        weighed = jnp.where(muted, _NEVER, logits)
+        weighed = jnp.where(muted, _NEG_INF, logits)
         top = jnp.max(weighed, axis=-1)
         total = top + jnp.log(jnp.sum(jnp.exp(weighed - top[..., None]), axis=-1))  # (B, W)
         # A masked sum instead of a gather, so that a vocabulary split over devices stays split.
         is_chosen = vocabulary == weighed_ids[..., None]
-        chosen = jnp.max(jnp.where(is_chosen, weighed, _NEVER), axis=-1)
+        chosen = jnp.max(jnp.where(is_chosen, weighed, _NEG_INF), axis=-1)
         confidence = jnp.exp(chosen - total)
         margin = entropy = uniform = surprise = log_probs = None
         if "margin" in needs:
             is_mask = vocabulary == model.mask_token_id
             barred = is_mask if held is None else is_mask & last_pass[:, None, None]
-            open_logits = jnp.where(barred, _NEVER, weighed)
+            open_logits = jnp.where(barred, _NEG_INF, weighed)
             best = jnp.max(open_logits, axis=-1)
             first = vocabulary == _first_argmax(open_logits, vocabulary)[..., None]
-            second = jnp.max(jnp.where(first, _NEVER, open_logits), axis=-1)
+            second = jnp.max(jnp.where(first, _NEG_INF, open_logits), axis=-1)
             margin = jnp.exp(best - total) - jnp.exp(second - total)
         if "entropy" in needs:
             log_p = weighed - total[..., None]
@@ -118,7 +118,7 @@ def probability(logits, ids):
     vocabulary = jnp.arange(logits.shape[-1], dtype=jnp.int32)[None, None, :]
     top = jnp.max(logits, axis=-1)
     total = top + jnp.log(jnp.sum(jnp.exp(logits - top[..., None]), axis=-1))
-    chosen = jnp.max(jnp.where(vocabulary == ids[..., None], logits, _NEVER), axis=-1)
+    chosen = jnp.max(jnp.where(vocabulary == ids[..., None], logits, _NEG_INF), axis=-1)
     return jnp.exp(chosen - total)
 
 
@@ -172,4 +172,4 @@ def _filtered(candidates, temperature, options: RowOptions):
     k = options.top_k[:, None, None]
     in_k = (k == 0) | (rank < k)
     cutoff = jnp.min(jnp.where(in_p & in_k, ordered, jnp.inf), axis=-1, keepdims=True)
-    return jnp.where(scaled >= cutoff, candidates, _NEVER)
+    return jnp.where(scaled >= cutoff, candidates, _NEG_INF)

@@ -17,7 +17,7 @@ from leapjax.decoding.state import RowOptions
 from leapjax.models import transformer
 from leapjax.types import Proposal
 
-_NEVER = np.float32(-np.inf)
+_NEG_INF = np.float32(-np.inf)
 
 
 def applies(params, program: Program) -> bool:
@@ -48,14 +48,14 @@ def propose(params, hidden, options: RowOptions, program: Program) -> Proposal:
         for i, number in enumerate(special):
             weight = logits[..., i]
             if number == model.eos_token_id:
-                weight = jnp.where(options.logits_eos_inf[:, None], _NEVER, weight)
+                weight = jnp.where(options.logits_eos_inf[:, None], _NEG_INF, weight)
             if number != model.mask_token_id:
                 # The lowest id of equals.
                 wins = (weight > best) | ((weight == best) & (number < token))
                 token = jnp.where(wins & ~jnp.isneginf(weight), jnp.int32(number), token)
                 best = jnp.maximum(best, weight)
             if number in (model.eos_token_id, program.eot_token_id):
-                weight = jnp.where(options.confidence_eos_eot_inf[:, None], _NEVER, weight)
+                weight = jnp.where(options.confidence_eos_eot_inf[:, None], _NEG_INF, weight)
             weights.append(weight)
             top = jnp.maximum(top, weight)
         total = total * jnp.exp(base - top)

@@ -1,4 +1,4 @@
-"""Attention rules: which positions a query may see, from positions alone.
+"""Attention rules: which positions a query attends to, as a function of positions alone.
 
     rule x (query positions, key positions) -> mask, never stored as (B, T, T)
 
@@ -15,57 +15,57 @@ from collections.abc import Callable
 
 @dataclasses.dataclass(frozen=True)
 class Bidirectional:
-    """Every position sees every position (LLaDA, Dream)."""
+    """Every position attends to every position (LLaDA, Dream)."""
 
-    def sees(self, queries, keys):
-        """The mask of some queries.
+    def mask(self, queries, keys):
+        """The attention mask.
 
         Args:
           queries: (B, S) int32, positions in their rows.
           keys: (B, T) int32.
 
         Returns:
-          (B, S, T) bool, or what broadcasts to it.
+          Bool that broadcasts to (B, S, T).
         """
         return True
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockCausal:
-    """Position i sees j iff j's block does not follow i's; blocks lie on absolute positions.
+    """A position attends to its own block and all earlier ones; position 0 begins block 0.
 
     Attributes:
-      length: tokens of a block.
+      length: tokens per block.
     """
 
     length: int
 
-    def sees(self, queries, keys):
-        """See `Bidirectional.sees`."""
+    def mask(self, queries, keys):
+        """See `Bidirectional.mask`."""
         return keys[:, None, :] // self.length <= queries[:, :, None] // self.length
 
 
 @dataclasses.dataclass(frozen=True)
 class Causal:
-    """Position i sees itself and what precedes it."""
+    """A position attends to itself and all earlier ones."""
 
-    def sees(self, queries, keys):
-        """See `Bidirectional.sees`."""
+    def mask(self, queries, keys):
+        """See `Bidirectional.mask`."""
         return keys[:, None, :] <= queries[:, :, None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Windowed:
-    """Position i sees positions less than `size` away, on both sides.
+    """A position attends to those less than `size` away, on both sides.
 
     Attributes:
-      size: positions; 1 sees itself alone.
+      size: positions; with 1 a position attends to itself only.
     """
 
     size: int
 
-    def sees(self, queries, keys):
-        """See `Bidirectional.sees`."""
+    def mask(self, queries, keys):
+        """See `Bidirectional.mask`."""
         return abs(keys[:, None, :] - queries[:, :, None]) < self.size
 
 
@@ -78,19 +78,19 @@ RULES = {
 }
 
 
-def seen(rule: Rule, queries, keys: Callable, valid):
-    """What each query attends to: the rule, and no pads.
+def attention_mask(rule: Rule, queries, keys: Callable, valid):
+    """The attention mask of a rule, without pads.
 
     Args:
       rule: the layers' rule.
       queries: (B, S) int32, positions.
-      keys: gives (B, T) int32, positions; asked only if the rule needs them.
-      valid: (B, T) bool, False marks pads; or (B, S, T) bool, for each query.
+      keys: returns the (B, T) int32 positions; called only if the rule needs them.
+      valid: (B, T) bool, False marks pads; or (B, S, T) bool, one mask per query.
 
     Returns:
-      `valid` as it is where the rule excludes nothing; else (B, S, T) bool.
+      `valid` itself if the rule excludes nothing, else (B, S, T) bool.
     """
     if rule == Bidirectional():
         return valid
-    mask = rule.sees(queries, keys())
+    mask = rule.mask(queries, keys())
     return mask & (valid[:, None, :] if valid.ndim == 2 else valid)

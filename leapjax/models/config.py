@@ -1,4 +1,4 @@
-"""The shape of a masked diffusion transformer, whatever family it comes from."""
+"""The shape of a masked diffusion transformer of any family."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from leapjax.models.attention import Bidirectional, Rule
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Equal layers that follow each other; their parameters are stacked.
+    """Consecutive equal layers; their parameters are stacked.
 
     Attributes:
-      name: of their part of the parameters.
-      n_layers: how many.
-      mlp_hidden_size: inner width F of their MLP.
-      attention: what their positions see.
+      name: key of the run in the parameters.
+      n_layers: number of layers.
+      mlp_hidden_size: inner width F of the MLP.
+      attention: attention rule.
     """
 
     name: str
@@ -41,7 +41,7 @@ class ModelConfig:
       rope_theta: base of the rotary frequencies.
       norm_eps: epsilon of the RMS norms.
       max_length: longest sequence the model was built for, in tokens.
-      mask_token_id: the id that stands for an open position.
+      mask_token_id: the id of an open position.
       eos_token_id: the id that ends an answer.
       pad_token_id: the id that fills unused slots.
       tie_embeddings: the head is the embedding table.
@@ -52,9 +52,9 @@ class ModelConfig:
       embed_scale: factor on the embeddings.
       logit_scale: factor on the logits.
       shift_logits: position i is predicted by the output at i - 1 (Dream).
-      qk_norm: each head's queries and keys pass an RMS norm before RoPE (Qwen3).
-      attention: what a position sees.
-      layer_runs: runs of unlike layers, in order; () where all layers are equal.
+      qk_norm: each head's queries and keys get an RMS norm before RoPE (Qwen3).
+      attention: attention rule.
+      layer_runs: runs of layers, in order; () if all layers are equal.
     """
 
     family: str

@@ -1,7 +1,7 @@
-"""Read a family's `config.json` key by key; what no reader knows is refused by its name.
+"""Read a family's `config.json` key by key and refuse unknown keys.
 
-A key that changes the computation and is skipped gives other logits without a word. So a family
-says which keys it reads, which it supports at some values only, and which are harmless.
+Ignoring a key that changes the computation would silently give wrong logits. So a family declares
+the keys that it reads, the keys that it supports at some values only, and the harmless ones.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 
 from leapjax.errors import UserError
 
-# What transformers puts into any config.json and what no forward pass of a decoder reads:
-# provenance, special ids of the tokenizer, classifier heads, storage, defaults of generation.
+# Keys that transformers writes into any config.json and that no forward pass of a decoder reads:
+# provenance, special ids of the tokenizer, classifier heads, storage, generation defaults.
 # Source: transformers' PretrainedConfig, 4.46 to 5.24.
 HUB_KEYS = frozenset(
     """
@@ -34,7 +34,7 @@ HUB_KEYS = frozenset(
     begin_suppress_tokens chunk_size_feed_forward
     """.split()
 )
-# key -> (supported values, what the original takes where the key is absent).
+# key -> (supported values, the original's default).
 _HUB_ONLY: dict[str, tuple[tuple, Any]] = {
     "add_cross_attention": ((False, None), False),
     "cross_attention_hidden_size": ((None,), None),
@@ -43,19 +43,19 @@ _HUB_ONLY: dict[str, tuple[tuple, Any]] = {
     "pruned_heads": (({}, None), None),
     "tie_encoder_decoder": ((False, None), False),
 }
-# Where config.json lacks them, `leapjax.checkpoint.read_config` looks in the tokenizer's files.
+# Where config.json lacks these, `leapjax.checkpoint.read_config` reads the tokenizer's files.
 SPECIAL_IDS = ("mask_token_id", "eos_token_id", "pad_token_id")
-_LARGEST = 2**53  # of whole numbers; every float holds them exactly
+_LARGEST = 2**53  # largest whole number; a float64 holds it exactly
 _REQUIRED: Any = object()
 
 
 class Keys:
-    """The keys of one `config.json`, each read by its type; `done` refuses the others.
+    """The keys of one `config.json`, read by type; `done` refuses unread keys.
 
     Args:
       raw: the parsed JSON object.
-      family: as messages call it.
-      harmless: keys of this family that change nothing a forward pass computes.
+      family: its name in messages.
+      harmless: keys of this family that do not affect the forward pass.
     """
 
     def __init__(self, raw: Mapping[str, Any], family: str, harmless: Iterable[str] = ()):
@@ -85,9 +85,9 @@ class Keys:
 
         Args:
           name: the key.
-          default: where the key is absent; without one it has to be there.
-          null: `null` is a value of its own, returned as None.
-          least: the smallest one allowed.
+          default: value of an absent key; without a default the key is required.
+          null: allow `null`, returned as None.
+          least: smallest allowed value.
         """
         value = self._get(name, default)
         if (value is None and null) or (name not in self._raw):
@@ -97,7 +97,7 @@ class Keys:
         return value
 
     def real(self, name: str, default: Any = _REQUIRED) -> float:
-        """A number above 0 that float32 holds."""
+        """A number above 0, within float32's range."""
         return self._real(name, self._get(name, default))
 
     def flag(self, name: str, default: bool) -> bool:
@@ -108,10 +108,10 @@ class Keys:
         return bool(value)
 
     def only(self, table: Mapping[str, tuple[tuple, Any]]) -> None:
-        """Refuse settings that we don't compute.
+        """Refuse unsupported values.
 
         Args:
-          table: key -> (supported values, what the original takes where the key is absent).
+          table: key -> (supported values, the original's default).
         """
         for name, (supported, absent) in table.items():
             value = self._get(name, absent)
@@ -127,11 +127,11 @@ class Keys:
                 )
 
     def layer_types(self, n_layers: int, same: Sequence[str] = ("full_attention",)) -> None:
-        """Refuse a list of the layers' kinds unless every layer sees the whole sequence.
+        """Refuse a list of layer types unless every layer has full attention.
 
         Args:
-          n_layers: how many the model has.
-          same: kinds that do so in this family.
+          n_layers: number of layers.
+          same: layer types that mean full attention in this family.
         """
         kinds = self._get("layer_types", None)
         if kinds is None or (
@@ -143,12 +143,12 @@ class Keys:
         self.refuse("layer_types", kinds, f"{n_layers} times {' or '.join(map(repr, same))}")
 
     def rope_theta(self, default: float) -> float:
-        """The base of the rotary embedding, as any transformers writes it; nothing is scaled.
+        """The base of the rotary embedding, in any transformers version; refuses scaled RoPE.
 
-        `rope_theta` of its own (4), or within `rope_parameters` (5) or `rope_scaling`.
+        The key is `rope_theta` (version 4), or lies in `rope_parameters` (5) or `rope_scaling`.
 
         Args:
-          default: where no key says it.
+          default: value if no key gives it.
         """
         found: dict[str, float] = {}
         if "rope_theta" in self._raw:
@@ -167,11 +167,11 @@ class Keys:
         return next(iter(found.values()), default)
 
     def _rope(self, name: str, given: Any) -> float | None:
-        """The base that one object of RoPE settings gives, if any."""
+        """The base in one object of RoPE settings, if any."""
         if not isinstance(given, dict):
             self.refuse(name, given, "an object")
         kinds = list(given.values())
-        if kinds and all(isinstance(kind, dict) for kind in kinds):  # one object a kind of layer
+        if kinds and all(isinstance(kind, dict) for kind in kinds):  # one object per layer type
             if any(kind != kinds[0] for kind in kinds):
                 self.refuse(name, given, "the same settings for every kind of layer")
             name, given = f"{name}.{next(iter(given))}", kinds[0]
@@ -194,7 +194,7 @@ class Keys:
         return float(value)
 
     def refuse(self, name: str, value: Any, expected: str) -> NoReturn:
-        """Raise for a key's value.
+        """Report an unusable value.
 
         Raises:
           UserError: always.
@@ -202,10 +202,10 @@ class Keys:
         raise UserError(f"config.json: {name} is {shown(value)}, expected {expected}")
 
     def done(self) -> None:
-        """Refuse the first key that nobody read.
+        """Refuse the first unread key.
 
         Raises:
-          UserError: there is one.
+          UserError: a key was neither read nor declared harmless.
         """
         for name in self._raw:
             if name not in self._known:
@@ -217,6 +217,6 @@ class Keys:
 
 
 def shown(value: Any) -> str:
-    """A value as JSON, on one line and not too long."""
+    """A value as JSON on one line, at most 60 characters."""
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,10 +1,9 @@
-"""Weight-only int8: each output channel of a matrix has a scale of its own.
+"""Weight-only int8, with one scale per output channel.
 
     W (in, out) ~ int8 (in, out) * scale (out,);  x @ W ~ (x @ int8) * scale
 
-Round to nearest, scale = largest magnitude / 127. Activations, norms, biases and the
-embedding stay as they are; so does a head that is the embedding. A quarter of float32's
-bytes, half of bfloat16's.
+Round to nearest, scale = largest magnitude / 127. Activations, norms, biases, the embedding and a
+tied head are not quantised. int8 takes a quarter of float32's bytes and half of bfloat16's.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from leapjax.models.weights import MATRIX
 
 @functools.partial(jax.jit, static_argnames="axis")
 def _int8(matrices, axis: int):
-    """(N, …) matrices one at a time, so that only one is ever wide."""
+    """Quantise (N, …) matrices one at a time, so that only one is held in float32."""
 
     def one(matrix):
         wide = matrix.astype(jnp.float32)
@@ -35,7 +34,7 @@ def _int8(matrices, axis: int):
 
 
 def quantize(params, config: ModelConfig, method: str):
-    """The parameters with int8 matrices.
+    """Quantise the matrices to int8.
 
     Args:
       params: canonical, float leaves.
@@ -43,11 +42,11 @@ def quantize(params, config: ModelConfig, method: str):
       method: one of `QUANTIZATIONS`.
 
     Returns:
-      A pytree with int8 `q`, `k`, …, `head` and float32 `q_scale` (L, out), …,
-      `head_scale` (V,) beside them; a leaf that was not quantised is the same array.
+      A pytree with int8 `q`, `k`, …, `head` and additional float32 leaves `q_scale` (L, out), …,
+      `head_scale` (V,); leaves that are not quantised are the same arrays.
 
     Raises:
-      UserError: no such method.
+      UserError: unknown method.
     """
     if method not in QUANTIZATIONS:
         raise UserError(f"quantize is {method!r}; choose one of {', '.join(QUANTIZATIONS)}")
@@ -58,7 +57,7 @@ def quantize(params, config: ModelConfig, method: str):
             whole, scale = _int8(params[run][name], axis=0)
             out[run] = out[run] | {name: whole, f"{name}_scale": scale}
     if "head" in params:
-        # The head is (V, D): its output channels are rows.
+        # The head is (V, D), so its output channels are rows.
         rounded, scale = _int8(params["head"][None], axis=1)
         out["head"], out["head_scale"] = rounded[0], scale[0]
     return out

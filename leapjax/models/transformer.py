@@ -1,14 +1,13 @@
-"""The transformer that all families share, as pure functions: one block, three ways through it.
+"""The transformer of all families as pure functions: one block, three forward passes.
 
     ids (B, T) -> embed -> runs of layers: [norm, attention, norm, gated MLP] x L
                -> hidden (B, T, D) -> head on chosen positions -> logits (B, W, V)
 
     hidden_states   the whole sequence
-    refresh_states  the same, and every layer's keys and values go into a KV cache
-    window_states   some columns of each row, against cached keys and values
+    refresh_states  the whole sequence; also fills a KV cache
+    window_states   a window of each row, against cached keys and values
 
-What is computed with is `leapjax.ops`; nothing here knows on what device it runs, nor how weights
-lie there.
+The operations are `leapjax.ops`; nothing here depends on the device or on the layout of weights.
 
 Shapes: B rows, T sequence, S positions computed now, W window, V vocabulary, L layers,
 H query heads, K key/value heads, D width, E head width.
@@ -22,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from leapjax.models.attention import Rule, seen
+from leapjax.models.attention import Rule, attention_mask
 from leapjax.models.config import ModelConfig
 from leapjax.models.families import param_shapes, table
 from leapjax.models.weights import BIAS, NORM
@@ -44,10 +43,10 @@ def _block(ops, x, layer, head_dim: int, rope, valid, store=None, outputs=None):
       layer: the layer's weights.
       head_dim: E.
       rope: cosines and sines of the S positions.
-      valid: (B, T) bool, or (B, S, T): what may be attended to.
-      store: puts fresh (k, v) into a cache and gives all layers' keys and values,
-        (L, B, T, K, E), and which of the L to attend to; None attends to the fresh ones.
-      outputs: (B, W) int32, the columns to compute beyond keys and values; None is all of them.
+      valid: (B, T) or (B, S, T) bool, the attention mask.
+      store: writes fresh (k, v) into a cache; returns the keys and values of all layers,
+        (L, B, T, K, E), and the layer to attend to. None attends to the fresh ones.
+      outputs: (B, W) int32, the columns to compute beyond keys and values; None computes all.
 
     Returns:
       (B, S, D) or (B, W, D), and the fresh keys and values, (B, S, K, E) each.
@@ -66,19 +65,19 @@ def _block(ops, x, layer, head_dim: int, rope, valid, store=None, outputs=None):
         return ops.mlp(x, layer), (k, v)
 
 
-def _prepared(params, config: ModelConfig, ids, positions, valid, key_positions, dtype):
-    """What all ways through the layers begin with.
+def _prepare(params, config: ModelConfig, ids, positions, valid, key_positions, dtype):
+    """The common start of all forward passes.
 
     Returns:
-      The arranged weights, the embeddings, and for each run its block, to be called with
-      (x, layer), `store` and `outputs`.
+      The arranged weights, the embeddings, and one block per run, which takes (x, layer),
+      `store` and `outputs`.
     """
     model = as_arranged(params, config)
     rope = rope_tables(positions, config.head_dim, config.rope_theta)
     ops = BACKENDS[model.backend]
 
     def block_of(rule: Rule):
-        mask = seen(rule, positions, key_positions, valid)
+        mask = attention_mask(rule, positions, key_positions, valid)
 
         def block(x, layer, store=None, outputs=None):
             return _block(ops, x, layer, config.head_dim, rope, mask, store, outputs)
@@ -91,7 +90,7 @@ def _prepared(params, config: ModelConfig, ids, positions, valid, key_positions,
 
 def embed(params, config: ModelConfig, ids, dtype):
     """Token embeddings, (B, S) int32 -> (B, S, D) in `dtype`."""
-    x = xla.widened(jnp.take(as_arranged(params, config).embed, ids, axis=0)).astype(dtype)
+    x = xla.as_bfloat16(jnp.take(as_arranged(params, config).embed, ids, axis=0)).astype(dtype)
     return x * jnp.asarray(config.embed_scale, dtype) if config.embed_scale != 1.0 else x
 
 
@@ -105,16 +104,15 @@ def hidden_states(
       config: static shape.
       ids: (B, T) int32.
       positions: (B, T) int32; the rotary position of each column in its own row.
-      valid: (B, T) bool; False marks pads, which nobody attends to. Or (B, T, T): whom each
-        column attends to.
+      valid: (B, T) bool, False marks pads; or (B, T, T), the attention mask of each column.
       dtype: compute dtype; float32 computes at full precision on every device.
-      outputs: (B, W) int32, the columns that somebody reads; the last layer computes the
-        others' keys and values only. None is all of them.
+      outputs: (B, W) int32, the columns to return; the last layer computes only keys and values
+        of the others. None returns all.
 
     Returns:
       (B, T, D) in `dtype`; with `outputs` (B, W, D).
     """
-    model, x, blocks = _prepared(params, config, ids, positions, valid, lambda: positions, dtype)
+    model, x, blocks = _prepare(params, config, ids, positions, valid, lambda: positions, dtype)
 
     def body_of(block):
         return lambda index, layer, x, outputs: block(x, layer, outputs=outputs)[0]
@@ -133,10 +131,9 @@ def refresh_states(
     dtype=jnp.float32,
     outputs=None,
 ):
-    """Like `hidden_states`, and every layer's keys (rotated) and values go into a cache.
+    """Like `hidden_states`; also writes every layer's rotated keys and values into a cache.
 
-    They go there layer by layer, in place where the cache is a loop's carry, so that no
-    second copy of all layers' is ever held.
+    Each layer is written in place where the cache is a loop carry, so no second cache is held.
 
     Args:
       params: as for `hidden_states`.
@@ -145,14 +142,14 @@ def refresh_states(
       positions: (G, T) int32, rotary positions.
       valid: (G, T) bool.
       cache: (keys, values), each (L, B, T, K, E).
-      rows: (G,) int32, where in the cache each row goes; nowhere if out of range.
+      rows: (G,) int32, each row's place in the cache; a row out of range is dropped.
       dtype: compute dtype.
       outputs: as for `hidden_states`.
 
     Returns:
       (G, T, D) or (G, W, D), and the updated cache.
     """
-    model, x, blocks = _prepared(params, config, ids, positions, valid, lambda: positions, dtype)
+    model, x, blocks = _prepare(params, config, ids, positions, valid, lambda: positions, dtype)
 
     def body_of(block):
         def body(index, layer, carry, outputs):
@@ -179,18 +176,18 @@ def window_states(
 ):
     """Forward pass of a window of each row against cached keys and values.
 
-    Fresh keys and values replace the cached ones in place, at their own columns, before
-    the window attends; the cache is a loop carry, so that it is updated, not copied.
+    Fresh keys and values replace cached ones before the window attends. The cache is a loop carry,
+    so XLA updates it in place.
 
     Args:
       params: as for `hidden_states`.
       config: static shape.
       ids: (B, S) int32, the window's tokens.
       positions: (B, S) int32, their rotary positions.
-      valid: (B, T) bool; which cached columns may be attended.
+      valid: (B, T) bool; which cached columns may be attended to.
       cache: (keys, values), each (L, B, T, K, E).
       start: (B,) int32, the window's first column.
-      replace: (B, S) bool, False keeps what is cached at that column; None replaces all.
+      replace: (B, S) bool, False keeps the cached column; None replaces all.
       dtype: compute dtype.
 
     Returns:
@@ -200,7 +197,7 @@ def window_states(
     def columns():  # positions count valid columns
         return jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1
 
-    model, x, blocks = _prepared(params, config, ids, positions, valid, columns, dtype)
+    model, x, blocks = _prepare(params, config, ids, positions, valid, columns, dtype)
 
     def body_of(block):
         def body(index, layer, carry, outputs):
@@ -221,12 +218,12 @@ def window_states(
 
 
 def head(params, config: ModelConfig, hidden):
-    """Final norm and vocabulary head on a chosen window.
+    """Final norm and vocabulary head.
 
     Args:
       params: as for `hidden_states`.
       config: static shape.
-      hidden: (B, W, D), the positions whose logits somebody reads.
+      hidden: (B, W, D), hidden states of a window.
 
     Returns:
       (B, W, V) float32 logits.
@@ -237,22 +234,22 @@ def head(params, config: ModelConfig, hidden):
 
 
 def has_summary(params, config: ModelConfig) -> bool:
-    """Whether `head_summary` serves these weights; it depends on the backend."""
+    """Whether `head_summary` supports these weights; it depends on the backend."""
     return streams_head(as_arranged(params, config))
 
 
 def head_summary(params, config: ModelConfig, hidden, apart: list[int]):
-    """What a softmax needs to know of the logits, without all of them; and some of them.
+    """Softmax statistics of the logits, without storing all of them, and a few separate logits.
 
     Args:
-      params: as for `hidden_states`, if `has_summary`.
+      params: as for `hidden_states`; requires `has_summary`.
       config: static shape.
       hidden: (B, W, D).
-      apart: ids, in order, whose logits are given one by one and left out of the rest.
+      apart: ids, in order, whose logits are returned and left out of the statistics.
 
     Returns:
-      Of all other ids: the largest logit, the lowest id that has it, and the sum of
-      exponentials of the logits less the largest, each (B, W); and (B, W, len(apart)) logits.
+      Over all other ids, each (B, W): the largest logit, the lowest id that has it, and the sum of
+      exp(logit - largest). Then the separate logits, (B, W, len(apart)).
     """
     model = as_arranged(params, config)
     with jax.named_scope("head"):
@@ -260,15 +257,15 @@ def head_summary(params, config: ModelConfig, hidden, apart: list[int]):
 
 
 def init_scale(name: str, config: ModelConfig) -> float:
-    """Standard deviation of a matrix at the start, by its name; see `init_params`."""
+    """Initial standard deviation of a matrix, by its name; see `init_params`."""
     return 0.02 / (2 * config.n_layers) ** 0.5 if name in ("o", "down") else 0.02
 
 
 def init_params(config: ModelConfig, key, dtype=jnp.float32) -> Params:
     """Random parameters for training from scratch.
 
-    Normal(0, 0.02) matrices, with the two projections that write to the residual
-    stream scaled down by sqrt(2 L); norms one, biases zero.
+    Matrices are Normal(0, 0.02); the two projections that write to the residual stream are
+    scaled down by sqrt(2 L). Norms are one, biases zero.
 
     Args:
       config: the model's shape.

@@ -1,8 +1,8 @@
-"""The table of a model's weights: one row a parameter, and everything that follows from it.
+"""The table of a model's weights: one row per parameter.
 
     table(config) -> shapes, shardings, int8, arrangement, optimiser groups, converters
 
-A family gives the hub's names (`leapjax.models.families`); the rest is common to them.
+A family adds the hub's names (`leapjax.models.families`); the rest is common to all.
 
 Shapes: L layers of a run, V vocabulary, D width, F inner width of the MLP.
 """
@@ -23,7 +23,7 @@ class Weight:
     """One parameter.
 
     Attributes:
-      name: its leaf in the parameters, `embed` or `layers.q`.
+      name: the leaf in the parameters, such as `embed` or `layers.q`.
       shape: with a leading L where a run's layers are stacked. Matrices are (in, out), `embed`
         and `head` (V, D).
       axes: the logical axis of each dimension (`leapjax.sharding.RULES`), or None.
@@ -41,7 +41,7 @@ class Weight:
 
     @property
     def stacked(self) -> bool:
-        """Whether there is one of them a layer."""
+        """Whether each layer has one."""
         return "." in self.name
 
     @property
@@ -51,19 +51,19 @@ class Weight:
 
     @property
     def transposed(self) -> bool:
-        """Whether the hub stores (out, in) what is (in, out) here."""
+        """Whether the hub stores it as (out, in), the transpose of ours."""
         return self.role == MATRIX
 
     def hub_name(self, layer: int | None = None) -> str:
         """The hub's name of a layer's tensor.
 
         Args:
-          layer: number within the run; None where there are no layers.
+          layer: number within the run; None for a weight outside the layers.
         """
         return self.hub if layer is None else self.hub.replace("{}", str(self.first + layer))
 
     def hub_shape(self) -> tuple[int, ...]:
-        """The shape of the hub's tensor, of one layer."""
+        """The shape of one layer's tensor on the hub."""
         shape = self.shape[1:] if self.stacked else self.shape
         return shape[::-1] if self.transposed else shape
 
@@ -129,5 +129,5 @@ def _layer(c: ModelConfig, run: Run) -> Iterator[tuple]:
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether a tensor's name is this one, `{}` standing for any layer's number."""
+    """Whether a tensor's name matches the pattern, where `{}` is any layer's number."""
     return re.fullmatch(re.escape(pattern).replace(r"\{\}", r"\d+"), name) is not None

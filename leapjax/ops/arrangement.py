@@ -1,22 +1,22 @@
-"""From canonical parameters to weights as one backend reads them: the one place that asks where.
+"""Arrange canonical parameters for one backend; the only module that looks at their devices.
 
-    as_arranged   the stacks as they are, scanned: TPUs, meshes, and inside of programs
+    as_arranged   stacked layers, scanned: TPUs, meshes, and inside jitted programs
     arrange       the best form for the devices that hold the parameters
-    for_training  for passes that are differentiated
+    for_training  the form for differentiated passes
 
-`leapjax.ops.split` has the form for one GPU, and the way back to canonical parameters.
+`leapjax.ops.split` arranges for one GPU and restores canonical parameters.
 
-On one CPU device, for float32 compute: matrices packed for the kernels of `leapjax.native`, up to
-`PACKED_UP_TO_BYTES` of them. Where these can't be had, views of the same memory:
+On one CPU device with float32 compute, matrices are packed for the kernels of `leapjax.native`, up
+to `PACKED_UP_TO_BYTES`. Otherwise the arrangement consists of views of the same memory:
 
-- the vocabulary head comes in pieces too, whose logits fit in the processor's caches;
-- models of few layers come as a view of each layer, which compiled programs read in place; XLA
-  copies what a loop slices off a stack, every time;
-- large bfloat16 weights come as plain 16-bit words. XLA's CPU backend has no bfloat16
-  arithmetic: it widens what a loop slices, and moves the widened copy of all layers out of
-  the loop. For an 8B model that is 32 GB beside its 16. Words are no numbers to XLA, so each
-  layer is widened when its turn comes. Smaller bfloat16 weights are widened here, once, for
-  float32 compute; XLA would do it again at the beginning of every chunk of passes.
+- The vocabulary head is also split into pieces, whose logits fit in the processor's caches.
+- Models with few layers get one view per layer, which compiled programs read in place. XLA copies
+  every slice that a loop takes from a stack.
+- Large bfloat16 weights are viewed as uint16. XLA's CPU backend has no bfloat16 arithmetic. It
+  widens to float32, and loop-invariant code motion widens all layers ahead of the loop: 32 GB on
+  top of the 16 GB of an 8B model. uint16 prevents that; each layer is widened when the loop
+  reaches it.
+- Smaller bfloat16 weights are widened here, once. XLA would repeat it in every chunk of passes.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from leapjax.ops.weights import GROUPS, Arranged, Head, Matrices, Norm
 
 BACKENDS = {"xla": xla, "cpu": cpu}
 
-# From here on the widened copy costs more than it saves; smaller models keep it.
+# bfloat16 weights of at least this size stay bfloat16, viewed as uint16; smaller ones are widened.
 WORDS_FROM_BYTES = 2**30
-UNROLLED = 16  # layers at most that are compiled one by one on a CPU
-UNSTACKED = 64  # and on a GPU, where 32 took 16 s longer to compile; and with packed matrices
-PACKED_UP_TO_BYTES = 2**31  # of matrices, which are then held twice
-PIECE = 4096  # rows of the head; 32 positions' logits are half a megabyte
+UNROLLED = 16  # most layers that are unrolled on a CPU
+UNSTACKED = 64  # the same on a GPU (32 layers: 16 s more to compile) and with packed matrices
+PACKED_UP_TO_BYTES = 2**31  # size of the matrices; packing holds them twice
+PIECE = 4096  # rows of the head; the logits of 32 positions take half a megabyte
 
 SINGLE = ("o", "down")
 NORMS = ("attn_norm", "mlp_norm", "q_norm", "k_norm")
 
 
 def as_arranged(params: Mapping[str, Any] | Arranged, config: ModelConfig) -> Arranged:
-    """The parameters for XLA with nothing moved: stacks are scanned. Traceable.
+    """Arrange the parameters for XLA without moving data: stacks are scanned. Traceable.
 
     Args:
       params: canonical (`leapjax.models.param_shapes`), or arranged already.
@@ -61,10 +61,10 @@ def as_arranged(params: Mapping[str, Any] | Arranged, config: ModelConfig) -> Ar
 
 
 def for_training(params: Mapping[str, Any], config: ModelConfig) -> Arranged:
-    """The parameters for a differentiated pass: layers one by one, products of two axes. Traceable.
+    """Arrange the parameters for a differentiated pass: unrolled layers, 2-D matmuls. Traceable.
 
     Measured on 2 cores at batch 64 x 104 tokens, width 160, 6 layers: 1.66 s a step with scanned
-    layers and products of three axes, 0.77 s with this.
+    layers and 3-D matmuls, 0.77 s with this.
 
     Args:
       params: canonical.
@@ -78,12 +78,12 @@ def for_training(params: Mapping[str, Any], config: ModelConfig) -> Arranged:
 
 
 def arranged(params, runs, head: Head, backend: str = "xla") -> Arranged:
-    """Runs and head, with what else there is besides the layers."""
+    """Assemble `Arranged` from runs, head and the remaining canonical leaves."""
     return Arranged(params["embed"], runs, head, params.get("log_frequency"), backend)
 
 
 def head_of(params, config: ModelConfig, **changes) -> Head:
-    """The head from canonical parameters, some fields changed."""
+    """The head from canonical parameters; `changes` replaces fields."""
     made = Head(
         norm=norm_of(params, "final_norm", config),
         table=params.get("head"),
@@ -100,7 +100,7 @@ def norm_of(params, name: str, config: ModelConfig) -> Norm:
 
 
 def _layer(leaves: Mapping[str, Any], config: ModelConfig, training: bool = False) -> dict:
-    """Weights of a layer, or of stacked ones, for XLA: every matrix an array of its own."""
+    """Weights of one layer, or of stacked layers, for XLA: one array per matrix."""
 
     def matrices(names):
         kinds = [[leaves.get(n + s) for n in names] for s in ("", "_bias", "_scale")]
@@ -116,7 +116,7 @@ def _layer(leaves: Mapping[str, Any], config: ModelConfig, training: bool = Fals
 def arrange(
     params: Mapping[str, Any] | Arranged, config: ModelConfig, dtype: str = "float32"
 ) -> Arranged:
-    """The parameters as compiled programs should take them, beside the canonical ones.
+    """Arrange the parameters for compiled programs; the canonical ones stay valid.
 
     Args:
       params: canonical, on their devices; or arranged already.
@@ -124,7 +124,7 @@ def arrange(
       dtype: compute dtype.
 
     Returns:
-      The weights; on one CPU device packed or as views of the same memory, elsewhere as they are.
+      The weights: packed or as views on one CPU device, unmoved elsewhere.
     """
     leaves = jax.tree.leaves(params)
     if isinstance(params, Arranged):
@@ -138,10 +138,10 @@ def arrange(
     own: Any = params
     narrow = sum(x.size * 2 for x in leaves if x.dtype == jnp.bfloat16)
     if narrow >= WORDS_FROM_BYTES:
-        own = jax.tree.map(lambda leaf: _words(leaf, device), own)
+        own = jax.tree.map(lambda leaf: _as_uint16(leaf, device), own)
     elif jnp.dtype(dtype) == jnp.float32:
         own = jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.bfloat16 else x, own)
-    if _packs(own, config, jnp.dtype(dtype)):
+    if _should_pack(own, config, jnp.dtype(dtype)):
         return _packed(own, config, device)
     made = as_arranged(own, config)
     if narrow < WORDS_FROM_BYTES and config.n_layers <= UNROLLED:
@@ -161,10 +161,10 @@ def streams_head(model: Arranged) -> bool:
 
 
 def with_log_frequency(params: Mapping[str, Any] | Arranged, known):
-    """The same parameters, canonical or arranged, with how frequent tokens are.
+    """Add token frequencies to the parameters, canonical or arranged.
 
     Args:
-      params: to add to.
+      params: the parameters.
       known: (V,) float32, log of each token's share of a corpus.
     """
     if isinstance(params, Arranged):
@@ -179,8 +179,8 @@ def _views(stacks, device) -> list[dict[str, jax.Array]]:
     return [jax.tree.map(lambda x, i=i: _alias(x[i], device), host) for i in range(depth)]
 
 
-def _packs(params, config: ModelConfig, dtype) -> bool:
-    """Whether the matrices are to be packed for the kernels of `leapjax.native`."""
+def _should_pack(params, config: ModelConfig, dtype) -> bool:
+    """Whether to pack the matrices for the kernels of `leapjax.native`."""
     matrices = [x for x in jax.tree.leaves(params) if x.ndim > 1]
     return (
         dtype == jnp.float32
@@ -192,9 +192,9 @@ def _packs(params, config: ModelConfig, dtype) -> bool:
 
 
 def _packed(params, config: ModelConfig, device) -> Arranged:
-    """Weights for the kernels: packed matrices; biases and norms as they are."""
+    """Arrange for the kernels: packed matrices, unchanged biases and norms."""
     pages, size = native.Pages(), native.panel()
-    # RoPE is the product's own where halves of heads are halves of panels.
+    # The product can apply RoPE where half a head is half a panel.
     rotates = not (config.head_dim % size or config.qk_norm)
     heads = (0, config.head_dim, config.head_dim) if rotates else (0, 0, 0)
 
@@ -208,7 +208,7 @@ def _packed(params, config: ModelConfig, device) -> Arranged:
             made = (pack(*w.weights, gated=True),)
         elif group == "vkq" and not any(n % size for n in w.widths):
             made = (pack(*w.weights, heads=heads),)
-        else:  # in one product with others each has to end where a panel does
+        else:  # matrices can share a product only if each ends at a panel's edge
             made = tuple(pack(m) for m in w.weights)
         return cpu.PackedMatrices(made, bias, w.widths)
 
@@ -224,11 +224,11 @@ def _packed(params, config: ModelConfig, device) -> Arranged:
 
 
 def _alias(array: np.ndarray, device):
-    """A JAX array over the same memory, where it is aligned."""
+    """A JAX array over the same memory, if that is aligned."""
     return jax.device_put(array, device, may_alias=True)
 
 
-def _words(leaf, device):
+def _as_uint16(leaf, device):
     if leaf.dtype != jnp.bfloat16:
         return leaf
     return _alias(np.asarray(leaf).view(np.uint16), device)

@@ -1,4 +1,4 @@
-"""Fresh keys and values into a KV cache, in place where the cache is a loop's carry.
+"""Write fresh keys and values into a KV cache, in place where the cache is a loop carry.
 
 Shapes: L layers, B rows, T columns, S of a window, G rows written, K KV heads, E head width.
 """
@@ -16,21 +16,21 @@ def write_rows(cache, layer, rows, fresh):
     Args:
       cache: (L, B, T, K, E).
       layer: which of the L.
-      rows: (G,) int32, where each row goes; nowhere if out of range.
+      rows: (G,) int32, each row's destination; a row out of range is dropped.
       fresh: (G, T, K, E).
     """
-    return _in_order(cache.at[jnp.int32(layer), rows].set(fresh, mode="drop"))
+    return _row_major(cache.at[jnp.int32(layer), rows].set(fresh, mode="drop"))
 
 
 def write_window(cache, layer, start, fresh, replace):
-    """Replace a window of every row of one layer, one contiguous (S, K, E) piece a row.
+    """Replace one contiguous window (S, K, E) in every row of one layer.
 
     Args:
       cache: (L, B, T, K, E).
       layer: which of the L.
       start: (B,) int32, the windows' first columns.
       fresh: (B, S, K, E).
-      replace: (B, S) bool, False keeps what is cached at that column; None replaces all.
+      replace: (B, S) bool, False keeps the cached column; None replaces all.
     """
     b, s = fresh.shape[:2]
     rows = jnp.arange(b, dtype=jnp.int32)
@@ -52,14 +52,14 @@ def write_window(cache, layer, start, fresh, replace):
         unique_indices=True,
         mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS,
     )
-    return _in_order(written)
+    return _row_major(written)
 
 
-def _in_order(cache):
-    """A cache in the order of its axes, as it is outside of programs.
+def _row_major(cache):
+    """Pin the cache to row-major layout on a GPU.
 
-    Left free on a GPU, XLA gives full passes another order than passes over windows, and transposes
-    the whole cache before and after each. On a CPU it keeps this order by itself.
+    Without this, XLA chooses one layout for full passes and another for window passes, and
+    transposes the whole cache between them. XLA's CPU backend keeps row-major by itself.
     """
 
     def pinned(cache):

@@ -1,7 +1,6 @@
-"""The operations as kernels of our own, on one CPU device in float32 (`leapjax.native`).
+"""The operations as native kernels (`leapjax.native`), on one CPU device in float32.
 
-A layer is four or six kernels and nothing of XLA's: the norm before a product, the bias, RoPE and
-residual sum after it are the product's own.
+Norm, bias and residual sum are fused into the products, and so is RoPE where panels allow it.
 
     x (B, S, D) -> norm, products with v, k, q, rotated -> attention -> product with o, + x
                 -> norm, product with gate and up, silu(gate) * up   -> product with down, + x
@@ -25,8 +24,8 @@ class PackedMatrices(struct.PyTreeNode):
     """Matrices with the same input, packed for the kernels.
 
     Attributes:
-      packed: `native.Packed`, each of one matrix or one of all of them side by side.
-      bias: (N,), their biases one after the other; None for none.
+      packed: `native.Packed`: one per matrix, or a single one with all of them side by side.
+      bias: (N,), their biases concatenated, or None.
       widths: columns of each matrix.
     """
 
@@ -52,7 +51,7 @@ def _products(x, w: PackedMatrices, start: int, stop: int, **extra) -> list:
 
 
 def _norm(norm: Norm) -> dict[str, Any]:
-    """The norm that a product computes first."""
+    """Arguments that fuse a norm into the product after it."""
     both = norm.weight if norm.bias is None else jnp.stack([norm.weight, norm.bias])
     return {"norm": both, "eps": norm.eps}
 
@@ -75,7 +74,7 @@ def attention(q, keys, values, valid, index):
     """See `leapjax.ops.xla.attention`."""
     if valid.ndim == 2:
         return native.attention(q, keys, values, valid, index)
-    return xla.attention(q, keys, values, valid, index)  # the kernel's masks don't differ by query
+    return xla.attention(q, keys, values, valid, index)  # the kernel takes no mask per query
 
 
 def linear(x, w: PackedMatrices, add):
@@ -96,7 +95,7 @@ def head(x, model: Arranged):
 
 
 def head_summary(x, model: Arranged, apart: list[int]):
-    """See `leapjax.ops.xla.head_summary`; here no logits are stored at all."""
+    """See `leapjax.ops.xla.head_summary`; the kernel never stores logits."""
     matrix, factor, bias = model.head.table, model.head.factor, model.head.bias
     bias = jnp.zeros(matrix.columns) if bias is None else bias
     norm = _norm(model.head.norm)

@@ -1,6 +1,6 @@
-"""What leapjax chooses by the platform where nobody chooses: dtype, rows, arrangement.
+"""Defaults by platform: compute dtype, slots, refresh groups, form of the weights.
 
-The arrangement of weights goes by the devices that hold them (`leapjax.ops.arrangement`).
+`leapjax.ops.arrangement` goes by the devices that hold the weights instead.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class Defaults:
-    """Choices for one platform.
+    """Defaults of one platform.
 
     Attributes:
       dtype: compute dtype's name.
-      slots: rows decoded at once by a replica, if memory allows (docs/performance.md).
-      study_slots: the same for studies, whose requests are many; a choice, not a measurement.
-      refresh_share: slots for each row that refreshes its KV cache in an iteration.
-      refresh_least: rows that refresh at least.
+      slots: rows that a replica decodes at once, if memory allows (docs/performance.md).
+      study_slots: the same for studies, which have many requests; not measured.
+      refresh_share: slots per row of a refresh group (rows that refresh in one iteration).
+      refresh_least: smallest refresh group, in rows.
       weights: name in `leapjax.ops.split.FORMS`.
     """
 
@@ -31,9 +31,9 @@ class Defaults:
     weights: str = "stacked"
 
 
-# A quarter of the slots refreshes on a CPU: measured best at 16 slots (docs/performance.md). A
-# larger group wastes what it does not fill, a smaller one keeps new rows waiting. Elsewhere an
-# eighth, at least four, so that small models fill the device; not measured.
+# On a CPU the refresh group is a quarter of the slots, the best measured at 16 slots
+# (docs/performance.md). A larger group is often partly empty; a smaller one delays new rows.
+# Accelerators: an eighth, and at least four, so that small models fill the device; not measured.
 CPU = Defaults("float32", 16, 32, refresh_share=4, refresh_least=1)
 TPU = Defaults("bfloat16", 64, 256, refresh_share=8, refresh_least=4)
 GPU = dataclasses.replace(TPU, weights="layers")
@@ -45,10 +45,10 @@ def name() -> str:
 
 
 def on_cpu() -> bool:
-    """Whether this process computes on the host's processor."""
+    """Whether this process's platform is the CPU."""
     return name() == "cpu"
 
 
 def defaults() -> Defaults:
-    """The choices for this process's platform."""
+    """The defaults of this process's platform."""
     return {"cpu": CPU, "gpu": GPU}.get(name(), TPU)

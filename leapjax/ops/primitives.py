@@ -1,4 +1,4 @@
-"""What every backend's operations are made of: RMS norm, RoPE, gathers.
+"""Building blocks of every backend: RMS norm, RoPE, gathers.
 
 Shapes: B rows, S positions computed now, T columns, W window, D width, E head width.
 """
@@ -15,12 +15,12 @@ def precision_for(dtype) -> lax.Precision:
 
 
 def along_last(vector, like):
-    """A (D,) vector in the dtype of `like`, shaped to meet its last axis explicitly."""
+    """A (D,) vector in the dtype of `like`, reshaped to broadcast along its last axis."""
     return vector.astype(like.dtype).reshape((1,) * (like.ndim - 1) + (-1,))
 
 
 def rms_norm(x, weight, bias, eps: float):
-    """Root-mean-square norm in float32, rerotated in x's dtype.
+    """Root-mean-square norm, computed in float32 and returned in the dtype of x.
 
     Args:
       x: (..., D).
@@ -38,7 +38,7 @@ def rope_tables(positions, head_dim: int, theta: float):
     """Cosines and sines of the rotary embedding.
 
     Args:
-      positions: (B, S) int32, each token's place in its own row.
+      positions: (B, S) int32, each token's position in its own row.
       head_dim: E.
       theta: base.
 

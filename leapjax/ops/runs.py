@@ -35,7 +35,7 @@ class Stacked(struct.PyTreeNode):
 
         if outputs is None:
             return lax.scan(step, carry, (jnp.arange(self.depth), self.layers))[0]
-        # By index: cutting the last layer off the stack would copy all the others.
+        # Scan over indices: slicing the last layer off the stack would copy all the others.
         last = self.depth - 1
 
         def layer(i):
@@ -48,7 +48,7 @@ class Stacked(struct.PyTreeNode):
 
 
 class Unrolled(struct.PyTreeNode):
-    """A run of layers with arrays of their own, compiled one by one."""
+    """A run of layers with separate arrays, compiled one by one."""
 
     layers: tuple[dict[str, Any], ...]
 
@@ -69,9 +69,9 @@ def fold(model: Arranged, bodies, carry, outputs=None):
 
     Args:
       model: the weights.
-      bodies: of each run, `(index, layer, carry, outputs) -> carry`; the index counts all layers.
-      carry: what goes in.
-      outputs: given to the very last layer alone; the others get None.
+      bodies: one per run, `(index, layer, carry, outputs) -> carry`; the index counts all layers.
+      carry: initial carry.
+      outputs: passed to the last layer of the model; the others get None.
     """
     first = 0
     for run, body in zip(model.runs, bodies, strict=True):

@@ -1,8 +1,8 @@
-"""Weights of one GPU, split into arrays of each layer's own; and the canonical parameters again.
+"""Split stacked weights into separate arrays per layer for one GPU, and restore canonical ones.
 
-XLA copies each layer's slice of a stack before it multiplies, three times the bytes. Measured with
-LLaDA-8B's shape on an H100 (docs/performance.md): a window pass over split layers takes 2.3 times
-less.
+XLA copies each layer's slice of a stack before it multiplies, which triples the memory traffic.
+Split layers make a window pass 2.3 times as fast (LLaDA-8B's shape on an H100,
+docs/performance.md).
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from leapjax.ops.weights import GROUPS, Arranged, Matrices, Norm
 
 
 def split_layers(params, config: ModelConfig, *, force: bool = False):
-    """On one GPU the parameters with arrays of each layer's own; elsewhere as they are.
+    """Split the parameters by layer on one GPU; elsewhere return them unchanged.
 
-    Values, keys and queries become one matrix side by side, gate and up another, with their biases
-    and scales likewise. The stacks are deleted one after the other, so that at most the largest
-    group of them is held twice.
+    v, k and q are concatenated into one matrix, gate and up into another, and so are their biases
+    and scales. Each group's stacks are deleted once it is split, so at most the largest group is
+    held twice.
 
     Args:
-      params: canonical, and nobody else's: where they are split they can't be used any more.
+      params: canonical; splitting donates (deletes) the stacks, so the caller must own them.
       config: static shape.
-      force: on any device, and whatever memory is left.
+      force: split on any device, whatever memory is left.
 
     Returns:
-      The arranged weights; `params` where they are not split, also for lack of room.
+      The arranged weights, or `params` if they are not split (also where memory is short).
     """
     if isinstance(params, Arranged):
         return params
@@ -49,7 +49,7 @@ def split_layers(params, config: ModelConfig, *, force: bool = False):
 
 
 def _parts(leaves) -> dict[str, tuple[str, ...]]:
-    """Names of a split layer's arrays -> the leaves that each is made of, side by side."""
+    """A split layer's arrays by name -> the canonical leaves that each concatenates."""
     parts = {name: (name,) for name in leaves}
     for group, names in GROUPS.items():
         for suffix in ("", "_bias", "_scale"):
@@ -59,13 +59,13 @@ def _parts(leaves) -> dict[str, tuple[str, ...]]:
 
 
 def largest_group(params, config: ModelConfig) -> int:
-    """Bytes that `split_layers` needs beside the parameters at most."""
+    """Peak bytes that `split_layers` needs on top of the parameters."""
     stacks = [params[run.name] for run in config.runs]
     return max(sum(s[p].nbytes for p in some) for s in stacks for some in _parts(s).values())
 
 
 def _unstacked(stacks, depth: int, config: ModelConfig) -> Unrolled:
-    """One run's layers; the stacks are deleted."""
+    """Split one run into layers and delete its stacks."""
     views: list[dict] = [{} for _ in range(depth)]
     widths = {g: tuple(stacks[n].shape[-1] for n in names) for g, names in GROUPS.items()}
     for name, some in _parts(stacks).items():
@@ -92,20 +92,20 @@ def _unstacked(stacks, depth: int, config: ModelConfig) -> Unrolled:
 
 @jax.jit
 def _split(stacks):
-    """Layers of some stacks, side by side."""
+    """Split stacks into layers, concatenated along the last axis."""
     depth = len(stacks[0])
     return tuple(jnp.concatenate([s[i] for s in stacks], axis=-1) for i in range(depth))
 
 
 def slices(params, config: ModelConfig) -> Iterator[tuple[str, int | None, np.ndarray]]:
-    """Every parameter under its canonical name, on the host, a layer at a time.
+    """Yield every parameter under its canonical name, on the host, layer by layer.
 
     Args:
-      params: canonical (NumPy or JAX arrays), or as `split_layers` leaves them.
+      params: canonical (NumPy or JAX arrays), or the output of `split_layers`.
       config: static shape.
 
     Yields:
-      (leaf name, layer within its run or None, values); a stacked leaf's layers in order.
+      (leaf name, layer within its run or None, values); layers of a stacked leaf in order.
     """
     if isinstance(params, Arranged):
         yield from _slices_of_split(params, config)
@@ -161,11 +161,11 @@ def canonical(params: Mapping[str, Any] | Arranged, config: ModelConfig) -> dict
     """The parameters under their canonical names and shapes.
 
     Args:
-      params: canonical, or as `split_layers` leaves them.
+      params: canonical, or the output of `split_layers`.
       config: static shape.
 
     Returns:
-      `params` where it is canonical; else NumPy arrays, put together on the host.
+      `params` if canonical; otherwise NumPy arrays, stacked on the host.
     """
     if not isinstance(params, Arranged):
         return dict(params)
@@ -182,7 +182,7 @@ def canonical(params: Mapping[str, Any] | Arranged, config: ModelConfig) -> dict
     return out
 
 
-# Forms that a benchmark can time: as `arrange` has them, and as `split_layers` makes them.
+# Forms that a benchmark can time: the output of `arrange`, and of `split_layers`.
 FORMS = ("stacked", "layers")
 
 
@@ -190,9 +190,9 @@ def forms(model: Arranged, names, lm) -> Iterator[tuple[str, Arranged]]:
     """A model's weights in several forms, for benchmarks.
 
     Args:
-      model: arranged weights. Where they are split already, there are no stacks to be timed.
+      model: arranged weights; if they are split already, `layers` is the only form.
       names: of `FORMS`, in that order.
-      lm: gives the canonical parameters, which can't be used any more after `layers`.
+      lm: source of the canonical parameters; the form `layers` deletes them.
 
     Yields:
       (name, weights).

@@ -9,7 +9,7 @@ from typing import Any
 
 from flax import struct
 
-# Matrices with the same input, which one product can compute: their order side by side.
+# Matrices with the same input, which one product can compute, in the order of concatenation.
 GROUPS = {"vkq": ("v", "k", "q"), "gate_up": ("gate", "up")}
 
 
@@ -31,11 +31,11 @@ class Matrices(struct.PyTreeNode):
     """Matrices with the same input, for XLA.
 
     Attributes:
-      weights: (K, N) each, or all of them side by side as one. bfloat16 may come as 16-bit words.
-      biases: (N,) each, or one; () for none.
-      scales: (N,) float32 each, or one, of int8 weights; () for none.
+      weights: (K, N) each, or one concatenation of all. uint16 holds the bits of bfloat16.
+      biases: (N,) each, or one concatenation; () for none.
+      scales: (N,) float32 each, or one concatenation, for int8 weights; () for none.
       widths: N of each matrix.
-      training: products have two axes and XLA's default precision (`leapjax.ops.xla`).
+      training: use 2-D matmuls at XLA's default precision (`leapjax.ops.xla`).
     """
 
     weights: tuple[Any, ...]
@@ -45,7 +45,7 @@ class Matrices(struct.PyTreeNode):
     training: bool = struct.field(pytree_node=False, default=False)
 
     def part(self, start: int, stop: int) -> Matrices:
-        """Matrices from number `start` up to `stop`."""
+        """Matrices `start` to `stop`, the last one excluded."""
         if len(self.weights) == len(self.widths):
             own = slice(start, stop)
             cut = [x[own] for x in (self.weights, self.biases, self.scales)]
@@ -64,11 +64,11 @@ class Head(struct.PyTreeNode):
 
     Attributes:
       norm: the final norm.
-      table: (V, D), a backend's form of it, or None for the embedding.
+      table: (V, D) or a backend's form of it; None uses the embedding.
       pieces: (C, D) views of the table, in order, for `head_summary`; () for none.
       bias: (V,), or None.
       scales: (V,) float32 of an int8 table, or None.
-      factor: of the logits.
+      factor: factor on the logits.
     """
 
     norm: Norm

@@ -1,4 +1,4 @@
-"""The operations as XLA's own, on every platform and mesh.
+"""The operations in XLA, for every platform and mesh.
 
 Shapes: B rows, S positions computed now, T keys, W window, V vocabulary, C vocabulary of a piece,
 K and N of a matrix, D width, H query heads, G key/value heads, E head width.
@@ -14,32 +14,31 @@ from jax import lax
 from leapjax.ops.primitives import along_last, precision_for, rms_norm, rotate
 from leapjax.ops.weights import GROUPS, Arranged, Matrices, Norm
 
-_NEVER = np.float32(-np.inf)
+_NEG_INF = np.float32(-np.inf)
 
 
-def widened(leaf):
-    """The bfloat16 array that 16-bit words stand for; anything else as it is."""
+def as_bfloat16(leaf):
+    """Bitcast uint16 to bfloat16; return any other dtype unchanged."""
     return lax.bitcast_convert_type(leaf, jnp.bfloat16) if leaf.dtype == jnp.uint16 else leaf
 
 
 def _product(x, weight, training: bool):
     """X (..., K) @ weight (K, N), in the dtype of x."""
-    weight = widened(weight).astype(x.dtype)
+    weight = as_bfloat16(weight).astype(x.dtype)
     if not training:
         return jnp.matmul(x, weight, precision=precision_for(x.dtype))
-    # XLA's CPU backend computes the weight gradient of a product with two leading axes at a third
-    # of the speed.
+    # With two leading axes, XLA's CPU backend computes the weight gradient at a third of the speed.
     return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], -1)
 
 
 def _products(x, w: Matrices) -> list:
-    """X (..., K) times each of some matrices, biases added: a list of (..., N)."""
+    """X (..., K) times each matrix, plus biases: a list of (..., N)."""
     out = []
     for i, weight in enumerate(w.weights):
         y = _product(x, weight, w.training)
         if w.scales:
             y = y * along_last(w.scales[i], y)
-        out.append(y + along_last(widened(w.biases[i]), y) if w.biases else y)
+        out.append(y + along_last(as_bfloat16(w.biases[i]), y) if w.biases else y)
     if len(out) == len(w.widths):
         return out
     return jnp.split(out[0], np.cumsum(w.widths)[:-1].tolist(), axis=-1)
@@ -47,17 +46,17 @@ def _products(x, w: Matrices) -> list:
 
 def normed(x, norm: Norm):
     """RMS norm of x (..., D)."""
-    bias = None if norm.bias is None else widened(norm.bias)
-    return rms_norm(x, widened(norm.weight), bias, norm.eps)
+    bias = None if norm.bias is None else as_bfloat16(norm.bias)
+    return rms_norm(x, as_bfloat16(norm.weight), bias, norm.eps)
 
 
 def heads(x, layer, names, rope, head_dim: int) -> list:
-    """Values, keys or queries of some positions: norm, projection, per-head norm, RoPE.
+    """Values, keys or queries of S positions: norm, projection, per-head norm, RoPE.
 
     Args:
       x: (B, S, D), the residual stream.
       layer: the layer's weights.
-      names: neighbours in `GROUPS["vkq"]`.
+      names: adjacent names of `GROUPS["vkq"]`.
       rope: cosines and sines, (B, S, 1, E / 2) each.
       head_dim: E.
 
@@ -75,7 +74,7 @@ def heads(x, layer, names, rope, head_dim: int) -> list:
 
 
 def finish_head(x, layer, name: str, rope):
-    """Per-head norm and RoPE of keys or queries (B, S, heads, E); values as they are."""
+    """Apply per-head norm and RoPE to keys or queries (B, S, heads, E); values stay unchanged."""
     if name == "v":
         return x
     norm = layer.get(f"{name}_norm")
@@ -83,7 +82,7 @@ def finish_head(x, layer, name: str, rope):
 
 
 def attention(q, keys, values, valid, index):
-    """Attention over all keys; grouped heads share keys without repeating them.
+    """Grouped-query attention over all keys, without repeating them.
 
     Args:
       q: (B, S, H, E).
@@ -124,11 +123,11 @@ def attend(q, k, v, valid):
         precision=precision,
         preferred_element_type=jnp.float32,
     )
-    # A finite floor: a slot without any key (an idle row) must not make NaNs.
-    seen = valid[:, None, :] if valid.ndim == 2 else jnp.tile(valid, (1, per_group, 1))
-    scores = jnp.where(seen[:, None], scores, jnp.finfo(jnp.float32).min)
+    # A finite minimum, so that a row without any key (an idle slot) gives no NaN.
+    mask = valid[:, None, :] if valid.ndim == 2 else jnp.tile(valid, (1, per_group, 1))
+    scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
     weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
-    # Normalised after the product, which has fewer columns (E) than there are keys (T).
+    # Normalise after the product: E columns are fewer than T.
     total = jnp.sum(weights, axis=-1, keepdims=True)
     mixed = jnp.matmul(
         weights.astype(dtype),
@@ -162,7 +161,7 @@ def _logits(y, head, table, ids: slice):
     logits = jnp.einsum(
         "bwd,vd->bwv",
         y,
-        widened(table).astype(y.dtype),
+        as_bfloat16(table).astype(y.dtype),
         precision=precision_for(y.dtype),
         preferred_element_type=jnp.float32,
     )
@@ -170,44 +169,40 @@ def _logits(y, head, table, ids: slice):
 
 
 def finish_logits(logits, head, ids: slice):
-    """Products with rows `ids` of the head as logits, (B, W, C) float32."""
+    """Scale and bias products with rows `ids` of the head, (B, W, C) float32."""
     if head.scales is not None:
         logits = logits * along_last(head.scales[ids], logits)
     if head.bias is not None:
-        logits = logits + along_last(widened(head.bias)[ids], logits)
+        logits = logits + along_last(as_bfloat16(head.bias)[ids], logits)
     return logits if head.factor == 1.0 else logits * jnp.float32(head.factor)
 
 
 def head_summary(x, model: Arranged, apart: list[int]):
-    """What a softmax needs to know of the logits, piece by piece; and some of them.
+    """Softmax statistics, computed over pieces of the head; see `transformer.head_summary`.
 
-    On a CPU all logits leave the processor's caches and come back at every look; a piece's stay.
+    The logits of a piece fit in a CPU's caches; those of the whole vocabulary would not.
 
     Args:
       x: (B, W, D), hidden states.
-      model: with pieces of the head.
-      apart: ids, in order, whose logits are given one by one and left out of the rest.
-
-    Returns:
-      Of all other ids: the largest logit, the lowest id that has it, and the sum of
-      exponentials of the logits less the largest, each (B, W); and (B, W, len(apart)) logits.
+      model: weights with pieces of the head.
+      apart: ids of the separate logits, in order.
     """
     y, rows = normed(x, model.head.norm), x.shape[:2]
-    best, token = jnp.full(rows, _NEVER), jnp.zeros(rows, jnp.int32)
+    best, token = jnp.full(rows, _NEG_INF), jnp.zeros(rows, jnp.int32)
     total, start, own = jnp.zeros(rows, jnp.float32), 0, []
     for piece in model.head.pieces:
         stop = start + piece.shape[0]
         logits = _logits(y, model.head, piece, slice(start, stop))
         ids = jnp.arange(start, stop, dtype=jnp.int32)[None, None, :]
-        # Ids apart touch the pieces that hold them; the others are left alone.
+        # Exclude the separate ids, in the pieces that hold them.
         for number in (n for n in apart if start <= n < stop):
             own.append(logits[..., number - start])
-            logits = jnp.where(ids == number, _NEVER, logits)
+            logits = jnp.where(ids == number, _NEG_INF, logits)
         here = jnp.max(logits, axis=-1)
         place = jnp.min(jnp.where(logits == here[..., None], ids, jnp.int32(stop - 1)), axis=-1)
-        token = jnp.where(here > best, place, token)  # the lowest id of equals stays
+        token = jnp.where(here > best, place, token)  # a tie goes to the lowest id
         top = jnp.maximum(best, here)
-        # A piece of nothing but ids apart has no maximum to measure from.
+        # The maximum is -inf while only separate ids have been seen.
         base = jnp.where(jnp.isneginf(top), 0.0, top)
         total = total * jnp.exp(best - base) + jnp.sum(jnp.exp(logits - base[..., None]), axis=-1)
         best, start = top, stop

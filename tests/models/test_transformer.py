@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from leapjax.models import param_shapes, transformer
-from leapjax.models.attention import BlockCausal, Causal, Windowed, seen
+from leapjax.models.attention import BlockCausal, Causal, Windowed, attention_mask
 from leapjax.models.config import Run
 from leapjax.ops import primitives, xla
 from leapjax.ops.arrangement import as_arranged
@@ -109,7 +109,7 @@ def test_one_block(name):
     @jax.jit
     def block(x, layer, positions):
         rope = primitives.rope_tables(positions, config.head_dim, config.rope_theta)
-        valid = seen(kind.attention, positions, lambda: positions, jnp.ones((1, 6), bool))
+        valid = attention_mask(kind.attention, positions, lambda: positions, jnp.ones((1, 6), bool))
         return transformer._block(xla, x, layer, config.head_dim, rope, valid)[0]
 
     got = block(x, arranged, positions[None])

@@ -1,7 +1,7 @@
 """Model families: one file each, one line in `FAMILIES`.
 
 A family's module has `MODEL_TYPES` (names in config.json), `parse` (config.json -> ModelConfig),
-`HUB` (short names of weights -> the hub's) and `IGNORED` (the hub's tensors that are left out).
+`HUB` (short names of weights -> the hub's) and `IGNORED` (hub tensors to skip).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FAMILIES = {"llada": llada, "dream": dream, "a2d": a2d}
 
 
 def parse_config(raw: dict) -> ModelConfig:
-    """Recognise the family of a hub `config.json` and read its shape.
+    """Find the family of a hub `config.json` and read its shape.
 
     Args:
       raw: the parsed JSON object.
@@ -42,7 +42,7 @@ def parse_config(raw: dict) -> ModelConfig:
 
 
 def table(config: ModelConfig) -> tuple[Weight, ...]:
-    """Every weight of a model, in the order of its parameters.
+    """The table of a model's weights, in the order of its parameters.
 
     Args:
       config: the model's shape.
@@ -51,17 +51,17 @@ def table(config: ModelConfig) -> tuple[Weight, ...]:
 
 
 def param_shapes(config: ModelConfig) -> dict[str, Any]:
-    """Shapes of every parameter, as the pytree that the model's functions take.
+    """The shape of every parameter, as a pytree.
 
-    Matrices are stored (in, out), layers stacked along a leading L axis; `embed`
-    and `head` are (V, D).
+    Matrices are (in, out), layers are stacked along a leading L axis, `embed` and `head` are
+    (V, D).
 
     Args:
       config: the model's shape.
 
     Returns:
-      A nested dict of shape tuples, one inner dict a run of layers; optional leaves (biases,
-      untied head) are there only when the config has them.
+      A nested dict of shape tuples with one inner dict per run; optional leaves (biases, untied
+      head) exist only if the config has them.
     """
     tree: dict[str, Any] = {}
     for weight in table(config):
@@ -71,7 +71,7 @@ def param_shapes(config: ModelConfig) -> dict[str, Any]:
 
 
 def parameter_count(config: ModelConfig) -> str:
-    """How many parameters a model has, as `8.0 B`, `2.6 M` or `900`.
+    """The number of parameters, as `8.0 B`, `2.6 M` or `900`.
 
     Args:
       config: the model's shape.

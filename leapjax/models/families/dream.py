@@ -16,15 +16,15 @@ MODEL_TYPES = ("dream",)
 # The hub's names are Qwen2's (source: `modeling_dream.py`).
 HUB, IGNORED = qwen.HUB, qwen.IGNORED
 
-# key -> (supported values, what the original takes where the key is absent).
+# key -> (supported values, the original's default).
 _ONLY = {
-    "attention_bias": ((True,), True),  # the original has biases whatever it says
+    "attention_bias": ((True,), True),  # the original ignores it and always has biases
     "hidden_act": (("silu",), "silu"),
     "mlp_bias": ((False, None), False),
     "use_mrope": ((False, None), False),
     "use_sliding_window": ((False, None), False),
 }
-# Read by nothing while there is no sliding window.
+# Unused without a sliding window.
 _HARMLESS = ("max_window_layers", "sliding_window")
 
 
@@ -35,7 +35,7 @@ def parse(raw: dict) -> ModelConfig:
       raw: the parsed JSON object.
 
     Raises:
-      UserError: a needed key is missing or mistyped, or one could change what is computed.
+      UserError: a required key is missing or mistyped, or an unsupported one may change the logits.
     """
     keys = Keys(raw, "Dream", _HARMLESS)
     keys.only(_ONLY)

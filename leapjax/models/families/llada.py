@@ -1,4 +1,4 @@
-"""LLaDA: Llama-shaped, bidirectional; logits belong to their own position.
+"""LLaDA: Llama-shaped, bidirectional; position i is predicted by the output at i.
 
 Source: arXiv 2502.09992 and the hub's `configuration_llada.py` (field names and defaults).
 """
@@ -11,8 +11,8 @@ from leapjax.models.keys import Keys
 
 MODEL_TYPES = ("llada",)
 
-# Our name -> the hub's (source: `modeling_llada.py`). `ff_proj` is the gated half of the MLP, the
-# one that goes through the activation.
+# Our name -> the hub's (source: `modeling_llada.py`). `ff_proj` is the gate, the projection that
+# goes through the activation.
 _BLOCK = "model.transformer.blocks.{}"
 HUB = {
     "embed": "model.transformer.wte",
@@ -28,11 +28,11 @@ HUB = {
     "final_norm": "model.transformer.ln_f",
     "head": "model.transformer.ff_out",
 }
-# A buffer that the config determines.
+# A buffer that follows from the config.
 IGNORED = (f"{_BLOCK}.rotary_emb.inv_freq",)
 
-# Settings of the original code that change the computation and that no released checkpoint
-# uses: key -> (supported values, what the original takes where the key is absent).
+# Settings that change the computation and that no released checkpoint uses:
+# key -> (supported values, the original's default).
 _ONLY = {
     "activation_type": (("silu",), "swiglu"),
     "alibi": ((False, None), False),
@@ -44,8 +44,8 @@ _ONLY = {
     "layer_norm_with_affine": ((True,), True),
     "rope": ((True,), False),
 }
-# Training, initialisation, kernels and storage; what only a refused setting reads.
-# rope_full_precision: float32 computes the same either way.
+# Training, initialisation, kernels, storage, and keys that only a refused setting reads.
+# rope_full_precision makes no difference in float32.
 _HARMLESS = (
     "alibi_bias_max attention_layer_norm_with_affine embedding_dropout flash_attention "
     "init_cutoff_factor init_device init_fn init_std mlp_ratio precision residual_dropout "
@@ -60,7 +60,7 @@ def parse(raw: dict) -> ModelConfig:
       raw: the parsed JSON object.
 
     Raises:
-      UserError: a needed key is missing or mistyped, or one could change what is computed.
+      UserError: a required key is missing or mistyped, or an unsupported one may change the logits.
     """
     keys = Keys(raw, "LLaDA", _HARMLESS)
     keys.only(_ONLY)
