@@ -198,6 +198,11 @@ def complain(prog: str, message: object) -> None:
         print(f"{prog}: error: {text}", file=sys.stderr)
 
 
+def note(prog: str, line: str) -> None:
+    """One line for the user on stderr."""
+    print(f"{prog}: note: {line}", file=sys.stderr, flush=True)
+
+
 def run_main(
     func: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None, prog: str
 ) -> int:
@@ -310,8 +315,7 @@ def load_model(
     mesh = wanted(args.mesh, config, batch_size or args.batch_size, requests)
     lm = leapjax.load(model, dtype=args.dtype, quantize=args.quantize, mesh=mesh)
     if args.mesh in (None, "auto") and lm.mesh is not None:
-        line = f"{prog}: note: --mesh {lm.mesh}: what memory analysis says fits the devices here"
-        print(line, file=sys.stderr)
+        note(prog, f"--mesh {lm.mesh}: what memory analysis says fits the devices here")
     return lm
 
 
@@ -324,8 +328,7 @@ def note_plots(prog: str) -> None:
     from leapjax.studies import plots
 
     if not plots.available():
-        missing = "plots are left out, matplotlib is not installed (pip install 'leapjax[plots]')"
-        print(f"{prog}: note: {missing}", file=sys.stderr)
+        note(prog, "plots are left out, matplotlib is not installed (pip install 'leapjax[plots]')")
 
 
 def peak_memory_gb() -> float:

@@ -12,7 +12,7 @@ from typing import IO
 
 from leapjax.cli.common import OK, command
 from leapjax.cli.decode_arguments import DESCRIPTION, EPILOG, add_arguments
-from leapjax.cli.decode_model import loaded
+from leapjax.cli.decode_model import loaded, note
 from leapjax.errors import UserError
 from leapjax.wording import plural
 
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
     file = read_config(args.config) if args.config else None
     model = args.model or (file.model if file else None)
-    config = resolve(set_flags(args), file, checkpoint_options(model), warn=_note)
+    config = resolve(set_flags(args), file, checkpoint_options(model), warn=note)
     if args.chat and args.output:
         raise UserError("--output does not go together with --chat; leave one of them out")
     if args.output == "-":  # records on stdout
@@ -62,10 +62,10 @@ def run(args: argparse.Namespace) -> int:
     if args.prompt and not all(args.prompt):
         raise UserError("--prompt is empty; give some text")
     if (args.num_samples or 1) > 1 and config.temperature == 0:
-        _note("temperature is 0, so samples of a prompt are alike unless its record sets one")
-    several = count_of(*flags, _note)
+        note("temperature is 0, so samples of a prompt are alike unless its record sets one")
+    several = count_of(*flags, note)
     if args.output and not args.output.endswith(".jsonl"):
-        return decode_folder.run(args, config, file.model if file else None, several, _note)
+        return decode_folder.run(args, config, file.model if file else None, several)
     if several > 1:
         raise UserError(
             f"{several} processes decode into an --output folder only; name one, or give "
@@ -145,10 +145,10 @@ def _decode(args, config, model_of_file: str | None) -> int:
         items = source.items() if source is not None else from_prompts(args.prompt)
         summary = loop.run(itertools.islice(items, args.limit))
         if noted:  # before the output is published: a trace that fails leaves neither
-            record.write(args, lm, noted, watched, _note)
+            record.write(args, lm, noted, watched, note)
     if errors := loop.progress.errors:
         place = f" in {sink.errors_path}" if isinstance(sink, sinks.OutputFile) else ""
-        _note(f"{plural(errors, 'bad record')} set aside{place}")
+        note(f"{plural(errors, 'bad record')} set aside{place}")
     print(summary.line(), file=sys.stderr)
     return OK
 
@@ -204,12 +204,8 @@ def _utf8(stream: IO[str]) -> IO[str]:
     return stream
 
 
-def _note(line: str) -> None:
-    print(f"leapjax decode: note: {line}", file=sys.stderr)
-
-
 def _report_bad(record: dict) -> None:
-    _note(f"line {record['line']} left out: {record['error']}")
+    note(f"line {record['line']} left out: {record['error']}")
 
 
 main = command("decode", add_arguments, run, DESCRIPTION, EPILOG)

@@ -7,10 +7,9 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
 
 from leapjax.cli.common import BAD, OK, complain
-from leapjax.cli.decode_model import loaded
+from leapjax.cli.decode_model import PROG, loaded, note
 from leapjax.errors import UserError
 from leapjax.failures import explained
 from leapjax.wording import plural
@@ -21,7 +20,6 @@ def run(
     config,
     model_of_file: str | None,
     processes: int,
-    note: Callable[[str], None],
 ) -> int:
     """Decode into a folder of shards, from the start or from where it was interrupted.
 
@@ -30,7 +28,6 @@ def run(
       config: decode options.
       model_of_file: the model that the options file names.
       processes: that share the job.
-      note: takes a line for the user.
 
     Returns:
       The exit status; with several processes it does not return.
@@ -69,28 +66,27 @@ def run(
     if processes == 1:
         job.check(spec)  # before a large model is loaded
         lm = load()
-        with Signals(_stopped, prog="leapjax decode") as signals:
-            return _run(args, lm, spec, None, signals, note)
+        with Signals(_stopped, prog=PROG) as signals:
+            return _run(args, lm, spec, None, signals)
 
     job.check_rereadable(Input(spec.input))
     # From here on, because neither joining nor loading may be interrupted half-way: the
     # signal is noted, and a process that takes too long to look is ended.
-    with Signals(_stopped, prog="leapjax decode") as signals:
-        _leave(args, spec, load, signals, note)
+    with Signals(_stopped, prog=PROG) as signals:
+        _leave(args, spec, load, signals)
     raise AssertionError
 
 
-def _leave(args, spec, load, signals, note) -> None:
+def _leave(args, spec, load, signals) -> None:
     """Run one of several processes, and end it."""
     from leapjax.jobs import job
     from leapjax.jobs.peers import PeerEnded, join
 
-    prog = "leapjax decode"
     peers = join(args.coordinator, args.num_processes, args.process_id, note)
     status, why = 1, "failed"
     try:
         job.check(spec, peers)
-        status = _run(args, load(), spec, peers, signals, note)
+        status = _run(args, load(), spec, peers, signals)
         if status != OK:
             why = f"stopped by {signal.Signals(status - 128).name}"
     except PeerEnded as e:
@@ -99,22 +95,22 @@ def _leave(args, spec, load, signals, note) -> None:
             _stopped(number)
             status = 128 + number
         else:
-            complain(prog, e)
+            complain(PROG, e)
             status = e.status
     except UserError as e:
-        complain(prog, e)
+        complain(PROG, e)
         status, why = BAD, " ".join(str(e).split())
     except BaseException as e:
         why = type(e).__name__
         if line := explained(e):
-            complain(prog, line)
+            complain(PROG, line)
             status = BAD
         else:
             traceback.print_exc()
     peers.leave(status, why)
 
 
-def _run(args, lm, spec, peers, signals, note) -> int:
+def _run(args, lm, spec, peers, signals) -> int:
     from leapjax.jobs import display, job
     from leapjax.jobs.loop import Stopped
 

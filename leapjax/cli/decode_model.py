@@ -1,12 +1,16 @@
-"""The model of `leapjax decode`, on the devices that fit it."""
+"""What the parts of `leapjax decode` share: notes for the user, loading the model."""
 
 from __future__ import annotations
 
 import argparse
-import sys
+import functools
 
-from leapjax.cli.common import load_model
+from leapjax.cli import common
 from leapjax.terminal.examples import EMBEDDED
+
+PROG = "leapjax decode"
+note = functools.partial(common.note, PROG)
+"""Takes one line for the user."""
 
 
 def loaded(args: argparse.Namespace, config, model_of_file: str | None):
@@ -26,7 +30,7 @@ def loaded(args: argparse.Namespace, config, model_of_file: str | None):
     records = len(args.prompt) if args.prompt else args.limit
     known = records and records * (args.num_samples or 1)
     model = args.model or model_of_file
-    lm = load_model(args, "leapjax decode", model, config, requests=known)
+    lm = common.load_model(args, PROG, model, config, requests=known)
     if args.prompt and model is None:
-        print(f"leapjax decode: note: {EMBEDDED}", file=sys.stderr)
+        note(EMBEDDED)
     return lm

@@ -7,6 +7,7 @@ import sys
 import time
 from typing import IO
 
+from leapjax.cli.decode_model import note
 from leapjax.config import DecodeConfig
 from leapjax.errors import UserError
 from leapjax.lm import LM
@@ -46,11 +47,11 @@ def run(
     while (line := _ask(source, screen)) is not None and line != "/quit":
         if line == "/reset":
             messages = begin
-            _note("the conversation starts again")
+            note("the conversation starts again")
         elif line == "/help":
-            _note(HELP)
+            note(HELP)
         elif line.startswith("/"):
-            _note(f"unknown command {line.split()[0]}; {HELP}")
+            note(f"unknown command {line.split()[0]}; {HELP}")
         elif line:
             asked = [*messages, {"role": "user", "content": line}]
             start = time.perf_counter()
@@ -64,11 +65,11 @@ def run(
                     _show(lm, completion, seconds, screen, explained)
             except UserError as e:
                 # Mostly a conversation that has grown too long; nothing of it is lost.
-                _note(f"{e} (/reset starts again)")
+                note(f"{e} (/reset starts again)")
             except KeyboardInterrupt as e:
                 if screen is None or e.args:  # with a number: another signal, such as SIGTERM
                     raise
-                _note("stopped; Ctrl-C again or /quit ends the conversation")
+                note("stopped; Ctrl-C again or /quit ends the conversation")
 
 
 def _show(lm: LM, completion: Completion, seconds: float, screen, explained: set[str]) -> None:
@@ -95,7 +96,3 @@ def _ask(source: IO[str], screen) -> str | None:
             return None
     line = source.readline()
     return line.strip() if line else None
-
-
-def _note(line: str) -> None:
-    print(f"leapjax decode: note: {line}", file=sys.stderr, flush=True)

@@ -49,20 +49,17 @@ def run(args: argparse.Namespace, config: DecodeConfig, model: str | None) -> in
             flag = "--" + name.replace("_", "-")
             with_ = "together with --chat" if args.chat else "without --prompt or --input"
             raise UserError(f"{flag} does not go {with_}; leave one of them out")
-    from leapjax.cli.common import load_model
+    from leapjax.cli import common
+    from leapjax.cli.decode_model import PROG, note
     from leapjax.terminal import chat, examples, samples
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="replace")
     known = 1 if args.chat else args.limit or samples.COUNT
-    lm = load_model(args, "leapjax decode", model, config, requests=known)
+    lm = common.load_model(args, PROG, model, config, requests=known)
     if args.chat:
         if model is None:
-            print(
-                f"leapjax decode: note: {examples.EMBEDDED}; /reset between two "
-                "questions, it knows no conversations",
-                file=sys.stderr,
-            )
+            note(f"{examples.EMBEDDED}; /reset between two questions, it knows no conversations")
         chat.run(lm, config, sys.stdin, sys.stdout, args.system)
     else:
         live, count = args.progress is not False, args.limit or samples.COUNT
@@ -70,5 +67,5 @@ def run(args: argparse.Namespace, config: DecodeConfig, model: str | None) -> in
         if args.trace:
             from leapjax.trace import record
 
-            record.write_samples(args, lm, config, samples.problems(config.seed, count))
+            record.write_samples(args, lm, config, samples.problems(config.seed, count), note)
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -132,7 +131,11 @@ def check(args: argparse.Namespace, config: DecodeConfig, count: int | None) -> 
 
 
 def write_samples(
-    args: argparse.Namespace, lm: LM, config: DecodeConfig, problems: Sequence[Problem]
+    args: argparse.Namespace,
+    lm: LM,
+    config: DecodeConfig,
+    problems: Sequence[Problem],
+    note: Callable[[str], None],
 ) -> None:
     """The trace of `leapjax decode` without a prompt.
 
@@ -141,6 +144,7 @@ def write_samples(
       lm: the embedded model.
       config: decode options.
       problems: the samples.
+      note: told what was written.
     """
     requests = [
         lm.request({"id": p.id, "prompt": p.question}, config, line=n)
@@ -149,4 +153,4 @@ def write_samples(
     policies = collect.names(args.trace_policies, config)
     trace = collect.collect(lm, requests, [p.question for p in problems], policies)
     write_file(trace, args.trace, args.overwrite)
-    print(f"leapjax decode: note: trace written to {args.trace}", file=sys.stderr)
+    note(f"trace written to {args.trace}")

@@ -28,6 +28,11 @@ from leapjax.planning import work
 
 PAUSE = 0.5  # seconds before each turn: OpenMP's threads spin for 0.2 s after torch's last work
 SEEDS = 3  # of prompts, before a disagreement is believed
+# Tokens of prompt, canvas and block; then those of a quick run.
+LENGTHS = {
+    "short": ((128, 128, 32), (24, 16, 8)),
+    "long": ((512, 256, 32), (48, 16, 8)),
+}
 CAPPED_FROM = 10_000_000  # parameters; the uncached decodes of larger models are cut short
 
 Results = dict[str, Decoded]
@@ -76,29 +81,23 @@ def cases(
 
     Args:
       config: its shape.
-      names: `short` (prompt 128, canvas 128) and `long` (512 and 256, one token a step; one
-        row).
-      batches: rows, of the short case.
+      names: `short` (prompt 128, canvas 128, of all `batches`) and `long` (512 and 256, one token
+        a step; one row).
+      batches: rows.
       max_steps: for uncached decodes of large models.
       quick: small lengths instead.
-
-    Yields:
-      Cases, in the order of the table.
 
     Raises:
       UserError: there is no such case.
     """
     cap = max_steps if models.size(config) >= CAPPED_FROM else None
     for name in names:
-        if name == "short":
-            size = (24, 16, 8) if quick else (128, 128, 32)
-            yield from (Case(b, *size, max_steps=cap) for b in batches)
-        elif name == "long":
-            size = (48, 16, 8) if quick else (512, 256, 32)
-            if sum(size[:2]) <= config.max_length:
-                yield Case(1, *size, one_token=True, max_steps=cap)
-        else:
-            raise UserError(f"case is {name!r}; choose among short, long")
+        if name not in LENGTHS:
+            raise UserError(f"case is {name!r}; choose among {', '.join(LENGTHS)}")
+        size, short = LENGTHS[name][quick], name == "short"
+        if sum(size[:2]) <= config.max_length:
+            for b in batches if short else [1]:
+                yield Case(b, *size, one_token=not short, max_steps=cap)
 
 
 def agree(

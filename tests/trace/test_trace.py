@@ -10,6 +10,7 @@ import pytest
 
 import leapjax
 from leapjax.cli.decode import main
+from leapjax.cli.decode_model import note
 from leapjax.config import DecodeConfig
 from leapjax.trace import html, write
 from leapjax.trace import record as recording
@@ -95,5 +96,5 @@ def test_samples_say_where_their_trace_is(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(recording.collect, "collect", lambda *_: None)
     monkeypatch.setattr(recording, "write_file", lambda *_: None)
     args = argparse.Namespace(trace="t.html", trace_policies=None, overwrite=False)
-    recording.write_samples(args, None, DecodeConfig(), [])
+    recording.write_samples(args, None, DecodeConfig(), [], note)
     assert capsys.readouterr().err == "leapjax decode: note: trace written to t.html\n"
