@@ -21,9 +21,8 @@ import numpy as np
 from leapjax.config import DecodeConfig
 from leapjax.errors import UserError
 from leapjax.lm import LM
-from leapjax.studies.runner import Question, answers, prompt_key, provenance
+from leapjax.studies.runner import Question, kept_answers, prompt_key
 from leapjax.studies.statistics import at_most, most_successes, trials_needed, upper_bound
-from leapjax.studies.store import AnswerStore
 from leapjax.tasks import Task
 from leapjax.types import Request
 
@@ -103,15 +102,8 @@ class Comparison:
             Question(key, dataclasses.replace(r, config=config))
             for key, r in zip(self._ids, self.requests, strict=True)
         ]
-        settings = provenance(self.lm, config.to_dict(), self.batch_size)
-        with AnswerStore(self.folder, name, settings) as store:
-            yield from answers(
-                self.lm,
-                questions,
-                store,
-                batch_size=self.batch_size,
-                show=lambda done: self.show(name, done),
-            )
+        how = {"batch_size": self.batch_size, "show": lambda done: self.show(name, done)}
+        return kept_answers(self.lm, questions, self.folder, name, config.to_dict(), **how)
 
 
 def check_size(n: int, budget: float, confidence: float) -> None:

@@ -174,7 +174,7 @@ def _answer(question: Question, made: Completion, eos_id: int, details: bool) ->
     return answer
 
 
-def decode(
+def kept_answers(
     lm: LM,
     questions: Sequence[Question],
     folder: Path | None,
@@ -183,8 +183,8 @@ def decode(
     *,
     batch_size: int,
     **how,
-) -> list[dict[str, Any]]:
-    """The answers to questions, in their order, with a store of their own.
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The pairs of `answers`, with a store of their own.
 
     Args:
       lm: the model.
@@ -196,7 +196,12 @@ def decode(
       how: `details`, `timed` and `show` of `answers`.
     """
     with AnswerStore(folder, name, provenance(lm, options, batch_size)) as store:
-        found = dict(answers(lm, questions, store, batch_size=batch_size, **how))
+        yield from answers(lm, questions, store, batch_size=batch_size, **how)
+
+
+def decode(lm: LM, questions: Sequence[Question], *where, **how) -> list[dict[str, Any]]:
+    """The answers of `kept_answers`, in the questions' order; its arguments."""
+    found = dict(kept_answers(lm, questions, *where, **how))
     return [found[i] for i in range(len(questions))]
 
 
