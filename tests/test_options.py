@@ -117,7 +117,7 @@ def test_another_policy_drops_the_files_own_fields(tmp_path):
     notes = []
     config = resolve({"policy": "confidence_threshold"}, file, warn=notes.append)
     assert (config.threshold, config.relaxed_threshold, config.seed) == (0.8, None, 3)
-    assert len(notes) == 1 and "relaxed_threshold is left out" in notes[0]
+    assert len(notes) == 1 and "relaxed_threshold is ignored" in notes[0]
     # The file's own contradiction is not a change of policy: it is refused.
     bad = yaml_file(tmp_path, "policy: low_confidence\nradius: 2\n")
     for given in ({}, {"policy": "low_confidence"}):

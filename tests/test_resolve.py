@@ -152,7 +152,7 @@ def test_models_without_a_file(tmp_path, monkeypatch):
 def test_what_is_no_config(lm):
     for call, message in (
         (lambda: DecodeConfig(radus=2), "unknown option 'radus'; did you mean 'radius'"),
-        (lambda: DecodeConfig({"radius": 2}), "options go by name"),
+        (lambda: DecodeConfig({"radius": 2}), "give options by name"),
         (lambda: DecodeConfig(parameters=2), "unknown option 'parameters'"),
         (lambda: lm.generate("a", {"threshold": 0.5}), r"DecodeConfig\(threshold=0.5\)"),
         (lambda: lm.generate("a", {"treshold": 0.5}), "did you mean 'threshold'"),
@@ -173,7 +173,7 @@ def test_what_is_no_config(lm):
         (lambda: lm.generate([{"id": 2, "prompt": "a"}, "b"]), "id '2' occurs twice"),
         (lambda: lm.batch([]), "prompts is empty"),
         (lambda: DecodeConfig(threshold=10**400), "expected a smaller number"),
-        (lambda: DecodeConfig(seed=10**5000), "seed is a number of thousands of digits"),
+        (lambda: DecodeConfig(seed=10**5000), "seed is a number with thousands of digits"),
         (lambda: DecodeConfig(cfg_scale=1e300), "cfg_scale is 1e.300; expected at most"),
         (lambda: DecodeConfig(temperature=1e300), "temperature is 1e.300; expected at most"),
         (lambda: DecodeConfig(temperature=1, top_p=1e-60), "top_p is 1e-60; expected more than 0"),
@@ -193,7 +193,9 @@ def test_what_is_no_config(lm):
 
 
 def test_a_keyword_threshold_takes_the_lower_one_along(lm):
-    with pytest.warns(UserWarning, match="relaxed_threshold is 0.5"):
+    with pytest.warns(
+        UserWarning, match="relaxed_threshold is lowered from its default 0.75 to 0.5"
+    ):
         config = lm.request("a", threshold=0.5).config
     assert config == OWN.replace(threshold=0.5, relaxed_threshold=0.5)
     with warnings.catch_warnings():
@@ -201,7 +203,7 @@ def test_a_keyword_threshold_takes_the_lower_one_along(lm):
         assert lm.request("a", threshold=0.5, policy="threshold").config.threshold == 0.5
         with pytest.raises(UserError, match="relaxed_threshold 0.7 is above"):
             lm.request("a", threshold=0.5, relaxed_threshold=0.7)
-    with pytest.warns(UserWarning, match="radius is left out, policy threshold"):
+    with pytest.warns(UserWarning, match="radius is ignored, policy threshold"):
         made = lm.request("a", DecodeConfig(radius=2, seed=5), policy="threshold").config
     assert made == DecodeConfig(policy="confidence_threshold", seed=5)
 

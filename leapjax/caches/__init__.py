@@ -1,7 +1,7 @@
 """KV caches: one file each, one line in the registry.
 
-This package knows nothing of policies, attention rules or options; `leapjax.config.pairs`
-says which of them go together.
+Caches are independent of policies, attention rules and options; `leapjax.config.pairs` says which
+combinations are allowed.
 
 >>> {name: cache.help for name, cache in CACHES.items() if not cache.exact}
 {'prefix': 'the block and what follows', 'dual': 'the block'}

@@ -1,4 +1,4 @@
-"""The protocol of a KV cache: what the state carries, what a pass computes, who must refresh.
+"""The protocol of a KV cache: its arrays, the columns that a pass computes, the rows to refresh.
 
 Shapes: B rows, R = B or 2 B with guidance, T columns, W window, D width, L layers, K KV
 heads, E head width.
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 class Outcome(NamedTuple):
-    """What one forward pass gives.
+    """The result of one forward pass.
 
     Attributes:
-      hidden: (R, W, D); each row's window before the head.
+      hidden: (R, W, D); hidden states of each row's window, before the head.
       served: (B,) bool; rows whose window is valid and goes to the policy.
-      full: (B,) bool; rows whose whole sequence was computed, so that they wait no more.
-      cache: what the state carries on.
-      shadow: (R, W, D); the window seen without the token that each output predicts. None
-        unless the policy needs `recheck`.
+      full: (B,) bool; rows that had a full pass and no longer wait for one.
+      cache: the new `DecodeState.cache`.
+      shadow: (R, W, D); hidden states of a copy of the window in which no output sees the token
+        that it predicts. None unless the policy needs `recheck`.
     """
 
     hidden: Any
@@ -39,15 +39,16 @@ class Outcome(NamedTuple):
 class Cache(ABC):
     """A way to reuse keys and values from pass to pass.
 
-    An object holds no state: keys and values are `DecodeState.cache`, and `DecodeState.due` says
-    who waits for a full pass. `forward` may compute more columns than the window, for instance
-    to store a finished block in the first pass of the next one (`block_step` is 0 there).
+    Objects are stateless: `DecodeState.cache` holds keys and values, and `DecodeState.due` tells
+    which rows wait for a full pass. `forward` may compute more columns than the window, for
+    instance to store a finished block in the first pass of the next one (`block_step` is 0 there).
 
     Attributes:
-      name: how users call it.
-      help: what most passes compute.
-      stores: keys and values are kept: a row begins with a full pass, most others compute a part.
-      exact: the hidden states are those of a pass over the whole sequence.
+      name: the name that users write.
+      help: the columns that most passes compute.
+      stores: whether it keeps keys and values. Then a row begins with a full pass, and most other
+        passes compute only a part.
+      exact: whether the hidden states equal those of a pass over the whole sequence.
     """
 
     name: ClassVar[str]
@@ -56,18 +57,18 @@ class Cache(ABC):
     exact: ClassVar[bool]
 
     def shapes(self, program: Program, slots: int) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """Keys and values of so many slots, each (L, R, T, K, E); empty if nothing is stored."""
+        """Shapes of keys and values, each (L, R, T, K, E); empty if nothing is stored."""
         model, rows = program.model, slots * 2 if program.guidance else slots
         shape = (model.n_layers, rows, program.length, model.n_kv_heads, model.head_dim)
         return (jax.ShapeDtypeStruct(shape, program.compute_dtype),) * 2 if self.stores else ()
 
     def init(self, program: Program, slots: int, sharding=None):
-        """What the state of idle slots carries: zeros, or None if nothing is stored.
+        """The cache of idle slots: zeros, or None if nothing is stored.
 
         Args:
           program: static structure.
           slots: B.
-          sharding: shape -> where such an array is made; None is the default device.
+          sharding: shape -> sharding of the array; None is the default device.
         """
         where = sharding or (lambda shape: None)
         shapes = self.shapes(program, slots)
@@ -75,17 +76,17 @@ class Cache(ABC):
 
     @abstractmethod
     def columns(self, program: Program) -> int:
-        """Columns that `steady` computes in a row."""
+        """The number of columns that `steady` computes per row."""
 
     @abstractmethod
     def steady(self, params, rows: Rows, columns, cache) -> tuple[Any, Any]:
-        """The pass that most steps take, without a refresh.
+        """The pass of most steps, without a refresh.
 
         Args:
           params: the model's pytree.
           rows: B rows.
           columns: (B, W) int32, each row's window.
-          cache: as in the state.
+          cache: `DecodeState.cache`.
 
         Returns:
           (R, W, D) hidden states of the windows, and the cache after the pass.
@@ -93,17 +94,17 @@ class Cache(ABC):
 
     @abstractmethod
     def forward(self, params, rows: Rows, columns) -> Outcome:
-        """The model's part of a step: `steady`, and the full passes that are due."""
+        """The forward pass of a step: `steady`, and the full passes that are due."""
 
     def next_block(self, due, moved, iteration):
-        """Who waits for a full pass, now that some rows have moved to another block.
+        """Update `due` after some rows have moved to another block.
 
         Args:
-          due: (B,) int32, as in the state.
-          moved: (B,) bool.
-          iteration: () int32, the next one.
+          due: (B,) int32, `DecodeState.due`.
+          moved: (B,) bool, rows that begin another block.
+          iteration: () int32, the next iteration.
 
         Returns:
-          (B,) int32.
+          (B,) int32, the new `due`.
         """
         return due

@@ -1,4 +1,4 @@
-"""Dual cache: keep what lies on both sides of the block, recompute the block alone."""
+"""Dual cache: keep keys and values on both sides of the block, recompute only the block."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class Dual(Refreshing):
     name, help = "dual", "the block"
 
     def columns(self, program):
-        """The block, and what predicts its first position."""
+        """The block, and the column that predicts its first position."""
         return min(program.length, program.block_length + lead(program))
 
     def end(self, rows):
-        """The end of the block; a generated block is all that is computed.
+        """The end of the block if infilling, else None.
 
-        The last window of an infilled sequence may reach back over what must stay.
+        Only the last window of an infilled sequence may reach back over columns to keep.
         """
         if not rows.program.infill:
             return None

@@ -1,4 +1,4 @@
-"""No cache: every pass computes every column, and cuts the window out before the head."""
+"""No cache: every pass computes every column; only the window goes to the head."""
 
 from __future__ import annotations
 
@@ -35,34 +35,36 @@ class NoCache(Cache):
         return hidden, cache
 
     def forward(self, params, rows, columns):
-        """Every live row is served by a full pass; see `Cache.forward`."""
+        """Every live row gets a full pass; see `Cache.forward`."""
         if "recheck" in rows.program.policy.needs:
-            hidden, shadow = _shadowed(params, rows, columns)
+            hidden, shadow = _forward_with_shadow(params, rows, columns)
         else:
             (hidden, _), shadow = self.steady(params, rows, columns, None), None
         return Outcome(hidden, ~rows.state.done, ~rows.state.done, None, shadow)
 
 
-def _shadowed(params, rows, columns):
+def _forward_with_shadow(params, rows, columns):
     """Hidden states of the windows (R, W, D), and of their shadows (R, W, D).
 
-    A shadow is the window again: W masks behind the T columns, at the positions of the
-    outputs that predict the window. The shadow attends to itself and to the row, but each
-    of its columns not to the token that it predicts. The row does not attend to its shadow, so
-    its own outputs stay what they are without one.
+    The shadow is a second copy of the window: W masks appended to the T columns, at the positions
+    whose outputs predict the window. It attends to itself and to the row, except that each shadow
+    column skips the token that it predicts. The row does not attend to the shadow, so the row's
+    own outputs do not change.
     """
     state, program = rows.state, rows.program
     t, w = program.length, program.block_length
     source = rows.predictors(columns)
-    everything = jnp.arange(t, dtype=jnp.int32)[None, :]
-    place = everything - state.first[:, None]
-    real = jnp.broadcast_to((place >= 0)[:, None, :], (place.shape[0], t, t))
-    lit = (place >= 0)[:, None, :] & (everything[:, None, :] != columns[:, :, None])  # (B, W, T)
-    beside = jnp.zeros((place.shape[0], t, w), bool)
-    seen = jnp.concatenate(
+    all_columns = jnp.arange(t, dtype=jnp.int32)[None, :]
+    place = all_columns - state.first[:, None]
+    b, real = place.shape[0], (place >= 0)[:, None, :]
+    row_to_row = jnp.broadcast_to(real, (b, t, t))
+    row_to_shadow = jnp.zeros((b, t, w), bool)
+    shadow_to_row = real & (all_columns[:, None, :] != columns[:, :, None])  # (B, W, T)
+    shadow_to_shadow = jnp.ones((b, w, w), bool)
+    mask = jnp.concatenate(
         [
-            jnp.concatenate([real, beside], axis=2),
-            jnp.concatenate([lit, jnp.ones((place.shape[0], w, w), bool)], axis=2),
+            jnp.concatenate([row_to_row, row_to_shadow], axis=2),
+            jnp.concatenate([shadow_to_row, shadow_to_shadow], axis=2),
         ],
         axis=1,
     )
@@ -74,7 +76,7 @@ def _shadowed(params, rows, columns):
         program.model,
         jnp.concatenate([ids, masks], axis=1),
         rows.both(jnp.maximum(places, 0)),
-        rows.both(seen),
+        rows.both(mask),
         program.compute_dtype,
     )
     return take(hidden, rows.both(source)), hidden[:, t:]

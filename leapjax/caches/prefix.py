@@ -1,4 +1,4 @@
-"""Prefix cache: keep what lies before the block, recompute the block and all behind it."""
+"""Prefix cache: keep keys and values before the block, recompute the block and the suffix."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Prefix(Refreshing):
     name, help = "prefix", "the block and what follows"
 
     def columns(self, program):
-        """The canvas is the longest suffix; an infilled sequence may be open anywhere."""
+        """The longest suffix: the canvas, or the whole sequence when infilling."""
         if program.infill:
             return program.length
         return min(program.length, program.gen_length + lead(program))
 
     def end(self, rows):
-        """The suffix reaches to the end of the row."""
+        """The end of the row, where the suffix ends."""
         return jnp.int32(rows.program.length)

@@ -1,13 +1,13 @@
 """Caches that a full pass refreshes when a row begins a block: `prefix` and `dual`.
 
-A row's block begins with a full pass, which refreshes its keys and values and also commits.
-The block's later passes recompute a part of the sequence against the cached rest, which is
-stale until the next block begins. That is the approximation. Source: Fast-dLLM,
-arXiv 2505.22618.
+A block begins with a full pass, which refreshes the row's keys and values and also commits. Later
+passes of the block recompute a part of the sequence. They attend to cached keys and values of the
+rest, which stay stale until the next block: this is the approximation. Source: Fast-dLLM, arXiv
+2505.22618.
 
-Rows refresh on their own: at most `refresh_group` rows in an iteration, the longest waiting
-first. A row that waits does nothing. So one row's refresh does not make the batch pay for a
-full pass, and a row's steps and tokens do not depend on its batch mates.
+At most `refresh_group` rows refresh per iteration, the longest waiting first. A waiting row does
+nothing. So one row's refresh does not cost the whole batch a full pass, and a row's steps and
+tokens do not depend on the other rows.
 
 Dream's output at i - 1 predicts position i, so its window starts one column early.
 
@@ -28,26 +28,26 @@ from leapjax.ops.primitives import take
 
 
 class Refreshing(Cache):
-    """A cache that is exact in a block's first pass and stale in the others."""
+    """A cache that is exact in a block's first pass and stale in later ones."""
 
     stores, exact = True, False
 
     @abstractmethod
     def end(self, rows):
-        """Column behind the last one that a pass stores, () or (B, 1) int32.
+        """The first column past those that a pass stores, () or (B, 1) int32.
 
         None if a pass stores every column that it computes.
         """
 
     def next_block(self, due, moved, iteration):
-        """Every row that begins a block waits from now on; see `Cache.next_block`."""
+        """Rows that begin a block wait from this iteration on; see `Cache.next_block`."""
         return jnp.where(moved, iteration, due)
 
     def steady(self, params, rows, columns, cache):
-        """Recompute `columns(program)` columns of each row against its cache.
+        """Recompute `columns(program)` columns of each row against its cache; see `Cache.steady`.
 
-        Rows that wait or are done are computed too and their cache is overwritten; nobody reads
-        it before their next full pass. See `Cache.steady`.
+        This also overwrites the cache of waiting and finished rows, which their next full pass
+        replaces.
         """
         state, program = rows.state, rows.program
         size, end = self.columns(program), self.end(rows)
@@ -59,7 +59,7 @@ class Refreshing(Cache):
             params,
             program.model,
             take(rows.ids(), rows.both(window)),
-            rows.both(_places(rows, window)),
+            rows.both(_rope_positions(rows, window)),
             rows.both(_valid(rows)),
             cache,
             rows.both(start),
@@ -83,22 +83,22 @@ class Refreshing(Cache):
             lambda carry: self.steady(params, rows, columns, carry[1]),
             (blank, state.cache),
         )
-        chosen = _chosen(state.due, waiting, program.refresh_group or b)
+        chosen = _longest_waiting(state.due, waiting, program.refresh_group or b)
         hidden, cache = _refresh(params, rows, columns, waiting, chosen, hidden, cache)
         full = jnp.zeros((b,), bool).at[chosen].set(True, mode="drop")
         return Outcome(hidden, moving | full, full, cache)
 
 
 def lead(program) -> int:
-    """Columns before the block whose outputs predict it: 1 where the outputs are shifted."""
+    """Columns by which the window starts before the block: 1 if outputs are shifted, else 0."""
     return 1 if program.model.shift_logits else 0
 
 
-def _chosen(due, waiting, group: int):
-    """The rows that refresh now: the longest waiting first, slots break ties.
+def _longest_waiting(due, waiting, group: int):
+    """Select the rows to refresh: the longest waiting first; ties go to the lower slot.
 
     Returns:
-      (G,) int32; 2 B for a place that no row needs, which is dropped when written.
+      (G,) int32 slots; unused entries are 2 B, out of range, so that writes drop them.
     """
     b = due.shape[0]
     order = jnp.argsort(jnp.where(waiting, due, jnp.int32(2**31 - 1)), stable=True)
@@ -107,10 +107,10 @@ def _chosen(due, waiting, group: int):
 
 
 def _refresh(params, rows, columns, waiting, chosen, hidden, cache):
-    """A full pass of the chosen rows, if any row waits.
+    """Run a full pass over the chosen rows, if any row waits.
 
     Returns:
-      `hidden` (R, W, D) and the cache, replaced in those rows.
+      `hidden` (R, W, D) and the cache, both updated in the chosen rows.
     """
     b, program = columns.shape[0], rows.program
     picked = jnp.minimum(chosen, b - 1)
@@ -122,22 +122,22 @@ def _refresh(params, rows, columns, waiting, chosen, hidden, cache):
 
     def refresh(carry):
         hidden, cache, ids = carry
-        everything = jnp.broadcast_to(
+        all_columns = jnp.broadcast_to(
             jnp.arange(program.length, dtype=jnp.int32)[None, :], rows.state.tokens.shape
         )
         fresh, cache = transformer.refresh_states(
             params,
             program.model,
             ids,
-            rows.both(_places(rows, everything))[source],
+            rows.both(_rope_positions(rows, all_columns))[source],
             rows.both(_valid(rows))[source],
             cache,
             target,
             program.compute_dtype,
             rows.both(rows.predictors(columns))[source],
         )
-        # Nobody reads the ids again. That they change keeps the pass inside the loop: XLA moves
-        # loop-invariant code out, where it would run every time.
+        # The zeroed ids are never read. They make the body loop-variant; otherwise XLA's
+        # loop-invariant code motion would hoist the pass, and it would run in every step.
         return hidden.at[target].set(fresh, mode="drop"), cache, jnp.zeros_like(ids)
 
     hidden, cache, _ = _if_any(waiting, refresh, (hidden, cache, ids))
@@ -147,14 +147,14 @@ def _refresh(params, rows, columns, waiting, chosen, hidden, cache):
 def _if_any(flags, function, carry):
     """`function(carry)` if any flag is set, else `carry`.
 
-    A loop of one or no iterations: a loop updates its carry in place, where a conditional
-    would copy the cache.
+    This is a loop of one or zero iterations, because a loop updates its carry in place and a
+    conditional copies the cache.
     """
     return lax.fori_loop(0, jnp.any(flags).astype(jnp.int32), lambda _, c: function(c), carry)
 
 
-def _places(rows, columns):
-    """Rotary positions of columns: (B, S) int32, counted from the row's first token."""
+def _rope_positions(rows, columns):
+    """RoPE positions of columns: (B, S) int32, counted from the row's first token."""
     return jnp.maximum(columns - rows.state.first[:, None], 0)
 
 

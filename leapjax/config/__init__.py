@@ -1,4 +1,4 @@
-"""Options of a decode: what there are, what they may be, and which are in force."""
+"""Options of a decode: their declarations, their checks, and the values in force."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values of options: brought to their type, held against their ranges and against each other."""
+"""Check options: convert values to their types, check ranges and relations."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from leapjax.policies.registry import plain
 if TYPE_CHECKING:
     from leapjax.config.decode import DecodeConfig
 
-_WANTED = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-_LARGEST = 2**31 - 1
-_MOST = 1e30  # float32 holds it, and a product with any logit
+_KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+_LARGEST_INT = 2**31 - 1
+_LARGEST_FLOAT = 1e30  # its product with any logit is within float32's range
 _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = _BRIEF.maxother = 80
 _BRIEF.maxlevel = 2
 
 
 def shown(value: Any) -> str:
-    """A value in a message, of bounded length whatever it is."""
+    """Any value, formatted for a message at bounded length."""
     try:
         return " ".join(_BRIEF.repr(value).split())
-    except ValueError:  # Python writes no number of more than 4,300 digits
-        return "a number of thousands of digits"
+    except ValueError:  # Python prints at most 4,300 digits
+        return "a number with thousands of digits"
 
 
 def coerce(p: Parameter, value: Any) -> Any:
-    """Bring a YAML, JSON or Python value to its option's type.
+    """Convert a YAML, JSON or Python value to its option's type.
 
     Args:
       p: the option.
-      value: as it came.
+      value: the value as given.
 
     Raises:
-      UserError: it is not of that type.
+      UserError: the value has another type.
     """
     name, kind = p.name, p.kind
     if name == "top_k" and isinstance(value, bool | int | float | str) and value in (0, "off"):
@@ -55,8 +55,8 @@ def coerce(p: Parameter, value: Any) -> Any:
     bad = UserError(f"{name} is {shown(value)}; expected {_expected(p)}")
     if getattr(value, "ndim", None) == 0:
         try:
-            value = getattr(value, "item", lambda: value)()  # scalars of NumPy and JAX are welcome
-        except TypeError:  # a tracer of jax
+            value = getattr(value, "item", lambda: value)()  # accept scalars of NumPy and JAX
+        except TypeError:  # a JAX tracer
             raise UserError(
                 f"{name} is traced by jax; set it with with_options (docs/research.md)"
             ) from None
@@ -80,11 +80,11 @@ def coerce(p: Parameter, value: Any) -> Any:
 
 
 def _expected(p: Parameter) -> str:
-    return f"one of {', '.join(p.choices)}" if p.choices else _WANTED[p.kind]
+    return f"one of {', '.join(p.choices)}" if p.choices else _KIND_NAMES[p.kind]
 
 
 def _word(p: Parameter, value: str) -> str:
-    """A word as the code spells it; the policy's name is looked up later."""
+    """Normalise a word of `choices`; a policy's name is looked up later."""
     if not p.choices or plain(value) in p.choices:
         return plain(value) if p.choices else value
     near = difflib.get_close_matches(value, p.choices, n=1, cutoff=0.5)
@@ -93,32 +93,32 @@ def _word(p: Parameter, value: str) -> str:
 
 
 def in_range(p: Parameter, value: Any) -> None:
-    """Hold a value of the right type against its option's range.
+    """Check a value of the right type against its option's range.
 
     Raises:
-      UserError: it is too small or too large.
+      UserError: the value is too small or too large.
     """
     if value is None or p.kind in (bool, str):
         return
     low, high = _bounds(p)
-    # What is computed with is float32, where the smallest of Python's numbers are 0.
+    # The decode computes in float32, where very small floats round to 0.
     at_low = p.above and low <= value <= high and np.float32(value) == np.float32(low)
     if value < low or value > high or at_low:
         raise UserError(f"{p.name} is {shown(value)}; expected {_range(p, value > high)}")
 
 
 def _bounds(p: Parameter) -> tuple[float, float]:
-    most = _LARGEST if p.kind is int else _MOST
+    most = _LARGEST_INT if p.kind is int else _LARGEST_FLOAT
     return (-most if p.low is None else p.low), (most if p.high is None else p.high)
 
 
 def _range(p: Parameter, too_large: bool) -> str:
-    """What values an option takes, or the end that a value is beyond."""
+    """An option's range, or the bound that a value exceeds, for a message."""
     low, high = _bounds(p)
     if p.low is not None and p.high is not None:
         if p.above:
             return f"more than {_plain(low)} and at most {_plain(high)}"
-        return f"{_WANTED[p.kind]} between {_plain(low)} and {_plain(high)}"
+        return f"{_KIND_NAMES[p.kind]} between {_plain(low)} and {_plain(high)}"
     if too_large:
         return f"at most {_plain(high)}"
     off = ", or leave it off" if p.default is None and p.follows is None else ""
@@ -130,14 +130,14 @@ def _plain(number: float) -> str:
 
 
 def common(values: Mapping[str, Any], options: Mapping[str, Parameter]) -> None:
-    """Check the options of every decode.
+    """Check the options that every decode has.
 
     Args:
-      values: by name, of the right types.
+      values: values by name, of the right types.
       options: their declarations.
 
     Raises:
-      UserError: a value is out of its range, or blocks do not divide the canvas.
+      UserError: a value is out of range, or block_length does not divide gen_length.
     """
     for name, p in options.items():
         in_range(p, values[name])
@@ -145,22 +145,22 @@ def common(values: Mapping[str, Any], options: Mapping[str, Parameter]) -> None:
     if gen % block:
         raise UserError(
             f"block_length {block} does not divide gen_length {gen}; "
-            f"choose a divisor, such as {_divisor_near(gen, block)}"
+            f"choose a divisor, such as {_nearest_divisor(gen, block)}"
         )
 
 
 def policy(values: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """What the name of a policy means.
+    """Resolve the name of a policy.
 
     Args:
       values: the options of every decode, checked.
-      own: the policies' parameters that are set.
+      own: the policy parameters that are set.
 
     Returns:
-      The registry's name, and the parameters that the written name fixes.
+      The registry's name, and the parameters that the written name implies.
 
     Raises:
-      UserError: an unknown name, or one that contradicts `steps` or `schedule`.
+      UserError: the name is unknown or contradicts `steps` or `schedule`.
     """
     written, gen = values["policy"], values["gen_length"]
     found = policy_of(written)
@@ -169,7 +169,7 @@ def policy(values: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[str, dict
     name, tokens = found
     if not tokens:
         return name, {}
-    # One pass a block is the fewest that a schedule can take.
+    # A schedule takes at least one pass per block.
     blocks = gen // values["block_length"]
     steps = max(gen // tokens // blocks, 1) * blocks
     for option, meant in (("steps", steps), ("schedule", "even")):
@@ -179,19 +179,19 @@ def policy(values: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[str, dict
                 f"{option} is {given}, but policy {written} is {name} with {option} {meant}; "
                 f"remove {option} or set policy {name}"
             )
-    # A greedy decode's steps follow its canvas, as they do by default.
+    # With one token per step, steps equals gen_length, which is the default anyway.
     return name, {} if tokens == 1 else {"steps": steps}
 
 
 def parameters(c: DecodeConfig) -> None:
-    """Check the parameters that are set against the policy, and the values in force together.
+    """Check the policy's parameters, and relations between the values in force.
 
     Args:
-      c: options, each of its type.
+      c: options of the right types.
 
     Raises:
-      UserError: the policy does not read a parameter that is set, a value is out of its range,
-        or two contradict each other.
+      UserError: the policy does not read a parameter that is set, a value is out of range, or two
+        values contradict each other.
     """
     chosen = POLICIES[c.policy]
     for name, value in c.parameters:
@@ -217,23 +217,23 @@ def parameters(c: DecodeConfig) -> None:
 
 
 def declaration(p: Parameter, owner: Policy) -> None:
-    """Check what a policy declares of a parameter.
+    """Check a policy's declaration of a parameter.
 
     Args:
       p: the parameter.
       owner: the policy.
 
     Raises:
-      UserError: it is no usable option, or contradicts another policy's of the same name.
+      UserError: the declaration is unusable, or contradicts one of the same name elsewhere.
     """
     from leapjax.config.decode import COMMON, DecodeConfig
 
     here, known = f"policy {owner.name}: parameter {p.name!r}", PARAMETERS.get(p.name)
     if not p.name.isidentifier() or plain(p.name) != p.name:
-        raise UserError(f"{here}: a name is of small letters, digits and underscores")
+        raise UserError(f"{here}: a name has lowercase letters, digits and underscores")
     if p.name in COMMON or hasattr(DecodeConfig, p.name):
         raise UserError(f"{here} is an option of every decode; choose another name")
-    if p.kind not in _WANTED or (p.kind is str and (p.traced or not p.choices)):
+    if p.kind not in _KIND_NAMES or (p.kind is str and (p.traced or not p.choices)):
         raise UserError(f"{here}: kind is int, float, bool, or str with choices and traced=False")
     for field in ("kind", "choices", "traced"):
         if known is not None and getattr(p, field) != getattr(known, field):
@@ -253,6 +253,6 @@ def declaration(p: Parameter, owner: Policy) -> None:
             raise UserError(f"policy {owner.name}: the default of {e}") from e
 
 
-def _divisor_near(n: int, wanted: int) -> int:
+def _nearest_divisor(n: int, wanted: int) -> int:
     divisors = {d for i in range(1, math.isqrt(n) + 1) if n % i == 0 for d in (i, n // i)}
     return min(divisors, key=lambda d: (abs(d - wanted), d))

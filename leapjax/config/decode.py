@@ -1,8 +1,8 @@
 """`DecodeConfig`: the options of a decode, validated on construction.
 
-Each option is a `Parameter`: those of every decode are declared here, those of a policy in the
-policy's file. Their names are the YAML keys, the command-line flags (with dashes) and the
-per-record `options`; `docs/contract.md` defines what each means.
+Each option is a `Parameter`. This file declares the options of every decode; a policy's file
+declares the policy's. An option's name is also its YAML key, its command-line flag (with dashes)
+and its key in a record's `options`; `docs/contract.md` defines what each means.
 """
 
 from __future__ import annotations
@@ -24,34 +24,33 @@ QUANTIZATIONS = ("int8",)
 
 
 def _option(default: Any, kind: type, help_text: str, **more: Any) -> Any:
-    """A field that is an option of every decode; `more` as in `Parameter`."""
+    """A dataclass field for an option of every decode; `more` are fields of `Parameter`."""
     metadata = {"kind": kind, "help": help_text, **more}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 class _Signature:
-    """What `help` and notebooks show of the constructor: every option, registered ones too."""
+    """The constructor's signature in `help` and notebooks: every option, registered ones too."""
 
     def __get__(self, instance: object, owner: type) -> inspect.Signature:
         kind = inspect.Parameter.KEYWORD_ONLY
-        # A policy's parameter is None where it is not set.
+        # An unset parameter of a policy is None.
         known = {n: COMMON[n].default if n in COMMON else None for n in OPTIONS}
         return inspect.Signature([inspect.Parameter(n, kind, default=d) for n, d in known.items()])
 
 
 @dataclasses.dataclass(frozen=True, repr=False, init=False)
 class DecodeConfig:
-    """Options of a decode; `leapjax decode --help` and `--help-policies` tell what each means.
+    """Options of a decode; see `leapjax decode --help` and `--help-policies`.
 
-    A policy's parameters are attributes, too: None where they are not set, `value(name)` is the
-    value in force. A config is complete: what it does not name has the default, not what
-    some checkpoint says (`LM.options` goes by the checkpoint).
+    A policy's parameters are also attributes, None if unset; `value(name)` is the value in force.
+    An option that is not given has its default. `LM.options` uses a checkpoint's values instead.
 
     Args:
       **options: options by name.
 
     Raises:
-      UserError: an unknown name; a value that is out of range, or set but not read by the policy.
+      UserError: unknown name, value out of range, or a parameter that the policy does not read.
 
     >>> DecodeConfig(policy="greedy", gen_length=64)
     DecodeConfig(policy='low_confidence', gen_length=64)
@@ -87,13 +86,13 @@ class DecodeConfig:
         traced=False,
     )
     __signature__ = _Signature()
-    # The policy's parameters that are set: (name, value), in the order of their names.
+    # The policy's parameters that are set: (name, value), sorted by name.
     parameters: tuple[tuple[str, Any], ...] = ()
 
     def __init__(self, *args: Any, **options: Any):
         if args:
-            raise UserError("DecodeConfig: options go by name, such as threshold=0.9")
-        if isinstance(options.get("parameters"), tuple):  # of a config that is copied
+            raise UserError("DecodeConfig: give options by name, such as threshold=0.9")
+        if isinstance(options.get("parameters"), tuple):  # from dataclasses.replace
             options = dict(options.pop("parameters")) | options
         check_keys(options, "DecodeConfig")
         values = {n: check.coerce(p, options.get(n, p.default)) for n, p in COMMON.items()}
@@ -106,7 +105,7 @@ class DecodeConfig:
         check.parameters(self)
 
     def __getattr__(self, name: str) -> Any:
-        """A parameter of some policy: its value if it is set, else None."""
+        """A policy's parameter: its value, or None if unset."""
         if name in PARAMETERS and "parameters" in self.__dict__:
             return dict(self.parameters).get(name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -124,13 +123,13 @@ class DecodeConfig:
         return self.gen_length // self.block_length
 
     def value(self, name: str) -> Any:
-        """The value in force: what was set, else the policy's default.
+        """The value in force: the given value, else the policy's default.
 
         Args:
           name: an option's name.
 
         Returns:
-          The value, or None where the policy does not read the option.
+          The value, or None if the policy does not read the option.
         """
         parameter = POLICIES[self.policy].reads.get(name)
         own = getattr(self, name)
@@ -139,18 +138,18 @@ class DecodeConfig:
         return self.value(parameter.follows) if parameter.follows else parameter.default
 
     def replace(self, **changes) -> DecodeConfig:
-        """A copy with some options changed, validated again."""
+        """A validated copy with some options changed."""
         check_keys(changes, "option")
         return dataclasses.replace(self, **changes)
 
     def changed(self) -> dict[str, Any]:
-        """The options that are set and are not the default."""
+        """The options that differ from their defaults."""
         values = {name: getattr(self, name) for name in OPTIONS}
         usual = {name: p.default for name, p in COMMON.items()}
         return {name: v for name, v in values.items() if v != usual.get(name)}
 
     def to_dict(self) -> dict[str, Any]:
-        """Every option that the policy reads with its value in force, JSON-ready."""
+        """Every option that the policy reads, with its value in force; JSON-ready."""
         reads = POLICIES[self.policy].reads
         return {n: self.value(n) for n in OPTIONS if n in COMMON or n in reads}
 
@@ -162,29 +161,29 @@ COMMON = {
     if f.metadata
 }
 
-# Every option by name: policy, then the policies' parameters, registered ones among them, then
-# the others. (A ChainMap goes through its last map first.)
+# Every option by name: policy, then all policies' parameters (registered ones too), then the
+# rest. A ChainMap iterates over its last map first.
 OPTIONS: Mapping[str, Parameter] = ChainMap(COMMON, PARAMETERS, {"policy": COMMON["policy"]})
 
 
 def per_row() -> tuple[str, ...]:
-    """The options that a record may set for its own row; the others shape the compiled program."""
+    """The options that a record may set for its row; the others are part of the program."""
     return tuple(name for name, p in OPTIONS.items() if p.traced)
 
 
 def check_keys(
     given: Iterable[str], where: str, allowed: Iterable[str] = (), what: str = "option"
 ) -> None:
-    """Refuse unknown option names, offering the nearest known one.
+    """Refuse unknown option names and suggest the nearest known one.
 
     Args:
-      given: the names somebody wrote.
-      where: shown in the message (a file, `line 3`, …).
+      given: the names to check.
+      where: their origin, for the message (a file, `line 3`, …).
       allowed: known names; default: every option.
-      what: what such a name is called in the message.
+      what: the message's word for a name.
 
     Raises:
-      UserError: at the first unknown name.
+      UserError: a name is unknown.
     """
     known = list(allowed) or list(OPTIONS)
     for name in given:
@@ -195,7 +194,7 @@ def check_keys(
 
 
 def row_config(job: DecodeConfig, options: Mapping[str, Any], where: str) -> DecodeConfig:
-    """The job's options with a record's own per-row options over them.
+    """The job's options, overridden by a record's own per-row options.
 
     Args:
       job: the job's options.
@@ -203,7 +202,7 @@ def row_config(job: DecodeConfig, options: Mapping[str, Any], where: str) -> Dec
       where: for messages, such as `line 3`.
 
     Raises:
-      UserError: unknown option, an option that is static per job, or a bad value.
+      UserError: an option is unknown or the same for the whole job, or a value is unusable.
     """
     if not isinstance(options, Mapping):
         raise UserError(f"{where}: options must be an object of names and values")
@@ -222,10 +221,10 @@ def row_config(job: DecodeConfig, options: Mapping[str, Any], where: str) -> Dec
 
 
 def _same(job: DecodeConfig, name: str, given: Any) -> bool:
-    """Whether the job decodes with this value of an option that a record can't set."""
+    """Whether a record's value of a job-wide option equals the job's."""
     value = check.coerce(OPTIONS[name], given)
     if name != "policy" or value == job.policy:
         return value == job.value(name)
-    # By another name it may be the job's; a name that means other steps is refused by `replace`.
+    # Another name may mean the job's policy; `replace` refuses one that implies other steps.
     same = (policy_of(value) or ("",))[0] == job.policy
     return same and dataclasses.replace(job, policy=value) == job

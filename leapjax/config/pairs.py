@@ -1,7 +1,6 @@
-"""Which attention rules, KV caches and policies go together: the one table of pairs.
+"""Compatibility of attention rules, KV caches and policies.
 
-The three registries know nothing of each other. A pair that makes no sense is refused here,
-in one line.
+The three registries are independent of each other; only this module relates them.
 """
 
 from __future__ import annotations
@@ -14,22 +13,22 @@ from leapjax.policies import POLICIES
 
 # Attention rule -> the caches that serve it.
 CACHES_FOR = {
-    # Every position depends on later ones, so that what is kept of a finished block goes stale.
+    # Every position depends on later ones, so cached keys and values go stale.
     "bidirectional": ("none", "prefix", "dual"),
     "windowed": ("none", "prefix", "dual"),
-    # A finished block never changes: an approximation would cost exactness for nothing.
+    # A finished block never changes, so an approximate cache would lose exactness for nothing.
     "block_causal": ("none",),
     "causal": ("none",),
 }
 
 
 def refusal(cache: str, policy: str, attention: Iterable[Rule] = ()) -> str | None:
-    """Why these do not go together, in one line; None if they do.
+    """Why a combination is refused, in one line; None if it is allowed.
 
     Args:
       cache: name in `CACHES`.
       policy: name in `POLICIES`.
-      attention: the rules of the model's layers, where the model is known.
+      attention: the rules of the model's layers, if the model is known.
 
     >>> refusal("dual", "localleap")
     >>> refusal("dual", "wino").split("; ")[1]
@@ -40,7 +39,7 @@ def refusal(cache: str, policy: str, attention: Iterable[Rule] = ()) -> str | No
         if cache not in CACHES_FOR[name]:
             choices = " or ".join(CACHES_FOR[name])
             return f"cache is {cache}, but the model's attention is {name}; choose cache {choices}"
-    # A second look at the window attends to every column, which only a whole pass computes.
+    # The shadow of the window attends to every column, and only a full pass computes them all.
     if CACHES[cache].stores and "recheck" in POLICIES[policy].needs:
         return (
             f"cache is {cache}, but policy {policy} reads the whole sequence in every pass; "

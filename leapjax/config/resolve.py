@@ -1,11 +1,12 @@
-"""Which options are in force: one rule for Python, commands, jobs, studies, the harness and Ray.
+"""Resolve the options in force; the same rule for Python, commands, jobs, studies and integrations.
 
     flags or arguments  >  --config YAML  >  the checkpoint's decode.yaml  >  the task  >  default
 
-A model that was trained on a canvas of 64 says so in its `decode.yaml`, and nobody has to know.
-Canvas and block go together: whoever sets one of the two leaves out both of the levels below
-(a checkpoint's block may not divide the user's canvas). The user's flags and YAML are one level
-there.
+A model that was trained on a canvas of 64 says so in its `decode.yaml`.
+
+Canvas and block go together, because a checkpoint's block may not divide the user's canvas: a
+level that sets one of the two discards both from the levels below. Flags and YAML count as one
+level for this.
 """
 
 from __future__ import annotations
@@ -31,24 +32,26 @@ def checkpoint_options(model: str | Path | None) -> ConfigFile:
     """The options of a model's `decode.yaml`.
 
     Args:
-      model: a folder; None is the embedded model, a hub id has none.
+      model: a folder, a hub id (which has no such file), or None for the embedded model.
 
     Returns:
-      What the file says; nothing where there is none. The embedded model without one gets
-      the canvas of its task.
+      The file's options, empty without a file. Without one, the embedded model gets the canvas of
+      its task.
 
     Raises:
-      UserError: the file is unusable, or sets a policy or a model, which are the user's choice.
+      UserError: the file is unusable, or sets a policy or a model (both are the user's choice).
     """
     from leapjax.loader import embedded_path
 
     path = (embedded_path() if model is None else Path(model)) / CHECKPOINT_FILE
     if not path.is_file():
-        return ConfigFile(str(path), {} if model is not None else _of_the_task())
+        return ConfigFile(str(path), {} if model is not None else _task_canvas())
     file = read_config(path)
     for name in ("policy", *PARAMETERS):
         if name in file.options:
-            raise UserError(f"{path}: {name} does not belong here; only what every policy reads")
+            raise UserError(
+                f"{path}: {name} does not belong here; set only options that every policy reads"
+            )
     if file.model is not None:
         raise UserError(f"{path}: model does not belong here")
     try:
@@ -58,7 +61,7 @@ def checkpoint_options(model: str | Path | None) -> ConfigFile:
     return file
 
 
-def _of_the_task() -> dict[str, Any]:
+def _task_canvas() -> dict[str, Any]:
     from leapjax import tasks
 
     task = tasks.get("wordproblems")
@@ -72,24 +75,24 @@ def resolve(
     task: Any = None,
     warn: Callable[[str], None] = lambda line: None,
 ) -> DecodeConfig:
-    """The options in force.
+    """Merge all levels into the options in force.
 
     Args:
-      given: flags or arguments, only those that were set.
-      file: what `--config` names, or None.
+      given: the flags or arguments that were set.
+      file: the `--config` file, or None.
       checkpoint: from `checkpoint_options`, or None.
-      task: of a study: has `gen_length` and `block_length`; or None.
-      warn: takes a line for each of the file's options that a given policy does not read.
+      task: a study's task, with `gen_length` and `block_length`, or None.
+      warn: called with one line per option of the file that the given policy does not read.
 
     Raises:
-      UserError: an unknown name, an unusable value, or one that is set and not read.
+      UserError: unknown name, unusable value, or a parameter that the policy does not read.
     """
     check_keys(given, "options")
     written = dict(file.options) if file else {}
     if file and "policy" in given:
         for name in _unread(given, written):
             warn(
-                f"{file.path}: {name} is left out, policy {given['policy']} does not read it "
+                f"{file.path}: {name} is ignored, policy {given['policy']} does not read it "
                 f"(the file is for {written.get('policy', COMMON['policy'].default)})"
             )
             del written[name]
@@ -103,7 +106,7 @@ def resolve(
     try:
         return DecodeConfig(**merged)
     except UserError as e:
-        # A message begins with the option's name: say where its value is from, if not given.
+        # A message begins with the option's name; prepend the file that its value comes from.
         words = str(e).split()
         if file and words[0] not in given and not written.keys().isdisjoint(words):
             raise UserError(f"{file.path}: {e}") from e
@@ -113,18 +116,18 @@ def resolve(
 
 
 def _unread(given: Mapping[str, Any], written: Mapping[str, Any]) -> list[str]:
-    """Options of a file that are for its own policy and not for the given one."""
+    """Options of a file that its own policy reads and the given policy does not."""
     wanted = policy_of(given["policy"]) if isinstance(given["policy"], str) else None
     files = written.get("policy", COMMON["policy"].default)
     theirs = policy_of(files) if isinstance(files, str) else None
     if wanted is None or theirs is None or wanted == theirs:
         return []
     name, tokens = wanted
-    # `greedy` says how many tokens a step commits, and so what steps and schedule are.
+    # A name such as `greedy` fixes the tokens per step, and with them steps and schedule.
     fixed = [p.name for p in SCHEDULED] if tokens else []
     reads = [n for n in POLICIES[name].reads if n not in fixed]
     if name == theirs[0]:
-        reads += [n for n in PARAMETERS if n not in fixed]  # only a fixed schedule's differ
+        reads += [n for n in PARAMETERS if n not in fixed]  # same policy: only the schedule differs
     return [n for n in PARAMETERS if n in written and n not in given and n not in reads]
 
 
@@ -134,15 +137,15 @@ def from_python(
     """The options in force for a call from Python.
 
     Args:
-      config: complete options, the checkpoint's left aside; None goes by the checkpoint's.
-      options: keyword arguments, which win over either.
+      config: complete options, which replace the checkpoint's; None uses the checkpoint's.
+      options: keyword arguments, which override both.
       checkpoint: from `checkpoint_options`, or None.
 
     Raises:
-      UserError: as `resolve`, or `config` is no DecodeConfig.
+      UserError: as `resolve`, or `config` is not a DecodeConfig.
     """
     if config is None:
-        return resolve(_followed(options, {}), checkpoint=checkpoint, warn=_warn)
+        return resolve(_cap_defaults(options, {}), checkpoint=checkpoint, warn=_warn)
     if isinstance(config, Mapping):
         check_keys(config, "config")
         said = ", ".join(f"{name}={shown(value)}" for name, value in config.items())
@@ -155,14 +158,14 @@ def from_python(
     if not options:
         return config
     said = config.changed()
-    return resolve(_followed(options, said), ConfigFile("config", said), warn=_warn)
+    return resolve(_cap_defaults(options, said), ConfigFile("config", said), warn=_warn)
 
 
-def _followed(options: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
-    """The keywords, where a lower threshold that nobody set follows `threshold` down.
+def _cap_defaults(options: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords, plus unset parameters lowered to their upper bound (`at_most`).
 
-    `threshold=0.5` alone is then a decode and no contradiction of the default 0.75. On command
-    lines and in records, which nobody watches, it is refused.
+    So `threshold=0.5` alone lowers `relaxed_threshold` from its default 0.75. Command lines and
+    records are refused instead.
     """
     out = dict(options)
     policy = options.get("policy", said.get("policy", COMMON["policy"].default))
@@ -173,7 +176,7 @@ def _followed(options: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, 
             continue
         if p.name not in out and p.name not in said and 0 <= upper < p.default:
             out[p.name] = upper
-            _warn(f"{p.name} is {upper}, as {p.at_most} is; its default {p.default} is above that")
+            _warn(f"{p.name} is lowered from its default {p.default} to {upper}, as {p.at_most} is")
     return out
 
 

@@ -160,7 +160,7 @@ class Keys:
         if len(set(found.values())) > 1:
             a, x = next(iter(found.items()))
             b, y = next(item for item in found.items() if item[1] != x)
-            raise UserError(f"config.json: {a} is {x}, but {b} is {y}; which one is right?")
+            raise UserError(f"config.json: {a} is {x}, but {b} is {y}; remove the wrong one")
         if not found and self._raw.get("rope_parameters") is not None:
             raise UserError("config.json: rope_parameters has no rope_theta; add the model's")
         self._known.add("rope_theta")

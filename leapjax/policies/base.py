@@ -1,4 +1,4 @@
-"""What a policy is: a pure function, and the parameters that it declares."""
+"""Policies: a pure function and the parameters that it declares."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """An option of a decode. Flag, YAML key, record key, keyword, check and array follow from it.
+    """The declaration of a decode option.
+
+    Its flag, YAML key, record key, keyword argument, check and array follow from it.
 
     Attributes:
       name: the keyword; the flag has dashes.
       kind: int, float, bool or str.
       help: its meaning, in one line.
-      default: the value where none is set; None leaves the option off.
-      follows: the option whose value is the default, in place of `default`.
-      low: the least value; None is the least that the kind's 32-bit type holds.
-      high: the greatest value; None is the greatest that the type holds.
-      above: `low` itself is refused.
-      choices: the words of a str.
-      traced: each row has its own value, and a change compiles nothing. Otherwise the value is
-        part of the program, and a job has one.
-      at_most: the option whose value this one may not exceed.
-      check: `(config) -> None`, raises a UserError where the value does not fit other options.
+      default: the default value; None leaves the option off.
+      follows: another option, whose value is the default instead of `default`.
+      low: the smallest value; None is the smallest of the kind's 32-bit type.
+      high: the largest value; None is the largest of the kind's 32-bit type.
+      above: exclude `low` itself.
+      choices: the allowed words of a str.
+      traced: each row has its own value, and a change does not recompile. Otherwise the value is
+        static, and a job has only one.
+      at_most: another option, whose value is the upper bound.
+      check: `(config) -> None`, raises a UserError if the value contradicts other options.
 
     >>> Parameter("warmth", float, "how bold a pass is", 0.5, low=0, high=1).default
     0.5
@@ -62,7 +64,7 @@ class Row(NamedTuple):
 
     Attributes:
       policy: the policy's name.
-      tokens: tokens a step that the row's name promises (fixed schedules); 0 promises none.
+      tokens: tokens per step of the row (fixed schedules), or 0.
       label: the row's first column.
     """
 
@@ -72,19 +74,18 @@ class Row(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """What a policy knows about a pass besides the proposal.
+    """A policy's inputs in a pass, besides the proposal.
 
     Attributes:
-      quota: (B,) int32, positions that the schedule wants this pass (fixed schedules).
-      parameters: name -> (B,) of each of the policy's traced parameters, and the plain value of
-        the others.
-      columns: (B, W) int32, the columns of the row's T that the window covers.
-      block: (B,) int32, the column where the active block starts.
-      open: (B, T) bool, positions still to be decided anywhere in the row.
-      memory: the policy's memory (`Policy.memory`), zeros in a block's first pass; else None.
+      quota: (B,) int32, positions to commit in this pass (fixed schedules).
+      parameters: name -> value; (B,) for a traced parameter, a Python value for a static one.
+      columns: (B, W) int32, the columns of the window.
+      block: (B,) int32, the first column of the active block.
+      open: (B, T) bool, open positions of the whole row.
+      memory: the policy's memory (`Policy.memory`), zeros in a block's first pass, or None.
       decided: (B, W) bool, positions of the active block that the policy committed; None unless
         it may reopen or replace them.
-      standing: (B, W) int32, the tokens that the window holds; None where `decided` is.
+      standing: (B, W) int32, the window's current tokens; None if `decided` is None.
     """
 
     quota: Any
@@ -99,31 +100,31 @@ class Pass(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """A way to choose which masked positions commit.
+    """A rule that chooses which masked positions commit.
 
-    What a policy does not declare costs its program nothing.
+    A feature that a policy does not declare adds nothing to its program.
 
     Attributes:
       name: the name that users write.
-      source: where the rule comes from.
+      source: reference of the rule.
       commit: `(proposal, masked, info) -> Decision`, with masked (B, W) bool; pure and
-        traceable. In each row that has a mask, at least one position commits, unless a
-        schedule says otherwise.
-      parameters: the options that it reads. Those of `leapjax.policies.parameters` are shared.
-      check: `(config) -> None`, raises a UserError where values contradict each other.
+        traceable. Commits at least one position in each row with a mask, unless a schedule says
+        otherwise.
+      parameters: the options that it reads; `leapjax.policies.parameters` has shared ones.
+      check: `(config) -> None`, raises a UserError if values contradict each other.
       needs: extra fields of `Proposal` to compute: margin, entropy, uniform, surprise, log_probs,
-        recheck (which makes every pass compute a shadow of the block, without a KV cache).
-      memory: (block_length W, vocabulary V) -> name -> (shape without B, dtype) of what a row
-        remembers from pass to pass of a block: zeros in a block's first pass, `info.memory`
-        then, and replaced by the decision's.
-      adjust: `(logits, barred, masked, info) -> (logits, memory)`: changes the (B, W, V)
-        logits before tokens are proposed; barred (B, 1, V) or (1, 1, V) bool, ids that can't
-        be proposed. `commit` sees the memory that it returns.
-      reopens: it may take back what it committed in the active block, and bounds by itself how
-        often; early stop is off.
-      replaces: it may put another token in place of one that it committed in the active block.
-      label: the policy in tables of results; default: name and defaults.
-      rows: (name, tokens a step, label) of each of its rows in tables, where there are several.
+        recheck (every pass computes a shadow of the block, without a KV cache).
+      memory: (block_length W, vocabulary V) -> name -> (shape without B, dtype): arrays that
+        persist within a block. They are zero in its first pass, arrive in `info.memory`, and are
+        replaced by `Decision.memory`.
+      adjust: `(logits, barred, masked, info) -> (logits, memory)`: changes the (B, W, V) logits
+        before tokens are proposed; barred (B, 1, V) or (1, 1, V) bool marks ids that can't be
+        proposed. `commit` gets the returned memory.
+      reopens: may reopen positions that it committed in the active block. The rule itself must
+        bound how often; early stop is off.
+      replaces: may replace tokens that it committed in the active block.
+      label: the policy's label in tables of results; default: name and defaults.
+      rows: (name, tokens per step, label) of its rows in tables, if there are several.
     """
 
     name: str
@@ -146,16 +147,16 @@ class Policy:
 
     @property
     def scheduled(self) -> bool:
-        """Whether a schedule fixes how many positions commit (`parameters.SCHEDULED`)."""
+        """Whether a schedule fixes the number of commits per pass (`parameters.SCHEDULED`)."""
         return "steps" in self.reads
 
     @property
     def revises(self) -> bool:
-        """Whether it may change what it decided before."""
+        """Whether it may change earlier decisions."""
         return self.reopens or self.replaces
 
     def table_rows(self) -> dict[str, Row]:
-        """The rows of tables of results that show this policy, by name."""
+        """This policy's rows in tables of results, by name."""
         if self.rows:
             return {name: Row(self.name, tokens, label) for name, tokens, label in self.rows}
         numbers = [f"{p.default:g}" for p in self.parameters if p.default and p.kind is not str]
@@ -166,12 +167,12 @@ class Policy:
 
 
 def commits(chosen, kind, memory=None) -> Decision:
-    """The decision to commit some positions and to keep the others.
+    """A decision that commits the chosen positions and keeps the others.
 
     Args:
       chosen: (B, W) bool, within the masked positions.
-      kind: (B, W) codes of `COMMIT_KINDS`, or one for all.
-      memory: what the policy remembers, if it has a memory.
+      kind: (B, W) codes of `COMMIT_KINDS`, or one code for all.
+      memory: the policy's new memory, if it has one.
 
     >>> commits(np.array([[True, False]]), kind=1).action.tolist()  # COMMIT, KEEP
     [[1, 0]]
@@ -181,14 +182,13 @@ def commits(chosen, kind, memory=None) -> Decision:
 
 
 def best_first(score: Callable[[Proposal, Pass], Any]) -> Callable[[Proposal, Any, Pass], Decision]:
-    """The rule of a fixed schedule: as many positions as it asks for, the best ones first.
+    """The rule of a fixed schedule: commit the `info.quota` best positions.
 
     Args:
       score: `(proposal, info) -> (B, W) float32`, higher is better; ties go to the left.
 
     Returns:
-      The `commit` of a policy that reads `parameters.SCHEDULED`; its decisions are of kind
-      schedule.
+      `Policy.commit` for a policy that reads `parameters.SCHEDULED`; commits have kind `schedule`.
     """
 
     def commit(proposal, masked, info):
@@ -214,14 +214,14 @@ def surest(confidence, masked):
 
 
 def rank(score, masked):
-    """Places of the masked positions when the best come first; ties go to the left.
+    """Ranks of the masked positions, best first; ties go to the left.
 
     Args:
       score: (B, W) float32, higher is better.
       masked: (B, W) bool.
 
     Returns:
-      (B, W) int32 from 0; what is not masked comes last.
+      (B, W) int32 from 0; unmasked positions come last.
     """
     lowered = jnp.where(masked, -score, jnp.inf)
     return jnp.argsort(jnp.argsort(lowered, axis=1, stable=True), axis=1)

@@ -1,4 +1,4 @@
-"""Parameters that several policies share, and the checks that go with them."""
+"""Parameters that several policies share, and their checks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from leapjax.config import DecodeConfig
 
 
-def _fits_the_canvas(c: DecodeConfig) -> None:
+def _check_schedule(c: DecodeConfig) -> None:
     if c.value("schedule") == "dream" and c.block_length != c.gen_length:
         raise UserError(
             f"schedule dream runs over the whole canvas; set block_length to gen_length "
@@ -43,7 +43,7 @@ STEPS = Parameter(
     "passes of a fixed schedule over the whole canvas",
     follows="gen_length",
     low=1,
-    check=_fits_the_canvas,
+    check=_check_schedule,
 )
 SCHEDULE = Parameter(
     "schedule",
@@ -53,5 +53,5 @@ SCHEDULE = Parameter(
     choices=("even", "dream"),
     traced=False,
 )
-# What a policy reads whose number of commits a pass is fixed beforehand (`info.quota`).
+# The parameters of a policy with a fixed schedule (`info.quota`).
 SCHEDULED = (STEPS, SCHEDULE)

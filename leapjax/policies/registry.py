@@ -1,4 +1,4 @@
-"""The policies that there are, their parameters, and their rows in tables of results."""
+"""The registry of policies, their parameters, and their rows in tables of results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from leapjax.types import Proposal
 
 # Filled by `add`, in the order of registration.
 POLICIES: dict[str, Policy] = {}
-PARAMETERS: dict[str, Parameter] = {}  # of all policies, as the first one declares it
+PARAMETERS: dict[str, Parameter] = {}  # of all policies, as first declared
 ROWS: dict[str, Row] = {}  # name in a table of results -> the policy behind it
 
 
@@ -24,22 +24,22 @@ def plain(word: str) -> str:
 
 
 def add(policy: Policy) -> None:
-    """Enter a policy, unchecked."""
+    """Register a policy without checks."""
     POLICIES[policy.name] = policy
     PARAMETERS.update({p.name: p for p in policy.parameters if p.name not in PARAMETERS})
     ROWS.update(policy.table_rows())
 
 
 def register_policy(policy: Policy) -> Policy:
-    """Make a policy of your own known by its name, with its parameters.
+    """Register a policy of your own, with its parameters.
 
-    From then on `DecodeConfig(policy=...)`, keywords, records, YAML files and flags take the policy
-    and its parameters. Each process that decodes has to register it. Registering the same
-    policy again changes nothing.
+    `DecodeConfig(policy=...)`, keyword arguments, records, YAML files and flags then accept the
+    policy and its parameters. Every process that decodes must register it. Registering the same
+    policy again has no effect.
 
     Args:
-      policy: its name and its tables' rows must be new. A parameter that another policy has,
-        too, must agree with it in type, choices and `traced`.
+      policy: its name and the names of its table rows must be new. A parameter that another policy
+        also declares must have the same type, choices and `traced`.
 
     Returns:
       The policy.
@@ -55,7 +55,7 @@ def register_policy(policy: Policy) -> Policy:
     if POLICIES.get(name) == policy:
         return policy
     if not name.isidentifier() or plain(name) != name:
-        raise UserError(f"policy {name!r}: a name is of small letters, digits and underscores")
+        raise UserError(f"policy {name!r}: a name has lowercase letters, digits and underscores")
     if unknown := policy.needs - set(Proposal._fields):
         raise UserError(
             f"policy {name}: needs {', '.join(sorted(unknown))}; a proposal has "

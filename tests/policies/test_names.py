@@ -62,7 +62,7 @@ def test_a_name_that_fixes_the_steps_bears_no_others(tmp_path):
     notes = []
     file = read_config(tmp_path / "c.yaml")
     config = resolve({"policy": "greedy", **SMALL}, file, warn=notes.append)
-    assert config.value("steps") == 32 and "steps is left out, policy greedy" in notes[0]
+    assert config.value("steps") == 32 and "steps is ignored, policy greedy" in notes[0]
 
 
 def test_help_tells_the_other_names():
@@ -82,7 +82,9 @@ def test_a_registered_policy_has_its_names_and_axes(registry):
     assert [p.config.share for p in made.points] == [0.1, 0.2] and made.left_out == 1
     assert rows(["Mine"], ["none"], base)[-1].label == "mine 0.9 0.5"
     assert names(["mine"], base) == ("mine", "greedy") and config_for("mine", base) == base
-    with pytest.warns(UserWarning, match="share is 0.3, as threshold is; its default 0.5"):
+    with pytest.warns(
+        UserWarning, match="share is lowered from its default 0.5 to 0.3, as threshold is"
+    ):
         assert from_python(base, {"threshold": 0.3}, None).share == 0.3
 
 
