@@ -18,7 +18,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,9 @@ from leapjax.errors import UserError
 from leapjax.lm import LM
 from leapjax.models import transformer
 from leapjax.serve.sizes import bucket
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
 
 Pair = tuple[Sequence[int], Sequence[int]]
 
@@ -120,7 +123,9 @@ def _shape(prompt: int, answer: int) -> tuple[int, int]:
     return bucket(max(prompt + answer, window + 1)), window
 
 
-def masks(answer_length: int, samples: int, rng: np.random.Generator) -> np.ndarray:
+def masks(
+    answer_length: int, samples: int, rng: np.random.Generator
+) -> Bool[np.ndarray, "{samples} {answer_length}"]:
     """Which tokens of an answer are masked, for each sample.
 
     Args:

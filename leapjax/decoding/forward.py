@@ -10,6 +10,7 @@ D width.
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 
@@ -18,6 +19,11 @@ from leapjax.decoding.program import Program
 from leapjax.decoding.proposal import guided
 from leapjax.decoding.state import DecodeState
 from leapjax.models import transformer
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Float32, Int32, Shaped
+
+    from leapjax.models.transformer import Weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +38,7 @@ class Rows:
     state: DecodeState
     program: Program
 
-    def ids(self):
+    def ids(self) -> Int32[Array, "R T"]:
         """(R, T) int32 token ids: the rows, and with guidance the rows without prompt."""
         tokens = self.state.tokens
         if not self.program.guidance:
@@ -40,11 +46,11 @@ class Rows:
         mask = jnp.int32(self.program.model.mask_token_id)
         return jnp.concatenate([tokens, jnp.where(self.state.given, mask, tokens)])
 
-    def both(self, x):
+    def both(self, x: Shaped[Array, " B *rest"]) -> Shaped[Array, " R *rest"]:
         """A (B, ...) array for each evaluation: (R, ...)."""
         return jnp.concatenate([x, x]) if self.program.guidance else x
 
-    def predictors(self, columns):
+    def predictors(self, columns: Int32[Array, "B W"]) -> Int32[Array, "B W"]:
         """(B, W) int32 columns whose outputs predict the given columns (B, W).
 
         Dream's output at i - 1 predicts position i; a position whose predecessor is a pad or
@@ -56,7 +62,9 @@ class Rows:
         return jnp.where(before >= self.state.first[:, None], before, columns)
 
 
-def block_columns(block, program: Program):
+def block_columns(
+    block: Int32[Array, " B"], program: Program
+) -> tuple[Int32[Array, "B W"], Bool[Array, "B W"]]:
     """Columns of each row's window; it holds the active block.
 
     A short last block (infilling) keeps the window's size by reaching back.
@@ -74,7 +82,9 @@ def block_columns(block, program: Program):
     return columns, columns >= block[:, None]
 
 
-def model_pass(params, state: DecodeState, columns, program: Program) -> Outcome:
+def model_pass(
+    params: Weights, state: DecodeState, columns: Int32[Array, "B W"], program: Program
+) -> Outcome:
     """Hidden states of each row's window, by way of the program's cache.
 
     Args:
@@ -86,7 +96,9 @@ def model_pass(params, state: DecodeState, columns, program: Program) -> Outcome
     return program.kv_cache.forward(params, Rows(state, program), columns)
 
 
-def window_logits(params, hidden, state: DecodeState, program: Program):
+def window_logits(
+    params: Weights, hidden: Float[Array, "R W D"], state: DecodeState, program: Program
+) -> Float32[Array, "B W V"]:
     """Head and guidance: (R, W, D) hidden states -> (B, W, V) float32 logits."""
     logits = transformer.head(params, program.model, hidden)
     if not program.guidance:

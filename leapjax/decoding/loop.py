@@ -8,6 +8,7 @@ state |-> step: model -> proposal -> policy -> commit -> next block / done -> st
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,19 @@ from leapjax.decoding.program import Program
 from leapjax.decoding.state import DecodeState, refill, with_cache
 from leapjax.decoding.step import step
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Int32
 
-def run(params, state: DecodeState, max_passes, free_rows, program: Program) -> DecodeState:
+    from leapjax.models.transformer import Weights
+
+
+def run(
+    params: Weights,
+    state: DecodeState,
+    max_passes: Int32[Array, ""],
+    free_rows: Int32[Array, ""],
+    program: Program,
+) -> DecodeState:
     """Repeat `step` until enough rows are done, or the passes are used up.
 
     Args:
@@ -46,7 +58,7 @@ run_jit = functools.partial(jax.jit, static_argnames="program", donate_argnames=
 refill_jit = functools.partial(jax.jit, donate_argnames="state")(refill)
 
 
-def decode(params, state: DecodeState, program: Program) -> DecodeState:
+def decode(params: Weights, state: DecodeState, program: Program) -> DecodeState:
     """Decode every row to its end, in one call; pure and traceable.
 
     Args:

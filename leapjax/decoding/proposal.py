@@ -13,6 +13,8 @@ Shapes: B rows, W window, V vocabulary.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,10 +23,17 @@ from leapjax.decoding.program import Program
 from leapjax.decoding.state import RowOptions
 from leapjax.types import Proposal
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float32, Int32, Key
+
 _NEG_INF = np.float32(-np.inf)
 
 
-def guided(conditional, unconditional, scale):
+def guided(
+    conditional: Float32[Array, "B W V"],
+    unconditional: Float32[Array, "B W V"],
+    scale: Float32[Array, " B"],
+) -> Float32[Array, "B W V"]:
     """Classifier-free guidance: `un + (scale + 1) (cond - un)`; scale 0 changes nothing.
 
     Args:
@@ -37,7 +46,7 @@ def guided(conditional, unconditional, scale):
     return jnp.where(s == 0, conditional, mixed)  # exactly what the row gives unguided
 
 
-def never_proposed(v: int, options: RowOptions, program: Program):
+def never_proposed(v: int, options: RowOptions, program: Program) -> Bool[Array, "B 1 {v}"]:
     """(B, 1, V) bool: ids that no row's proposal may hold: the mask, and eos where barred."""
     vocabulary = jnp.arange(v, dtype=jnp.int32)[None, None, :]
     no_eos = (vocabulary == program.model.eos_token_id) & options.logits_eos_inf[:, None, None]
@@ -45,7 +54,12 @@ def never_proposed(v: int, options: RowOptions, program: Program):
 
 
 def propose(
-    logits, options: RowOptions, noise_keys, last_pass, program: Program, log_frequency=None
+    logits: Float32[Array, "B W V"],
+    options: RowOptions,
+    noise_keys: Key[Array, "B W"] | None,
+    last_pass: Bool[Array, " B"] | None,
+    program: Program,
+    log_frequency: Float32[Array, " V"] | None = None,
 ) -> Proposal:
     """Choose a token for each position and say how sure the model is of it.
 
@@ -54,7 +68,8 @@ def propose(
       options: the rows' numbers.
       noise_keys: (B, W) PRNG keys, one per (row, step, position); None unless the program
         samples or its policy asks for uniform noise.
-      last_pass: (B,) bool; the schedule's last pass over the row. Read by Dream's schedule.
+      last_pass: (B,) bool; the schedule's last pass over the row. Read by Dream's schedule
+        alone; other programs may give None.
       program: static structure.
       log_frequency: (V,) float32, log of each token's share of a corpus; None takes all
         tokens to be equally frequent. Read if the policy needs `surprise`.
@@ -70,9 +85,10 @@ def propose(
         candidates = jnp.where(vocabulary == model.mask_token_id, _NEG_INF, logits)
         token = _first_argmax(_scores(candidates, options, noise_keys, program), vocabulary)
         held, weighed_ids = None, token
-        if program.holds_masks:
+        last = last_pass if program.holds_masks else None
+        if last is not None:
             held = _first_argmax(_scores(logits, options, noise_keys, program), vocabulary)
-            held = (held == model.mask_token_id) & ~last_pass[:, None]
+            held = (held == model.mask_token_id) & ~last[:, None]
             weighed_ids = jnp.where(held, jnp.int32(model.mask_token_id), token)
         # Muted end tokens: chosen like any other, then without weight in the softmax.
         is_end = is_eos
@@ -89,7 +105,7 @@ def propose(
         margin = entropy = uniform = surprise = log_probs = None
         if "margin" in needs:
             is_mask = vocabulary == model.mask_token_id
-            barred = is_mask if held is None else is_mask & last_pass[:, None, None]
+            barred = is_mask if last is None else is_mask & last[:, None, None]
             open_logits = jnp.where(barred, _NEG_INF, weighed)
             best = jnp.max(open_logits, axis=-1)
             first = vocabulary == _first_argmax(open_logits, vocabulary)[..., None]
@@ -113,7 +129,7 @@ def propose(
     return Proposal(token, confidence, margin, entropy, uniform, held, surprise, log_probs)
 
 
-def probability(logits, ids):
+def probability(logits: Float32[Array, "B W V"], ids: Int32[Array, "B W"]) -> Float32[Array, "B W"]:
     """Softmax probability of some tokens: (B, W, V) logits, (B, W) ids -> (B, W) float32."""
     vocabulary = jnp.arange(logits.shape[-1], dtype=jnp.int32)[None, None, :]
     top = jnp.max(logits, axis=-1)

@@ -5,12 +5,19 @@ Sources: LLaDA's `generate` (even), Dream's `diffusion_generate` (dream); rules 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Int32
 
 DREAM_EPS = 1e-3  # the last of Dream's times
 
 
-def even(block_masks, block_step, passes):
+def even(
+    block_masks: Int32[Array, " B"], block_step: Int32[Array, " B"], passes: Int32[Array, " B"]
+) -> Int32[Array, " B"]:
     """As evenly as whole tokens allow: the first passes take the remainder.
 
     Args:
@@ -24,7 +31,9 @@ def even(block_masks, block_step, passes):
     return block_masks // passes + (block_step < block_masks % passes).astype(jnp.int32)
 
 
-def dream(masks, block_step, passes):
+def dream(
+    masks: Int32[Array, " B"], block_step: Int32[Array, " B"], passes: Int32[Array, " B"]
+) -> Int32[Array, " B"]:
     """`int(masks (1 - s / t))` over times from 1 down to 1e-3; the last pass takes all.
 
     Some passes may take nothing; they still count as steps.

@@ -6,6 +6,8 @@ state -> the window's columns -> the cache's pass over the model: hidden states,
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 
@@ -18,8 +20,15 @@ from leapjax.ops.primitives import take
 from leapjax.policies import Pass
 from leapjax.types import COMMIT, NONE, REOPEN, REPLACE
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Int32, Key
 
-def noise_keys(state: DecodeState, columns, program: Program):
+    from leapjax.models.transformer import Weights
+
+
+def noise_keys(
+    state: DecodeState, columns: Int32[Array, "B W"], program: Program
+) -> Key[Array, "B W"] | None:
     """Keys of this pass, a function of row key, the row's step and the canvas position.
 
     Returns:
@@ -33,12 +42,12 @@ def noise_keys(state: DecodeState, columns, program: Program):
     return jax.vmap(jax.vmap(fold, in_axes=(None, 0)))(at_step, place)
 
 
-def passes_per_block(state: DecodeState, program: Program):
+def passes_per_block(state: DecodeState, program: Program) -> Int32[Array, " B"]:
     """(B,) int32: passes that a fixed schedule spends on each block."""
     return state.options.parameters["steps"] // program.blocks
 
 
-def quota(state: DecodeState, masked, program: Program):
+def quota(state: DecodeState, masked: Bool[Array, "B W"], program: Program) -> Int32[Array, " B"]:
     """(B,) int32: how many positions the schedule wants; zeros for threshold policies."""
     if not program.policy.scheduled:
         return jnp.zeros_like(state.block_step)
@@ -48,7 +57,7 @@ def quota(state: DecodeState, masked, program: Program):
     return schedule.even(state.block_masks, state.block_step, passes)
 
 
-def step(params, state: DecodeState, program: Program) -> DecodeState:
+def step(params: Weights, state: DecodeState, program: Program) -> DecodeState:
     """Advance every unfinished row by one pass; finished rows don't change.
 
     Args:

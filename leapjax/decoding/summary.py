@@ -8,6 +8,8 @@ rounding of a sum; for greedy tokens and policies that ask for the confidence al
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,10 +19,15 @@ from leapjax.decoding.state import RowOptions
 from leapjax.models import transformer
 from leapjax.types import Proposal
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+    from leapjax.models.transformer import Weights
+
 _NEG_INF = np.float32(-np.inf)
 
 
-def applies(params, program: Program) -> bool:
+def applies(params: Weights, program: Program) -> bool:
     """Whether these weights give a summary and the program needs no more than that."""
     plain = not (program.guidance or program.sampling or program.holds_masks)
     policy = program.policy
@@ -28,7 +35,9 @@ def applies(params, program: Program) -> bool:
     return ready and plain and not policy.needs and policy.adjust is None
 
 
-def propose(params, hidden, options: RowOptions, program: Program) -> Proposal:
+def propose(
+    params: Weights, hidden: Float[Array, "B W D"], options: RowOptions, program: Program
+) -> Proposal:
     """Choose a token for each position and say how sure the model is of it.
 
     Args:

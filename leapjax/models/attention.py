@@ -11,13 +11,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Int32
 
 
 @dataclasses.dataclass(frozen=True)
 class Bidirectional:
     """Every position attends to every position (LLaDA, Dream)."""
 
-    def mask(self, queries, keys):
+    def mask(
+        self, queries: Int32[Array, "B S"], keys: Int32[Array, "B T"]
+    ) -> Bool[Array, "B S T"] | bool:
         """The attention mask.
 
         Args:
@@ -40,7 +46,7 @@ class BlockCausal:
 
     length: int
 
-    def mask(self, queries, keys):
+    def mask(self, queries: Int32[Array, "B S"], keys: Int32[Array, "B T"]) -> Bool[Array, "B S T"]:
         """See `Bidirectional.mask`."""
         return keys[:, None, :] // self.length <= queries[:, :, None] // self.length
 
@@ -49,7 +55,7 @@ class BlockCausal:
 class Causal:
     """A position attends to itself and all earlier ones."""
 
-    def mask(self, queries, keys):
+    def mask(self, queries: Int32[Array, "B S"], keys: Int32[Array, "B T"]) -> Bool[Array, "B S T"]:
         """See `Bidirectional.mask`."""
         return keys[:, None, :] <= queries[:, :, None]
 
@@ -64,7 +70,7 @@ class Windowed:
 
     size: int
 
-    def mask(self, queries, keys):
+    def mask(self, queries: Int32[Array, "B S"], keys: Int32[Array, "B T"]) -> Bool[Array, "B S T"]:
         """See `Bidirectional.mask`."""
         return abs(keys[:, None, :] - queries[:, :, None]) < self.size
 
@@ -78,7 +84,12 @@ RULES = {
 }
 
 
-def attention_mask(rule: Rule, queries, keys: Callable, valid):
+def attention_mask(
+    rule: Rule,
+    queries: Int32[Array, "B S"],
+    keys: Callable[[], Int32[Array, "B T"]],
+    valid: Bool[Array, "B T"] | Bool[Array, "B S T"],
+) -> Bool[Array, "B T"] | Bool[Array, "B S T"]:
     """The attention mask of a rule, without pads.
 
     Args:

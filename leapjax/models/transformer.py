@@ -16,7 +16,8 @@ Source: LLaDA (arXiv 2502.09992) and Dream (arXiv 2508.15487), both Llama-shaped
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +31,16 @@ from leapjax.ops import xla
 from leapjax.ops.arrangement import BACKENDS, as_arranged, streams_head
 from leapjax.ops.primitives import rope_tables, take
 from leapjax.ops.runs import fold
+from leapjax.ops.weights import Arranged
+
+if TYPE_CHECKING:
+    from jax.typing import DTypeLike
+    from jaxtyping import Array, Bool, Float, Float32, Int32, Key
+
+    KeysValues = tuple[Float[Array, "L B T K E"], Float[Array, "L B T K E"]]
 
 Params = dict[str, Any]
+Weights = Mapping[str, Any] | Arranged
 
 
 def _block(ops, x, layer, head_dim: int, rope, valid, store=None, outputs=None):
@@ -88,15 +97,23 @@ def _prepare(params, config: ModelConfig, ids, positions, valid, key_positions, 
     return model, embed(model, config, ids, dtype), blocks
 
 
-def embed(params, config: ModelConfig, ids, dtype):
+def embed(
+    params: Weights, config: ModelConfig, ids: Int32[Array, "B S"], dtype: DTypeLike
+) -> Float[Array, "B S D"]:
     """Token embeddings, (B, S) int32 -> (B, S, D) in `dtype`."""
     x = xla.as_bfloat16(jnp.take(as_arranged(params, config).embed, ids, axis=0)).astype(dtype)
     return x * jnp.asarray(config.embed_scale, dtype) if config.embed_scale != 1.0 else x
 
 
 def hidden_states(
-    params, config: ModelConfig, ids, positions, valid, dtype=jnp.float32, outputs=None
-):
+    params: Weights,
+    config: ModelConfig,
+    ids: Int32[Array, "B T"],
+    positions: Int32[Array, "B T"],
+    valid: Bool[Array, "B T"] | Bool[Array, "B T T"],
+    dtype: DTypeLike = jnp.float32,
+    outputs: Int32[Array, "B W"] | None = None,
+) -> Float[Array, "B T D"] | Float[Array, "B W D"]:
     """Whole-sequence forward pass up to (not including) the final norm and head.
 
     Args:
@@ -121,16 +138,16 @@ def hidden_states(
 
 
 def refresh_states(
-    params,
+    params: Weights,
     config: ModelConfig,
-    ids,
-    positions,
-    valid,
-    cache,
-    rows,
-    dtype=jnp.float32,
-    outputs=None,
-):
+    ids: Int32[Array, "G T"],
+    positions: Int32[Array, "G T"],
+    valid: Bool[Array, "G T"],
+    cache: KeysValues,
+    rows: Int32[Array, " G"],
+    dtype: DTypeLike = jnp.float32,
+    outputs: Int32[Array, "G W"] | None = None,
+) -> tuple[Float[Array, "G T D"] | Float[Array, "G W D"], KeysValues]:
     """Like `hidden_states`; also writes every layer's rotated keys and values into a cache.
 
     Each layer is written in place where the cache is a loop carry, so no second cache is held.
@@ -164,16 +181,16 @@ def refresh_states(
 
 
 def window_states(
-    params,
+    params: Weights,
     config: ModelConfig,
-    ids,
-    positions,
-    valid,
-    cache,
-    start,
-    replace,
-    dtype=jnp.float32,
-):
+    ids: Int32[Array, "B S"],
+    positions: Int32[Array, "B S"],
+    valid: Bool[Array, "B T"],
+    cache: KeysValues,
+    start: Int32[Array, " B"],
+    replace: Bool[Array, "B S"] | None,
+    dtype: DTypeLike = jnp.float32,
+) -> tuple[Float[Array, "B S D"], KeysValues]:
     """Forward pass of a window of each row against cached keys and values.
 
     Fresh keys and values replace cached ones before the window attends. The cache is a loop carry,
@@ -217,7 +234,9 @@ def window_states(
     return x, tuple(stores)
 
 
-def head(params, config: ModelConfig, hidden):
+def head(
+    params: Weights, config: ModelConfig, hidden: Float[Array, "B W D"]
+) -> Float32[Array, "B W V"]:
     """Final norm and vocabulary head.
 
     Args:
@@ -233,12 +252,16 @@ def head(params, config: ModelConfig, hidden):
         return BACKENDS[model.backend].head(hidden, model)
 
 
-def has_summary(params, config: ModelConfig) -> bool:
+def has_summary(params: Weights, config: ModelConfig) -> bool:
     """Whether `head_summary` supports these weights; it depends on the backend."""
     return streams_head(as_arranged(params, config))
 
 
-def head_summary(params, config: ModelConfig, hidden, apart: list[int]):
+def head_summary(
+    params: Weights, config: ModelConfig, hidden: Float[Array, "B W D"], apart: Sequence[int]
+) -> tuple[
+    Float32[Array, "B W"], Int32[Array, "B W"], Float32[Array, "B W"], Float32[Array, "B W A"]
+]:
     """Softmax statistics of the logits, without storing all of them, and a few separate logits.
 
     Args:
@@ -261,7 +284,7 @@ def init_scale(name: str, config: ModelConfig) -> float:
     return 0.02 / (2 * config.n_layers) ** 0.5 if name in ("o", "down") else 0.02
 
 
-def init_params(config: ModelConfig, key, dtype=jnp.float32) -> Params:
+def init_params(config: ModelConfig, key: Key[Array, ""], dtype: DTypeLike = jnp.float32) -> Params:
     """Random parameters for training from scratch.
 
     Matrices are Normal(0, 0.02); the two projections that write to the residual stream are

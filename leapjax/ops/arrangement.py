@@ -22,7 +22,7 @@ to `PACKED_UP_TO_BYTES`. Otherwise the arrangement consists of views of the same
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,9 @@ from leapjax.models.config import ModelConfig
 from leapjax.ops import cpu, xla
 from leapjax.ops.runs import Stacked, Unrolled
 from leapjax.ops.weights import GROUPS, Arranged, Head, Matrices, Norm
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float32
 
 BACKENDS = {"xla": xla, "cpu": cpu}
 
@@ -77,12 +80,17 @@ def for_training(params: Mapping[str, Any], config: ModelConfig) -> Arranged:
     return arranged(params, tuple(runs), head_of(params, config))
 
 
-def arranged(params, runs, head: Head, backend: str = "xla") -> Arranged:
+def arranged(
+    params: Mapping[str, Any],
+    runs: tuple[Stacked | Unrolled, ...],
+    head: Head,
+    backend: str = "xla",
+) -> Arranged:
     """Assemble `Arranged` from runs, head and the remaining canonical leaves."""
     return Arranged(params["embed"], runs, head, params.get("log_frequency"), backend)
 
 
-def head_of(params, config: ModelConfig, **changes) -> Head:
+def head_of(params: Mapping[str, Any], config: ModelConfig, **changes: Any) -> Head:
     """The head from canonical parameters; `changes` replaces fields."""
     made = Head(
         norm=norm_of(params, "final_norm", config),
@@ -94,7 +102,7 @@ def head_of(params, config: ModelConfig, **changes) -> Head:
     return made.replace(**changes)
 
 
-def norm_of(params, name: str, config: ModelConfig) -> Norm:
+def norm_of(params: Mapping[str, Any], name: str, config: ModelConfig) -> Norm:
     """A norm from its canonical leaves."""
     return Norm(params[name], params.get(f"{name}_bias"), eps=config.norm_eps)
 
@@ -160,7 +168,9 @@ def streams_head(model: Arranged) -> bool:
     return model.backend == "cpu" or bool(model.head.pieces)
 
 
-def with_log_frequency(params: Mapping[str, Any] | Arranged, known):
+def with_log_frequency(
+    params: Mapping[str, Any] | Arranged, known: Float32[Array, " V"]
+) -> Mapping[str, Any] | Arranged:
     """Add token frequencies to the parameters, canonical or arranged.
 
     Args:

@@ -5,12 +5,22 @@ Shapes: L layers, B rows, T columns, S of a window, G rows written, K KV heads, 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int32
 
-def write_rows(cache, layer, rows, fresh):
+
+def write_rows(
+    cache: Float[Array, "L B T K E"],
+    layer: int | Int32[Array, ""],
+    rows: Int32[Array, " G"],
+    fresh: Float[Array, "G T K E"],
+) -> Float[Array, "L B T K E"]:
     """Replace whole rows of one layer.
 
     Args:
@@ -22,7 +32,13 @@ def write_rows(cache, layer, rows, fresh):
     return _row_major(cache.at[jnp.int32(layer), rows].set(fresh, mode="drop"))
 
 
-def write_window(cache, layer, start, fresh, replace):
+def write_window(
+    cache: Float[Array, "L B T K E"],
+    layer: int | Int32[Array, ""],
+    start: Int32[Array, " B"],
+    fresh: Float[Array, "B S K E"],
+    replace: Bool[Array, "B S"] | None,
+) -> Float[Array, "L B T K E"]:
     """Replace one contiguous window (S, K, E) in every row of one layer.
 
     Args:

@@ -10,7 +10,8 @@ Shapes: as in `leapjax.ops.xla`.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 from flax import struct
@@ -18,6 +19,9 @@ from flax import struct
 from leapjax import native
 from leapjax.ops import xla
 from leapjax.ops.weights import GROUPS, Arranged, Norm
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Float32, Int32
 
 
 class PackedMatrices(struct.PyTreeNode):
@@ -56,7 +60,13 @@ def _norm(norm: Norm) -> dict[str, Any]:
     return {"norm": both, "eps": norm.eps}
 
 
-def heads(x, layer, names, rope, head_dim: int) -> list:
+def heads(
+    x: Float[Array, "B S D"],
+    layer: Mapping[str, Any],
+    names: Sequence[str],
+    rope: Sequence[Float32[Array, "B S 1 {head_dim}//2"]],
+    head_dim: int,
+) -> list[Float[Array, "B S _ {head_dim}"]]:
     """See `leapjax.ops.xla.heads`."""
     w = layer["vkq"]
     first = GROUPS["vkq"].index(names[0])
@@ -70,31 +80,43 @@ def heads(x, layer, names, rope, head_dim: int) -> list:
     ]
 
 
-def attention(q, keys, values, valid, index):
+def attention(
+    q: Float[Array, "B S H E"],
+    keys: Float[Array, "L B T G E"],
+    values: Float[Array, "L B T G E"],
+    valid: Bool[Array, "B T"] | Bool[Array, "B S T"],
+    index: int,
+) -> Float[Array, "B S H*E"]:
     """See `leapjax.ops.xla.attention`."""
     if valid.ndim == 2:
         return native.attention(q, keys, values, valid, index)
     return xla.attention(q, keys, values, valid, index)  # the kernel takes no mask per query
 
 
-def linear(x, w: PackedMatrices, add):
+def linear(
+    x: Float[Array, "B S K"], w: PackedMatrices, add: Float[Array, "B S N"]
+) -> Float[Array, "B S N"]:
     """See `leapjax.ops.xla.linear`."""
     return _products(x, w, 0, 1, add=add)[0]
 
 
-def mlp(x, layer):
+def mlp(x: Float[Array, "B S D"], layer: Mapping[str, Any]) -> Float[Array, "B S D"]:
     """See `leapjax.ops.xla.mlp`."""
     (y,) = _products(x, layer["gate_up"], 0, 2, **_norm(layer["mlp_norm"]))
     return linear(y, layer["down"], x)
 
 
-def head(x, model: Arranged):
+def head(x: Float[Array, "B W D"], model: Arranged) -> Float32[Array, "B W V"]:
     """See `leapjax.ops.xla.head`."""
     (logits,) = native.product(x, model.head.table, **_norm(model.head.norm))
     return xla.finish_logits(logits, model.head, slice(None))
 
 
-def head_summary(x, model: Arranged, apart: list[int]):
+def head_summary(
+    x: Float[Array, "B W D"], model: Arranged, apart: Sequence[int]
+) -> tuple[
+    Float32[Array, "B W"], Int32[Array, "B W"], Float32[Array, "B W"], Float32[Array, "B W A"]
+]:
     """See `leapjax.ops.xla.head_summary`; the kernel never stores logits."""
     matrix, factor, bias = model.head.table, model.head.factor, model.head.bias
     bias = jnp.zeros(matrix.columns) if bias is None else bias

@@ -5,21 +5,34 @@ Shapes: B rows, S positions computed now, T columns, W window, D width, E head w
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 from jax import lax
 
+if TYPE_CHECKING:
+    from jax.typing import DTypeLike
+    from jaxtyping import Array, Float, Float32, Int32, Shaped
 
-def precision_for(dtype) -> lax.Precision:
+
+def precision_for(dtype: DTypeLike) -> lax.Precision:
     """Matmul precision of a compute dtype: float32 means float32, on every device."""
     return lax.Precision.HIGHEST if dtype == jnp.float32 else lax.Precision.DEFAULT
 
 
-def along_last(vector, like):
+def along_last(
+    vector: Shaped[Array, " D"], like: Shaped[Array, "*rows D"]
+) -> Shaped[Array, "*ones D"]:
     """A (D,) vector in the dtype of `like`, reshaped to broadcast along its last axis."""
     return vector.astype(like.dtype).reshape((1,) * (like.ndim - 1) + (-1,))
 
 
-def rms_norm(x, weight, bias, eps: float):
+def rms_norm(
+    x: Float[Array, "*rows D"],
+    weight: Float[Array, " D"],
+    bias: Float[Array, " D"] | None,
+    eps: float,
+) -> Float[Array, "*rows D"]:
     """Root-mean-square norm, computed in float32 and returned in the dtype of x.
 
     Args:
@@ -34,7 +47,9 @@ def rms_norm(x, weight, bias, eps: float):
     return out if bias is None else out + along_last(bias, x)
 
 
-def rope_tables(positions, head_dim: int, theta: float):
+def rope_tables(
+    positions: Int32[Array, "B S"], head_dim: int, theta: float
+) -> tuple[Float32[Array, "B S 1 {head_dim}//2"], Float32[Array, "B S 1 {head_dim}//2"]]:
     """Cosines and sines of the rotary embedding.
 
     Args:
@@ -50,14 +65,20 @@ def rope_tables(positions, head_dim: int, theta: float):
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def rotate(x, cos, sin):
+def rotate(
+    x: Float[Array, "B S heads E"],
+    cos: Float32[Array, "B S 1 E//2"],
+    sin: Float32[Array, "B S 1 E//2"],
+) -> Float[Array, "B S heads E"]:
     """Apply the rotary embedding to (B, S, heads, E), halves layout, in float32."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return rotated.astype(x.dtype)
 
 
-def take(values, columns):
+def take(
+    values: Shaped[Array, "B T *rest"], columns: Int32[Array, "B W"]
+) -> Shaped[Array, "B W *rest"]:
     """Gather columns of (B, T, ...) by (B, W) int32 -> (B, W, ...)."""
     index = columns.reshape(columns.shape + (1,) * (values.ndim - 2))
     return jnp.take_along_axis(values, index, axis=1)

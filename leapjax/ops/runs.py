@@ -5,7 +5,8 @@ Shapes: L layers of a run.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,11 @@ from flax import struct
 from jax import lax
 
 from leapjax.ops.weights import Arranged
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Int32
+
+Body = Callable[..., Any]  # one layer: (index, layer, carry, outputs) -> carry
 
 
 class Stacked(struct.PyTreeNode):
@@ -26,7 +32,7 @@ class Stacked(struct.PyTreeNode):
     layers: dict[str, Any]
     depth: int = struct.field(pytree_node=False)
 
-    def fold(self, body, carry, first: int, outputs):
+    def fold(self, body: Body, carry: Any, first: int, outputs: Int32[Array, "B W"] | None) -> Any:
         """Go through the layers; see `fold`."""
 
         def step(carry, scanned):
@@ -57,14 +63,19 @@ class Unrolled(struct.PyTreeNode):
         """How many layers."""
         return len(self.layers)
 
-    def fold(self, body, carry, first: int, outputs):
+    def fold(self, body: Body, carry: Any, first: int, outputs: Int32[Array, "B W"] | None) -> Any:
         """Go through the layers; see `fold`."""
         for i, layer in enumerate(self.layers):
             carry = body(first + i, layer, carry, outputs if i == len(self.layers) - 1 else None)
         return carry
 
 
-def fold(model: Arranged, bodies, carry, outputs=None):
+def fold(
+    model: Arranged,
+    bodies: Sequence[Body],
+    carry: Any,
+    outputs: Int32[Array, "B W"] | None = None,
+) -> Any:
     """Go through all layers in order.
 
     Args:

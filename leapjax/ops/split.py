@@ -7,8 +7,8 @@ docs/performance.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,13 @@ from leapjax.ops.arrangement import NORMS, SINGLE, UNSTACKED, arranged, head_of,
 from leapjax.ops.runs import Unrolled
 from leapjax.ops.weights import GROUPS, Arranged, Matrices, Norm
 
+if TYPE_CHECKING:
+    from leapjax.lm import LM
 
-def split_layers(params, config: ModelConfig, *, force: bool = False):
+
+def split_layers(
+    params: Mapping[str, Any] | Arranged, config: ModelConfig, *, force: bool = False
+) -> Any:
     """Split the parameters by layer on one GPU; elsewhere return them unchanged.
 
     v, k and q are concatenated into one matrix, gate and up into another, and so are their biases
@@ -58,7 +63,7 @@ def _parts(leaves) -> dict[str, tuple[str, ...]]:
     return parts
 
 
-def largest_group(params, config: ModelConfig) -> int:
+def largest_group(params: Mapping[str, Any], config: ModelConfig) -> int:
     """Peak bytes that `split_layers` needs on top of the parameters."""
     stacks = [params[run.name] for run in config.runs]
     return max(sum(s[p].nbytes for p in some) for s in stacks for some in _parts(s).values())
@@ -97,7 +102,9 @@ def _split(stacks):
     return tuple(jnp.concatenate([s[i] for s in stacks], axis=-1) for i in range(depth))
 
 
-def slices(params, config: ModelConfig) -> Iterator[tuple[str, int | None, np.ndarray]]:
+def slices(
+    params: Mapping[str, Any] | Arranged, config: ModelConfig
+) -> Iterator[tuple[str, int | None, np.ndarray]]:
     """Yield every parameter under its canonical name, on the host, layer by layer.
 
     Args:
@@ -186,7 +193,7 @@ def canonical(params: Mapping[str, Any] | Arranged, config: ModelConfig) -> dict
 FORMS = ("stacked", "layers")
 
 
-def forms(model: Arranged, names, lm) -> Iterator[tuple[str, Arranged]]:
+def forms(model: Arranged, names: Sequence[str], lm: LM) -> Iterator[tuple[str, Arranged]]:
     """A model's weights in several forms, for benchmarks.
 
     Args:

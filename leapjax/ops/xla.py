@@ -6,18 +6,24 @@ K and N of a matrix, D width, H query heads, G key/value heads, E head width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from leapjax.ops.primitives import along_last, precision_for, rms_norm, rotate
-from leapjax.ops.weights import GROUPS, Arranged, Matrices, Norm
+from leapjax.ops.weights import GROUPS, Arranged, Head, Matrices, Norm
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Float32, Int32, Shaped
 
 _NEG_INF = np.float32(-np.inf)
 
 
-def as_bfloat16(leaf):
+def as_bfloat16(leaf: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
     """Bitcast uint16 to bfloat16; return any other dtype unchanged."""
     return lax.bitcast_convert_type(leaf, jnp.bfloat16) if leaf.dtype == jnp.uint16 else leaf
 
@@ -44,13 +50,19 @@ def _products(x, w: Matrices) -> list:
     return jnp.split(out[0], np.cumsum(w.widths)[:-1].tolist(), axis=-1)
 
 
-def normed(x, norm: Norm):
+def normed(x: Float[Array, "*rows D"], norm: Norm) -> Float[Array, "*rows D"]:
     """RMS norm of x (..., D)."""
     bias = None if norm.bias is None else as_bfloat16(norm.bias)
     return rms_norm(x, as_bfloat16(norm.weight), bias, norm.eps)
 
 
-def heads(x, layer, names, rope, head_dim: int) -> list:
+def heads(
+    x: Float[Array, "B S D"],
+    layer: Mapping[str, Any],
+    names: Sequence[str],
+    rope: Sequence[Float32[Array, "B S 1 {head_dim}//2"]],
+    head_dim: int,
+) -> list[Float[Array, "B S _ {head_dim}"]]:
     """Values, keys or queries of S positions: norm, projection, per-head norm, RoPE.
 
     Args:
@@ -73,7 +85,12 @@ def heads(x, layer, names, rope, head_dim: int) -> list:
     ]
 
 
-def finish_head(x, layer, name: str, rope):
+def finish_head(
+    x: Float[Array, "B S heads E"],
+    layer: Mapping[str, Any],
+    name: str,
+    rope: Sequence[Float32[Array, "B S 1 E//2"]],
+) -> Float[Array, "B S heads E"]:
     """Apply per-head norm and RoPE to keys or queries (B, S, heads, E); values stay unchanged."""
     if name == "v":
         return x
@@ -81,7 +98,13 @@ def finish_head(x, layer, name: str, rope):
     return rotate(x if norm is None else normed(x, norm), *rope)
 
 
-def attention(q, keys, values, valid, index):
+def attention(
+    q: Float[Array, "B S H E"],
+    keys: Float[Array, "L B T G E"],
+    values: Float[Array, "L B T G E"],
+    valid: Bool[Array, "B T"] | Bool[Array, "B S T"],
+    index: int | Int32[Array, ""],
+) -> Float[Array, "B S H*E"]:
     """Grouped-query attention over all keys, without repeating them.
 
     Args:
@@ -98,7 +121,12 @@ def attention(q, keys, values, valid, index):
     return attend(q, keys, values, valid)
 
 
-def attend(q, k, v, valid):
+def attend(
+    q: Float[Array, "B S H E"],
+    k: Float[Array, "B T G E"],
+    v: Float[Array, "B T G E"],
+    valid: Bool[Array, "B T"] | Bool[Array, "B S T"],
+) -> Float[Array, "B S H*E"]:
     """Attention of one layer.
 
     Args:
@@ -139,18 +167,20 @@ def attend(q, k, v, valid):
     return mixed.transpose(0, 3, 1, 2, 4).reshape(b, s, h * e)
 
 
-def linear(x, w: Matrices, add):
+def linear(
+    x: Float[Array, "B S K"], w: Matrices, add: Float[Array, "B S N"]
+) -> Float[Array, "B S N"]:
     """X (B, S, K) times one matrix, plus `add` (B, S, N)."""
     return add + _products(x, w)[0]
 
 
-def mlp(x, layer):
+def mlp(x: Float[Array, "B S D"], layer: Mapping[str, Any]) -> Float[Array, "B S D"]:
     """Norm, gated MLP and residual sum of x (B, S, D)."""
     gate, up = _products(normed(x, layer["mlp_norm"]), layer["gate_up"])
     return linear(jax.nn.silu(gate) * up, layer["down"], x)
 
 
-def head(x, model: Arranged):
+def head(x: Float[Array, "B W D"], model: Arranged) -> Float32[Array, "B W V"]:
     """Logits (B, W, V) float32 of hidden states x (B, W, D)."""
     table = model.embed if model.head.table is None else model.head.table
     return _logits(normed(x, model.head.norm), model.head, table, slice(None))
@@ -168,7 +198,9 @@ def _logits(y, head, table, ids: slice):
     return finish_logits(logits, head, ids)
 
 
-def finish_logits(logits, head, ids: slice):
+def finish_logits(
+    logits: Float32[Array, "B W C"], head: Head, ids: slice
+) -> Float32[Array, "B W C"]:
     """Scale and bias products with rows `ids` of the head, (B, W, C) float32."""
     if head.scales is not None:
         logits = logits * along_last(head.scales[ids], logits)
@@ -177,7 +209,11 @@ def finish_logits(logits, head, ids: slice):
     return logits if head.factor == 1.0 else logits * jnp.float32(head.factor)
 
 
-def head_summary(x, model: Arranged, apart: list[int]):
+def head_summary(
+    x: Float[Array, "B W D"], model: Arranged, apart: Sequence[int]
+) -> tuple[
+    Float32[Array, "B W"], Int32[Array, "B W"], Float32[Array, "B W"], Float32[Array, "B W A"]
+]:
     """Softmax statistics, computed over pieces of the head; see `transformer.head_summary`.
 
     The logits of a piece fit in a CPU's caches; those of the whole vocabulary would not.

@@ -13,7 +13,12 @@ import numpy as np
 from leapjax.types import COMMIT, KEEP, SCHEDULE, Decision, Proposal
 
 if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float32, Int, Int32
+
     from leapjax.config import DecodeConfig
+
+# name -> (shape without B, dtype) of what a row remembers.
+Memory = dict[str, tuple[tuple[int, ...], Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +138,7 @@ class Policy:
     parameters: tuple[Parameter, ...] = ()
     check: Callable[[DecodeConfig], None] | None = None
     needs: frozenset[str] = frozenset()
-    memory: Callable[[int, int], dict[str, tuple[tuple[int, ...], Any]]] | None = None
+    memory: Callable[[int, int], Memory] | None = None
     adjust: Callable[[Any, Any, Any, Pass], tuple[Any, Any]] | None = None
     reopens: bool = False
     replaces: bool = False
@@ -166,12 +171,16 @@ class Policy:
         return {self.name.replace("_", "-"): Row(self.name, int(self.scheduled), label)}
 
 
-def commits(chosen, kind, memory=None) -> Decision:
+def commits(
+    chosen: Bool[Array, "B W"],
+    kind: int | Int[Array, "#B #W"],
+    memory: Mapping[str, Any] | None = None,
+) -> Decision:
     """A decision that commits the chosen positions and keeps the others.
 
     Args:
       chosen: (B, W) bool, within the masked positions.
-      kind: (B, W) codes of `COMMIT_KINDS`, or one code for all.
+      kind: codes of `COMMIT_KINDS`, (B, W) or what broadcasts to it, or one for all.
       memory: the policy's new memory, if it has one.
 
     >>> commits(np.array([[True, False]]), kind=1).action.tolist()  # COMMIT, KEEP
@@ -191,13 +200,13 @@ def best_first(score: Callable[[Proposal, Pass], Any]) -> Callable[[Proposal, An
       `Policy.commit` for a policy that reads `parameters.SCHEDULED`; commits have kind `schedule`.
     """
 
-    def commit(proposal, masked, info):
+    def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
         return commits(best_of(score(proposal, info), masked, info.quota), SCHEDULE)
 
     return commit
 
 
-def surest(confidence, masked):
+def surest(confidence: Float32[Array, "B W"], masked: Bool[Array, "B W"]) -> Bool[Array, "B W"]:
     """The most confident masked position of each row; a tie goes to the left.
 
     Args:
@@ -213,7 +222,7 @@ def surest(confidence, masked):
     return masked & (slots == best)
 
 
-def rank(score, masked):
+def rank(score: Float32[Array, "B W"], masked: Bool[Array, "B W"]) -> Int32[Array, "B W"]:
     """Ranks of the masked positions, best first; ties go to the left.
 
     Args:
@@ -227,7 +236,9 @@ def rank(score, masked):
     return jnp.argsort(jnp.argsort(lowered, axis=1, stable=True), axis=1)
 
 
-def best_of(score, masked, quota):
+def best_of(
+    score: Float32[Array, "B W"], masked: Bool[Array, "B W"], quota: Int32[Array, " B"]
+) -> Bool[Array, "B W"]:
     """The `quota` best masked positions of each row; ties go to the left.
 
     Args:

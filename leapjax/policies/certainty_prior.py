@@ -10,16 +10,26 @@ that is the same. Prompt and earlier blocks are known, later blocks are not.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 
 from leapjax.policies.base import Parameter, Policy, best_first
 from leapjax.policies.parameters import SCHEDULED
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float32, Int32
+
+    from leapjax.policies.base import Pass
+    from leapjax.types import Proposal
+
 # Where the kernel ends: 5 sigma and more for every sigma that is allowed.
 REACH = 512
 
 
-def certainty_density(open_, columns, sigma):
+def certainty_density(
+    open_: Bool[Array, "B T"], columns: Int32[Array, "B W"], sigma: Float32[Array, " B"]
+) -> Float32[Array, "B W"]:
     """The share of known tokens around some columns of each row, weighed by a Gaussian.
 
     Args:
@@ -52,7 +62,7 @@ def certainty_density(open_, columns, sigma):
     return (known + beyond(columns + 1) + right) / total
 
 
-def score(proposal, info):
+def score(proposal: Proposal, info: Pass) -> Float32[Array, "B W"]:
     """Confidence times the density of known tokens.
 
     Args:

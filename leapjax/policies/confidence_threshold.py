@@ -5,14 +5,22 @@ Source: arXiv 2505.22618 (Fast-dLLM), confidence-aware parallel decoding.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 
 from leapjax.policies.base import Policy, commits, surest
 from leapjax.policies.parameters import THRESHOLD
 from leapjax.types import ANCHOR, TOP1
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool
 
-def commit(proposal, masked, info):
+    from leapjax.policies.base import Pass
+    from leapjax.types import Decision, Proposal
+
+
+def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
     """Choose the positions that this pass commits.
 
     Args:

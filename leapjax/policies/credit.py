@@ -13,6 +13,8 @@ nothing reaches the threshold; here the surest alone.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,13 +22,24 @@ from leapjax.policies import confidence_threshold
 from leapjax.policies.base import Parameter, Policy
 from leapjax.policies.parameters import THRESHOLD
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float32
 
-def memory(w, v):
+    from leapjax.policies.base import Memory, Pass
+    from leapjax.types import Decision, Proposal
+
+
+def memory(w: int, v: int) -> Memory:
     """The credit of each token at each position."""
     return {"credit": ((w, v), np.float32)}
 
 
-def adjust(logits, barred, masked, info):
+def adjust(
+    logits: Float32[Array, "B W V"],
+    barred: Bool[Array, "B 1 V"] | Bool[Array, "1 1 V"],
+    masked: Bool[Array, "B W"],
+    info: Pass,
+) -> tuple[Float32[Array, "B W V"], dict[str, Any]]:
     """Add what the tokens' past proposals are worth.
 
     Args:
@@ -53,7 +66,7 @@ def adjust(logits, barred, masked, info):
     return logits + numbers["credit_weight"] * jnp.log1p(credit), {"credit": credit}
 
 
-def commit(proposal, masked, info):
+def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
     """Choose the positions that this pass commits.
 
     Args:

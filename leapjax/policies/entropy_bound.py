@@ -9,13 +9,21 @@ PC-Sampler (src/generate.py) and in Diffusers (`EntropyBoundScheduler`), whose d
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 
 from leapjax.policies.base import Parameter, Policy, commits, rank
 from leapjax.types import ANCHOR
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool
 
-def commit(proposal, masked, info):
+    from leapjax.policies.base import Pass
+    from leapjax.types import Decision, Proposal
+
+
+def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
     """Choose the positions that this pass commits.
 
     Args:

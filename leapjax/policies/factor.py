@@ -11,13 +11,21 @@ taken if all before it passed. Its default factor is 1.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 
 from leapjax.policies.base import Parameter, Policy, commits, rank
 from leapjax.types import ANCHOR, TOP1
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool
 
-def commit(proposal, masked, info):
+    from leapjax.policies.base import Pass
+    from leapjax.types import Decision, Proposal
+
+
+def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
     """Choose the positions that this pass commits.
 
     Args:

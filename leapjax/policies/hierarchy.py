@@ -10,6 +10,8 @@ default for `threshold`; 0.9 is Fast-dLLM's, and dInfer's evaluation guide uses 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -18,8 +20,16 @@ from leapjax.policies.base import Parameter, Policy, commits, surest
 from leapjax.policies.parameters import THRESHOLD
 from leapjax.types import ANCHOR, PROPAGATED, TOP1
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float32
 
-def run_maximum(confidence, masked):
+    from leapjax.policies.base import Pass
+    from leapjax.types import Decision, Proposal
+
+
+def run_maximum(
+    confidence: Float32[Array, "B W"], masked: Bool[Array, "B W"]
+) -> Float32[Array, "B W"]:
     """The largest confidence in each masked position's run of masks.
 
     Args:
@@ -42,7 +52,7 @@ def run_maximum(confidence, masked):
     return jnp.maximum(from_left, from_right)
 
 
-def commit(proposal, masked, info):
+def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
     """Choose the positions that this pass commits.
 
     Args:

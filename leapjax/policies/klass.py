@@ -14,6 +14,8 @@ is always one. With a temperature, their distribution contains the noise; ours d
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,15 +23,21 @@ from leapjax.policies.base import Parameter, Policy, commits, surest
 from leapjax.policies.parameters import THRESHOLD
 from leapjax.types import ANCHOR, TOP1
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool
+
+    from leapjax.policies.base import Memory, Pass
+    from leapjax.types import Decision, Proposal
+
 _FLOOR = np.float32(np.log(1e-12))
 
 
-def memory(w, v):
+def memory(w: int, v: int) -> Memory:
     """The last distribution, for how long each position has been steady, passes seen."""
     return {"log_probs": ((w, v), np.float32), "steady": ((w,), np.int32), "passes": ((), np.int32)}
 
 
-def commit(proposal, masked, info):
+def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
     """Choose the positions that this pass commits.
 
     Args:

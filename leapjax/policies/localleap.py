@@ -11,6 +11,8 @@ anchor reach less or farther on one side.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 from jax import lax
 
@@ -19,8 +21,17 @@ from leapjax.policies.base import Parameter, Policy, commits, surest
 from leapjax.policies.parameters import RADIUS, RELAXED_THRESHOLD, THRESHOLD
 from leapjax.types import ANCHOR, PROPAGATED, TOP1
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Int32
 
-def anchor_distances(anchor):
+    from leapjax.config import DecodeConfig
+    from leapjax.policies.base import Pass
+    from leapjax.types import Decision, Proposal
+
+
+def anchor_distances(
+    anchor: Bool[Array, "B W"],
+) -> tuple[Int32[Array, "B W"], Int32[Array, "B W"]]:
     """Distance of each position to the nearest anchor at or before it, and at or behind it.
 
     Two running extrema, so the cost is linear in the window whatever the radius.
@@ -38,7 +49,7 @@ def anchor_distances(anchor):
     return slots - left, right - slots
 
 
-def commit(proposal, masked, info):
+def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
     """Choose the positions that this pass commits.
 
     Args:
@@ -68,7 +79,7 @@ def commit(proposal, masked, info):
     return commits(anchor | propagated | surest(confidence, masked), kind)
 
 
-def check(config):
+def check(config: DecodeConfig) -> None:
     """Refuse a radius that nothing follows.
 
     Args:

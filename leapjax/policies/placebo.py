@@ -8,6 +8,8 @@ LocalLeap does better than this, it owes to where its neighbourhoods lie.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 
 from leapjax.policies.base import Policy, best_of, commits, surest
@@ -15,8 +17,14 @@ from leapjax.policies.localleap import anchor_distances
 from leapjax.policies.parameters import RADIUS, RELAXED_THRESHOLD, THRESHOLD
 from leapjax.types import ANCHOR, PROPAGATED, TOP1
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool
 
-def commit(proposal, masked, info):
+    from leapjax.policies.base import Pass
+    from leapjax.types import Decision, Proposal
+
+
+def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
     """Choose the positions that this pass commits.
 
     Args:

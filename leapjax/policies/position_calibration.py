@@ -12,6 +12,8 @@ where V exceeds exp(alpha)); the prompt would be too small a corpus to stand in 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,8 +21,15 @@ from leapjax.errors import UserError
 from leapjax.policies.base import Parameter, Policy, best_first
 from leapjax.policies.parameters import SCHEDULED
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float32, Real
+    from numpy.typing import ArrayLike
 
-def checked_counts(counts, vocab_size: int) -> np.ndarray:
+    from leapjax.policies.base import Pass
+    from leapjax.types import Proposal
+
+
+def checked_counts(counts: ArrayLike, vocab_size: int) -> Real[np.ndarray, " {vocab_size}"]:
     """Counts of tokens as an array.
 
     Args:
@@ -40,7 +49,7 @@ def checked_counts(counts, vocab_size: int) -> np.ndarray:
     return counts
 
 
-def log_frequencies(counts) -> np.ndarray:
+def log_frequencies(counts: ArrayLike) -> Float32[np.ndarray, " V"]:
     """Log of each token's share of a corpus, as the authors estimate it.
 
     Args:
@@ -54,7 +63,7 @@ def log_frequencies(counts) -> np.ndarray:
     return np.log(share + 1e-9).astype(np.float32)
 
 
-def score(proposal, info):
+def score(proposal: Proposal, info: Pass) -> Float32[Array, "B W"]:
     """Capped information content, weighed by the place in the block.
 
     Args:

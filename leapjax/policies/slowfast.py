@@ -16,6 +16,8 @@ Left out: the code's cache of outputs behind the span, which is an approximation
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,14 +25,20 @@ from leapjax.policies.base import Parameter, Policy, commits, surest
 from leapjax.policies.parameters import THRESHOLD
 from leapjax.types import ANCHOR, TOP1
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool
 
-def memory(w, v):
+    from leapjax.policies.base import Memory, Pass
+    from leapjax.types import Decision, Proposal
+
+
+def memory(w: int, v: int) -> Memory:
     """Of the cycle: where its span starts and ends, passes explored, last estimate, settled."""
     names = ("start", "end", "explored", "estimate", "settled")
     return {name: ((), np.int32) for name in names}
 
 
-def commit(proposal, masked, info):
+def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
     """Choose the positions that this pass commits.
 
     Args:

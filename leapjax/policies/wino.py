@@ -18,6 +18,8 @@ whose output at i - 1 predicts i; there the shadow stands at i - 1 and doesn't s
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -25,15 +27,21 @@ from leapjax.policies.base import Parameter, Policy, best_of, commits, surest
 from leapjax.policies.parameters import THRESHOLD
 from leapjax.types import ANCHOR, REOPEN, TOP1
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool
+
+    from leapjax.policies.base import Memory, Pass
+    from leapjax.types import Decision, Proposal
+
 _MOST_AT_FIRST = 30
 
 
-def memory(w, v):
+def memory(w: int, v: int) -> Memory:
     """How many the last pass drafted; 0 before the first."""
     return {"drafted": ((), np.int32)}
 
 
-def commit(proposal, masked, info):
+def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
     """Choose the positions that this pass commits, and those that it takes back.
 
     Args:

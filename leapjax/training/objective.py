@@ -11,6 +11,9 @@ given, the block is masked and scored as above, all behind it is masked and not 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 import jax
 import jax.numpy as jnp
 
@@ -18,10 +21,13 @@ from leapjax.models import transformer
 from leapjax.models.config import ModelConfig
 from leapjax.ops.arrangement import for_training
 
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float32, Int32, Key
+
 EPS = 1e-3  # the least masking probability; bounds the weight 1 / p by 1000
 
 
-def mask_probabilities(key, rows: int):
+def mask_probabilities(key: Key[Array, ""], rows: int) -> Float32[Array, " {rows}"]:
     """One masking probability a row, spread evenly over (0, 1) within the batch.
 
     A single uniform offset and one row in each of B equal strata: every row's t is
@@ -38,7 +44,14 @@ def mask_probabilities(key, rows: int):
     return (1.0 - EPS) * t + EPS
 
 
-def corrupt(key, ids, trainable, mask_token_id: int, unseen=None, floor=None):
+def corrupt(
+    key: Key[Array, ""],
+    ids: Int32[Array, "B T"],
+    trainable: Bool[Array, "B T"],
+    mask_token_id: int,
+    unseen: Bool[Array, "B T"] | None = None,
+    floor: Float32[Array, ""] | None = None,
+) -> tuple[Int32[Array, "B T"], Bool[Array, "B T"], Float32[Array, " B"]]:
     """Mask each trainable token with its row's probability.
 
     Args:
@@ -61,7 +74,13 @@ def corrupt(key, ids, trainable, mask_token_id: int, unseen=None, floor=None):
     return jnp.where(hidden, mask_token_id, ids), masked, p
 
 
-def weighted_loss(logits, targets, masked, trainable, p):
+def weighted_loss(
+    logits: Float32[Array, "B W V"],
+    targets: Int32[Array, "B W"],
+    masked: Bool[Array, "B W"],
+    trainable: Bool[Array, "B W"],
+    p: Float32[Array, " B"],
+) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
     """The objective, from logits.
 
     Args:
@@ -83,7 +102,13 @@ def weighted_loss(logits, targets, masked, trainable, p):
     return jnp.mean(rows), jnp.sum(nats) / count
 
 
-def loss(params, config: ModelConfig, batch, key, window: int):
+def loss(
+    params: Mapping[str, Any],
+    config: ModelConfig,
+    batch: Mapping[str, Array],
+    key: Key[Array, ""],
+    window: int,
+) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
     """The objective of one batch.
 
     Args:
