@@ -46,6 +46,10 @@ class MeshShape:
       data: independent replicas.
       fsdp: devices that share a replica's rows, and split its weights further.
       tensor: devices that share a replica's heads, MLP and vocabulary.
+
+    >>> shape = MeshShape(data=2, tensor=4)
+    >>> shape.replica, shape.devices, str(shape)
+    (4, 8, 'data=2,fsdp=1,tensor=4')
     """
 
     data: int = 1
@@ -72,6 +76,9 @@ def parse(text: str) -> MeshShape:
 
     Raises:
       UserError: unknown axis, one given twice, or a count that is no whole number >= 1.
+
+    >>> parse("data=2,tensor=4")
+    MeshShape(data=2, fsdp=1, tensor=4)
     """
     sizes: dict[str, int] = {}
     for part in text.split(","):
@@ -91,6 +98,11 @@ def logical_axes(config: ModelConfig) -> dict[str, tuple[str | None, ...]]:
 
     Args:
       config: the model's shape.
+
+    >>> from leapjax.testing import tiny_config
+    >>> axes = logical_axes(tiny_config())
+    >>> axes["q"], axes["q_scale"], axes["embed"]
+    (('width', 'heads'), ('heads',), ('vocabulary', 'width'))
     """
     axes: dict[str, tuple[str | None, ...]] = {}
     for weight in table(config):

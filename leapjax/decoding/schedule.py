@@ -27,6 +27,10 @@ def even(
 
     Returns:
       (B,) int32.
+
+    >>> masks, passes = jnp.array([7, 7, 7]), jnp.array([3, 3, 3])
+    >>> even(masks, jnp.array([0, 1, 2]), passes).tolist()
+    [3, 2, 2]
     """
     return block_masks // passes + (block_step < block_masks % passes).astype(jnp.int32)
 
@@ -45,6 +49,9 @@ def dream(
 
     Returns:
       (B,) int32.
+
+    >>> dream(jnp.array([8, 6, 4, 2]), jnp.array([0, 1, 2, 3]), jnp.full(4, 4)).tolist()
+    [1, 1, 1, 2]
     """
     total = passes.astype(jnp.float32)
 

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Bidirectional:
-    """Every position attends to every position (LLaDA, Dream)."""
+    """Every position attends to every position (LLaDA, Dream).
+
+    >>> import numpy as np
+    >>> Bidirectional().mask(np.arange(3)[None], np.arange(3)[None])
+    True
+    """
 
     def mask(
         self, queries: Int32[Array, "B S"], keys: Int32[Array, "B T"]
@@ -42,6 +47,11 @@ class BlockCausal:
 
     Attributes:
       length: tokens per block.
+
+    >>> import numpy as np
+    >>> place = np.arange(4)[None]
+    >>> BlockCausal(2).mask(place, place)[0].astype(int).tolist()
+    [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
     """
 
     length: int
@@ -53,7 +63,12 @@ class BlockCausal:
 
 @dataclasses.dataclass(frozen=True)
 class Causal:
-    """A position attends to itself and all earlier ones."""
+    """A position attends to itself and all earlier ones.
+
+    >>> import numpy as np
+    >>> Causal().mask(np.arange(3)[None], np.arange(3)[None])[0].astype(int).tolist()
+    [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    """
 
     def mask(self, queries: Int32[Array, "B S"], keys: Int32[Array, "B T"]) -> Bool[Array, "B S T"]:
         """See `Bidirectional.mask`."""
@@ -66,6 +81,10 @@ class Windowed:
 
     Attributes:
       size: positions; with 1 a position attends to itself only.
+
+    >>> import numpy as np
+    >>> Windowed(2).mask(np.arange(3)[None], np.arange(3)[None])[0].astype(int).tolist()
+    [[1, 1, 0], [1, 1, 1], [0, 1, 1]]
     """
 
     size: int
@@ -100,6 +119,11 @@ def attention_mask(
 
     Returns:
       `valid` itself if the rule excludes nothing, else (B, S, T) bool.
+
+    >>> import numpy as np
+    >>> place, valid = np.arange(3)[None], np.array([[True, True, False]])
+    >>> attention_mask(Causal(), place, lambda: place, valid)[0].astype(int).tolist()
+    [[1, 0, 0], [1, 1, 0], [1, 1, 0]]
     """
     if rule == Bidirectional():
         return valid

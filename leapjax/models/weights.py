@@ -30,6 +30,11 @@ class Weight:
       role: embedding (and head), matrix, norm or bias.
       hub: the hub's name; `{}` stands for the layer's number.
       first: number of the run's first layer.
+
+    >>> axes = (None, "width", "mlp")
+    >>> up = Weight("layers.up", (4, 16, 64), axes, MATRIX, "model.layers.{}.mlp.up_proj.weight")
+    >>> up.hub_name(2), up.hub_shape()
+    ('model.layers.2.mlp.up_proj.weight', (64, 16))
     """
 
     name: str
@@ -129,5 +134,9 @@ def _layer(c: ModelConfig, run: Run) -> Iterator[tuple]:
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether a tensor's name matches the pattern, where `{}` is any layer's number."""
+    """Whether a tensor's name matches the pattern, where `{}` is any layer's number.
+
+    >>> matches("model.layers.{}.mlp.up_proj.weight", "model.layers.12.mlp.up_proj.weight")
+    True
+    """
     return re.fullmatch(re.escape(pattern).replace(r"\{\}", r"\d+"), name) is not None

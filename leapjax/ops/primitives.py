@@ -16,14 +16,22 @@ if TYPE_CHECKING:
 
 
 def precision_for(dtype: DTypeLike) -> lax.Precision:
-    """Matmul precision of a compute dtype: float32 means float32, on every device."""
+    """Matmul precision of a compute dtype: float32 means float32, on every device.
+
+    >>> precision_for(jnp.dtype("float32")).name, precision_for(jnp.dtype("bfloat16")).name
+    ('HIGHEST', 'DEFAULT')
+    """
     return lax.Precision.HIGHEST if dtype == jnp.float32 else lax.Precision.DEFAULT
 
 
 def along_last(
     vector: Shaped[Array, " D"], like: Shaped[Array, "*rows D"]
 ) -> Shaped[Array, "*ones D"]:
-    """A (D,) vector in the dtype of `like`, reshaped to broadcast along its last axis."""
+    """A (D,) vector in the dtype of `like`, reshaped to broadcast along its last axis.
+
+    >>> along_last(jnp.ones(3), jnp.zeros((2, 5, 3), jnp.bfloat16)).shape
+    (1, 1, 3)
+    """
     return vector.astype(like.dtype).reshape((1,) * (like.ndim - 1) + (-1,))
 
 
@@ -40,6 +48,9 @@ def rms_norm(
       weight: (D,) scale.
       bias: (D,) or None.
       eps: added to the mean square.
+
+    >>> rms_norm(jnp.array([[2.0, -2.0]]), jnp.array([1.0, 3.0]), None, eps=0.0).tolist()
+    [[1.0, -3.0]]
     """
     wide = x.astype(jnp.float32)
     wide = wide * lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
@@ -59,6 +70,10 @@ def rope_tables(
 
     Returns:
       Two (B, S, 1, E / 2) float32 arrays; the 1 broadcasts over heads.
+
+    >>> cos, sin = rope_tables(jnp.array([[0, 1]]), head_dim=4, theta=100.0)
+    >>> cos.shape, sin[0, 0, 0].tolist()
+    ((1, 2, 1, 2), [0.0, 0.0])
     """
     inverse = 1.0 / theta ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     angles = positions.astype(jnp.float32)[:, :, None, None] * inverse[None, None, None, :]
@@ -70,7 +85,13 @@ def rotate(
     cos: Float32[Array, "B S 1 E//2"],
     sin: Float32[Array, "B S 1 E//2"],
 ) -> Float[Array, "B S heads E"]:
-    """Apply the rotary embedding to (B, S, heads, E), halves layout, in float32."""
+    """Apply the rotary embedding to (B, S, heads, E), halves layout, in float32.
+
+    >>> x = jnp.array([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 1, 4)
+    >>> cos, sin = jnp.zeros((1, 1, 1, 2)), jnp.ones((1, 1, 1, 2))  # a quarter turn
+    >>> rotate(x, cos, sin).ravel().tolist()
+    [-3.0, -4.0, 1.0, 2.0]
+    """
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return rotated.astype(x.dtype)
@@ -79,6 +100,10 @@ def rotate(
 def take(
     values: Shaped[Array, "B T *rest"], columns: Int32[Array, "B W"]
 ) -> Shaped[Array, "B W *rest"]:
-    """Gather columns of (B, T, ...) by (B, W) int32 -> (B, W, ...)."""
+    """Gather columns of (B, T, ...) by (B, W) int32 -> (B, W, ...).
+
+    >>> take(jnp.array([[10, 11, 12, 13]]), jnp.array([[3, 0]])).tolist()
+    [[13, 10]]
+    """
     index = columns.reshape(columns.shape + (1,) * (values.ndim - 2))
     return jnp.take_along_axis(values, index, axis=1)

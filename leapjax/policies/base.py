@@ -198,6 +198,12 @@ def best_first(score: Callable[[Proposal, Pass], Any]) -> Callable[[Proposal, An
 
     Returns:
       `Policy.commit` for a policy that reads `parameters.SCHEDULED`; commits have kind `schedule`.
+
+    >>> commit = best_first(lambda proposal, info: proposal.confidence)
+    >>> proposal = Proposal(token=None, confidence=np.array([[0.2, 0.9, 0.5]], np.float32))
+    >>> info = Pass(quota=np.array([2]), parameters={})
+    >>> commit(proposal, np.array([[True, True, True]]), info).action.tolist()
+    [[0, 1, 1]]
     """
 
     def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
@@ -215,6 +221,9 @@ def surest(confidence: Float32[Array, "B W"], masked: Bool[Array, "B W"]) -> Boo
 
     Returns:
       (B, W) bool with one True in each row that has a mask.
+
+    >>> surest(np.array([[0.9, 0.5, 0.7]], np.float32), np.array([[False, True, True]])).tolist()
+    [[False, False, True]]
     """
     score = jnp.where(masked, confidence, np.float32(-1.0))  # below any probability
     slots = jnp.arange(score.shape[1], dtype=jnp.int32)[None, :]
@@ -231,6 +240,9 @@ def rank(score: Float32[Array, "B W"], masked: Bool[Array, "B W"]) -> Int32[Arra
 
     Returns:
       (B, W) int32 from 0; unmasked positions come last.
+
+    >>> rank(np.array([[0.9, 0.5, 0.7]], np.float32), np.array([[False, True, True]])).tolist()
+    [[2, 1, 0]]
     """
     lowered = jnp.where(masked, -score, jnp.inf)
     return jnp.argsort(jnp.argsort(lowered, axis=1, stable=True), axis=1)
@@ -248,5 +260,9 @@ def best_of(
 
     Returns:
       (B, W) bool.
+
+    >>> score, masked = np.array([[0.9, 0.5, 0.7]], np.float32), np.array([[True, True, True]])
+    >>> best_of(score, masked, np.array([2])).tolist()
+    [[True, False, True]]
     """
     return masked & (rank(score, masked) < quota[:, None])

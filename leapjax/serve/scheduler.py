@@ -17,7 +17,18 @@ P = TypeVar("P", bound=Hashable)  # a program
 
 
 class Scheduler(Generic[P]):
-    """Requests that wait for a slot, in the order in which they came."""
+    """Requests that wait for a slot, in the order in which they came.
+
+    >>> queue, request = Scheduler(), Request(id="a", ids=(1, 2), config=None)
+    >>> for ticket, program in enumerate(["short", "long", "short"]):
+    ...     queue.add(ticket, program, request)
+    >>> queue.order({}), queue.waiting("short"), len(queue)
+    (['short', 'long'], 2, 3)
+    >>> [ticket for ticket, _ in queue.take("short", 1)]
+    [0]
+    >>> queue.order({}), queue.cancel(0), queue.cancel(2)
+    (['long', 'short'], False, True)
+    """
 
     def __init__(self):
         self._queues: dict[P, dict[int, Request]] = {}

@@ -15,6 +15,9 @@ def bucket(length: int) -> int:
 
     Returns:
       The smallest bucket that holds it.
+
+    >>> [bucket(n) for n in (0, 33, 128, 129, 500)]
+    [32, 64, 128, 192, 512]
     """
     for size in _BUCKETS:
         if length <= size:
@@ -45,6 +48,9 @@ def slots_for(count: int | None, wanted: int | None, default: int) -> int:
 
     Returns:
       A power of two when derived, so that few programs are compiled.
+
+    >>> slots_for(5, None, 16), slots_for(500, None, 16), slots_for(5, 3, 16)
+    (8, 16, 3)
     """
     if wanted is not None:
         return wanted

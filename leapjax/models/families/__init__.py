@@ -46,6 +46,11 @@ def table(config: ModelConfig) -> tuple[Weight, ...]:
 
     Args:
       config: the model's shape.
+
+    >>> from leapjax.testing import tiny_config
+    >>> weights = {weight.name: weight for weight in table(tiny_config())}
+    >>> weights["layers.gate"].shape, weights["layers.gate"].axes
+    ((2, 16, 24), (None, 'width', 'mlp'))
     """
     return transformer_weights(config, FAMILIES[config.family].HUB)
 
@@ -62,6 +67,11 @@ def param_shapes(config: ModelConfig) -> dict[str, Any]:
     Returns:
       A nested dict of shape tuples with one inner dict per run; optional leaves (biases, untied
       head) exist only if the config has them.
+
+    >>> from leapjax.testing import tiny_config
+    >>> shapes = param_shapes(tiny_config())
+    >>> shapes["embed"], shapes["layers"]["q"]
+    ((40, 16), (2, 16, 16))
     """
     tree: dict[str, Any] = {}
     for weight in table(config):
@@ -75,6 +85,10 @@ def parameter_count(config: ModelConfig) -> str:
 
     Args:
       config: the model's shape.
+
+    >>> from leapjax.testing import tiny_config
+    >>> parameter_count(tiny_config())
+    '5.7 k'
     """
     number = sum(math.prod(weight.shape) for weight in table(config))
     for unit, name in ((10**9, " B"), (10**6, " M"), (10**3, " k")):
