@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from leapjax import checkpoint, models
 from leapjax.config import QUANTIZATIONS
@@ -36,6 +38,7 @@ def load(
     revision: str | None = None,
     quantize: str | None = None,
     mesh: str | MeshShape | Auto | None = None,
+    template_options: Mapping[str, Any] | None = None,
 ):
     """Load a model: a converted checkpoint, a hub folder, or a hub id.
 
@@ -49,6 +52,7 @@ def load(
       mesh: devices to spread the model over, such as `data=2,tensor=4`
         (`leapjax.sharding`); None is the default device. `auto`, or an `Auto` that says
         what will be decoded, is what compiled memory analysis says fits (`leapjax.fit`).
+      template_options: variables of the chat template, such as `{"enable_thinking": True}`.
 
     Returns:
       An `LM`.
@@ -70,10 +74,12 @@ def load(
             "convert makes one), or install a released wheel"
         )
     with busy(f"loading {path or 'the embedded model'}"):
-        return _load(path, dtype or hardware.defaults().dtype, revision, quantize, mesh)
+        return _load(
+            path, dtype or hardware.defaults().dtype, revision, quantize, mesh, template_options
+        )
 
 
-def _load(path, dtype, revision, quantize, mesh) -> LM:
+def _load(path, dtype, revision, quantize, mesh, template_options) -> LM:
     if mesh == "auto":
         mesh = Auto()
     shape = parse(mesh) if isinstance(mesh, str) else mesh
@@ -93,6 +99,7 @@ def _load(path, dtype, revision, quantize, mesh) -> LM:
         read = functools.partial(converters.load_hub, folder, config)
         stored = functools.partial(converters.stored_leaves, folder, config)
         model_hash = None
+    codec = load_codec(folder, config, template_options)
     if isinstance(shape, Auto):
         shape = choose(shape, stored, config, dtype=str(dtype), quantize=quantize)
     places: list[Placement | None] = [None] if shape is None else [*placements(shape)]
@@ -106,7 +113,6 @@ def _load(path, dtype, revision, quantize, mesh) -> LM:
         if place is None:
             params = split_layers(params, config)
         replicas.append(Replica(params, place))
-    codec = load_codec(folder, config)
     return LM(
         None,
         config,

@@ -324,7 +324,7 @@ def _ids(
         encode = codec.encode_prompt if kind == "prompt" else codec.encode_infill
         ids = encode(given, raw)
     else:
-        ids = codec.encode_chat(given)
+        ids = codec.encode_chat(given, codec.template_options)
     _check_ids(ids, kind, model)
     return ids
 

@@ -13,6 +13,7 @@ import contextlib
 import difflib
 import errno
 import io
+import json
 import os
 import re
 import shlex
@@ -127,6 +128,29 @@ def add_model_options(
     add("--quantize", choices=QUANTIZATIONS, help="round the matrices to 8 bits after loading")
     add("--mesh", metavar="AXES", help=mesh)
     add("--batch-size", type=batch_size, metavar="N", help="rows decoded at once")
+    add(
+        "--template-option",
+        action="append",
+        type=named_value,
+        metavar="NAME=VALUE",
+        help="a variable of the chat template, such as enable_thinking=true (VALUE as in JSON, "
+        "else a text); may be given several times",
+    )
+
+
+def named_value(text: str) -> tuple[str, object]:
+    """The type of an argument such as `enable_thinking=true`.
+
+    Args:
+      text: a name and a JSON value; what is no JSON is a text.
+    """
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def add_canvas_options(parser: argparse._ActionsContainer) -> None:
@@ -313,7 +337,13 @@ def load_model(
     from leapjax.fit import wanted
 
     mesh = wanted(args.mesh, config, batch_size or args.batch_size, requests)
-    lm = leapjax.load(model, dtype=args.dtype, quantize=args.quantize, mesh=mesh)
+    lm = leapjax.load(
+        model,
+        dtype=args.dtype,
+        quantize=args.quantize,
+        mesh=mesh,
+        template_options=dict(args.template_option or ()),
+    )
     if args.mesh in (None, "auto") and lm.mesh is not None:
         note(prog, f"--mesh {lm.mesh}: what memory analysis says fits the devices here")
     return lm

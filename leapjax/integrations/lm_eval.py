@@ -149,7 +149,7 @@ class LeapjaxLM(TemplateLM):
         if not add_generation_prompt:
             raise UserError("an assistant's turn can't be begun for it (gen_prefix); leave it out")
         self._templated = True
-        return self.codec.render_chat(chat_history)
+        return self.codec.render_chat(chat_history, self.codec.template_options)
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """The template for the harness's records; it is always the checkpoint's own."""

@@ -150,7 +150,7 @@ def records(row: PaperRow, problems: Sequence[Problem], texts: Sequence[str], co
     out = []
     for problem, text in zip(problems, texts, strict=True):
         if row.template == "user_turn":
-            ids = codec.encode_chat([{"role": "user", "content": text}])
+            ids = codec.encode_chat([{"role": "user", "content": text}], codec.template_options)
         else:
             ids = codec.encode_prompt(text, raw=True)
             # What the papers' `add_bos_token=true` does, once.

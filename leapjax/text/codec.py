@@ -18,6 +18,7 @@ from tokenizers import Encoding, Tokenizer
 
 from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
+from leapjax.models.families import template_options as family_template_options
 from leapjax.text import files, template
 from leapjax.text.control import ControlTokens, strings_in
 from leapjax.text.provenance import TEMPLATE, USER
@@ -34,7 +35,8 @@ class TextCodec:
 
     Args:
       read: what the tokenizer files say.
-      model: the model's config, for its mask, eos and pad ids.
+      model: the model's config, for its mask, eos and pad ids, and its family's template options.
+      template_options: variables of the chat template, over the family's.
 
     Attributes:
       size: one more than the largest id that the tokenizer knows; ids from there to the
@@ -42,9 +44,18 @@ class TextCodec:
       is_instruct: there is a chat template.
       eot_id: the token that the template puts after an assistant's turn, or None.
       special_ids: ids that `decode` leaves out.
+      template_options: variables of the chat template with which prompts are rendered.
+
+    Raises:
+      UserError: the template does not compile, or does not read one of the options.
     """
 
-    def __init__(self, read: files.TokenizerFiles, model: ModelConfig):
+    def __init__(
+        self,
+        read: files.TokenizerFiles,
+        model: ModelConfig,
+        template_options: Mapping[str, Any] | None = None,
+    ):
         self._full = read.tokenizer
         added = self._full.get_added_tokens_decoder()
         self._control = ControlTokens(added, read.special)
@@ -66,6 +77,10 @@ class TextCodec:
         }
         self._template = None if read.template is None else ChatTemplate(read.template, read.names)
         self.is_instruct = self._template is not None
+        reads = self._template.options if self._template else []
+        check_template_options(template_options or {}, reads)
+        usual = {k: v for k, v in family_template_options(model).items() if k in reads}
+        self.template_options = usual | dict(template_options or {})
         self.eot_id = self._find_eot()
         bos = read.names.get("bos_token")
         self.bos_id = None if bos is None else read.tokenizer.token_to_id(bos)
@@ -101,7 +116,7 @@ class TextCodec:
             _check_text(text)
             return self._full.encode(text, add_special_tokens=True).ids
         if self.is_instruct:
-            return self.encode_chat([{"role": "user", "content": text}])
+            return self.encode_chat([{"role": "user", "content": text}], self.template_options)
         ids = self.encode(text, control=False)
         # What the tokenizer puts around every text (a bos token, say) belongs to it here too.
         if self._has_post_processor:
@@ -109,23 +124,32 @@ class TextCodec:
             ids = [*before, *ids, *after]
         return ids
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        options: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """Token ids of a conversation, up to where the assistant's next turn begins.
 
         Args:
           messages: objects with `role` and `content`.
+          options: variables of the template, such as `template_options`; None is none.
 
         Raises:
           UserError: no template, malformed messages, or a conversation that the template
             refuses.
         """
-        text, who = self._render(messages)
+        text, who = self._render(messages, options)
         _check_text(text)
         return self._encode_from(text, who)
 
-    def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        options: Mapping[str, Any] | None = None,
+    ) -> str:
         """The text that `encode_chat` encodes, for reading."""
-        return self._render(messages)[0]
+        return self._render(messages, options)[0]
 
     def encode_infill(self, text: str, raw: bool = False) -> list[int]:
         """Token ids of a text with places to fill in, which hold the mask id.
@@ -235,14 +259,14 @@ class TextCodec:
                 return ids[:start], ids[start + len(bare) :]
         return [], []
 
-    def _render(self, messages) -> tuple[str, str]:
+    def _render(self, messages, options) -> tuple[str, str]:
         """A conversation through the template, and the author of each character."""
         if self._template is None:
             raise UserError("the model has no chat template; give a prompt instead of messages")
         check_messages(messages)
         for text in strings_in(messages):
             _check_text(text)
-        return self._template.render(messages)
+        return self._template.render(messages, options=options)
 
     def _find_eot(self) -> int | None:
         if self._template is None:
@@ -261,23 +285,51 @@ class TextCodec:
         return next((i for i in ids[:1] if i in self._control.ids), None)
 
 
-def load_codec(folder: str | os.PathLike, model_config: ModelConfig) -> TextCodec | None:
+def load_codec(
+    folder: str | os.PathLike,
+    model_config: ModelConfig,
+    template_options: Mapping[str, Any] | None = None,
+) -> TextCodec | None:
     """Build the codec of a checkpoint from its files alone; no code in it is run.
 
     Args:
       folder: the checkpoint's folder.
       model_config: the model's config.
+      template_options: variables of the chat template, over the family's.
 
     Returns:
       The codec, or None where the folder has no tokenizer files.
 
     Raises:
-      UserError: a tokenizer file is damaged.
+      UserError: a tokenizer file is damaged, or the template does not read an option.
     """
     if (Path(folder) / "tokenizer_config.json").is_file():
         template.start()  # while the files are read
     read = files.read(Path(folder))
-    return None if read is None else TextCodec(read, model_config)
+    if read is None:
+        check_template_options(template_options or {}, [])
+        return None
+    return TextCodec(read, model_config, template_options)
+
+
+def check_template_options(given: Any, reads: Sequence[str]) -> None:
+    """Refuse options that a chat template does not read.
+
+    Args:
+      given: by name.
+      reads: names that it reads.
+
+    Raises:
+      UserError: at the first unknown name.
+    """
+    if not isinstance(given, Mapping):
+        raise UserError(f"template_options should be an object of names and values, got {given!r}")
+    for name in given:
+        if name not in reads:
+            known = f"it reads {', '.join(reads)}" if reads else "it reads none"
+            raise UserError(
+                f"template_options: the chat template reads no {str(name)[:80]!r}; {known}"
+            )
 
 
 def _tidied(text: str) -> str:

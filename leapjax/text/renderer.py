@@ -25,6 +25,7 @@ import jinja2
 import jinja2.compiler
 import jinja2.ext
 import jinja2.filters
+import jinja2.meta
 import jinja2.nodes
 import jinja2.runtime
 import jinja2.sandbox
@@ -164,7 +165,8 @@ def _now(form: str) -> str:
 
 
 @functools.lru_cache(8)
-def _compiled(source: str) -> jinja2.Template:
+def _compiled(source: str) -> tuple[jinja2.Template, set[str]]:
+    """A template, and the names of the variables that it reads."""
     env = _Sandbox(
         trim_blocks=True,
         lstrip_blocks=True,
@@ -178,7 +180,15 @@ def _compiled(source: str) -> jinja2.Template:
     parsed = env.parse(source)
     if parsed.find(jinja2.nodes.EvalContextModifier):
         raise jinja2.TemplateError("autoescape blocks are not supported")
-    return env.from_string(parsed)
+    return env.from_string(parsed), _reads(parsed) - {*env.globals}
+
+
+def _reads(parsed: jinja2.nodes.Template) -> set[str]:
+    """Variables that a template takes from outside; its own count where it asks for them first."""
+    names = [n for n in parsed.find_all(jinja2.nodes.Name) if n.ctx == "store"]
+    asked = [t.node for t in parsed.find_all(jinja2.nodes.Test) if t.name == "defined"]
+    own = {n.name for n in names} - {n.name for n in asked if isinstance(n, jinja2.nodes.Name)}
+    return jinja2.meta.find_undeclared_variables(parsed) - own
 
 
 def _message(message: dict) -> dict:
@@ -193,18 +203,21 @@ def render(source: str, values: dict | None) -> dict:
 
     Args:
       source: its text.
-      values: its variables, `messages` among them; None only compiles it.
+      values: its variables, `messages` among them, and `options`, further ones that a user
+        set; None only compiles it.
 
     Returns:
-      `text`, and `who` as (count, author) pairs; or `error`, one line.
+      `text`, and `who` as (count, author) pairs; compiled only: `reads`, the names of the
+      variables; or `error`, one line.
     """
     try:
-        template = _compiled(source)
+        template, reads = _compiled(source)
     except (jinja2.TemplateError, RecursionError, SyntaxError, ValueError) as e:
         return {"error": f"the chat template can't be compiled: {_line(e)}"}
     if values is None:
-        return {}
-    values = values | {"messages": [_message(m) for m in values["messages"]]}
+        return {"reads": sorted(reads)}
+    options = provenance.told(values.pop("options", {}), USER)
+    values = {**options, **values, "messages": [_message(m) for m in values["messages"]]}
     pieces, length = [], 0
     try:
         for piece in template.generate(values):

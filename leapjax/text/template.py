@@ -36,6 +36,7 @@ for name, path in (("leapjax", folder), ("leapjax.text", folder + "/text")):
 from leapjax.text.renderer import serve
 serve()
 """
+_GIVEN = ("messages", "add_generation_prompt", "tools", "documents")
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -163,6 +164,9 @@ class ChatTemplate:
       source: the template's text.
       names: special token spellings that the template may use, by name.
 
+    Attributes:
+      options: names of the variables that it reads besides those that every template is given.
+
     Raises:
       UserError: the template has a syntax error.
     """
@@ -170,14 +174,21 @@ class ChatTemplate:
     def __init__(self, source: str, names: Mapping[str, str]):
         self.source = source
         self._names = dict(names)
-        _RENDERER.ask(source, None)
+        reads = _RENDERER.ask(source, None)["reads"]
+        self.options = [n for n in reads if n not in _GIVEN and not n.endswith("_token")]
 
-    def render(self, messages: Sequence[Mapping[str, Any]], reply: bool = True) -> tuple[str, str]:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        reply: bool = True,
+        options: Mapping[str, Any] | None = None,
+    ) -> tuple[str, str]:
         """Write a conversation down as the model was trained to see it.
 
         Args:
           messages: objects with `role` and `content`.
           reply: end where the assistant's next turn begins.
+          options: values of variables in `options`; the others stay undefined.
 
         Returns:
           The text, and as long a string that says who wrote each character of it
@@ -192,6 +203,7 @@ class ChatTemplate:
             add_generation_prompt=reply,
             tools=None,
             documents=None,
+            options=dict(options or {}),
         )
         found = _RENDERER.ask(self.source, values)
         return found["text"], "".join(who * count for count, who in found["who"])

@@ -320,7 +320,8 @@ def _pair(record: dict, codec: TextCodec, eos_id: int) -> Pair:
         last = messages[-1] if isinstance(messages, list) and messages else None
         if not isinstance(last, dict) or last.get("role") != "assistant":
             raise UserError("messages should end with an assistant's turn")
-        prompt, response = codec.encode_chat(messages[:-1]), last.get("content")
+        prompt = codec.encode_chat(messages[:-1], codec.template_options)
+        response = last.get("content")
     elif "prompt" in record and "response" in record:
         if not isinstance(record["prompt"], str):
             raise UserError("prompt should be a text")

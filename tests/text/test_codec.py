@@ -60,7 +60,8 @@ def test_a_prompt_is_a_users_message(name):
     codec = CODECS[name]
     assert codec.is_instruct
     text = "Hal has 4 pens."
-    assert codec.encode_prompt(text) == codec.encode_chat([{"role": "user", "content": text}])
+    messages = [{"role": "user", "content": text}]
+    assert codec.encode_prompt(text) == codec.encode_chat(messages, codec.template_options)
 
 
 def test_end_of_turn_is_what_the_template_writes():

@@ -1,12 +1,14 @@
 """Model families: one file each, one line in `FAMILIES`.
 
 A family's module has `MODEL_TYPES` (names in config.json), `parse` (config.json -> ModelConfig),
-`HUB` (short names of weights -> the hub's) and `IGNORED` (hub tensors to skip).
+`HUB` (short names of weights -> the hub's) and `IGNORED` (hub tensors to skip). It has
+`TEMPLATE_OPTIONS` if its originals set variables of the chat template.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from leapjax.errors import UserError
@@ -39,6 +41,15 @@ def parse_config(raw: dict) -> ModelConfig:
             f"{', '.join(known)})"
         )
     return family.parse(raw)
+
+
+def template_options(config: ModelConfig) -> Mapping[str, Any]:
+    """Variables of the chat template that a family's originals set when they decode.
+
+    Args:
+      config: the model's shape.
+    """
+    return getattr(FAMILIES[config.family], "TEMPLATE_OPTIONS", {})
 
 
 def table(config: ModelConfig) -> tuple[Weight, ...]:

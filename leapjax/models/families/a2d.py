@@ -18,6 +18,9 @@ MODEL_TYPES = ("a2d-qwen3", "a2d-qwen2")
 # The hub's names are the parents'.
 HUB, IGNORED = qwen.HUB, qwen.IGNORED
 
+# Qwen3's template then writes an empty thought, as the originals' loader has it.
+TEMPLATE_OPTIONS = {"enable_thinking": False}
+
 # Windows change nothing: every layer is given a mask that hides pads alone.
 _HARMLESS = ("max_window_layers", "sliding_window", "use_sliding_window")
 _LAYERS = ("full_attention", "sliding_attention")
