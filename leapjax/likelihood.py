@@ -136,6 +136,9 @@ def masks(
     Returns:
       (samples, answer_length) bool; the number of masks is uniform on 1..answer_length in
       every sample, and so is the set given its number.
+
+    >>> masks(4, samples=4, rng=np.random.default_rng(0)).sum(axis=1).tolist()
+    [4, 1, 2, 3]
     """
     start = rng.integers(answer_length)
     counts = 1 + (start + np.arange(samples) * answer_length // samples) % answer_length

@@ -40,6 +40,10 @@ def guided(
       conditional: (B, W, V) float32 logits.
       unconditional: (B, W, V) float32 logits with the prompt masked.
       scale: (B,) float32.
+
+    >>> with_prompt, without = jnp.array([[[2.0, 0.0]]]), jnp.array([[[1.0, 1.0]]])
+    >>> guided(with_prompt, without, scale=jnp.array([1.0])).tolist()
+    [[[3.0, -1.0]]]
     """
     s = scale[:, None, None]
     mixed = unconditional + (s + 1) * (conditional - unconditional)

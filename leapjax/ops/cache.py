@@ -28,6 +28,10 @@ def write_rows(
       layer: which of the L.
       rows: (G,) int32, each row's destination; a row out of range is dropped.
       fresh: (G, T, K, E).
+
+    >>> cache = write_rows(jnp.zeros((2, 3, 1, 1, 1)), 1, jnp.array([2]), jnp.ones((1, 1, 1, 1)))
+    >>> cache.reshape(2, 3).tolist()
+    [[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
     """
     return _row_major(cache.at[jnp.int32(layer), rows].set(fresh, mode="drop"))
 

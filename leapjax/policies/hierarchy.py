@@ -38,6 +38,10 @@ def run_maximum(
 
     Returns:
       (B, W) float32; -1 where not masked.
+
+    >>> confidence, masked = jnp.array([[0.25, 0.5, 0.125]]), jnp.array([[True, True, False]])
+    >>> run_maximum(confidence, masked).tolist()
+    [[0.5, 0.5, -1.0]]
     """
     score = jnp.where(masked, confidence, np.float32(-1.0))
     edge = jnp.zeros_like(masked[:, :1])

@@ -41,6 +41,10 @@ def anchor_distances(
 
     Returns:
       Two (B, W) int32; at least 2 ** 29 where there is no such anchor.
+
+    >>> before, behind = anchor_distances(jnp.array([[True, False, False, True]]))
+    >>> jnp.minimum(before, behind).tolist()
+    [[0, 1, 1, 0]]
     """
     far = jnp.int32(2**29)
     slots = jnp.broadcast_to(jnp.arange(anchor.shape[1], dtype=jnp.int32), anchor.shape)

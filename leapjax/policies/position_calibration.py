@@ -57,6 +57,9 @@ def log_frequencies(counts: ArrayLike) -> Float32[np.ndarray, " V"]:
 
     Returns:
       (V,) float32.
+
+    >>> np.exp(log_frequencies([3, 1, 0])).round(2).tolist()  # an unseen token counts as once
+    [0.75, 0.25, 0.25]
     """
     counts = np.asarray(counts, np.float64)
     share = np.maximum(counts, 1.0) / max(counts.sum(), 1.0)
