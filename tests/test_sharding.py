@@ -90,16 +90,20 @@ def test_replicas_share_a_job_of_uneven_rows():
     places = placements(MeshShape(data=4))
     replicas = [Replica(jax.device_put(params, p.everywhere()), p) for p in places]
     lm = leapjax.LM(replicas[0].params, config, None, replicas=replicas)
-    engine = lm.engine(4)
-    answers = list(engine.stream(requests))
-    assert [a.id for a in answers] == [r.id for r in requests]
+    engine, found = lm.engine(4), {}
+    tickets = [engine.submit(request) for request in requests]
+    while engine.unfinished:
+        engine.begin()
+        # No replica stands still, and no slot is free, while others work and rows wait.
+        if engine.unfinished > len(engine.seated):
+            assert engine.progress.running == engine.progress.slots == 16
+        found |= dict(engine.collect())
+    answers = [found[ticket] for ticket in tickets]
     alone = leapjax.LM(params, config, None).engine(4)
     for one, other in zip(alone.stream(requests), answers, strict=True):
         assert one.output_ids == other.output_ids and one.steps == other.steps
     passes = engine.progress.lane_passes
     assert len(passes) == 4 and min(passes) > 0
-    # No replica stands still while others work: at most the last row's passes apart.
-    assert max(passes) - min(passes) <= 64 + 8
 
 
 class Meeting:
