@@ -47,8 +47,11 @@ class NumpyModel:
 
             y = _norm(x, layers["attn_norm"][n], c.norm_eps)
             shape = (len(positions), -1, c.head_dim)
-            q = _rotate(linear(y, "q").reshape(shape), positions, c.rope_theta)
-            k = _rotate(linear(y, "k").reshape(shape), positions, c.rope_theta)
+            q, k = (linear(y, name).reshape(shape) for name in "qk")
+            if c.qk_norm:
+                q = _norm(q, layers["q_norm"][n], c.norm_eps)
+                k = _norm(k, layers["k_norm"][n], c.norm_eps)
+            q, k = (_rotate(part, positions, c.rope_theta) for part in (q, k))
             v = linear(y, "v").reshape(shape)
             keys, values = store.setdefault(
                 n, [np.zeros((len(ids), *k.shape[1:])), np.zeros((len(ids), *v.shape[1:]))]

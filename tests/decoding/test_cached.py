@@ -16,7 +16,7 @@ from leapjax.serve.lane import compile_run
 from tests.decoding.cached_oracle import NumpyModel, decode
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-MODELS = ("llada-a", "llada-b-gqa-bias-bf16", "dream-a", "dream-b-tied-bf16")
+MODELS = ("llada-a", "llada-b-gqa-bias-bf16", "dream-a", "dream-b-tied-bf16", "a2d-a")
 POLICIES = {
     "localleap": {"threshold": 0.8, "relaxed_threshold": 0.4, "radius": 2},
     "confidence_threshold": {"threshold": 0.6},
@@ -31,7 +31,7 @@ def models():
 
 def prompts(name, count):
     """Real prompts of the goldens, cut to mixed lengths."""
-    lines = (GOLDEN / "decode.jsonl").read_text().splitlines()
+    lines = [line for f in GOLDEN.glob("decode*.jsonl") for line in f.read_text().splitlines()]
     full = [c["prompt_ids"] for c in map(json.loads, lines) if c["model"] == name]
     lengths = [None, 1, 2, 33, 7, 20, 12]
     return [full[i % len(full)][-n:] if n else full[0] for i, n in enumerate(lengths[:count])]
@@ -48,6 +48,7 @@ QUICK = {
     ("dream-a", "prefix", "low_confidence"),
     ("dream-b-tied-bf16", "dual", "localleap"),
     ("dream-a", "none", "localleap"),
+    ("a2d-a", "dual", "localleap"),
 }
 CASES = [
     pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)

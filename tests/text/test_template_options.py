@@ -7,6 +7,9 @@ import pytest
 import leapjax
 from leapjax import UserError, checkpoint
 from leapjax.cli.decode import main
+from leapjax.jobs import header
+from leapjax.jobs.source import InputInfo
+from leapjax.jobs.spec import JobSpec
 from leapjax.models import parse_config
 from leapjax.text import load_codec
 from leapjax.text.template import ChatTemplate
@@ -81,3 +84,15 @@ def test_records_and_flags(capsys):
         assert main([*argv, given]) == 2
         lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
         assert len(lines) == 1 and all(word in lines[0] for word in words)
+
+
+def test_a_job_goes_on_with_the_options_that_it_was_begun_with():
+    info = InputInfo("in.jsonl")
+    spec = JobSpec(input="in.jsonl", output="out")
+    usual, told = (
+        header.describe(leapjax.load(GOLDEN / "a2d-a", template_options=o), spec, info)
+        for o in (None, {"enable_thinking": True})
+    )
+    assert header.differences(usual, usual) == []
+    (line,) = header.differences(usual, told)
+    assert line == 'template options was {"enable_thinking": false}, now {"enable_thinking": true}'
