@@ -1,4 +1,4 @@
-"""The pure, jitted decode: state, proposal, policies' commits, one while loop."""
+"""The pure, jitted decode: state, proposal, policy decision, one while loop."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The model's part of a pass: its window, the rows as the model takes them, their logits.
+"""The forward pass of a step: the window, the model's inputs, the logits.
 
-With guidance every row is evaluated twice in one batch, the second time with everything that
-was given replaced by the mask token.
+With guidance the batch holds every row twice. The second copy has all given tokens replaced by the
+mask token.
 
 Shapes: B rows, R = B or 2 B with guidance, T columns, S some of them, W window, V vocabulary,
 D width.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """The rows of a state as the model evaluates them: what a cache's pass is given.
+    """The model's view of a state's rows: the input of `Cache.forward`.
 
     Attributes:
       state: B rows.
@@ -39,7 +39,7 @@ class Rows:
     program: Program
 
     def ids(self) -> Int32[Array, "R T"]:
-        """(R, T) int32 token ids: the rows, and with guidance the rows without prompt."""
+        """(R, T) int32 token ids; with guidance also the rows with their prompts masked."""
         tokens = self.state.tokens
         if not self.program.guidance:
             return tokens
@@ -47,14 +47,14 @@ class Rows:
         return jnp.concatenate([tokens, jnp.where(self.state.given, mask, tokens)])
 
     def both(self, x: Shaped[Array, " B *rest"]) -> Shaped[Array, " R *rest"]:
-        """A (B, ...) array for each evaluation: (R, ...)."""
+        """Repeat a (B, ...) array for both copies if guided: (R, ...)."""
         return jnp.concatenate([x, x]) if self.program.guidance else x
 
     def predictors(self, columns: Int32[Array, "B W"]) -> Int32[Array, "B W"]:
-        """(B, W) int32 columns whose outputs predict the given columns (B, W).
+        """(B, W) int32, the columns whose outputs predict the given columns (B, W).
 
-        Dream's output at i - 1 predicts position i; a position whose predecessor is a pad or
-        does not exist is predicted by its own output.
+        Dream's output at i - 1 predicts position i. A row's first token has no predecessor and is
+        predicted by its own output.
         """
         if not self.program.model.shift_logits:
             return columns
@@ -65,16 +65,16 @@ class Rows:
 def block_columns(
     block: Int32[Array, " B"], program: Program
 ) -> tuple[Int32[Array, "B W"], Bool[Array, "B W"]]:
-    """Columns of each row's window; it holds the active block.
+    """Columns of each row's window, which contains the active block.
 
-    A short last block (infilling) keeps the window's size by reaching back.
+    If the last block is short (infilling), the window starts before it.
 
     Args:
       block: (B,) int32, the active block's first column.
       program: static structure.
 
     Returns:
-      (B, W) int32 columns, and (B, W) bool: within the active block.
+      (B, W) int32 columns, and (B, W) bool, True within the active block.
     """
     w = program.block_length
     start = jnp.minimum(block, program.length - w)
@@ -85,7 +85,7 @@ def block_columns(
 def model_pass(
     params: Weights, state: DecodeState, columns: Int32[Array, "B W"], program: Program
 ) -> Outcome:
-    """Hidden states of each row's window, by way of the program's cache.
+    """Run the model on each row's window with the program's cache.
 
     Args:
       params: the model's pytree.

@@ -31,14 +31,14 @@ def run(
     free_rows: Int32[Array, ""],
     program: Program,
 ) -> DecodeState:
-    """Repeat `step` until enough rows are done, or the passes are used up.
+    """Repeat `step` until enough rows are done or the passes are used up.
 
     Args:
       params: the model's pytree.
       state: B rows.
-      max_passes: () int32; passes after which to return anyway.
-      free_rows: () int32; return as soon as this many rows are done. B runs all of them
-        to their end; fewer lets the caller refill free slots.
+      max_passes: () int32; largest number of passes.
+      free_rows: () int32; return as soon as this many rows are done. B decodes every row to its
+        end; a smaller number lets the caller refill free slots.
       program: static structure.
 
     Returns:
@@ -53,7 +53,7 @@ def run(
     return lax.while_loop(unfinished, lambda s: step(params, s, program), state)
 
 
-# The compiled programs. State is donated: the caches and tokens live once.
+# The compiled programs. The state is donated, so tokens and cache are held only once.
 run_jit = functools.partial(jax.jit, static_argnames="program", donate_argnames="state")(run)
 refill_jit = functools.partial(jax.jit, donate_argnames="state")(refill)
 
@@ -63,8 +63,8 @@ def decode(params: Weights, state: DecodeState, program: Program) -> DecodeState
 
     Args:
       params: the model's pytree.
-      state: see `leapjax.decoding.state.initial_state`; a KV cache that the program needs is
-        added, empty, if the state has none.
+      state: from `leapjax.decoding.state.initial_state`; if the program needs a KV cache and the
+        state has none, an empty one is added.
       program: static structure.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Numbers of the rows of a state, set anew: concrete or traced."""
+"""Replace the per-row options of a state by concrete or traced values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from leapjax.decoding.state import DecodeState
 from leapjax.errors import UserError
 from leapjax.policies import PARAMETERS
 
-# What has an effect only where it was compiled in.
+# Options that work only if compiled into the program: (field of `Program`, options that set it).
 _COMPILED = {
     "temperature": ("sampling", "temperature"),
     "top_p": ("filtering", "top_p or top_k"),
@@ -22,21 +22,21 @@ _COMPILED = {
 
 
 def with_options(state: DecodeState, program: Program, **numbers: Any) -> DecodeState:
-    """The state with other numbers in its rows; pure and traceable.
+    """Replace per-row options; pure and traceable.
 
-    Values may be traced, so that a function of a threshold compiles once for every threshold.
-    They are not checked against their ranges.
+    Values may be traced, so a function of a threshold compiles once for all thresholds. Ranges are
+    not checked.
 
     Args:
       state: B rows.
-      program: of the decode.
-      **numbers: per-row options by name: a scalar for all rows, or (B,).
+      program: static structure.
+      **numbers: per-row options by name, each a scalar for all rows or (B,).
 
     Returns:
       The new state.
 
     Raises:
-      UserError: an unknown option, one that is static, or one that this program does not read.
+      UserError: an option is unknown, static, or not read by this program.
     """
     names = [name for name in per_row() if name != "seed"]
     check_keys(numbers, "with_options()", names)
@@ -46,11 +46,11 @@ def with_options(state: DecodeState, program: Program, **numbers: Any) -> Decode
             raise UserError(f"{name}: policy {program.policy_name} does not read it")
         part, how = _COMPILED.get(name, (None, None))
         if part is not None and not getattr(program, part):
-            raise UserError(f"{name}: not compiled into this program; make the batch with {how}")
+            raise UserError(f"{name}: not compiled into this program; create the batch with {how}")
         if name not in own:
             fields[name] = _rows(value, getattr(state.options, name))
             continue
-        # The rows' values of what follows it were made from it.
+        # Options whose default follows this one change with it.
         followers = [p.name for p in program.policy.parameters if p.follows == name]
         for target in (name, *(f for f in followers if f not in numbers)):
             own[target] = _rows(value, own[target])
@@ -58,5 +58,5 @@ def with_options(state: DecodeState, program: Program, **numbers: Any) -> Decode
 
 
 def _rows(value: Any, like: Any):
-    """A value for each row, (B,), in the option's dtype."""
+    """Broadcast a value to (B,) in the option's dtype."""
     return jnp.broadcast_to(jnp.asarray(value).astype(like.dtype), like.shape)

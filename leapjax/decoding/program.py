@@ -1,4 +1,4 @@
-"""What is fixed when a decode is compiled, as one hashable value."""
+"""`Program`: the static structure of a decode as one hashable value."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from leapjax.policies import POLICIES, Policy
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Structure of a decode; everything else is traced (docs/contract.md, Options).
+    """Static structure of a decode; all else is traced (docs/contract.md, Options).
 
     Attributes:
       model: the model's shape and special ids.
@@ -31,8 +31,8 @@ class Program:
       eot_token_id: end-of-turn id, or None.
       dtype: compute dtype's name.
       infill: open positions may be anywhere; no canvas is appended.
-      refresh_group: rows G that may refresh their cache in one iteration; 0 is all of them.
-      static: (name, value) of the policy's parameters that are not traced.
+      refresh_group: rows G that may refresh their cache in one iteration; 0 is all rows.
+      static: (name, value) of the policy's static parameters.
     """
 
     model: ModelConfig
@@ -62,12 +62,12 @@ class Program:
 
     @property
     def holds_masks(self) -> bool:
-        """Dream's schedule: a position whose best token is the mask may stay open."""
+        """Whether a position whose top-1 token is the mask may stay open (Dream's schedule)."""
         return self.schedule == "dream"
 
     @property
     def schedule(self) -> str | None:
-        """`even` or `dream` where a fixed schedule is followed, else None."""
+        """`even` or `dream` with a fixed schedule, else None."""
         return dict(self.static).get("schedule")
 
     @property
@@ -100,10 +100,10 @@ def program_for(
       dtype: compute dtype's name.
       eot_token_id: end-of-turn id, or None.
       infill: see `Program`.
-      refresh_group: see `Program`; without a stored cache it says nothing.
+      refresh_group: see `Program`; ignored without a KV cache.
 
     Raises:
-      UserError: the cache does not serve the model's attention.
+      UserError: the cache does not support the model's attention rule.
     """
     rules = (run.attention for run in model.runs)
     if wrong := pairs.refusal(config.cache, config.policy, rules):

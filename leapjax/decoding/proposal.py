@@ -1,12 +1,13 @@
 """From logits to a proposal: a token and its confidence for each position of the window.
 
-Confidence is the float32 softmax probability of the chosen token before temperature,
-top-p and top-k (LLaDA's convention, for every family); it comes from a max and a
-log-sum-exp, never from a materialised softmax. The mask token is never chosen (a loop
-that commits it would stall) but keeps its share of the softmax. Dream's schedule alone,
-whose passes are counted beforehand, does as its original: there a position whose best
-token is the mask competes with the mask's probability and, if chosen, is `held` open;
-its last pass holds nothing.
+Confidence is the float32 softmax probability of the chosen token before temperature, top-p and
+top-k (LLaDA's convention, for every family). It is computed from a maximum and a log-sum-exp; the
+softmax is never materialised. The mask token is never chosen, because a loop that commits it would
+stall, but it keeps its share of the softmax.
+
+Dream's schedule differs, as in its original: its number of passes is fixed. A position whose top-1
+token is the mask has the mask's probability as its confidence. If chosen, it is `held` open. The
+last pass holds nothing.
 
 Shapes: B rows, W window, V vocabulary.
 """
@@ -47,11 +48,11 @@ def guided(
     """
     s = scale[:, None, None]
     mixed = unconditional + (s + 1) * (conditional - unconditional)
-    return jnp.where(s == 0, conditional, mixed)  # exactly what the row gives unguided
+    return jnp.where(s == 0, conditional, mixed)  # bit for bit the unguided logits
 
 
 def never_proposed(v: int, options: RowOptions, program: Program) -> Bool[Array, "B 1 {v}"]:
-    """(B, 1, V) bool: ids that no row's proposal may hold: the mask, and eos where barred."""
+    """(B, 1, V) bool, ids that a row may not propose: the mask, and eos with `logits_eos_inf`."""
     vocabulary = jnp.arange(v, dtype=jnp.int32)[None, None, :]
     no_eos = (vocabulary == program.model.eos_token_id) & options.logits_eos_inf[:, None, None]
     return no_eos | (vocabulary == program.model.mask_token_id)
@@ -65,21 +66,21 @@ def propose(
     program: Program,
     log_frequency: Float32[Array, " V"] | None = None,
 ) -> Proposal:
-    """Choose a token for each position and say how sure the model is of it.
+    """Choose a token and compute its confidence for each position.
 
     Args:
       logits: (B, W, V) float32, guidance already applied.
-      options: the rows' numbers.
+      options: per-row options.
       noise_keys: (B, W) PRNG keys, one per (row, step, position); None unless the program
-        samples or its policy asks for uniform noise.
-      last_pass: (B,) bool; the schedule's last pass over the row. Read by Dream's schedule
-        alone; other programs may give None.
+        samples or its policy needs uniform noise.
+      last_pass: (B,) bool; the schedule's last pass over the row. Only Dream's schedule reads it;
+        otherwise it may be None.
       program: static structure.
-      log_frequency: (V,) float32, log of each token's share of a corpus; None takes all
-        tokens to be equally frequent. Read if the policy needs `surprise`.
+      log_frequency: (V,) float32, log of each token's share of a corpus; None means equally
+        frequent tokens. Used if the policy needs `surprise`.
 
     Returns:
-      A Proposal; fields from `margin` on only if the policy needs them, `recheck` not yet.
+      A Proposal. Fields from `margin` on are set only if the policy needs them; `recheck` is not.
     """
     model, needs = program.model, program.policy.needs
     with jax.named_scope("proposal"):
@@ -94,7 +95,7 @@ def propose(
             held = _first_argmax(_scores(logits, options, noise_keys, program), vocabulary)
             held = (held == model.mask_token_id) & ~last[:, None]
             weighed_ids = jnp.where(held, jnp.int32(model.mask_token_id), token)
-        # Muted end tokens: chosen like any other, then without weight in the softmax.
+        # Muted end tokens can be chosen like any other, but have no weight in the softmax.
         is_end = is_eos
         if program.eot_token_id is not None:
             is_end = is_end | (vocabulary == program.eot_token_id)
@@ -102,7 +103,7 @@ def propose(
         weighed = jnp.where(muted, _NEG_INF, logits)
         top = jnp.max(weighed, axis=-1)
         total = top + jnp.log(jnp.sum(jnp.exp(weighed - top[..., None]), axis=-1))  # (B, W)
-        # A masked sum instead of a gather, so that a vocabulary split over devices stays split.
+        # A masked maximum instead of a gather keeps a sharded vocabulary sharded.
         is_chosen = vocabulary == weighed_ids[..., None]
         chosen = jnp.max(jnp.where(is_chosen, weighed, _NEG_INF), axis=-1)
         confidence = jnp.exp(chosen - total)
@@ -134,7 +135,7 @@ def propose(
 
 
 def probability(logits: Float32[Array, "B W V"], ids: Int32[Array, "B W"]) -> Float32[Array, "B W"]:
-    """Softmax probability of some tokens: (B, W, V) logits, (B, W) ids -> (B, W) float32."""
+    """Softmax probability of ids: (B, W, V) logits, (B, W) ids -> (B, W) float32."""
     vocabulary = jnp.arange(logits.shape[-1], dtype=jnp.int32)[None, None, :]
     top = jnp.max(logits, axis=-1)
     total = top + jnp.log(jnp.sum(jnp.exp(logits - top[..., None]), axis=-1))
@@ -143,10 +144,10 @@ def probability(logits: Float32[Array, "B W V"], ids: Int32[Array, "B W"]) -> Fl
 
 
 def _first_argmax(score, vocabulary):
-    """Index of the largest score along V, the lowest of equals, as (B, W) int32.
+    """Index of the largest score along V, as (B, W) int32; a tie goes to the lowest index.
 
-    Two plain reductions: they vectorise where a variadic argmax does not, and across
-    vocabulary shards they need one maximum and one minimum.
+    Two plain reductions vectorise where a variadic argmax does not. Across vocabulary shards they
+    need one maximum and one minimum.
     """
     best = jnp.max(score, axis=-1, keepdims=True)
     limit = jnp.int32(score.shape[-1] - 1)
@@ -154,14 +155,14 @@ def _first_argmax(score, vocabulary):
 
 
 def _scores(candidates, options: RowOptions, keys, program: Program):
-    """What the chosen token maximises: the logits, with noise where rows sample."""
+    """The scores whose argmax is the chosen token: logits, plus noise for rows that sample."""
     return _noisy(candidates, options, keys, program) if program.sampling else candidates
 
 
 def _noisy(candidates, options: RowOptions, keys, program: Program):
     """Gumbel-max scores: their argmax is a draw from the tempered, filtered softmax.
 
-    High-precision noise: plain float32 uniforms can't reach the tail of a large
+    The noise is high-precision, because float32 uniforms can't reach the tail of a large
     vocabulary (arXiv 2409.02908).
     """
     v = candidates.shape[-1]
@@ -178,7 +179,7 @@ def _noisy(candidates, options: RowOptions, keys, program: Program):
 
 
 def _filtered(candidates, temperature, options: RowOptions):
-    """Drop what top-p and then top-k leave out; equals of the last kept token stay.
+    """Apply top-p, then top-k; tokens that tie with the last kept one stay.
 
     Source: Dream's sampler (arXiv 2508.15487): temperature, then top-p, then top-k.
     """

@@ -1,4 +1,4 @@
-"""How many positions a fixed schedule commits in a pass.
+"""The number of positions that a fixed schedule commits in a pass.
 
 Sources: LLaDA's `generate` (even), Dream's `diffusion_generate` (dream); rules only.
 """
@@ -12,13 +12,13 @@ import jax.numpy as jnp
 if TYPE_CHECKING:
     from jaxtyping import Array, Int32
 
-DREAM_EPS = 1e-3  # the last of Dream's times
+DREAM_EPS = 1e-3  # Dream's final time
 
 
 def even(
     block_masks: Int32[Array, " B"], block_step: Int32[Array, " B"], passes: Int32[Array, " B"]
 ) -> Int32[Array, " B"]:
-    """As evenly as whole tokens allow: the first passes take the remainder.
+    """Spread commits evenly; the first passes take the remainder.
 
     Args:
       block_masks: (B,) int32, open positions the block had at its start.
@@ -38,9 +38,9 @@ def even(
 def dream(
     masks: Int32[Array, " B"], block_step: Int32[Array, " B"], passes: Int32[Array, " B"]
 ) -> Int32[Array, " B"]:
-    """`int(masks (1 - s / t))` over times from 1 down to 1e-3; the last pass takes all.
+    """`int(masks (1 - s / t))` over times from 1 down to 1e-3; the last pass commits all.
 
-    Some passes may take nothing; they still count as steps.
+    A pass that commits nothing still counts as a step.
 
     Args:
       masks: (B,) int32, open positions now.
@@ -56,7 +56,7 @@ def dream(
     total = passes.astype(jnp.float32)
 
     def time(i):
-        # Both ends are hit exactly, as in a linspace that counts from the nearer end.
+        # Like linspace, count from the nearer end, so that both ends are exact.
         gap = jnp.float32(DREAM_EPS - 1.0) / total
         i = i.astype(jnp.float32)
         return jnp.where(i < (total + 1) / 2, 1 + gap * i, DREAM_EPS - gap * (total - i))

@@ -1,8 +1,7 @@
-"""`DecodeState`: everything that the loop carries, one slot per row.
+"""`DecodeState`: the loop carry, with one slot per row.
 
-A row lies at the right end of its T columns: pads, then prompt, then canvas (or, for
-infilling, the whole sequence). Rows share nothing, so a slot can be refilled at any
-time without touching its neighbours.
+Rows are left-padded to T columns: pads, then prompt and canvas (or the whole sequence when
+infilling). Rows share nothing, so refilling a slot does not affect the others.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from leapjax.types import Request
 
 
 class RowOptions(struct.PyTreeNode):
-    """The numbers of a decode, one per row: traced, so changing one never recompiles.
+    """Per-row options; traced, so a change never recompiles.
 
     Attributes:
       temperature: (B,) float32; 0 takes the most probable token.
       top_p: (B,) float32 in (0, 1]; 1 keeps everything.
       top_k: (B,) int32; 0 keeps everything.
       cfg_scale: (B,) float32; 0 is no guidance.
-      early_stop: (B,) bool; a finished block that holds eos ends the row.
+      early_stop: (B,) bool; a finished block that contains eos ends the row.
       logits_eos_inf: (B,) bool; eos is never proposed.
       confidence_eos_eot_inf: (B,) bool; eos and eot proposals have confidence 0.
       parameters: name -> (B,) float32, int32 or bool of each traced parameter of the policy.
@@ -50,26 +49,26 @@ class DecodeState(struct.PyTreeNode):
 
     Attributes:
       tokens: (B, T) int32; the mask id where open, the pad id before the row.
-      open: (B, T) bool; positions still to be decided. Carried, never inferred from ids.
-      given: (B, T) bool; real tokens that were there from the start.
+      open: (B, T) bool; positions still to be decided, never inferred from ids.
+      given: (B, T) bool; tokens of the request.
       first: (B,) int32; column of the row's first real token.
-      origin: (B,) int32; column that counts as canvas position 0 for the noise.
+      origin: (B,) int32; column of canvas position 0, from which noise positions count.
       block: (B,) int32; column where the active block starts.
       block_masks: (B,) int32; open positions the active block had at its start.
       block_step: (B,) int32; passes spent in the active block.
       steps: (B,) int32; passes offered to this row's policy.
-      full_passes: (B,) int32; those over the whole sequence.
+      full_passes: (B,) int32; the steps that computed the whole sequence.
       done: (B,) bool; finished, or an idle slot.
       commit_step: (B, T) int32; -2 given, -1 not committed by a policy.
       commit_kind: (B, T) int8; codes of `COMMIT_KINDS`.
       commit_confidence: (B, T) float32 in [0, 1].
-      key: (B, 5) uint32; what the row's PRNG key is made of (`row_keys`).
-      due: (B,) int32; the iteration since which the row waits for a full pass, -1 if it
-        does not (KV caches only).
+      key: (B, 5) uint32; material of the row's PRNG key (`row_keys`).
+      due: (B,) int32; iteration since which the row has waited for a full pass, or -1 (KV caches
+        only).
       iteration: () int32; iterations of the loop so far.
-      options: the rows' numbers.
+      options: per-row options.
       cache: keys and values of the KV cache, or None.
-      memory: name -> (B, ...) of what the policy remembers within a block, or None.
+      memory: name -> (B, ...), the policy's memory within a block, or None.
     """
 
     tokens: Any
@@ -96,25 +95,25 @@ class DecodeState(struct.PyTreeNode):
 
 _DTYPES = {int: np.int32, float: np.float32, bool: np.bool_}
 
-# Fields that refilling a slot leaves alone: not one per row, or void in a block's first pass.
+# Fields that `refill` keeps: they have no rows, or a row's first pass does not read them.
 SHARED = ("iteration", "cache", "memory")
 
-# Which noise a seed and an id stand for; a job that samples can't go on under another one.
+# Version of the map from seed and id to noise; a job that samples resumes under the same one only.
 # 1 (leapjax 0.1): a 32-bit hash of the id. 2: a 64-bit hash.
 NOISE_VERSION = 2
 
 
 def key_material(request: Request) -> np.ndarray:
-    """What a request's PRNG key is made of; see `row_keys`.
+    """The material of a request's PRNG key; see `row_keys`.
 
-    Kept as plain numbers, so that seating a row asks nothing of a busy device.
+    It is computed on the host, so that seating a row does not wait for a busy device.
 
     Args:
-      request: with its own `seed`, or its job's.
+      request: its own `seed` counts, else its job's.
 
     Returns:
-      (5,) uint32: seed, upper and lower half of the id's 64-bit hash, whether to fold that
-      hash in, sample number.
+      (5,) uint32: seed, upper and lower half of the id's 64-bit hash, whether to fold in the hash,
+      sample number.
     """
     own = request.seed is not None
     seed = request.seed if own else request.config.seed
@@ -123,7 +122,7 @@ def key_material(request: Request) -> np.ndarray:
 
 
 def row_keys(material):
-    """The rows' PRNG keys: from a record's own seed, else from the job's seed and its id.
+    """The rows' PRNG keys: from a record's own seed, else from the job's seed and the record's id.
 
     Args:
       material: (B, 5) uint32 from `key_material`.
@@ -138,7 +137,7 @@ def row_keys(material):
         by_hash = jax.random.fold_in(jax.random.fold_in(key, high), low)
         folded = jax.random.key_data(by_hash)
         key = jax.random.wrap_key_data(jnp.where(by_id > 0, folded, data), impl="threefry2x32")
-        # The first sample is what a decode without samples gives.
+        # Sample 0 equals a decode without samples.
         again = jax.random.key_data(jax.random.fold_in(key, sample))
         data = jnp.where(sample > 0, again, jax.random.key_data(key))
         return jax.random.wrap_key_data(data, impl="threefry2x32")
@@ -147,11 +146,11 @@ def row_keys(material):
 
 
 def row_arrays(request: Request, program: Program) -> dict[str, Any]:
-    """One request as a row's initial arrays, in NumPy.
+    """The initial arrays of a request's row, in NumPy.
 
     Args:
-      request: tokenised; its prompt fits the program's columns.
-      program: the compiled structure.
+      request: tokenised; its prompt fits into the program's columns.
+      program: static structure.
 
     Returns:
       Field name -> array without the B axis; `options` is a dict of scalars.
@@ -198,7 +197,7 @@ def row_arrays(request: Request, program: Program) -> dict[str, Any]:
             "top_p": np.float32(c.top_p),
             "top_k": np.int32(c.top_k or 0),
             "cfg_scale": np.float32(c.cfg_scale),
-            # Infilling has no end, and what a policy may take back has not ended.
+            # An eos ends no infilled sequence, and a policy may reopen one that it committed.
             "early_stop": np.bool_(
                 c.early_stop and not request.infill and not program.policy.reopens
             ),
@@ -214,7 +213,7 @@ def row_arrays(request: Request, program: Program) -> dict[str, Any]:
 
 
 def idle_row(program: Program) -> dict[str, Any]:
-    """A row that is done from the start: what an empty slot holds."""
+    """The row of an idle slot: done from the start."""
     shape = {name: getattr(program, name) for name in ("gen_length", "block_length")}
     config = DecodeConfig(policy=program.policy_name, **shape)
     row = row_arrays(Request(id="", ids=(), config=config, seed=0), program)
@@ -227,7 +226,7 @@ def idle_row(program: Program) -> dict[str, Any]:
 
 
 def stack_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Rows as one batch: every leaf gains a leading B axis; `options` becomes RowOptions."""
+    """Stack rows along a leading B axis; `options` becomes RowOptions."""
     options = jax.tree.map(lambda *leaves: np.stack(leaves), *[r["options"] for r in rows])
     options = RowOptions(**options)
     stacked = {k: np.stack([r[k] for r in rows]) for k in rows[0] if k != "options"}
@@ -238,12 +237,12 @@ def initial_state(requests: list[Request], program: Program, slots: int | None =
     """The state of a batch before its first pass, without a cache.
 
     Args:
-      requests: at most `slots` of them.
-      program: the compiled structure.
-      slots: B; default one per request. The rest are idle.
+      requests: at most `slots`.
+      program: static structure.
+      slots: B; default: one per request. Unused slots are idle.
 
     Returns:
-      A DecodeState of NumPy arrays, to be put on the device by whoever runs it.
+      A DecodeState of NumPy arrays; the caller puts it on devices.
     """
     rows = [row_arrays(r, program) for r in requests]
     rows += [idle_row(program)] * ((slots or len(rows)) - len(rows))
@@ -252,7 +251,7 @@ def initial_state(requests: list[Request], program: Program, slots: int | None =
 
 
 def empty_memory(program: Program, slots: int):
-    """What the program's policy remembers of `slots` rows, as zeros; None if nothing."""
+    """The policy's memory for `slots` rows, all zeros; None if it has no memory."""
     if program.policy.memory is None:
         return None
     leaves = program.policy.memory(program.block_length, program.model.vocab_size)
@@ -260,7 +259,7 @@ def empty_memory(program: Program, slots: int):
 
 
 def with_cache(state: DecodeState, program: Program, sharding=None) -> DecodeState:
-    """The state with the empty cache that the program needs, if it needs one.
+    """Add the program's empty cache to the state, if the program has one.
 
     Args:
       state: from `initial_state`.
@@ -272,16 +271,15 @@ def with_cache(state: DecodeState, program: Program, sharding=None) -> DecodeSta
 
 
 def refill(state: DecodeState, rows: dict[str, Any], chosen) -> DecodeState:
-    """Put new rows into some slots; the other rows stay bit for bit.
+    """Put new rows into the chosen slots; the other rows keep their bits.
 
     Args:
       state: the running state.
-      rows: `stack_rows` output, B rows; those not chosen are ignored.
+      rows: `stack_rows` output, B rows; rows of other slots are ignored.
       chosen: (B,) bool, the slots to replace.
 
     Returns:
-      The new state. With a KV cache the new rows wait for their first full pass
-      behind those that already wait.
+      The new state. With a KV cache the new rows queue for a full pass behind waiting ones.
     """
 
     def pick(new, old):

@@ -1,6 +1,6 @@
-"""One pass of the decode: propose, decide, commit, move on. Pure; the loop only repeats it.
+"""One step of the decode: propose, decide, commit, advance. Pure.
 
-state -> the window's columns -> the cache's pass over the model: hidden states, who is served
+state -> window columns -> forward pass with the cache: hidden states, rows served
       -> Proposal -> policy: Decision -> tokens, records, next block, done -> state'
 """
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 def noise_keys(
     state: DecodeState, columns: Int32[Array, "B W"], program: Program
 ) -> Key[Array, "B W"] | None:
-    """Keys of this pass, a function of row key, the row's step and the canvas position.
+    """PRNG keys of this pass: a function of row key, row step and canvas position.
 
     Returns:
-      (B, W) typed PRNG keys, or None if nobody draws.
+      (B, W) typed PRNG keys, or None if the program draws no noise.
     """
     if not (program.sampling or "uniform" in program.policy.needs):
         return None
@@ -48,7 +48,7 @@ def passes_per_block(state: DecodeState, program: Program) -> Int32[Array, " B"]
 
 
 def quota(state: DecodeState, masked: Bool[Array, "B W"], program: Program) -> Int32[Array, " B"]:
-    """(B,) int32: how many positions the schedule wants; zeros for threshold policies."""
+    """(B,) int32: positions that the schedule commits now; zeros for threshold policies."""
     if not program.policy.scheduled:
         return jnp.zeros_like(state.block_step)
     passes = passes_per_block(state, program)
@@ -69,8 +69,8 @@ def step(params: Weights, state: DecodeState, program: Program) -> DecodeState:
       The state after the pass.
     """
     columns, in_block = forward.block_columns(state.block, program)
-    seen = forward.model_pass(params, state, columns, program)
-    live = seen.served
+    outcome = forward.model_pass(params, state, columns, program)
+    live = outcome.served
     masked = take(state.open, columns) & in_block & live[:, None]
     info = Pass(
         quota=quota(state, masked, program),
@@ -78,60 +78,62 @@ def step(params: Weights, state: DecodeState, program: Program) -> DecodeState:
         columns=columns,
         block=state.block,
         open=state.open,
-        memory=_remembered(state),
+        memory=_memory_at_start(state),
     )
     if program.policy.revises:
         decided = take(~state.open & ~state.given, columns) & in_block & live[:, None]
         info = info._replace(decided=decided, standing=take(state.tokens, columns))
-    proposal, info = _proposal(params, state, seen, masked, info, program)
+    proposal, info = _proposal(params, state, outcome, masked, info, program)
     decision = program.policy.commit(proposal, masked, info)
     with jax.named_scope("commit"):
-        state = _decided(state, masked, info, proposal, decision, program)
-        one, full = live.astype(jnp.int32), seen.full & live
+        state = _apply(state, masked, info, proposal, decision, program)
+        one, full = live.astype(jnp.int32), outcome.full & live
         state = state.replace(
             steps=state.steps + one,
             block_step=state.block_step + one,
             full_passes=state.full_passes + full.astype(jnp.int32),
             iteration=state.iteration + 1,
-            cache=seen.cache,
+            cache=outcome.cache,
             due=jnp.where(full, -1, state.due),
-            memory=_kept(live, decision.memory, state.memory),
+            memory=_select_rows(live, decision.memory, state.memory),
         )
         return _advance(state, live, program)
 
 
-def _proposal(params, state: DecodeState, seen, masked, info: Pass, program: Program):
-    """What the model proposes for the window, and `info` with what adjusting it remembered."""
+def _proposal(params, state: DecodeState, outcome, masked, info: Pass, program: Program):
+    """The model's proposal for the window, and `info` with the memory that `adjust` returned."""
     if summary.applies(params, program):
-        proposal = summary.propose(params, seen.hidden, state.options, program)
+        proposal = summary.propose(params, outcome.hidden, state.options, program)
     else:
         last_pass = None
         if program.holds_masks:
             last_pass = state.block_step >= passes_per_block(state, program) - 1
         keys = noise_keys(state, info.columns, program)
-        logits = forward.window_logits(params, seen.hidden, state, program)
+        logits = forward.window_logits(params, outcome.hidden, state, program)
         if program.policy.adjust is not None:
             barred = never_proposed(logits.shape[-1], state.options, program)
             logits, memory = program.policy.adjust(logits, barred, masked, info)
             info = info._replace(memory=memory)
         frequency = as_arranged(params, program.model).log_frequency
         proposal = propose(logits, state.options, keys, last_pass, program, frequency)
-    if seen.shadow is not None:
-        shadow = forward.window_logits(params, seen.shadow, state, program)
+    if outcome.shadow is not None:
+        shadow = forward.window_logits(params, outcome.shadow, state, program)
         standing = probability(shadow, take(state.tokens, info.columns))
         proposal = proposal._replace(recheck=standing)
     return proposal, info
 
 
-def _remembered(state: DecodeState):
-    """The policy's memory as the pass finds it: zeros where a block begins."""
+def _memory_at_start(state: DecodeState):
+    """The policy's memory at the start of the pass: zeros where a block begins."""
     if state.memory is None:
         return None
-    return _kept(state.block_step > 0, state.memory, jax.tree.map(jnp.zeros_like, state.memory))
+    return _select_rows(
+        state.block_step > 0, state.memory, jax.tree.map(jnp.zeros_like, state.memory)
+    )
 
 
-def _kept(rows, memory, otherwise):
-    """`memory` in some rows (B,) bool and `otherwise` in the others, leaf by leaf."""
+def _select_rows(rows, memory, otherwise):
+    """Select `memory` where `rows` (B,) bool is True, else `otherwise`, leaf by leaf."""
 
     def pick(new, old):
         return jnp.where(rows.reshape(rows.shape + (1,) * (old.ndim - 1)), new, old)
@@ -139,10 +141,10 @@ def _kept(rows, memory, otherwise):
     return jax.tree.map(pick, memory, otherwise)
 
 
-def _decided(
+def _apply(
     state: DecodeState, masked, info: Pass, proposal, decision, program: Program
 ) -> DecodeState:
-    """The rows after the policy's decision: committed, replaced and reopened positions."""
+    """Apply the policy's decision: commit, replace and reopen positions."""
     commit = masked & (decision.action == COMMIT)
     if proposal.held is not None:
         commit = commit & ~proposal.held
@@ -171,10 +173,10 @@ def _commit(state: DecodeState, columns, commit, proposal, decision) -> DecodeSt
 
 
 def _replace(state: DecodeState, info: Pass, proposal, decision) -> DecodeState:
-    """Put other tokens in place of some that the policy decided; a token that stays is no change.
+    """Replace committed tokens; a replacement by the same token changes nothing.
 
-    The record of a replaced token is that of a committed one: this step, the decision's kind, and
-    the confidence that the model has in the token; 0 in a token that it did not propose.
+    The records get this step, the decision's kind, and the token's confidence (0 for a token that
+    the model did not propose).
     """
     token = proposal.token if decision.token is None else decision.token
     changed = info.decided & (decision.action == REPLACE) & (token != info.standing)
@@ -190,7 +192,7 @@ def _replace(state: DecodeState, info: Pass, proposal, decision) -> DecodeState:
 
 
 def _reopen(state: DecodeState, columns, back, program: Program) -> DecodeState:
-    """Open positions of the window again, as if they had never been decided."""
+    """Reopen positions of the window and erase their records."""
     return _write(
         state,
         columns,
@@ -204,7 +206,7 @@ def _reopen(state: DecodeState, columns, back, program: Program) -> DecodeState:
 
 
 def _write(state: DecodeState, columns, where, **values) -> DecodeState:
-    """Replace fields of the rows in some places (B, W) of their windows by (B, W) values."""
+    """Write (B, W) values into fields of the rows where the mask `where` (B, W) is True."""
 
     def write(old, new):
         merged = jnp.where(where, new.astype(old.dtype), take(old, columns))
@@ -217,20 +219,20 @@ def _write(state: DecodeState, columns, where, **values) -> DecodeState:
 
 
 def _advance(state: DecodeState, live, program: Program) -> DecodeState:
-    """Move rows whose block is finished to their next block, or end them."""
+    """Move rows with a finished block to their next block, or end them."""
     w = program.block_length
     column = jnp.arange(program.length, dtype=jnp.int32)[None, :]
     block = state.block[:, None]
     in_block = (column >= block) & (column < block + w)
     finished = live & ~jnp.any(state.open & in_block, axis=1)
-    # Early stop: a finished block holds an eos that was generated, so the rest is eos.
+    # Early stop: a finished block with a generated eos fills the rest of the row with eos.
     eos = jnp.int32(program.model.eos_token_id)
     ended = jnp.any(in_block & ~state.given & (state.tokens == eos), axis=1)
     stop = finished & ended & state.options.early_stop
     tokens = jnp.where(stop[:, None] & state.open, eos, state.tokens)
     still_open = state.open & ~stop[:, None]
     done = state.done | (finished & ~jnp.any(still_open, axis=1))
-    # The next block is the first on the grid of blocks that has an open position.
+    # The next block is the first block with an open position.
     next_open = jnp.argmax(still_open, axis=1).astype(jnp.int32)
     ahead = state.block + (next_open - state.block) // w * w
     moved = finished & ~done

@@ -1,9 +1,9 @@
-"""The proposal from a summary of the logits, without ever holding all of them.
+"""The proposal from softmax statistics, without storing all logits.
 
     hidden -> best ordinary id and sum of exponentials, logits of the special ids -> Proposal
 
-The same proposal as `leapjax.decoding.proposal.propose` makes from whole logits, up to the
-rounding of a sum; for greedy tokens and policies that ask for the confidence alone.
+It equals `leapjax.decoding.proposal.propose` up to the rounding of a sum. It serves greedy tokens
+and policies that need only the confidence.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NEG_INF = np.float32(-np.inf)
 
 
 def applies(params: Weights, program: Program) -> bool:
-    """Whether these weights give a summary and the program needs no more than that."""
+    """Whether these weights support a summary and the program needs no more."""
     plain = not (program.guidance or program.sampling or program.holds_masks)
     policy = program.policy
     ready = transformer.has_summary(params, program.model)
@@ -38,28 +38,28 @@ def applies(params: Weights, program: Program) -> bool:
 def propose(
     params: Weights, hidden: Float[Array, "B W D"], options: RowOptions, program: Program
 ) -> Proposal:
-    """Choose a token for each position and say how sure the model is of it.
+    """Choose a token and compute its confidence for each position.
 
     Args:
       params: the model's weights.
       hidden: (B, W, D), the window's hidden states.
-      options: the rows' numbers.
-      program: static structure, for which `applies`.
+      options: per-row options.
+      program: static structure; requires `applies`.
 
     Returns:
-      A Proposal without margin, entropy and noise.
+      A Proposal with token and confidence only.
     """
     model = program.model
     special = sorted({model.mask_token_id, model.eos_token_id, program.eot_token_id} - {None})
     best, token, total, logits = transformer.head_summary(params, model, hidden, special)
     with jax.named_scope("proposal"):
-        base, top, weights = best, best, []  # the ordinary ids' total is measured from `base`
+        base, top, weights = best, best, []  # the ordinary ids' total is relative to `base`
         for i, number in enumerate(special):
             weight = logits[..., i]
             if number == model.eos_token_id:
                 weight = jnp.where(options.logits_eos_inf[:, None], _NEG_INF, weight)
             if number != model.mask_token_id:
-                # The lowest id of equals.
+                # A tie goes to the lowest id.
                 wins = (weight > best) | ((weight == best) & (number < token))
                 token = jnp.where(wins & ~jnp.isneginf(weight), jnp.int32(number), token)
                 best = jnp.maximum(best, weight)
@@ -74,7 +74,7 @@ def propose(
 
 
 def _confidence(token, best, top, total, options: RowOptions, program: Program):
-    """Softmax probability of the tokens; 0 for muted ends."""
+    """Softmax probability of the tokens; 0 for muted end tokens."""
     is_end = token == program.model.eos_token_id
     if program.eot_token_id is not None:
         is_end = is_end | (token == program.eot_token_id)
