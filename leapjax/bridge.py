@@ -1,8 +1,8 @@
-"""Models as Flax NNX modules, and back: for training and quantisation tools that take those.
+"""Convert models to Flax NNX modules and back, for training and quantisation tools.
 
     lm ── to_nnx ─▶ nnx.Module ── fine-tune, LoRA, … ─▶ from_nnx ─▶ lm
 
-Exact both ways: the module's `Param`s are the model's arrays, under the names of
+The conversion is exact: the module's `Param`s hold the model's arrays, under the names of
 `leapjax.models.param_shapes`.
 """
 
@@ -24,8 +24,7 @@ class Transformer(nnx.Module):
     """A masked diffusion transformer whose weights are `nnx.Param`s.
 
     Attributes:
-      weights: pytree of Params, as `leapjax.models.param_shapes` names and shapes them; layers
-        are stacked.
+      weights: pytree of Params with the names and shapes of `leapjax.models.param_shapes`.
       config: static shape.
       dtype: compute dtype's name.
     """
@@ -36,7 +35,7 @@ class Transformer(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, ids, positions=None, valid=None):
-        """The model's raw logits; for Dream not shifted.
+        """The model's raw logits, not shifted for Dream.
 
         Args:
           ids: (B, T) int32.
@@ -56,13 +55,13 @@ class Transformer(nnx.Module):
 
 
 def to_nnx(lm: LM) -> Transformer:
-    """A model as an NNX module; it shares the arrays.
+    """Convert a model to an NNX module, which shares its arrays.
 
     Args:
       lm: the model.
 
     Raises:
-      UserError: its weights are quantised, so that they can't be trained.
+      UserError: its weights are quantised and can't be trained.
     """
     if lm.quantization is not None:
         raise UserError(f"to_nnx: weights are {lm.quantization}; load them without quantize")
@@ -70,17 +69,17 @@ def to_nnx(lm: LM) -> Transformer:
 
 
 def from_nnx(module: Transformer, like: LM) -> LM:
-    """A model from an NNX module, ready to decode.
+    """Convert an NNX module to a model that is ready to decode.
 
     Args:
-      module: from `to_nnx`, its weights changed or not.
-      like: gives shape, tokenizer and compute dtype.
+      module: from `to_nnx`, perhaps with changed weights.
+      like: model whose shape, tokenizer and compute dtype are used.
 
     Returns:
-      A new LM; it shares the arrays.
+      A new LM, which shares the module's arrays.
 
     Raises:
-      UserError: a parameter is missing, too many, or of another shape.
+      UserError: a parameter is missing, unknown, or of another shape.
     """
     params = _arrays(module.weights)
     want = param_shapes(like.config)

@@ -1,4 +1,4 @@
-"""`LM`: a loaded model with its tokenizer, and the ways to use it from Python."""
+"""`LM`: a loaded model with its tokenizer, the main class of the Python API."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ class LM:
 
     Attributes:
       params: the weights under their canonical names (`leapjax.models.param_shapes`), in their
-        stored dtype: JAX arrays. On one GPU a loaded model keeps them split by layer
-        (`leapjax.ops.split`); they are then put together on the host, anew at each access.
+        stored dtype, as JAX arrays. On one GPU a loaded model keeps them split by layer
+        (`leapjax.ops.split`), so each access stacks them again, on the host.
       config: the model's shape and special ids.
       codec: its tokenizer and chat template; None if the checkpoint has none.
       dtype: compute dtype's name.
-      path: where it was loaded from.
+      path: the folder it was loaded from.
       model_hash: a hash of the weights (`leapjax.checkpoint.hash_params`). A converted
-        checkpoint's manifest knows it; otherwise every value is read when it is first asked for.
-      quantization: what was done to them after loading, or None.
-      replicas: every copy of the weights and its devices, as the compiled programs take them.
-      defaults: decode options that the checkpoint brings along (its `decode.yaml`), or None.
+        checkpoint's manifest stores it; otherwise the first access reads every value.
+      quantization: method that quantised the weights after loading, or None.
+      replicas: every copy of the weights and its devices, arranged for the compiled programs.
+      defaults: the checkpoint's decode options (its `decode.yaml`), or None.
     """
 
     def __init__(
@@ -73,13 +73,13 @@ class LM:
         self._engines: dict[tuple, Engine] = {}
 
     def with_token_counts(self, counts) -> LM:
-        """The same model, knowing how frequent tokens are (policy `position_calibration`).
+        """A copy of the model with token frequencies (policy `position_calibration`).
 
         Args:
-          counts: (V,) whole numbers: how often each token occurs in a corpus.
+          counts: (V,) whole numbers, occurrences of each token in a corpus.
 
         Raises:
-          UserError: not one count, at least 0, for each id of the vocabulary.
+          UserError: `counts` is not (V,) or holds anything but whole numbers of at least 0.
         """
         from leapjax.policies.position_calibration import checked_counts, log_frequencies
 
@@ -90,7 +90,7 @@ class LM:
             if r.placement is not None:
                 put = jax.device_put(known, r.placement.everywhere())
             replicas.append(Replica(with_log_frequency(r.params, put), r.placement))
-        # Another model as far as results go: its hash, taken anew, counts the frequencies.
+        # Frequencies change the results, so the new LM computes its own hash, which includes them.
         return LM(
             None,
             self.config,
@@ -104,7 +104,7 @@ class LM:
 
     @functools.cached_property
     def model_hash(self) -> str:
-        """64 hex digits that say which weights these are; see the class."""
+        """64 hex digits that identify the weights; see the class."""
         return self._model_hash or checkpoint.hash_params(self._copies[0].params, self.config)
 
     def __repr__(self) -> str:
@@ -119,16 +119,16 @@ class LM:
 
     @functools.cached_property
     def default_config(self) -> DecodeConfig:
-        """The options of a decode that gives none: the checkpoint's, else leapjax's."""
+        """The options if none are given: the checkpoint's, else leapjax's."""
         return self.options()
 
     def options(self, config: DecodeConfig | None = None, **options: Any) -> DecodeConfig:
         """The options in force for a decode.
 
         Args:
-          config: complete options, which the checkpoint's `decode.yaml` does not touch; None
-            goes by the checkpoint's.
-          **options: by name (docs/contract.md, Options); they win over either.
+          config: complete options, which replace the checkpoint's `decode.yaml`; None uses the
+            checkpoint's.
+          **options: options by name (docs/contract.md, Options); they override both.
 
         Raises:
           UserError: an unknown option or an unusable value.
@@ -138,7 +138,7 @@ class LM:
 
     @property
     def mesh(self) -> MeshShape | None:
-        """How it is spread over devices; None is the default device alone."""
+        """The mesh that the model is sharded over; None is the default device alone."""
         place = self._copies[0].placement
         return None if place is None else MeshShape(len(self._copies), **place.mesh.shape)
 
@@ -155,12 +155,12 @@ class LM:
         )
 
     def logits(self, ids, attention_mask=None) -> jax.Array:
-        """The model's raw output; for Dream not shifted.
+        """The model's raw output, not shifted for Dream.
 
         Args:
           ids: (B, T) or (T,) integers.
-          attention_mask: (B, T), 0 or False where a column is a pad; pads are attended by
-            nobody and don't count as positions.
+          attention_mask: (B, T), 0 or False for pads, which are not attended to and don't count as
+            positions.
 
         Returns:
           (B, T, V) float32.
@@ -185,11 +185,11 @@ class LM:
         Args:
           prompts: each a str, a list of chat messages (`{"role", "content"}`), token ids,
             or a record as in a JSONL file (docs/contract.md, Records).
-          config: complete decode options; None goes by the checkpoint's (`default_config`).
+          config: complete decode options; None uses the checkpoint's (`default_config`).
           raw: don't apply the chat template, and parse control tokens in the text.
-          stop: strings that cut the text.
+          stop: strings at which the text is cut.
           batch_size: rows decoded at once; see `stream`.
-          **options: decode options by name, such as `threshold=0.8`; they win over `config`.
+          **options: decode options by name, such as `threshold=0.8`; they override `config`.
 
         Returns:
           One Completion per prompt, in order.
@@ -213,7 +213,7 @@ class LM:
         """Prompts as the arrays of one decode, for research (docs/research.md).
 
         Args:
-          prompts: as in `generate`; each is a row.
+          prompts: as in `generate`, one per row.
           config: as in `generate`.
           raw: as in `generate`.
           stop: as in `generate`.
@@ -223,7 +223,7 @@ class LM:
           A Batch: `leapjax.decoding.decode(batch.params, batch.state, batch.program)` runs it.
 
         Raises:
-          UserError: a prompt or option is unusable, or no one program suits all prompts.
+          UserError: a prompt or option is unusable, or the prompts need different programs.
         """
         arguments.check_names(options, "batch", "raw", "stop")
         return batch(self, self._requests(prompts, self.options(config, **options), raw, stop))
@@ -241,14 +241,14 @@ class LM:
         batch_size: int | None = None,
         **options: Any,
     ) -> list[Completion]:
-        """Fill the open positions; everything else stays.
+        """Fill the open positions of sequences; all other tokens stay.
 
         Args:
           sequences: each token ids with at least one mask id, or a text with `[MASK]`, as in
             "Tom has [MASK]*3 apples" (`TextCodec.encode_infill`).
-          config: decode options; blocks are cut from the first open position on.
+          config: decode options; the first block begins at the first open position.
           batch_size: rows decoded at once.
-          **options: decode options by name; they win over `config`.
+          **options: decode options by name; they override `config`.
 
         Returns:
           One Completion per sequence; `output_ids` is the whole sequence.
@@ -268,12 +268,12 @@ class LM:
         stop: Sequence[str] = (),
         **options: Any,
     ) -> Request:
-        """Tokenise and check one prompt, so that `stream` can take it.
+        """Tokenise and check one prompt for `stream`.
 
         Args:
           prompt: as in `generate`.
-          config: the job's options, as in `generate`; a record's own go over them.
-          line: its number, the id if it has none.
+          config: the job's options, as in `generate`; a record's own options override them.
+          line: its line number, which is its id if it has none.
           raw: as in `generate`.
           stop: as in `generate`.
           **options: as in `generate`.
@@ -302,15 +302,15 @@ class LM:
         """Decode a stream of requests, in input order and bounded memory.
 
         Args:
-          requests: anything `request` takes; consumed lazily within a look-ahead window. A
-            source that is slow, or that waits for an answer before it goes on, holds up no row.
-          config: options for those that are not Requests yet.
-          batch_size: rows decoded at once, by all replicas; default: as many as there are
-            and as fit in memory, up to a limit of the backend.
-          refresh_group: with a KV cache, rows that may refresh in one iteration; changes
-            speed, not answers.
+          requests: anything that `request` takes, read lazily within a look-ahead window. A source
+            that is slow or waits for an answer does not delay rows in flight.
+          config: options of items that are not Requests yet.
+          batch_size: rows decoded at once by all replicas; default: as many as there are and fit
+            in memory, up to a limit of the backend.
+          refresh_group: with a KV cache, rows that may refresh in one iteration; affects speed,
+            not answers.
           each_chunk: see `Engine.stream`.
-          **options: decode options by name; they win over `config`.
+          **options: decode options by name; they override `config`.
 
         Yields:
           Completions.
@@ -331,10 +331,10 @@ class LM:
     def engine_for(
         self, count: int | None, batch_size: int | None = None, refresh_group: int | None = None
     ) -> Engine:
-        """The engine for some work.
+        """The engine for a number of requests.
 
         Args:
-          count: how many requests will come, None if nobody knows.
+          count: number of requests, None if unknown.
           batch_size: see `stream`.
           refresh_group: see `stream`.
         """
@@ -344,11 +344,11 @@ class LM:
         return self.engine(-(-slots // copies), batch_size is not None, refresh_group)
 
     def engine(self, slots: int, fixed: bool = True, refresh_group: int | None = None) -> Engine:
-        """An engine with so many slots; engines and their compiled lanes are kept.
+        """An engine with a number of slots; engines and their compiled programs are cached.
 
         Args:
-          slots: rows decoded at once by a replica; more if its mesh can't share so few.
-          fixed: exactly so many, even if they might not fit in memory.
+          slots: rows decoded at once by a replica, a multiple of the mesh axis `fsdp`.
+          fixed: use exactly this number, even if it might not fit in memory.
           refresh_group: see `stream`.
         """
         if slots < 1:
@@ -371,10 +371,10 @@ class LM:
         return self._engines[key]
 
     def finish(self, request: Request, ids: list[int]) -> tuple[str, str]:
-        """The text of an answer, and why it ended.
+        """The text of an answer and its finish reason.
 
         Args:
-          request: what was asked.
-          ids: the canvas.
+          request: the request.
+          ids: token ids of the canvas.
         """
         return finish(ids, self.codec, self.config, request.stop, request.whole)

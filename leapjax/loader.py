@@ -1,4 +1,4 @@
-"""`load`: a model from a converted checkpoint, a hub folder, or a hub id."""
+"""`load`: load a model from a converted checkpoint, a hub folder, or a hub id."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 def embedded_path() -> Path:
-    """Folder of the small model that is shipped inside the package."""
+    """Folder of the small model inside the package."""
     return Path(str(importlib.resources.files("leapjax") / "data" / "wordproblems"))
 
 
@@ -47,18 +47,18 @@ def load(
       dtype: compute type, `float32` or `bfloat16`; None is float32 on CPU and bfloat16 on
         accelerators. Weights stay as stored.
       revision: for a hub id, the branch, tag or commit.
-      quantize: `int8` rounds the matrices to 8 bits after loading; half of bfloat16's
-        memory, and other (slightly worse) logits.
-      mesh: devices to spread the model over, such as `data=2,tensor=4`
-        (`leapjax.sharding`); None is the default device. `auto`, or an `Auto` that says
-        what will be decoded, is what compiled memory analysis says fits (`leapjax.fit`).
+      quantize: `int8` rounds the matrices to 8 bits after loading: half of bfloat16's memory,
+        slightly worse logits.
+      mesh: mesh to shard the model over, such as `data=2,tensor=4` (`leapjax.sharding`); None is
+        the default device. `auto`, or an `Auto` with the shape of the work, chooses a mesh that
+        fits according to compiled memory analysis (`leapjax.fit`).
       template_options: variables of the chat template, such as `{"enable_thinking": True}`.
 
     Returns:
       An `LM`.
 
     Raises:
-      UserError: no such checkpoint, or it is broken (docs/contract.md, Errors).
+      UserError: the checkpoint does not exist or is broken (docs/contract.md, Errors).
     """
     if path is not None and not isinstance(path, str | Path):
         raise UserError(f"path is {shown(path)}; expected a folder or a hub id")
@@ -89,9 +89,9 @@ def _load(path, dtype, revision, quantize, mesh, template_options) -> LM:
         config = models.parse_config(checkpoint.read_config(folder))
         read = functools.partial(checkpoint.load_params, folder, config)
         stored = functools.partial(checkpoint.stored_leaves, folder, config)
-        model_hash = checkpoint.model_hash(folder)  # the manifest knows it
+        model_hash = checkpoint.model_hash(folder)  # from the manifest
     else:
-        # The only place that reaches for the converters, and only when a hub folder comes.
+        # The only import of the converters, needed only for hub formats.
         from leapjax import converters
 
         folder = converters.resolve(str(folder), revision=revision)
@@ -105,7 +105,7 @@ def _load(path, dtype, revision, quantize, mesh, template_options) -> LM:
     places: list[Placement | None] = [None] if shape is None else [*placements(shape)]
     replicas = []
     for place in places:
-        # From the files straight to each device's part; no host holds it all.
+        # Read each device's shard straight from the files; no host holds all weights.
         shardings = place and place.parameters(config, models.param_shapes(config))
         params = read(shardings=shardings)
         if quantize is not None:

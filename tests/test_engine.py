@@ -184,7 +184,7 @@ def test_a_compiler_that_refuses_is_asked_for_fewer_rows(lm, monkeypatch, capsys
             assert len(list(stream)) == 8
         assert tried == [8, 4, 2]
         said = capsys.readouterr().err
-        assert "decoding 2 rows at once, not 8: the compiler finds no room for 4" in said
+        assert "decoding 2 rows at once, not 8: 4 do not fit in memory, says the compiler" in said
         return
     what = "8 rows at once; choose a smaller --batch-size" if fixed else "1 row at once; shorten"
     with pytest.raises(UserError, match=f"no memory for {what}"):

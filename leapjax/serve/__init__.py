@@ -1,1 +1,1 @@
-"""Decoding requests on devices: scheduler, lanes, engine; jobs and studies stand on it."""
+"""The serving engine: scheduler, lanes, engine. Jobs and studies use it."""

@@ -1,4 +1,4 @@
-"""A finished row as a Completion."""
+"""Build a Completion from a finished row."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def completion(
     program: Program,
     finish: Callable[[Request, list[int]], tuple[str, str]],
 ) -> Completion:
-    """What came out for a request.
+    """The Completion of a request.
 
     Args:
-      request: what was asked.
-      row: arrays of its finished row, by name of the `DecodeState`'s field.
-      program: it was decoded with.
+      request: the request.
+      row: arrays of its finished row, by field of `DecodeState`.
+      program: its program.
       finish: see `Engine`.
     """
     start = int(row["first"]) if request.infill else program.length - program.gen_length

@@ -1,14 +1,12 @@
-"""The engine: a stream of requests through a few compiled lanes, answers in input order.
+"""The engine: decodes requests in a few compiled lanes.
 
     requests -> (look-ahead window) -> queue per program -> lanes' slots -> completions
                                             ^ refilled as rows finish, no recompilation
 
-With several replicas of the model each has a lane of its own, refilled when its own rows
-finish: a slow row holds up nobody elsewhere.
+Requests that need the same program share a lane. Prompt lengths are rounded up to buckets, so lanes
+are few. A request's bucket depends only on the request and its options.
 
-Requests that need the same compiled structure share a lane; prompt lengths are rounded up
-to buckets, so lanes are few. A request's bucket depends on the request and the options
-only, never on its neighbours.
+Every replica of the model has its own lanes, so a slow row delays no other replica.
 """
 
 from __future__ import annotations
@@ -31,23 +29,23 @@ from leapjax.serve.sizes import bucket, default_refresh_group
 from leapjax.serve.stream import answers
 from leapjax.types import Completion, Request
 
-CHUNK = 64  # passes between two looks of the host
-_SOON = 8  # the same where slots are free and requests may come
+CHUNK = 64  # most passes per chunk; the host collects finished rows after each chunk
+_SHORT_CHUNK = 8  # the same while slots are free and more requests may come
 
 
 @dataclasses.dataclass
 class Progress:
-    """Counts of a running stream, for progress bars and summaries.
+    """Counters of a running stream, for progress bars and summaries.
 
     Attributes:
-      finished: requests that are done.
+      finished: finished requests.
       running: slots in use.
-      slots: slots of the lanes that run.
+      slots: slots of the running lanes.
       passes: iterations of the loop, over all lanes.
       lane_passes: the same by replica.
       row_steps: steps of finished rows, summed.
-      device_s: seconds in which a chunk was under way on the device.
-      rows_in_flight_done: finished part of the rows in the slots, in rows; for the time left.
+      device_s: seconds during which a chunk ran on the device.
+      rows_in_flight_done: finished fraction of each row in flight, summed; for the time left.
     """
 
     finished: int = 0
@@ -63,24 +61,24 @@ class Progress:
 class Engine:
     """Decodes requests with one or more replicas of a model.
 
-    Feed it with `submit`, `step` and `cancel`; `stream` does that for a source of requests and
-    answers in their order. Several threads may use one engine.
+    `submit`, `step` and `cancel` drive it; `stream` calls them for a source of requests and answers
+    in its order. Several threads may use one engine.
 
     Args:
-      replicas: alike but for their devices.
+      replicas: equal except for their devices.
       model: its shape and special ids.
       dtype: compute dtype's name.
       eot_token_id: end-of-turn id, or None.
       finish: `(request, canvas ids) -> (text, finish_reason)`.
       slots: rows that a replica decodes at once, at most.
       fixed: use exactly `slots`; otherwise halve them until the program fits in memory.
-      refresh_group: rows that may refresh their KV cache in one iteration; None = the
+      refresh_group: rows that may refresh their KV cache in one iteration; None is the
         backend's default.
-      look_ahead: requests of a stream read beyond the oldest unanswered one; at least all slots.
+      look_ahead: requests that a stream reads beyond the oldest unanswered one; at least all slots.
 
     Attributes:
       seated: (program, request) of the rows in slots, by ticket.
-      memory_limit: bytes that weights, states, caches and temporaries may take on one device.
+      memory_limit: bytes of one device for weights, states, caches and temporaries.
     """
 
     def __init__(
@@ -117,7 +115,7 @@ class Engine:
         self._lock = threading.RLock()
 
     def program(self, request: Request) -> Program:
-        """The compiled structure that a request needs."""
+        """The program that a request needs."""
         w = request.config.block_length
         if request.infill:
             length = max(bucket(len(request.ids)), w)
@@ -138,8 +136,7 @@ class Engine:
 
         Args:
           request: from `LM.request`.
-          mailbox: where the answer goes, by ticket, once it is there; by default `step`
-            returns it.
+          mailbox: receives the answer under its ticket; by default `step` returns it.
 
         Returns:
           Its ticket.
@@ -152,13 +149,13 @@ class Engine:
             return ticket
 
     def cancel(self, ticket: int) -> bool:
-        """Drop a request, whether it waits or decodes; its slot is free for the next one.
+        """Drop a waiting or decoding request and free its slot.
 
         Args:
           ticket: from `submit`.
 
         Returns:
-          False if it was answered or cancelled before.
+          False if it is already answered or cancelled.
         """
         with self._lock:
             self._mailboxes.pop(ticket, None)
@@ -176,11 +173,11 @@ class Engine:
         return len(self._scheduler) + len(self.seated)
 
     def step(self) -> list[tuple[int, Completion]]:
-        """Decode for a while: seat what waits, run a chunk of passes, collect finished rows.
+        """Seat waiting requests, run a chunk of passes, collect finished rows.
 
         Returns:
-          (ticket, completion) of the rows that finished; empty with rows in flight if none did
-          within the chunk, and at once if there is nothing to do.
+          (ticket, completion) of the finished rows; empty if no row finished in the chunk, or if
+          there is no work.
         """
         with self._lock:
             self.begin()
@@ -194,17 +191,17 @@ class Engine:
         prepare: Callable[[Any], Sequence[Request]] = lambda request: (request,),
         threaded: bool | None = None,
     ) -> Iterator[Completion]:
-        """Decode what a source gives; lazily read, answered in its order.
+        """Decode a source of requests, read lazily and answered in its order.
 
-        Rows in flight wait for no source: one that is slow, or that waits for an answer before
-        it goes on, is read in a thread.
+        A source that is not a list is read in a thread, so a slow source does not delay rows in
+        flight.
 
         Args:
           source: requests; at most `look_ahead` are read beyond the oldest unanswered one.
-          each_chunk: called once a chunk, while the devices work, and while the source is
-            waited for; may raise to end the stream there.
-          prepare: the requests of an item, where the source gives something else; called in
-            the caller's thread, in the source's order.
+          each_chunk: called once per chunk while the devices work, and while the stream waits for
+            the source; may raise to end the stream.
+          prepare: converts an item of the source to requests; called in the caller's thread, in
+            the source's order.
           threaded: see `Feed`.
 
         Yields:
@@ -228,10 +225,10 @@ class Engine:
         requests: Sequence[Request],
         each_chunk: Callable[[Progress], None] | None = None,
     ) -> Iterator[tuple[int, Completion]]:
-        """Decode requests, answered as they finish: what fills the slots best.
+        """Decode requests and answer them as they finish, which keeps the slots fullest.
 
         Args:
-          requests: all of them, in any order.
+          requests: all requests, in any order.
           each_chunk: see `stream`.
 
         Yields:
@@ -248,25 +245,25 @@ class Engine:
         )
 
     def begin(self, expecting: bool = True) -> None:
-        """The first half of `step`: seat rows on idle replicas and begin their chunks.
+        """The first half of `step`: seat rows on idle replicas and start their chunks.
 
         Args:
-          expecting: more requests may come soon; otherwise a chunk goes on until its rows end.
+          expecting: whether more requests may come soon; if not, a chunk runs until its rows end.
         """
         with self._lock:
             idle = [i for i, lanes in enumerate(self._lanes) if not _busy(lanes)]
             for place, index in enumerate(idle):
-                with self._kept(index):
+                with self._requeue_on_failure(index):
                     self._begin_one(index, idle[place:], expecting)
             working = [lane for lanes in self._lanes for lane in _busy(lanes)]
             self.progress.slots = sum(lane.slots for lane in working)
             self.progress.running = sum(len(lane.seated) for lane in working)
 
     def _begin_one(self, index: int, idle: Sequence[int], expecting: bool) -> None:
-        """Let one replica begin a chunk, if there is work for it.
+        """Start a chunk on one replica, if there is work for it.
 
-        The program of the oldest request has its turn. Its lane keeps the rows of the others
-        company in memory where there is room; otherwise those drain first.
+        The program of the oldest request goes first. If its lane does not fit in memory together
+        with the open lanes, those drain first.
         """
         lanes = self._lanes[index]
         crowded = False  # an older program waits for memory
@@ -278,26 +275,26 @@ class Engine:
                 if lane is None:
                     crowded = True
                     continue
-            # Few requests are shared out among the idle; many fill every slot.
+            # Spread few requests over the idle replicas; many fill every slot.
             most = min(-(-waiting // len(idle)), len(lane.free))
-            if crowded:  # finish what was begun, after a fair share of rows
-                most = min(most, lane.turn)
+            if crowded:  # seat a fair share of rows, then drain
+                most = min(most, lane.rows_before_drain)
             entries = self._scheduler.take(program, most)
-            lane.turn -= len(entries)
+            lane.rows_before_drain -= len(entries)
             self.seated |= {ticket: (program, request) for ticket, request in entries}
             lane.put(entries)
             if not lane.seated:
                 continue
-            # With a queue, come back for a refill as soon as a share of the slots is free.
+            # With a queue, return for a refill as soon as a share of the slots is free.
             more = waiting > len(entries)
             share = max(1, lane.slots // 16) if more or expecting else lane.slots
-            # With room for newcomers, look for them soon.
+            # With free slots, return soon for new requests.
             soon = expecting and not more and bool(lane.free)
-            lane.start(_SOON if soon else CHUNK, len(lane.free) + share)
+            lane.start(_SHORT_CHUNK if soon else CHUNK, len(lane.free) + share)
             return
 
     def collect(self) -> list[tuple[int, Completion]]:
-        """The other half: wait until a chunk is over, and take out its finished rows."""
+        """The second half of `step`: wait for a chunk to end and take out its finished rows."""
         with self._lock:
             working = [(i, x) for i, lanes in enumerate(self._lanes) for x in _busy(lanes)]
             out = []
@@ -310,7 +307,7 @@ class Engine:
 
     def _collect_one(self, index: int, lane: Lane) -> list[tuple[int, Completion]]:
         passes, device_s = lane.passes, lane.device_s
-        with self._kept(index):
+        with self._requeue_on_failure(index):
             rows = lane.collect()
         self.progress.passes += lane.passes - passes
         self.progress.lane_passes[index] += lane.passes - passes
@@ -329,14 +326,14 @@ class Engine:
         return out
 
     def _close_idle(self) -> None:
-        """Free the lanes of an engine without work, their caches too."""
+        """Free all lanes and their caches if the engine has no work."""
         if not self.unfinished:
             for lanes in self._lanes:
                 lanes.clear()
 
     @contextlib.contextmanager
-    def _kept(self, index: int) -> Iterator[None]:
-        """If a replica's device fails, its rows wait again, from their start."""
+    def _requeue_on_failure(self, index: int) -> Iterator[None]:
+        """If a replica's device fails, requeue its rows; they restart from the beginning."""
         try:
             yield
         except BaseException:
@@ -347,25 +344,25 @@ class Engine:
             raise
 
     def _open(self, index: int, users: Sequence[int], program: Program) -> Lane | None:
-        """New slots for a program on a replica, or None if there is no room beside its lanes.
+        """Open a lane for a program on a replica; None if it does not fit in memory.
 
         Args:
           index: the replica.
-          users: replicas that will need the program now, this one first; it is compiled for
-            them side by side.
+          users: replicas that need the program now, this one first; it is compiled for all of
+            them in parallel.
           program: static structure.
         """
         lanes = self._lanes[index]
         for other in [p for p, lane in lanes.items() if not lane.seated]:
             del lanes[other]
         made = self._executables.get(program, users, self.memory_limit)
-        company = [self._executables.get(other, [index], 0).footprint for other in lanes]
-        if company and together([made.footprint, *company]) > self.memory_limit:
+        open_footprints = [self._executables.get(other, [index], 0).footprint for other in lanes]
+        if open_footprints and together([made.footprint, *open_footprints]) > self.memory_limit:
             return None
         lanes[program] = made.lane()
         return lanes[program]
 
 
 def _busy(lanes: dict[Program, Lane]) -> list[Lane]:
-    """A replica's lane with a chunk under way, if there is one."""
+    """The lanes of a replica that run a chunk: at most one."""
     return [lane for lane in lanes.values() if lane.busy]

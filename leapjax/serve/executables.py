@@ -1,6 +1,6 @@
-"""Compiled programs of a model's replicas: made when first needed, then kept.
+"""Compiled programs of a model's replicas: compiled on first use, then cached.
 
-How many slots a program gets is decided here: as many as asked for, halved until it fits.
+A program gets the requested number of slots, halved until it fits in memory.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from leapjax.wording import plural
 
 
 class Executable:
-    """A program for one replica, perhaps still being compiled.
+    """A program for one replica, perhaps still compiling.
 
     Attributes:
       program: static structure.
-      replica: whose devices it runs on.
+      replica: the replica that runs it.
       slots: rows B.
     """
 
@@ -36,12 +36,12 @@ class Executable:
 
     @functools.cached_property
     def footprint(self) -> Footprint:
-        """What a lane of it takes on one device; waits for the compiler."""
+        """Memory of one lane on one device; waits for the compiler."""
         state = state_bytes(self.program, self.slots, self.replica.placement)
         return footprint(self._made.result(), state)
 
     def lane(self) -> Lane:
-        """New slots for it; waits for the compiler."""
+        """A new lane; waits for the compiler."""
         params, placement = self.replica.params, self.replica.placement
         return Lane(params, self.program, self.slots, self._made.result(), placement)
 
@@ -50,7 +50,7 @@ class Executables:
     """The programs that an engine has compiled.
 
     Args:
-      replicas: alike but for their devices.
+      replicas: equal except for their devices.
       slots: rows that a replica decodes at once, at most.
       fixed: use exactly `slots`; otherwise halve them until the program fits in memory.
     """
@@ -60,12 +60,12 @@ class Executables:
         self._made: dict[tuple[int, Program], Executable] = {}
 
     def get(self, program: Program, users: Sequence[int], limit: int) -> Executable:
-        """A program for the first of some replicas.
+        """The executable of a program on the first of `users`.
 
         Args:
           program: static structure.
-          users: replicas that need it now; it is compiled for them side by side, because an
-            executable knows its devices.
+          users: replicas that need it now; an executable is bound to its devices, so one is
+            compiled for each, in parallel.
           limit: bytes that it may take on one device.
         """
         if (users[0], program) not in self._made:
@@ -84,14 +84,14 @@ class Executables:
         slots, why = self._slots, ""
         while True:
             made = _compiling(program, replicas, slots)
-            try:  # the replicas are alike: what does not fit the first fits no other
+            try:  # the replicas are equal, so the first one decides
                 needed = together([made[0].footprint])
             except jax.errors.JaxRuntimeError as e:  # a TPU's compiler refuses what doesn't fit
                 if not out_of_memory(e):
                     raise
                 if self._fixed or slots == 1:
                     raise UserError(_too_large(slots, self._fixed, e)) from e
-                why = f"the compiler finds no room for {slots}"
+                why = f"{slots} do not fit in memory, says the compiler"
             else:
                 if self._fixed or slots == 1 or needed <= limit:
                     break
@@ -111,11 +111,11 @@ def _too_large(slots: int, fixed: bool, error: Exception) -> str:
 
 
 def _compiling(program: Program, replicas: Sequence[Replica], slots: int) -> list[Executable]:
-    """Begin to compile a program for some replicas at once: XLA releases the GIL meanwhile."""
+    """Start compiling a program for several replicas in threads; XLA releases the GIL."""
     at_once = min(len(replicas), max(2, os.cpu_count() or 1))
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="leapjax-compile")
     try:
-        # Lowered here, one after the other, where the caller's settings of jax apply.
+        # Lower in this thread, where the caller's JAX settings apply.
         lowered = (lower_run(r.params, program, slots, r.placement) for r in replicas)
         return [
             Executable(program, replica, slots, pool.submit(one.compile))

@@ -1,7 +1,7 @@
-"""Items of a source that may be slow, without waiting for them.
+"""Read items from a source that may be slow, without blocking.
 
-A producer may think for minutes, or wait for the answer to what it sent before it sends more.
-So sources other than lists are read in a thread, a bounded number of items ahead.
+A producer may take minutes, or wait for an answer before it sends the next item. So a thread reads
+sources other than lists, a bounded number of items ahead.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-LATER = object()  # nothing has come yet
-END = object()  # nothing will come
+LATER = object()  # no item yet
+END = object()  # no more items
 
 
 class Feed:
     """One pass over a source. Use as a context manager.
 
     Args:
-      source: a list or tuple is read directly, anything else in a thread of its own.
-      threaded: False reads any source directly: one that never waits for an answer.
+      source: a list or tuple is read directly, anything else in a thread.
+      threaded: False reads any source directly, which must then never wait for an answer.
     """
 
     def __init__(self, source: Iterable[Any], threaded: bool | None = None):
@@ -39,7 +39,7 @@ class Feed:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        """Read no more; a producer that is waited for is left behind."""
+        """Stop reading; a blocked producer is abandoned."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -48,11 +48,11 @@ class Feed:
         """The next item, `LATER`, or `END`.
 
         Args:
-          room: items that the caller can take from now on; no more are read ahead.
+          room: number of items that may be read ahead.
           wait: seconds to wait for an item.
 
         Raises:
-          Exception: whatever the source raises, after the items before it.
+          Exception: the source's own, once the items before it are taken.
         """
         if not self._threaded:
             return next(self._source, END)
@@ -84,7 +84,7 @@ class Feed:
                 self._put("item", next(self._source))
         except StopIteration:
             self._put("end", None)
-        except BaseException as e:  # raised again where the items are taken
+        except BaseException as e:  # `take` raises it again
             self._put("error", e)
 
     def _put(self, kind: str, value: Any) -> None:

@@ -1,7 +1,6 @@
 """One compiled program's slots on the device: refill, run, collect.
 
-A lane owns a DecodeState of B slots. The engine above it decides who goes in; the lane
-knows arrays, not queues.
+A lane owns a DecodeState of B slots. The engine decides which requests go in.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from leapjax.serve.memory import array_bytes
 from leapjax.sharding import Placement
 from leapjax.types import Request
 
-# Rows a slot may have before its lane drains for one that finds no memory.
-TURN = 8
+# Rows per slot that a lane seats before it drains for a lane that waits for memory.
+ROWS_PER_SLOT = 8
 
-# What is read back of a finished row.
+# Fields of a finished row that the host reads.
 _RESULT = ("tokens", "commit_step", "commit_kind", "commit_confidence")
 
 
@@ -33,8 +32,8 @@ class Replica:
     """One copy of the model.
 
     Attributes:
-      params: its weights, canonical or arranged (`leapjax.ops`), on its devices.
-      placement: those devices; None is the default device.
+      params: the weights, canonical or arranged (`leapjax.ops`), on the replica's devices.
+      placement: the replica's devices; None is the default device.
     """
 
     params: Any
@@ -42,7 +41,7 @@ class Replica:
 
 
 def empty_state(program: Program, slots: int, placement: Placement | None = None) -> DecodeState:
-    """The state of idle slots, its cache included, made on the devices where it stays.
+    """The state of idle slots with its cache, created on the replica's devices.
 
     Args:
       program: static structure.
@@ -58,7 +57,7 @@ def empty_state(program: Program, slots: int, placement: Placement | None = None
 
 
 def state_bytes(program: Program, slots: int, placement: Placement | None = None) -> int:
-    """Bytes of a lane's state on one device, its cache included."""
+    """Bytes of a lane's state and cache on one device."""
     state = jax.eval_shape(lambda: empty_state(program, slots))
     return array_bytes(state, placement and placement.state(state, program.model))
 
@@ -73,7 +72,7 @@ def lower_run(params, program: Program, slots: int, placement: Placement | None 
       placement: the replica's devices; None is the default device.
 
     Returns:
-      The `jax.stages.Lowered`; its `compile()` is what takes long.
+      The `jax.stages.Lowered`; its `compile()` takes long.
     """
     state = jax.eval_shape(lambda: empty_state(program, slots))
     count = jax.ShapeDtypeStruct((), jnp.int32)
@@ -84,7 +83,7 @@ def lower_run(params, program: Program, slots: int, placement: Placement | None 
     state = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
     )
-    # The state comes out as it went in, so that the next chunk can take it.
+    # Equal shardings in and out, so that the next chunk can take the state.
     jitted = jax.jit(
         run, static_argnames="program", donate_argnames="state", out_shardings=shardings
     )
@@ -95,13 +94,13 @@ def compile_run(params, program: Program, slots: int, placement: Placement | Non
     """Compile a lane's chunk without allocating its state.
 
     Args:
-      params: as `lower_run` takes it, like the others.
+      params: as in `lower_run`.
       program: static structure.
       slots: B.
       placement: the replica's devices.
 
     Returns:
-      The executable; its `memory_analysis()` says what it needs (on one device).
+      The executable; its `memory_analysis()` gives bytes on one device.
     """
     return lower_run(params, program, slots, placement).compile()
 
@@ -140,16 +139,15 @@ class Lane:
         self.params = params
         self.passes = 0  # iterations of the loop so far
         self.rows_in_flight_done = 0.0  # finished blocks of unfinished rows, in canvases
-        self.device_s = 0.0  # seconds in which a chunk was under way
-        self.tickets: list[Any] = [None] * slots  # who sits in each slot
+        self.device_s = 0.0  # seconds during which a chunk ran
+        self.tickets: list[Any] = [None] * slots  # ticket of the row in each slot
         self._run = executable or compile_run(params, program, slots, placement)
         self._refill = _refill(placement, program, slots)
         self._idle = idle_row(program)
-        self.turn = (
-            TURN * slots
-        )  # rows that may still be seated while another lane waits for memory
+        # Rows that may still be seated while another lane waits for memory.
+        self.rows_before_drain = ROWS_PER_SLOT * slots
         self._state = empty_state(program, slots, placement)
-        self._cancelled: set[int] = set()  # slots whose rows nobody waits for
+        self._cancelled: set[int] = set()  # slots of cancelled rows
         self._busy = False
 
     @property
@@ -163,7 +161,7 @@ class Lane:
         return [ticket for ticket in self.tickets if ticket is not None]
 
     def cancel(self, ticket: Any) -> bool:
-        """Free the slot of a row; it stops with the next chunk. False if it sits elsewhere."""
+        """Free a row's slot; the row stops with the next chunk. False if it has no slot here."""
         if ticket not in self.tickets:
             return False
         slot = self.tickets.index(ticket)
@@ -175,7 +173,7 @@ class Lane:
         """Seat requests in free slots.
 
         Args:
-          arrivals: (ticket, request) pairs, at most as many as slots are free.
+          arrivals: (ticket, request) pairs, at most one per free slot.
         """
         if not arrivals and not self._cancelled:
             return
@@ -190,11 +188,11 @@ class Lane:
         self._state = self._refill(self._state, stack_rows(rows), chosen)
 
     def start(self, max_passes: int, until_free: int) -> None:
-        """Begin a chunk of passes; returns at once, the device works on.
+        """Start a chunk of passes asynchronously.
 
         Args:
-          max_passes: return after so many passes at the latest.
-          until_free: return once so many slots are free or done.
+          max_passes: end the chunk after this many passes.
+          until_free: end the chunk once this many slots are free or done.
         """
         self._started, self._busy = time.perf_counter(), True
         self._state = self._run(
@@ -206,19 +204,19 @@ class Lane:
 
     @property
     def busy(self) -> bool:
-        """A chunk was begun and not collected."""
+        """Whether a chunk was started and not yet collected."""
         return self._busy
 
     @property
     def ready(self) -> bool:
-        """The chunk is over, so that `collect` won't wait."""
+        """Whether the chunk has ended, so that `collect` won't block."""
         return self._busy and self._state.done.is_ready()
 
     def collect(self) -> list[tuple[Any, dict[str, np.ndarray]]]:
-        """Wait for the chunk and take out the rows that it finished.
+        """Wait for the chunk, take out its finished rows and free their slots.
 
         Returns:
-          (ticket, arrays of that row) pairs; the slots are free again.
+          (ticket, arrays of the row) pairs.
         """
         done = np.asarray(self._state.done)
         self._busy = False
@@ -239,13 +237,13 @@ class Lane:
 
 
 def finished(working: list[tuple[int, Lane]]) -> list[tuple[int, Lane]]:
-    """The lanes whose chunk is over, once there is one.
+    """Wait until a chunk has ended; return the lanes whose chunks have.
 
     Args:
-      working: (replica, lane) pairs with a chunk under way.
+      working: (replica, lane) pairs that run a chunk.
     """
     while len(working) > 1:
         if over := [pair for pair in working if pair[1].ready]:
             return over
         time.sleep(0.0005)
-    return working  # the only one: collecting it waits
+    return working  # at most one lane: `collect` waits for it

@@ -1,4 +1,4 @@
-"""Device memory: what a compiled program takes, what lanes take together, what there is."""
+"""Device memory: a compiled program's needs, the needs of several lanes, the limit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Footprint(NamedTuple):
 
     Attributes:
       shared: weights; the lanes of a replica share them.
-      state: the slots' state, KV cache included; each lane has its own.
+      state: the slots' state and KV cache; each lane has its own.
       temporaries: needed while a chunk runs; one lane of a replica runs at a time.
     """
 
@@ -25,14 +25,14 @@ class Footprint(NamedTuple):
 
 
 def footprint(executable: Any, state: int) -> Footprint:
-    """What a compiled chunk takes on one device.
+    """Memory of a compiled chunk on one device.
 
     Args:
       executable: from `leapjax.serve.lane.compile_run`.
       state: bytes of the lane's state there (`leapjax.serve.lane.state_bytes`).
     """
     stats = executable.memory_analysis()
-    if stats is None:  # a backend that can't tell
+    if stats is None:  # the backend has no memory analysis
         return Footprint(0, state, 0)
     results = stats.output_size_in_bytes - stats.alias_size_in_bytes
     return Footprint(
@@ -43,7 +43,7 @@ def footprint(executable: Any, state: int) -> Footprint:
 
 
 def together(lanes: Iterable[Footprint]) -> int:
-    """Bytes that the lanes of one replica take on one device, whichever of them runs."""
+    """Bytes of a replica's lanes on one device, whichever lane runs."""
     lanes = list(lanes)
     shared = max(lane.shared for lane in lanes)
     return shared + sum(x.state for x in lanes) + max(x.temporaries for x in lanes)
@@ -74,17 +74,16 @@ def memory_limit() -> int:
     """Bytes that a program may use on one device.
 
     Returns:
-      The allocator's limit where the backend tells it; else nine tenths of the memory
-      that the host has in all.
+      The allocator's limit if the backend reports one, else 90% of the host's memory.
     """
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return device_limit(jax.local_devices()[0]) or int(host * 0.9)
 
 
 def device_limit(device: Any) -> int | None:
-    """Bytes that the allocator of a device gives out; None where it does not say (CPU).
+    """The limit of a device's allocator, in bytes; None if it reports none (CPU).
 
     Args:
-      device: one of this process's own; others can't be asked.
+      device: one of this process's devices.
     """
     return int((device.memory_stats() or {}).get("bytes_limit", 0)) or None

@@ -2,8 +2,8 @@
 
     submit ─▶ queue of its program ─▶ take ─▶ slots of that program's lane
 
-The engine asks in which order programs should have their turn, and takes rows for free
-slots. Tickets count up, so the smallest is the oldest.
+The engine asks for the order of programs and takes requests for free slots. Tickets count up, so
+the smallest is the oldest.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ P = TypeVar("P", bound=Hashable)  # a program
 
 
 class Scheduler(Generic[P]):
-    """Requests that wait for a slot, in the order in which they came.
+    """Requests that wait for a slot, in order of submission.
 
     >>> queue, request = Scheduler(), Request(id="a", ids=(1, 2), config=None)
     >>> for ticket, program in enumerate(["short", "long", "short"]):
@@ -42,15 +42,15 @@ class Scheduler(Generic[P]):
         """Queue a request.
 
         Args:
-          ticket: larger than all before it.
-          program: the compiled structure that it needs.
-          request: what to decode.
+          ticket: larger than all earlier tickets.
+          program: the program that it needs.
+          request: the request.
         """
         self._queues.setdefault(program, {})[ticket] = request
         self._program[ticket] = program
 
     def restore(self, ticket: int, program: P, request: Request) -> None:
-        """Queue a request again, at its old place."""
+        """Queue a request again, at its original place."""
         self.add(ticket, program, request)
         self._queues[program] = dict(sorted(self._queues[program].items()))
 
@@ -70,8 +70,8 @@ class Scheduler(Generic[P]):
         """Remove the oldest requests of a program.
 
         Args:
-          program: whose requests.
-          count: how many at most.
+          program: the program.
+          count: the largest number to take.
 
         Returns:
           (ticket, request) pairs, oldest first.

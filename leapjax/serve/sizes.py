@@ -1,4 +1,4 @@
-"""Sizes that decide how many programs are compiled: prompt buckets, slots, refresh groups."""
+"""Sizes that are part of a compiled program: prompt buckets, slots, refresh groups."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ def bucket(length: int) -> int:
 
 
 def default_refresh_group(slots: int) -> int:
-    """Rows that refresh together by default; see `leapjax.ops.hardware`.
+    """Default number of rows that refresh in one iteration; see `leapjax.ops.hardware`.
 
     Args:
-      slots: of a replica.
+      slots: slots of a replica.
     """
     chosen = hardware.defaults()
     return max(chosen.refresh_least, slots // chosen.refresh_share)
 
 
 def slots_for(count: int | None, wanted: int | None, default: int) -> int:
-    """Slots to use: what was asked for, else as many as there is work, up to the default.
+    """The number of slots: the caller's choice, else one per request up to the default.
 
     Args:
       count: number of requests, None if unknown.
       wanted: the caller's choice, or None.
-      default: the most by default.
+      default: upper limit without a choice.
 
     Returns:
-      A power of two when derived, so that few programs are compiled.
+      `wanted`, or `count` rounded up to a power of two (so that few programs are compiled).
 
     >>> slots_for(5, None, 16), slots_for(500, None, 16), slots_for(5, 3, 16)
     (8, 16, 3)

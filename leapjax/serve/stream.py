@@ -14,8 +14,8 @@ from leapjax.types import Completion, Request
 if TYPE_CHECKING:
     from leapjax.serve.engine import Engine, Progress
 
-_WAIT = 0.2  # seconds between two looks where there is nothing to decode
-_GATHER = 0.02  # seconds in which a source's first requests are awaited, to begin together
+_IDLE_WAIT = 0.2  # seconds to wait for an item while there is nothing to decode
+_GATHER_WAIT = 0.02  # the same before the first chunk, so that first requests start together
 
 
 def answers(
@@ -28,28 +28,28 @@ def answers(
     ordered: bool,
     ahead: int,
 ) -> Generator[tuple[int, Completion], None, None]:
-    """Decode what a source gives; see `Engine.stream` and `Engine.as_completed`.
+    """Decode a source of requests; see `Engine.stream` and `Engine.as_completed`.
 
     Args:
-      engine: decodes; other streams may use it meanwhile.
-      source: gives items.
-      each_chunk: called while the devices work, and while the source is waited for.
-      prepare: the requests of an item.
+      engine: the engine; other streams may use it at the same time.
+      source: the items.
+      each_chunk: see `Engine.stream`.
+      prepare: see `Engine.stream`.
       threaded: see `Feed`.
       ordered: answer in the source's order; otherwise as rows finish.
-      ahead: requests without an answer, at most.
+      ahead: largest number of unanswered requests.
 
     Yields:
-      (number of the request from 0, Completion) pairs. Closing it cancels the others.
+      (number of the request from 0, Completion) pairs. Closing the generator cancels the rest.
     """
     mailbox: dict[int, Completion] = {}
-    asked: dict[int, int] = {}  # number by ticket, of those without an answer, oldest first
+    asked: dict[int, int] = {}  # unanswered requests: number by ticket, oldest first
     count, ended = 0, False
     with Feed(source, threaded) as feed:
         try:
             while True:
                 while not ended and len(asked) < ahead:
-                    wait = _WAIT if not asked else 0 if engine.seated else _GATHER
+                    wait = _IDLE_WAIT if not asked else 0 if engine.seated else _GATHER_WAIT
                     item = feed.take(ahead - len(asked), wait)
                     if item is LATER:
                         break
