@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0.dev0"
 
 if TYPE_CHECKING:
+    from leapjax.bridge import from_nnx, to_nnx
     from leapjax.config import DecodeConfig
     from leapjax.errors import UserError
     from leapjax.lm import LM
@@ -32,8 +33,10 @@ _HOME = {
     "Request": "leapjax.types",
     "UserError": "leapjax.errors",
     "embedded_path": "leapjax.loader",
+    "from_nnx": "leapjax.bridge",
     "load": "leapjax.loader",
     "register_policy": "leapjax.policies",
+    "to_nnx": "leapjax.bridge",
 }
 
 __all__ = [
@@ -45,8 +48,10 @@ __all__ = [
     "UserError",
     "__version__",
     "embedded_path",
+    "from_nnx",
     "load",
     "register_policy",
+    "to_nnx",
 ]
 
 

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 import leapjax
+from leapjax import bridge
 from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for
 from leapjax.ops import arrangement
-from leapjax.serve.lane import compile_run
+from leapjax.ops.split import split_layers
+from leapjax.serve.lane import Replica, compile_run
 from leapjax.serve.memory import needed_bytes
 from leapjax.testing import tiny_config, tiny_params
 
@@ -152,3 +154,23 @@ def test_layers_are_widened_one_at_a_time(at_any_size, cache):
     # Plain: beside the weights, 4 bytes for each of the layers' matrix entries.
     assert wide > weights + 3.9 * layers
     assert packed < weights + 0.9 * layers
+
+
+def test_a_model_split_for_a_gpu_has_canonical_parameters():
+    """As `leapjax.load` leaves it on one GPU: it is computed with, hashed and given to NNX."""
+    params = tiny_params(config := tiny_config("dream", tie_embeddings=True))
+    plain = leapjax.LM(params, config, codec=None)
+    apart = split_layers(jax.tree.map(jnp.copy, params), config, force=True)
+    lm = leapjax.LM(None, config, None, replicas=[Replica(apart)])
+    assert lm.replicas[0].params is apart
+    for got, want in zip(jax.tree.leaves(lm.params), jax.tree.leaves(params), strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert jax.tree.structure(lm.params) == jax.tree.structure(params)
+    assert lm.model_hash == plain.model_hash
+    ids = np.array([[1, 2, 3, 4]])
+    np.testing.assert_allclose(lm.logits(ids), plain.logits(ids), rtol=1e-4, atol=1e-5)
+    again = bridge.from_nnx(bridge.to_nnx(lm), like=lm)
+    np.testing.assert_allclose(again.logits(ids), plain.logits(ids), rtol=1e-4, atol=1e-5)
+    counted = lm.with_token_counts(np.arange(config.vocab_size))
+    assert counted.replicas[0].params.log_frequency is not None
+    assert counted.params.keys() == params.keys() | {"log_frequency"}
