@@ -4,7 +4,11 @@ import dataclasses
 import json
 import random
 
+import pytest
+
 from leapjax import DecodeConfig
+from leapjax.jobs import job
+from leapjax.jobs.loop import Stopped
 from leapjax.serve.engine import Progress
 from leapjax.testing import tiny_config
 from leapjax.types import Completion
@@ -190,3 +194,15 @@ def outputs(contents):
 def contents_of(folder):
     """The files of a folder, by name."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def shards(folder):
+    """The finished shards of a folder, by name."""
+    return {name: data for name, data in contents_of(folder).items() if name.startswith("part-")}
+
+
+def interrupted(spec, lm=None, looks=30, **changes):
+    """A job that a signal stops after so many looks for one."""
+    countdown = iter([None] * looks)
+    with pytest.raises(Stopped):
+        job.run(lm or FakeLM(), spec(**changes), stop=lambda: next(countdown, 15))
