@@ -52,7 +52,9 @@ jax.block_until_ready([jax.device_put(jnp.ones(8), d) for d in jax.devices()])
 open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
 before = status("VmRSS")
 lm = leapjax.load(sys.argv[1], mesh=sys.argv[2] or None)
-leaves = jax.block_until_ready(jax.tree.leaves([r.params for r in lm.replicas]))
+# What loading leaves there; on one device `replicas` are the packed matrices for decoding, too.
+loaded = [r.params for r in lm.replicas] if lm.mesh else lm.params
+leaves = jax.block_until_ready(jax.tree.leaves(loaded))
 out = {"before": before, "after": status("VmRSS"), "peak": status("VmHWM")}
 out["largest_shard"] = max(s.data.nbytes for x in leaves for s in x.addressable_shards)
 out["dtypes"] = sorted({x.dtype.name for x in leaves})
