@@ -1,4 +1,4 @@
-"""Arrange canonical parameters for one backend; the only module that looks at their devices.
+"""Arrange canonical parameters for one backend, by the devices that hold them.
 
     as_arranged   stacked layers, scanned: TPUs, meshes, and inside jitted programs
     arrange       the best form for the devices that hold the parameters

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from leapjax import DecodeConfig, Request
-from leapjax.decoding import initial_state, program_for, run_jit
+from leapjax.decoding import initial_state, program_for, run_jit, summary
+from leapjax.decoding.proposal import propose
 from leapjax.decoding.state import with_cache
+from leapjax.models import transformer
 from leapjax.testing import tiny_config, tiny_params
 from leapjax.types import COMMIT_KINDS
 
@@ -73,3 +75,22 @@ def prompts(rng, count, longest=BUCKET, vocab=38):
 
 def params_of(family, seed=0, **how):
     return tiny_params(MODELS[family], seed, **how)
+
+
+def assert_same_proposal(params, config, program, hidden, tied):
+    """The summary's proposal is that of whole logits, for every mixture of the eos options."""
+    b = hidden.shape[0]
+    options = initial_state([], program, b).options.replace(
+        logits_eos_inf=jnp.arange(b) % 2 == 0, confidence_eos_eot_inf=jnp.arange(b) % 3 == 0
+    )
+    # Rows whose best token is one of the special ids, too.
+    for loud in (None, config.eos_token_id, config.mask_token_id, program.eot_token_id):
+        if loud is not None and not tied:
+            bias = np.zeros(config.vocab_size, np.float32)
+            bias[loud] = 40.0
+            params = params.replace(head=params.head.replace(bias=jnp.asarray(bias)))
+        logits = transformer.head(params, config, hidden)
+        whole = propose(logits, options, None, jnp.zeros(b, bool), program)
+        got = summary.propose(params, hidden, options, program)
+        assert np.array_equal(whole.token, got.token)
+        np.testing.assert_allclose(got.confidence, whole.confidence, rtol=2e-5, atol=1e-7)

@@ -10,9 +10,9 @@ from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for, summary
 from leapjax.decoding.proposal import propose
 from leapjax.decoding.state import initial_state
-from leapjax.models import transformer
 from leapjax.ops import arrangement
 from leapjax.testing import tiny_config, tiny_params
+from tests.decoding.harness import assert_same_proposal
 
 B, W = 6, 4
 
@@ -45,25 +45,7 @@ def test_same_proposal(monkeypatch, seed, piece):
     )
     rng = np.random.default_rng(seed)
     hidden = jnp.asarray(rng.standard_normal((B, W, config.d_model)), jnp.float32)
-    # Every mixture of the eos options, and rows whose best token is one of the special ids.
-    options = initial_state([], program, B).options
-    options = options.__class__(
-        **{
-            **{n: getattr(options, n) for n in options.__dataclass_fields__},
-            "logits_eos_inf": jnp.arange(B) % 2 == 0,
-            "confidence_eos_eot_inf": jnp.arange(B) % 3 == 0,
-        }
-    )
-    for loud in (None, config.eos_token_id, config.mask_token_id, 3):
-        if loud is not None and not tied:
-            bias = np.zeros(config.vocab_size, np.float32)
-            bias[loud] = 40.0
-            params = params.replace(head=params.head.replace(bias=jnp.asarray(bias)))
-        logits = transformer.head(params, config, hidden)
-        whole = propose(logits, options, None, jnp.zeros(B, bool), program)
-        pieces = summary.propose(params, hidden, options, program)
-        assert np.array_equal(whole.token, pieces.token)
-        np.testing.assert_allclose(pieces.confidence, whole.confidence, rtol=2e-5, atol=1e-7)
+    assert_same_proposal(params, config, program, hidden, tied)
 
 
 def test_the_lowest_of_equal_tokens_is_chosen(monkeypatch):

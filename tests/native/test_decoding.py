@@ -10,14 +10,12 @@ import pytest
 import leapjax
 from leapjax import native
 from leapjax.config import DecodeConfig
-from leapjax.decoding import program_for, summary
-from leapjax.decoding.proposal import propose
-from leapjax.decoding.state import initial_state
-from leapjax.models import transformer
+from leapjax.decoding import program_for
 from leapjax.models.attention import Windowed
 from leapjax.models.config import Run
 from leapjax.ops import arrangement
 from leapjax.testing import tiny_config, tiny_params
+from tests.decoding.harness import assert_same_proposal
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no C++ compiler for leapjax.native")
 PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8]]
@@ -109,24 +107,7 @@ def test_same_proposal(vocab_size, tied):
         eot_token_id=3,
     )
     hidden = jax.random.normal(jax.random.key(0), (b, w, config.d_model))
-    options = initial_state([], program, b).options
-    options = options.__class__(
-        **{
-            **{n: getattr(options, n) for n in options.__dataclass_fields__},
-            "logits_eos_inf": jnp.arange(b) % 2 == 0,
-            "confidence_eos_eot_inf": jnp.arange(b) % 3 == 0,
-        }
-    )
-    for loud in (None, config.eos_token_id, config.mask_token_id, 3):
-        if loud is not None and not tied:
-            bias = np.zeros(config.vocab_size, np.float32)
-            bias[loud] = 40.0
-            params = params.replace(head=params.head.replace(bias=jnp.asarray(bias)))
-        logits = transformer.head(params, config, hidden)
-        whole = propose(logits, options, None, jnp.zeros(b, bool), program)
-        got = summary.propose(params, hidden, options, program)
-        assert np.array_equal(whole.token, got.token)
-        np.testing.assert_allclose(got.confidence, whole.confidence, rtol=2e-5, atol=1e-7)
+    assert_same_proposal(params, config, program, hidden, tied)
 
 
 def test_large_or_narrow_weights_are_not_packed(monkeypatch):

@@ -28,7 +28,7 @@ IGNORED = ("model.layers.{}.self_attn.rotary_emb.inv_freq", "model.rotary_emb.in
 
 
 def shape(keys: Keys) -> dict[str, Any]:
-    """The fields of `ModelConfig` that every Qwen-shaped config.json gives; `head_dim` is left.
+    """The fields of `ModelConfig` that every Qwen-shaped config.json gives, without `head_dim`.
 
     Args:
       keys: the config's.
