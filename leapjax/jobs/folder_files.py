@@ -203,7 +203,7 @@ def _is_leftover(name: str, state: State) -> bool:
         return shard not in state.entries or state.is_complete(shard)
     if name in (JOURNAL, ERRORS) or name.partition(".")[0] == LOCK:
         return name.endswith(".new")
-    # Locks of single processes: the caller has seen that nobody holds them.
+    # Locks of single processes: the caller has checked that they are free.
     return is_ours(name)
 
 

@@ -49,7 +49,7 @@ class LineSink:
 
 
 class OutputFile:
-    """A JSONL file, and a file of errors beside it; both appear when the job has succeeded.
+    """A JSONL file and a file of errors; both appear when the job has succeeded.
 
     A context manager: leaving it without an exception puts the files in place.
 

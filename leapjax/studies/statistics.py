@@ -60,7 +60,7 @@ def percentile(values: Sequence[float], q: float) -> float:
 
 
 def at_most(successes: int, n: int, share: float) -> float:
-    """The probability that at most so many of n independent trials succeed.
+    """The binomial CDF: the probability of at most `successes` in `n` independent trials.
 
     Args:
       successes: 0 to n.
