@@ -199,7 +199,7 @@ def summary(
 
 
 def attention(q, keys, values, valid, layer: int):
-    """Bidirectional attention in float32, as `leapjax.ops.xla.attend`.
+    """Bidirectional attention in float32, as `leapjax.ops.attention.attend`.
 
     Keys and values are read where they are, all layers' in one array; scores stay in the caches.
 

@@ -87,7 +87,7 @@ def attention(
     valid: Bool[Array, "B T"] | Bool[Array, "B S T"],
     index: int,
 ) -> Float[Array, "B S H*E"]:
-    """See `leapjax.ops.xla.attention`."""
+    """See `leapjax.ops.attention.attention`."""
     if valid.ndim == 2:
         return native.attention(q, keys, values, valid, index)
     return xla.attention(q, keys, values, valid, index)  # the kernel takes no mask per query

@@ -10,7 +10,7 @@ import pytest
 from leapjax.models import param_shapes, transformer
 from leapjax.models.attention import BlockCausal, Causal, Windowed, attention_mask
 from leapjax.models.config import Run
-from leapjax.ops import primitives, xla
+from leapjax.ops import attention, primitives, xla
 from leapjax.ops.arrangement import as_arranged
 from leapjax.testing import tiny_config, tiny_params
 from tests.models import transcription
@@ -61,7 +61,7 @@ def logits(params, config, ids, positions, valid, dtype):
 
 
 jit_logits = jax.jit(logits, static_argnames=("config", "dtype"))
-attend = jax.jit(xla.attend)
+attend = jax.jit(attention.attend)
 
 
 @pytest.mark.parametrize("bias", [False, True])

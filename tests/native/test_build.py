@@ -72,7 +72,7 @@ import numpy as np
 import jax
 import jax.numpy as jnp
 from leapjax import native
-from leapjax.ops.xla import attend
+from leapjax.ops.attention import attend
 from leapjax.native import build
 
 build._FLAGS, build._FOR_THIS_CPU = (*build._FLAGS, *sys.argv[1:]), ("-O3",)

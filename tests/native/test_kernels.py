@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leapjax import native
-from leapjax.ops.xla import attend
+from leapjax.ops.attention import attend
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no C++ compiler for leapjax.native")
 sizes = st.integers(1, 70)
