@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for
 from leapjax.errors import UserError
+from leapjax.failures import out_of_memory
 from leapjax.models.config import ModelConfig
 from leapjax.models.quantize import quantize as quantized
 from leapjax.progress import busy
@@ -148,7 +149,7 @@ def _needs(auto, mesh, weights, model, dtype, quantize, devices, limit) -> int:
         with busy(f"compiling for --mesh {mesh}, to see whether it fits"):
             return max(loading, needed_bytes(compile_run(params, program, slots, place)))
     except jax.errors.JaxRuntimeError as e:
-        if "RESOURCE_EXHAUSTED" in str(e):  # how a TPU's compiler says that it is too large
+        if out_of_memory(e):  # a TPU's compiler refuses what is too large
             return limit + 1
         raise
 

@@ -11,6 +11,7 @@ from leapjax import DecodeConfig
 from leapjax.errors import UserError
 from leapjax.progress import announced
 from leapjax.serve import executables
+from leapjax.serve.lane import Lane
 from leapjax.serve.sizes import bucket, slots_for
 from leapjax.testing import tiny_config, tiny_params
 
@@ -188,4 +189,32 @@ def test_a_compiler_that_refuses_is_asked_for_fewer_rows(lm, monkeypatch, capsys
         return
     what = "8 rows at once; choose a smaller --batch-size" if fixed else "1 row at once; shorten"
     with pytest.raises(UserError, match=f"no memory for {what}"):
+        list(stream)
+
+
+@pytest.mark.parametrize("where", ["__init__", "start", "collect"])
+def test_a_device_that_runs_out_of_memory_gets_fewer_rows(lm, monkeypatch, capsys, where):
+    """Where the state is made, where a chunk starts, and where its failure is noticed."""
+    want = list(lm.stream(asked(lm, records(8)), batch_size=1))
+    method, tried = getattr(Lane, where), []
+
+    def failing(lane, *args):
+        slots = args[2] if where == "__init__" else lane.slots
+        tried.append(slots)
+        if slots > 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return method(lane, *args)
+
+    monkeypatch.setattr(Lane, where, failing)
+    with announced():
+        assert list(lm.stream(asked(lm, records(8)))) == want
+    assert tried[:3] == [8, 4, 2] and set(tried[3:]) <= {2}
+    said = capsys.readouterr().err
+    assert "decoding 2 rows at once, not 8: the device had no memory for 4" in said
+    monkeypatch.undo()
+    assert lm.engine_for(8).progress.finished == 8  # restarted rows count once
+
+    monkeypatch.setattr(Lane, where, failing)
+    stream = lm.stream(asked(lm, records(8)), batch_size=8)
+    with pytest.raises(UserError, match="8 rows at once; choose a smaller --batch-size"):
         list(stream)

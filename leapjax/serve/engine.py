@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from leapjax.decoding import Program, program_for
+from leapjax.failures import out_of_memory
 from leapjax.models.config import ModelConfig
 from leapjax.serve.completion import completion
 from leapjax.serve.executables import Executables
@@ -110,6 +111,7 @@ class Engine:
         self._tickets = itertools.count()
         self._scheduler: Scheduler[Program] = Scheduler()
         self._lanes: list[dict[Program, Lane]] = [{} for _ in self.replicas]
+        self._turn: list[Program | None] = [None] * len(self.replicas)  # what was started last
         self.seated: dict[int, tuple[Program, Request]] = {}  # rows in slots
         self._mailboxes: dict[int, dict[int, Completion]] = {}  # of streams, by ticket
         self._lock = threading.RLock()
@@ -269,6 +271,7 @@ class Engine:
         crowded = False  # an older program waits for memory
         for program in self._scheduler.order({p: lane.seated for p, lane in lanes.items()}):
             waiting = self._scheduler.waiting(program)
+            self._turn[index] = program
             lane = lanes.get(program)
             if lane is None:
                 lane = None if crowded else self._open(index, idle[:waiting], program)
@@ -306,7 +309,7 @@ class Engine:
             return out
 
     def _collect_one(self, index: int, lane: Lane) -> list[tuple[int, Completion]]:
-        passes, device_s = lane.passes, lane.device_s
+        passes, device_s, rows = lane.passes, lane.device_s, []
         with self._requeue_on_failure(index):
             rows = lane.collect()
         self.progress.passes += lane.passes - passes
@@ -333,15 +336,21 @@ class Engine:
 
     @contextlib.contextmanager
     def _requeue_on_failure(self, index: int) -> Iterator[None]:
-        """If a replica's device fails, requeue its rows; they restart from the beginning."""
+        """If a replica's device fails, requeue its rows; they restart from the beginning.
+
+        If it ran out of memory, the program that had its turn gets half the slots.
+        """
         try:
             yield
-        except BaseException:
+        except BaseException as e:
             for lane in self._lanes[index].values():
                 for ticket in lane.seated:
                     self._scheduler.restore(ticket, *self.seated.pop(ticket))
             self._lanes[index].clear()
-            raise
+            program = self._turn[index]
+            if program is None or not out_of_memory(e):
+                raise
+            self._executables.halve(program, index, e)
 
     def _open(self, index: int, users: Sequence[int], program: Program) -> Lane | None:
         """Open a lane for a program on a replica; None if it does not fit in memory.

@@ -1,6 +1,7 @@
 """Compiled programs of a model's replicas: compiled on first use, then cached.
 
-A program gets the requested number of slots, halved until it fits in memory.
+A program gets the requested number of slots, halved until it fits in memory: by the compiler's
+word, by its memory analysis, or because the device ran out of memory.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class Executables:
     def __init__(self, replicas: Sequence[Replica], slots: int, fixed: bool):
         self._replicas, self._slots, self._fixed = replicas, slots, fixed
         self._made: dict[tuple[int, Program], Executable] = {}
+        self._most: dict[Program, int] = {}  # slots of programs that were halved
 
     def get(self, program: Program, users: Sequence[int], limit: int) -> Executable:
         """The executable of a program on the first of `users`.
@@ -81,7 +83,7 @@ class Executables:
     def _compile(
         self, program: Program, replicas: Sequence[Replica], limit: int
     ) -> list[Executable]:
-        slots, why = self._slots, ""
+        slots, why = self._most.get(program, self._slots), ""
         while True:
             made = _compiling(program, replicas, slots)
             try:  # the replicas are equal, so the first one decides
@@ -98,11 +100,32 @@ class Executables:
                 why = f"{slots} need {needed / 1e9:.1f} GB of {limit / 1e9:.1f} GB"
             slots //= 2
         if why:
-            note(f"decoding {plural(slots, 'row')} at once, not {self._slots}: {why}")
+            self._tell(slots, why)
         return made
 
+    def halve(self, program: Program, index: int, error: BaseException) -> None:
+        """Give a program half its slots from now on: the device had no memory for it.
 
-def _too_large(slots: int, fixed: bool, error: Exception) -> str:
+        Args:
+          program: what was to run; `get` compiles it anew.
+          index: the replica that had no memory.
+          error: what it said.
+
+        Raises:
+          UserError: the slots are fixed, or there is only one.
+        """
+        slots = self._made[index, program].slots
+        if self._fixed or slots == 1:
+            raise UserError(_too_large(slots, self._fixed, error)) from error
+        del self._made[index, program]
+        self._most[program] = slots // 2
+        self._tell(slots // 2, f"the device had no memory for {slots}")
+
+    def _tell(self, slots: int, why: str) -> None:
+        note(f"decoding {plural(slots, 'row')} at once, not {self._slots}: {why}")
+
+
+def _too_large(slots: int, fixed: bool, error: BaseException) -> str:
     reason = " ".join(str(error).split())[:200]
     advice = "shorten gen_length or the prompts, quantize, or spread the model over a mesh"
     if fixed and slots > 1:
