@@ -26,7 +26,7 @@ from leapjax.serve.executables import Executables
 from leapjax.serve.lane import Lane, Replica, finished
 from leapjax.serve.memory import memory_limit, together
 from leapjax.serve.scheduler import Scheduler
-from leapjax.serve.sizes import bucket, default_refresh_group
+from leapjax.serve.sizes import bucket, default_refresh_group, refill_share
 from leapjax.serve.stream import answers
 from leapjax.types import Completion, Request
 
@@ -290,7 +290,7 @@ class Engine:
                 continue
             # With a queue, return for a refill as soon as a share of the slots is free.
             more = waiting > len(entries)
-            share = max(1, lane.slots // 16) if more or expecting else lane.slots
+            share = refill_share(lane.slots) if more or expecting else lane.slots
             # With free slots, return soon for new requests.
             soon = expecting and not more and bool(lane.free)
             lane.start(_SHORT_CHUNK if soon else CHUNK, len(lane.free) + share)

@@ -38,6 +38,18 @@ def default_refresh_group(slots: int) -> int:
     return max(chosen.refresh_least, slots // chosen.refresh_share)
 
 
+def refill_share(slots: int) -> int:
+    """Rows that finish before a chunk ends, so that their slots are refilled.
+
+    Args:
+      slots: slots of a lane.
+
+    >>> refill_share(8), refill_share(64)
+    (1, 4)
+    """
+    return max(1, slots // 16)
+
+
 def slots_for(count: int | None, wanted: int | None, default: int) -> int:
     """The number of slots: the caller's choice, else one per request up to the default.
 
