@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from leapjax.caches.base import Cache, Outcome
@@ -19,6 +20,7 @@ class NoCache(Cache):
         """All of them."""
         return program.length
 
+    @jax.named_scope("full pass")
     def steady(self, params, rows, columns, cache):
         """One pass over whole sequences; see `Cache.steady`."""
         program = rows.program
@@ -43,6 +45,7 @@ class NoCache(Cache):
         return Outcome(hidden, ~rows.state.done, ~rows.state.done, None, shadow)
 
 
+@jax.named_scope("full pass")
 def _forward_with_shadow(params, rows, columns):
     """Hidden states of the windows (R, W, D), and of their shadows (R, W, D).
 

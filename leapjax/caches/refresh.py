@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -43,6 +44,7 @@ class Refreshing(Cache):
         """Rows that begin a block wait from this iteration on; see `Cache.next_block`."""
         return jnp.where(moved, iteration, due)
 
+    @jax.named_scope("window pass")
     def steady(self, params, rows, columns, cache):
         """Recompute `columns(program)` columns of each row against its cache; see `Cache.steady`.
 
@@ -120,6 +122,7 @@ def _refresh(params, rows, columns, waiting, chosen, hidden, cache):
         target = jnp.concatenate([chosen, jnp.where(chosen < b, chosen + b, jnp.int32(2 * b))])
     ids = rows.ids()[source]
 
+    @jax.named_scope("refresh pass")
     def refresh(carry):
         hidden, cache, ids = carry
         all_columns = jnp.broadcast_to(
