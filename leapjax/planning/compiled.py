@@ -18,8 +18,8 @@ import jax
 from leapjax.decoding import Program
 from leapjax.errors import UserError
 from leapjax.models import param_shapes
+from leapjax.planning import collectives, hlo
 from leapjax.planning.chips import Slice
-from leapjax.planning.hlo import Collective, donated, partitions, read_collectives
 from leapjax.serve.lane import compile_run
 from leapjax.serve.memory import array_bytes
 from leapjax.sharding import MeshShape, Placement, placements
@@ -50,7 +50,7 @@ class Compiled:
     donated: int
     reused: tuple[tuple[str, tuple[int, ...]], ...]
     partitions: int
-    collectives: tuple[Collective, ...]
+    collectives: tuple[collectives.Collective, ...]
     text: str = dataclasses.field(repr=False)
 
     @property
@@ -124,7 +124,7 @@ def compile_for(where: Slice, mesh: MeshShape, program: Program, slots: int) -> 
     stats, text = executable.memory_analysis(), executable.as_text()
     if stats is None or text is None:
         raise UserError(f"{where}: this jax tells nothing about compiled programs; upgrade it")
-    weights = array_bytes(params, place.parameters(program.model, params))
+    weights, module = array_bytes(params, place.parameters(program.model, params)), hlo.parse(text)
     return Compiled(
         seconds=seconds,
         cpu_seconds=cpu,
@@ -132,9 +132,9 @@ def compile_for(where: Slice, mesh: MeshShape, program: Program, slots: int) -> 
         state=stats.argument_size_in_bytes - weights,
         temporaries=stats.temp_size_in_bytes + stats.generated_code_size_in_bytes,
         donated=stats.alias_size_in_bytes,
-        reused=tuple(donated(text)),
-        partitions=partitions(text),
-        collectives=tuple(read_collectives(text)),
+        reused=tuple(module.donated),
+        partitions=module.partitions,
+        collectives=tuple(collectives.read(module)),
         text=text,
     )
 

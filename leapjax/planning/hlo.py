@@ -1,78 +1,248 @@
-"""What the text of a compiled program says: its collectives, its loops, what it donates.
+"""The text of a compiled program as computations and instructions, read once.
 
-The format is XLA's own (https://openxla.org/xla/operation_semantics); of it we read the
-computations, who calls whom, and the lines of collectives:
+The format is XLA's own (https://openxla.org/xla/operation_semantics). A module is a header, then
+computations of one instruction a line:
 
-    %x = bf16[8,768]{1,0} all-reduce(%y), channel_id=3, replica_groups=[2,4]<=[8], …
+    HloModule jit_run, input_output_alias={…}, entry_computation_layout={…}, num_partitions=8
+    %body (p: (s32[], bf16[8,768])) -> (s32[], bf16[8,768]) {
+      %x = bf16[8,768]{1,0:T(8,128)(2,1)S(1)} all-reduce(%y), channel_id=3, metadata={op_name="…"}
+      ROOT %t = (s32[], bf16[8,768]{1,0}) tuple(%i, %x)
+    }
 
-An operation is inside a loop if a loop's body or condition reaches its computation.
+A layout `{1,0:T(8,128)(2,1)S(1)}` lists the dimensions from the fastest varying one on, then the
+tiles that the array is padded to, then the memory space: 0, which is not printed, is the device's
+main memory (HBM); every other space is on the chip or the host.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 
-import numpy as np
-
-KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-_COLLECTIVE = re.compile(rf"= (.+?) ({'|'.join(KINDS)})(-start)?\(")
-_ARRAY = re.compile(r"(pred|[a-z]+\d+[a-z\d]*)\[([\d,]*)\]")
+_ARRAY = re.compile(r"\b(pred|[a-z]+\d+[a-z\d]*)\[([\d,<= ]*)\](?:\{([^}]*)\})?")
 _BITS = re.compile(r"\d+")
-_HEADER = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
-_ONE = re.compile(
-    r"(body|condition|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)"
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
+_OPCODE = re.compile(r" ?([a-z][\w\-]*)\(")
+_OPERAND = re.compile(r"%([\w.\-]+)")
+_CALLED = re.compile(
+    r"\b(body|condition|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)"
 )
-_MANY = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
-_LISTED = re.compile(r"replica_groups=\{(\{.*?\})\}")
-_IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
-_MESH = re.compile(
-    r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))?"
-    r" \{([^}]*)\}"
-)
-_PAIRS = re.compile(r"source_target_pairs=\{(\{.*?\})\}")
+_MANY = re.compile(r"(branch_computations|called_computations)=\{([^}]*)\}")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 
 @dataclasses.dataclass(frozen=True)
-class Collective:
-    """One collective of the program.
+class Array:
+    """The type of one array.
 
     Attributes:
-      kind: all-reduce, all-gather, …
-      shapes: of its result's arrays on one device, as (dtype, dimensions).
-      bytes: of its result.
-      in_loop: it sits inside a loop.
-      scope: where in our code, from the compiler's metadata.
-      groups: partitions that exchange with each other; None where the text is not understood.
-        One group () stands for everybody.
+      dtype: as XLA writes it.
+      dims: sizes of its dimensions on one device.
+      layout: what stands between its braces; empty if nothing does.
     """
 
-    kind: str
-    shapes: tuple[tuple[str, tuple[int, ...]], ...]
-    bytes: int
-    in_loop: bool
-    scope: str
-    groups: tuple[tuple[int, ...], ...] | None
+    dtype: str
+    dims: tuple[int, ...]
+    layout: str = ""
 
-    def axes(self, sizes: Mapping[str, int]) -> tuple[str, ...] | None:
-        """Mesh axes that it crosses.
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.dims)
 
-        Args:
-          sizes: axis -> devices along it, in the order of the mesh.
+    @property
+    def space(self) -> int:
+        """Memory space; 0 is the device's main memory."""
+        found = re.search(r"S\((\d+)\)", self.layout)
+        return int(found.group(1)) if found else 0
 
-        Returns:
-          The names; None where the groups are not understood.
+    @property
+    def bytes(self) -> int:
+        """Bytes of its elements, without padding."""
+        return math.ceil(self.size * item_size(self.dtype))
+
+    @property
+    def padded(self) -> int:
+        """Bytes that it takes in memory, the last tiles padded.
+
+        >>> Array("bf16", (7, 100), "1,0:T(8,128)(2,1)").padded
+        2048
         """
-        if self.groups is None:
+        order, _, rest = self.layout.partition(":")
+        tile = re.search(r"T\(([\d,]+)\)", rest)
+        if tile is None:
+            return self.bytes
+        sizes = [self.dims[int(i)] for i in order.split(",") if i]  # the fastest varying first
+        for i, n in enumerate(reversed([int(n) for n in tile.group(1).split(",")])):
+            if i == len(sizes):
+                sizes.append(1)
+            sizes[i] = -(-sizes[i] // n) * n
+        return math.ceil(math.prod(sizes) * item_size(self.dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of a computation.
+
+    Attributes:
+      name: unique in its computation.
+      opcode: as XLA calls it.
+      arrays: of its result, those of tuples one after another.
+      operands: names of instructions of the same computation.
+      inner: the text between the operation's parentheses.
+      attributes: the text behind them.
+      root: its value is the computation's.
+    """
+
+    name: str
+    opcode: str
+    arrays: tuple[Array, ...]
+    operands: tuple[str, ...]
+    inner: str
+    attributes: str
+    root: bool
+
+    @functools.cached_property
+    def called(self) -> dict[str, tuple[str, ...]]:
+        """Computations that it calls, by their role: body, condition, calls and so on."""
+        found = {role: (name,) for role, name in _CALLED.findall(self.attributes)}
+        for role, names in _MANY.findall(self.attributes):
+            found[role] = tuple(n.strip().lstrip("%") for n in names.split(",") if n.strip())
+        return found
+
+    @property
+    def scope(self) -> str:
+        """Where in our code it comes from, as the compiler's metadata say; may be empty."""
+        found = re.search(r'op_name="([^"]*)"', self.attributes)
+        return found.group(1).replace("\\'", "'") if found else ""
+
+    @property
+    def cycles(self) -> int:
+        """The compiler's own estimate; 0 where it makes none."""
+        found = _CYCLES.search(self.attributes)
+        return int(found.group(1)) if found else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Computation:
+    """A function of the program.
+
+    Attributes:
+      name: unique in the module.
+      instructions: by name, in the order of the text, which is the schedule's.
+    """
+
+    name: str
+    instructions: dict[str, Instruction]
+
+    @functools.cached_property
+    def root(self) -> Instruction:
+        """The instruction whose value it returns; the last one if none is marked."""
+        marked = [i for i in self.instructions.values() if i.root]
+        return marked[-1] if marked else list(self.instructions.values())[-1]
+
+    @functools.cached_property
+    def parameters(self) -> dict[int, Instruction]:
+        """Its parameters by number."""
+        found = (i for i in self.instructions.values() if i.opcode == "parameter")
+        return {int(i.inner): i for i in found}
+
+    @functools.cached_property
+    def users(self) -> dict[str, list[tuple[Instruction, int]]]:
+        """Who uses a value, and as which operand."""
+        out: dict[str, list[tuple[Instruction, int]]] = {name: [] for name in self.instructions}
+        for instruction in self.instructions.values():
+            for place, name in enumerate(instruction.operands):
+                if name in out:
+                    out[name].append((instruction, place))
+        return out
+
+
+@dataclasses.dataclass(frozen=True)
+class Module:
+    """A compiled program.
+
+    Attributes:
+      header: its first line.
+      computations: by name, in the order of the text.
+      entry: name of the computation that runs.
+    """
+
+    header: str
+    computations: dict[str, Computation]
+    entry: str
+
+    @property
+    def partitions(self) -> int:
+        """Devices that the program runs on together."""
+        found = re.search(r"num_partitions=(\d+)", self.header)
+        return int(found.group(1)) if found else 1
+
+    @property
+    def donated(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Arguments whose memory the results take over, as (dtype, dimensions on a device)."""
+        _, _, layout = self.header.partition("entry_computation_layout={(")
+        arguments = arrays(layout.partition(")->")[0])
+        _, _, aliases = self.header.partition("input_output_alias={")
+        taken = re.findall(r"\}: \((\d+), \{\}, (?:may|must)-alias\)", aliases)
+        return [(arguments[int(i)].dtype, arguments[int(i)].dims) for i in taken]
+
+    @functools.cached_property
+    def depths(self) -> dict[str, int]:
+        """Loops that each computation sits in, the fewest if several ways lead to it.
+
+        0 outside every loop, and for what nobody calls.
+        """
+        calls = {
+            name: [
+                (callee, role in ("body", "condition"))
+                for i in computation.instructions.values()
+                for role, callees in i.called.items()
+                for callee in callees
+            ]
+            for name, computation in self.computations.items()
+        }
+        called = {callee for callees in calls.values() for callee, _ in callees}
+        depth = {name: 0 for name in calls if name not in called}
+        waiting = list(depth)
+        while waiting:
+            name = waiting.pop(0)
+            for callee, loop in calls.get(name, ()):
+                reached = depth[name] + loop
+                if reached < depth.get(callee, reached + 1):
+                    depth[callee] = reached
+                    waiting.append(callee)
+        return {name: depth.get(name, 0) for name in calls}
+
+    def everything(self) -> Iterator[tuple[Computation, Instruction]]:
+        """All instructions, each with its computation, in the order of the text."""
+        for computation in self.computations.values():
+            for instruction in computation.instructions.values():
+                yield computation, instruction
+
+    def trips(self, loop: Instruction) -> int | None:
+        """How often a `while` runs its body, if the text says it.
+
+        It does in the loop's own configuration, or as a condition `i < constant` of a counter,
+        which starts at 0 in what JAX makes.
+        """
+        if known := _TRIPS.search(loop.attributes):
+            return int(known.group(1))
+        condition = self.computations.get(loop.called.get("condition", ("",))[0])
+        if condition is None:
             return None
-        crossed = set()
-        for group in self.groups:
-            members = group or tuple(range(math.prod(sizes.values())))
-            places = np.unravel_index(np.asarray(members), tuple(sizes.values()))
-            crossed |= {a for a, p in zip(sizes, places, strict=True) if np.ptp(p) > 0}
-        return tuple(a for a in sizes if a in crossed)
+        test = condition.root
+        if test.opcode != "compare" or "direction=LT" not in test.attributes:
+            return None
+        counter, end = (condition.instructions.get(name) for name in test.operands)
+        if counter is None or end is None or counter.opcode != "get-tuple-element":
+            return None
+        return int(end.inner) if end.opcode == "constant" and end.inner.isdecimal() else None
 
 
 def item_size(dtype: str) -> float:
@@ -81,140 +251,69 @@ def item_size(dtype: str) -> float:
     return int(bits.group()) / 8 if bits else 1
 
 
-def arrays(text: str) -> list[tuple[str, tuple[int, ...]]]:
-    """The arrays of a type, as (dtype, dimensions)."""
-    return [
-        (kind, tuple(int(n) for n in sizes.split(",") if n)) for kind, sizes in _ARRAY.findall(text)
-    ]
+def arrays(text: str) -> tuple[Array, ...]:
+    """The arrays of a type.
+
+    >>> arrays("(s32[]{:T(128)}, bf16[8,768]{1,0:T(8,128)(2,1)S(1)})")[1].dims
+    (8, 768)
+    """
+    return tuple(
+        Array(kind, tuple(int(n.strip("<= ")) for n in sizes.split(",") if n.strip()), layout)
+        for kind, sizes, layout in _ARRAY.findall(text)
+    )
 
 
-def _numbers(text: str | None) -> tuple[int, ...]:
-    return tuple(int(n) for n in (text or "").split(",") if n.strip())
+@functools.lru_cache(maxsize=2)
+def parse(text: str) -> Module:
+    """Read a compiled program.
 
+    Args:
+      text: as `jax.stages.Compiled.as_text()` gives it.
 
-def _groups(line: str) -> tuple[tuple[int, ...], ...] | None:
-    """Who exchanges with whom, in any of the notations."""
-    if found := _LISTED.search(line) or _PAIRS.search(line):
-        return tuple(_numbers(g) for g in re.findall(r"\{([^{}]*)\}", found.group(1)))
-    if "replica_groups={}" in line:
-        return ((),)
-    if found := _IOTA.search(line):
-        shape, source, order = (_numbers(g) for g in found.groups())
-        ids = np.arange(math.prod(source)).reshape(source)
-        ids = ids.transpose(order) if order else ids
-        return tuple(map(tuple, ids.reshape(shape).tolist()))
-    if found := _MESH.search(line):
-        mesh, source, order, axes = found.groups()
-        names, sizes = zip(*re.findall(r"'(\w+)'=(\d+)", mesh), strict=True)
-        chosen = re.findall(r"'(\w+)'(:?)", axes)
-        if any(part for _, part in chosen):  # a part of an axis
-            return None
-        ids = np.arange(math.prod(map(int, sizes)))
-        if source:
-            ids = ids.reshape(_numbers(source))
-            ids = ids.transpose(_numbers(order)) if order else ids
-        ids = ids.reshape([int(n) for n in sizes])
-        inside = [names.index(name) for name, _ in chosen]
-        outside = [i for i in range(ids.ndim) if i not in inside]
-        width = math.prod(ids.shape[i] for i in inside)
-        return tuple(map(tuple, ids.transpose(outside + inside).reshape(-1, width).tolist()))
-    return None
-
-
-def _computations(lines: Sequence[str]) -> tuple[dict[str, set[str]], set[str], list[str]]:
-    """Callees of each computation, the loops' bodies and conditions, each line's computation."""
-    calls: dict[str, set[str]] = {}
-    loops: set[str] = set()
-    owners, owner = [], ""
+    Raises:
+      ValueError: the text has no computation.
+    """
+    computations: dict[str, Computation] = {}
+    entry, name, lines = "", "", text.splitlines()
     for line in lines:
-        if header := _HEADER.match(line):
-            owner = header.group(1)
-        owners.append(owner)
-        if not line.startswith(" "):
-            continue
-        callees = calls.setdefault(owner, set())
-        for role, name in _ONE.findall(line):
-            callees.add(name)
-            if role in ("body", "condition"):
-                loops.add(name)
-        for names in _MANY.findall(line):
-            callees |= {n.strip().lstrip("%") for n in names.split(",") if n.strip()}
-    return calls, loops, owners
+        if line.startswith(" "):
+            if name and (found := _instruction(line)):
+                computations[name].instructions[found.name] = found
+        elif header := _HEADER.match(line):
+            name = header.group(2)
+            computations[name] = Computation(name, {})
+            entry = name if header.group(1) else entry
+    if not computations:
+        raise ValueError("the text of a compiled program has no computation")
+    return Module(lines[0], computations, entry or name)
 
 
-def read_collectives(text: str) -> list[Collective]:
-    """The collectives of a compiled program's text.
-
-    What the compiler repeats for the stages of an asynchronous exchange counts once.
-    """
-    lines = text.splitlines()
-    calls, loops, owners = _computations(lines)
-    inside, waiting = set(), list(loops)
-    while waiting:
-        if (name := waiting.pop()) not in inside:
-            inside.add(name)
-            waiting += calls.get(name, ())
-    found, channels = [], set()
-    for line, owner in zip(lines, owners, strict=True):
-        if not (match := _COLLECTIVE.search(line)):
-            continue
-        kind, shapes = match.group(2), arrays(match.group(1))
-        if channel := re.search(r"channel_id=(\d+)", line):
-            key = kind, channel.group(1)
-            if key in channels:
-                continue
-            channels.add(key)
-        if match.group(3) and kind in ("all-gather", "collective-permute", "reduce-scatter"):
-            # (operands, results, and what the runtime needs)
-            shapes = [s for s in shapes if s != ("u32", ())]
-            shapes = shapes[len(shapes) // 2 :]
-        scope = re.search(r'op_name="([^"]*)"', line)
-        size = sum(item_size(dtype) * math.prod(dims) for dtype, dims in shapes)
-        found.append(
-            Collective(
-                kind,
-                tuple(shapes),
-                int(size),
-                owner in inside,
-                scope.group(1) if scope else "",
-                _groups(line),
-            )
-        )
-    return found
+def _instruction(line: str) -> Instruction | None:
+    start = _INSTRUCTION.match(line)
+    if start is None:
+        return None
+    end = _closing(line, start.end()) if line[start.end()] == "(" else start.end()
+    opcode = _OPCODE.search(line, end)
+    if opcode is None:
+        return None
+    close = _closing(line, opcode.end() - 1)
+    inner = line[opcode.end() : close - 1]
+    return Instruction(
+        name=start.group(2),
+        opcode=opcode.group(1),
+        arrays=arrays(line[start.end() : opcode.start()]),
+        operands=() if opcode.group(1) == "constant" else tuple(_OPERAND.findall(inner)),
+        inner=inner,
+        attributes=line[close:],
+        root=bool(start.group(1)),
+    )
 
 
-def loop_depths(text: str) -> list[int]:
-    """How many loops each line of a compiled program's text sits in, the fewest if several ways.
-
-    Returns:
-      One number per line; 0 outside every loop, and in what nobody calls.
-    """
-    lines = text.splitlines()
-    calls, loops, owners = _computations(lines)
-    called = set().union(*calls.values()) if calls else set()
-    depth = {name: 0 for name in calls if name not in called}
-    waiting = list(depth)
-    while waiting:
-        name = waiting.pop(0)
-        for callee in calls.get(name, ()):
-            reached = depth[name] + (callee in loops)
-            if reached < depth.get(callee, reached + 1):
-                depth[callee] = reached
-                waiting.append(callee)
-    return [depth.get(owner, 0) for owner in owners]
-
-
-def partitions(text: str) -> int:
-    """Devices that the program runs on together."""
-    found = re.search(r"num_partitions=(\d+)", text.partition("\n")[0])
-    return int(found.group(1)) if found else 1
-
-
-def donated(text: str) -> list[tuple[str, tuple[int, ...]]]:
-    """The arguments whose memory the results take over, as (dtype, dimensions on a device)."""
-    header = text.partition("\n")[0]
-    _, _, layout = header.partition("entry_computation_layout={(")
-    arguments = arrays(layout.partition(")->")[0])
-    _, _, aliases = header.partition("input_output_alias={")
-    taken = re.findall(r"\}: \((\d+), \{\}, (?:may|must)-alias\)", aliases)
-    return [arguments[int(i)] for i in taken]
+def _closing(line: str, start: int) -> int:
+    """The place behind the parenthesis that closes the one at `start`."""
+    depth = 0
+    for place in range(start, len(line)):
+        depth += {"(": 1, ")": -1}.get(line[place], 0)
+        if depth == 0:
+            return place + 1
+    return len(line)

@@ -13,7 +13,7 @@ from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for
 from leapjax.errors import UserError
 from leapjax.models import param_shapes, transformer
-from leapjax.planning import chips, compiled, hlo, models, roofline, search
+from leapjax.planning import chips, collectives, compiled, hlo, models, roofline, search
 from leapjax.serve.lane import compile_run
 from leapjax.serve.sizes import default_refresh_group
 from leapjax.sharding import MeshShape, placements
@@ -184,14 +184,15 @@ ENTRY %main (p: f32[2]) -> f32[2] {
 
 
 def test_collectives_are_read():
-    one, two, three = hlo.read_collectives(TEXT)
+    module = hlo.parse(TEXT)
+    one, two, three = collectives.read(module)
     sizes = {"fsdp": 2, "tensor": 4}
     assert (one.kind, one.bytes, one.in_loop) == ("all-reduce", 4 * 768 * 4096 * 2, True)
     assert one.axes(sizes) == ("fsdp",) == three.axes(sizes)
     assert (two.kind, two.bytes, two.in_loop) == ("all-gather", 64 * 32 * 4, False)
     assert two.axes(sizes) == ("tensor",)
-    assert hlo.partitions(TEXT) == 8
-    assert hlo.donated(TEXT) == [("s32", (2, 3))]
+    assert module.partitions == 8
+    assert module.donated == [("s32", (2, 3))]
 
 
 @pytest.mark.parametrize("mesh", [MeshShape(data=2, tensor=4), MeshShape(fsdp=2, tensor=2)])
@@ -201,15 +202,15 @@ def test_a_compiled_decode_on_cpu_devices(mesh):
     made = dataclasses.replace(program(), model=model, length=96, dtype="float32")
     place = placements(mesh)[0]
     params = compiled.abstract_params(made, place)
-    text = compile_run(params, made, 4, place).as_text()
-    assert hlo.partitions(text) == mesh.replica
-    found = hlo.read_collectives(text)
+    module = hlo.parse(compile_run(params, made, 4, place).as_text())
+    assert module.partitions == mesh.replica
+    found = collectives.read(module)
     crossed = {c.axes({"fsdp": mesh.fsdp, "tensor": mesh.tensor}) for c in found if c.in_loop}
     assert crossed and None not in crossed
     assert {a for axes in crossed for a in axes} == {
         a for a in ("fsdp", "tensor") if getattr(mesh, a) > 1
     }
-    assert ("s32", (4 // mesh.fsdp, 96)) in hlo.donated(text)
+    assert ("s32", (4 // mesh.fsdp, 96)) in module.donated
 
 
 def test_stored_results_are_not_made_again(tmp_path):

@@ -1,0 +1,98 @@
+"""What a pass has to move at least, in bytes a device: the measure of an audit.
+
+    weights    once a pass, however many rows; the head's with the rest of the step
+    embedding  the rows of the table that the pass's tokens gather
+    cache      keys and values once: read by a pass over windows, written by a refresh
+    residual   each layer's residual stream, written once and read once
+
+Shares are those of an even split: what `tensor` or `fsdp` shards or could shard counts once on all
+of its devices together; weights over `fsdp` are read after gathering. Written logits, attention
+scores and other activations are outside: a program that keeps them on the chip moves none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from leapjax.decoding import Program
+from leapjax.planning import roofline
+from leapjax.sharding import MeshShape
+
+WINDOW, REFRESH, FULL, BESIDES = "window pass", "refresh pass", "full pass", "besides"
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """Bytes a device; see the module."""
+
+    weights: float
+    embedding: float = 0.0
+    cache: float = 0.0
+    residual: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Bytes."""
+        return self.weights + self.embedding + self.cache + self.residual
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """A pass as the program's options ask for it.
+
+    Attributes:
+      rows: rows of it on a device.
+      columns: positions computed in each.
+      need: what it has to move.
+    """
+
+    rows: int
+    columns: int
+    need: Need
+
+
+@dataclasses.dataclass(frozen=True)
+class Passes:
+    """Everything that a decode has to do in an iteration.
+
+    Attributes:
+      passes: by name: the window pass and the refresh pass of a KV cache, or the full pass.
+      besides: the rest of an iteration, of which only the head's weights count.
+      widths: sizes that the last axis of activations may have.
+    """
+
+    passes: dict[str, Expected]
+    besides: Need
+    widths: frozenset[int]
+
+
+def passes(mesh: MeshShape, program: Program, slots: int) -> Passes:
+    """What a replica's decode needs.
+
+    Args:
+      mesh: how the replica is spread.
+      program: the decode.
+      slots: rows of the replica.
+    """
+    held, model = roofline.held(mesh, program, slots), program.model
+    item, rows = program.compute_dtype.itemsize, 2 if program.guidance else 1
+
+    def one(count: int, columns: int, spread: int, cache: float) -> Expected:
+        stream = count * columns * model.d_model * item / (spread * mesh.tensor)
+        need = Need(mesh.fsdp * held.layers, stream, cache, 2 * model.n_layers * stream)
+        return Expected(count // spread, columns, need)
+
+    everybody, length = slots * rows, program.length
+    if program.kv_cache.stores:
+        group = min(program.refresh_group or slots, slots) * rows
+        columns = program.kv_cache.columns(program)
+        found = {
+            WINDOW: one(everybody, columns, mesh.fsdp, held.cache),
+            # Rows that refresh are not spread over fsdp.
+            REFRESH: one(group, length, 1, held.cache * group / everybody),
+        }
+    else:
+        found = {FULL: one(everybody, length, mesh.fsdp, 0.0)}
+    widths = {model.d_model, model.mlp_hidden_size}
+    widths |= {-(-n // mesh.tensor) for n in widths}
+    return Passes(found, Need(mesh.fsdp * held.head), frozenset(widths))

@@ -1,0 +1,243 @@
+"""Bytes that one instruction of a compiled program moves to and from main memory (HBM).
+
+    read      of every operand in HBM what the instruction uses: of an array that it only slices or
+              gathers from, those elements
+    written   the result, if it is in HBM; of an update in place, only what is updated
+    not HBM   arrays in another memory space: `S(1)` is the chip's own memory
+    once      an asynchronous copy, slice or exchange counts where it starts, not where it ends
+
+A fusion's operands and results go through HBM, what it computes in between does not. An operand
+counts once, however often the fusion's own loop reads it. Arrays count with the padding of their
+tiles.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from leapjax.planning.collectives import result
+from leapjax.planning.hlo import Array, Computation, Instruction, Module
+
+# They move nothing, or what they call does.
+_FREE = {
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "while",
+    "call",
+    "conditional",
+    "after-all",
+    "async-update",
+    "opt-barrier",
+    "partition-id",
+    "replica-id",
+    "add-dependency",
+    "domain",
+}
+_FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound")
+_SLICES = {"slice", "dynamic-slice", "gather"}
+_UPDATES = {"dynamic-update-slice": 1, "scatter": 2}  # which operand is the update
+# One element of the result needs one of each operand of the same size.
+_ELEMENTWISE = {
+    "bitcast", "bitcast-convert", "convert", "copy", "reshape", "transpose", "reverse", "abs",
+    "add", "and", "clamp", "compare", "cosine", "divide", "exponential", "floor", "log", "maximum",
+    "minimum", "multiply", "negate", "not", "or", "power", "rsqrt", "select", "sign", "sine",
+    "sqrt", "subtract", "tanh", "xor",
+}  # fmt: skip
+# They only bring data to another place or order.
+_MOVES = {
+    "bitcast", "concatenate", "copy", "dynamic-slice", "dynamic-update-slice", "fusion", "pad",
+    "parameter", "reshape", "reverse", "slice", "transpose", "tuple",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """What one instruction moves.
+
+    Attributes:
+      reads: operand -> bytes read of it, where there are any.
+      written: bytes.
+    """
+
+    reads: dict[str, int]
+    written: int
+
+    @property
+    def read(self) -> int:
+        """Bytes read."""
+        return sum(self.reads.values())
+
+
+NOTHING = Traffic({}, 0)
+
+
+def traffic(module: Module, computation: Computation, instruction: Instruction) -> Traffic:
+    """Count one instruction, run once.
+
+    Args:
+      module: the program.
+      computation: where the instruction stands; not a fused one.
+      instruction: it.
+    """
+    opcode = instruction.opcode.removesuffix("-start")
+    if opcode in _FREE or opcode.endswith("-done"):
+        return NOTHING
+    if opcode == "custom-call" and any(f'"{n}"' in instruction.attributes for n in _FREE_CALLS):
+        return NOTHING
+    results = result(computation, instruction)
+    inner = _inner(module, instruction) if opcode in ("fusion", "async") else None
+    reads: dict[str, int] = {}
+    for place, name in enumerate(instruction.operands):
+        source = computation.instructions.get(name)
+        if source is None or len(source.arrays) != 1 or source.arrays[0].space:
+            continue
+        whole = source.arrays[0].padded
+        part = _part(module, instruction, inner, place, source.arrays[0], results)
+        if part:
+            # What stands there twice is read once at most.
+            reads[name] = min(whole, reads.get(name, 0) + math.ceil(part * whole))
+    if inner is not None:
+        written = _written_by(module, inner, inner.root, results)
+    elif opcode in _UPDATES:
+        written = _hbm(_update(computation, instruction), results[0].space)
+    else:
+        written = sum(_hbm(a, a.space) for a in results)
+    return Traffic(reads, written)
+
+
+def moves_only(module: Module, instruction: Instruction) -> bool:
+    """Whether an instruction computes nothing: a copy, a transposition, a slice.
+
+    Args:
+      module: the program.
+      instruction: of a computation that is not fused.
+    """
+    opcode = instruction.opcode.removesuffix("-start")
+    if opcode in ("copy", "transpose", "reshape", "slice", "dynamic-slice", "concatenate"):
+        return True
+    inner = _inner(module, instruction) if opcode in ("fusion", "async") else None
+    if inner is None:
+        return False
+    # Indices are computed, too; they are small.
+    large = max((a.size for i in inner.instructions.values() for a in i.arrays), default=0) // 64
+    return all(
+        i.opcode in _MOVES and (i.opcode != "fusion" or moves_only(module, i))
+        for i in inner.instructions.values()
+        if i.opcode not in ("constant", "iota") and any(a.size > large for a in i.arrays)
+    )
+
+
+def _hbm(array: Array | None, space: int) -> int:
+    return 0 if space or array is None else array.padded
+
+
+def _inner(module: Module, instruction: Instruction) -> Computation | None:
+    return module.computations.get(instruction.called.get("calls", ("",))[0])
+
+
+def _update(computation: Computation, instruction: Instruction) -> Array | None:
+    """What an update in place writes; of a scatter with several arrays, the first of them."""
+    place = _UPDATES[instruction.opcode.removesuffix("-start")]
+    if instruction.opcode == "scatter":
+        place = len(instruction.operands) - (len(instruction.operands) - 1) // 2
+    names = instruction.operands[place : place + 1]
+    found = computation.instructions.get(names[0]) if names else None
+    return found.arrays[0] if found else None
+
+
+def _part(
+    module: Module,
+    instruction: Instruction,
+    inner: Computation | None,
+    place: int,
+    source: Array,
+    results: tuple[Array, ...],
+) -> float:
+    """The share of an operand's elements that an instruction reads."""
+    opcode = instruction.opcode.removesuffix("-start")
+    if inner is not None:
+        parameter = inner.parameters.get(place)
+        return _demand(module, inner, parameter) if parameter else 1.0
+    if opcode in _SLICES and place == 0:
+        return min(1.0, sum(a.size for a in results) / max(source.size, 1))
+    if opcode in _UPDATES and place == 0:
+        return 0.0
+    return 1.0
+
+
+def _demand(module: Module, computation: Computation, value: Instruction) -> float:
+    """The share of a value's elements that a fused computation reads, 0 to 1."""
+    total, own = 0.0, max(sum(a.size for a in value.arrays), 1)
+    root = computation.root
+    returned = root.operands if root.opcode == "tuple" else (root.name,)
+    if value.name in returned and _updated(module, computation, value) is None:
+        return 1.0
+    for user, place in computation.users[value.name]:
+        size = sum(a.size for a in user.arrays)
+        if user is root and user.opcode == "tuple":
+            continue
+        if user.opcode in _SLICES and place == 0:
+            total += _demand(module, computation, user) * size / own
+        elif user.opcode in _UPDATES and place == 0:
+            total += _demand(module, computation, user)
+        elif user.opcode == "fusion":
+            inner = _inner(module, user)
+            parameter = inner.parameters.get(place) if inner else None
+            total += _demand(module, inner, parameter) if inner and parameter else 1.0
+        elif user.opcode in _ELEMENTWISE and size == own:
+            total += _demand(module, computation, user)
+        else:
+            return 1.0
+    return min(total, 1.0)
+
+
+def _updated(
+    module: Module, computation: Computation, value: Instruction
+) -> tuple[Instruction, int] | None:
+    """The parameter of a fused computation that a value updates in place, and bytes updated."""
+    total, updated = 0, False
+    while value.opcode != "parameter":
+        place = 0
+        if value.opcode in _UPDATES:
+            total, updated = total + _hbm(_update(computation, value), 0), True
+        elif value.opcode == "fusion":
+            inner = _inner(module, value)
+            found = _updated(module, inner, inner.root) if inner else None
+            if found is None:
+                return None
+            place, total, updated = int(found[0].inner), total + found[1], True
+        elif value.opcode != "bitcast":
+            return None
+        base = computation.instructions.get(value.operands[place])
+        if base is None:
+            return None
+        value = base
+    return (value, total) if updated else None
+
+
+def _written_by(
+    module: Module, computation: Computation, value: Instruction, results: tuple[Array, ...]
+) -> int:
+    """Bytes of a fused computation's value that go to HBM.
+
+    Args:
+      module: the program.
+      computation: the fused one.
+      value: its root, or an element of it.
+      results: the fusion's arrays for it, with their memory spaces.
+    """
+    if value.opcode == "tuple" and len(value.operands) == len(results):
+        parts = [computation.instructions[name] for name in value.operands]
+        return sum(
+            _written_by(module, computation, part, (array,))
+            for part, array in zip(parts, results, strict=True)
+        )
+    if all(a.space for a in results):
+        return 0
+    if found := _updated(module, computation, value):
+        return found[1]
+    return sum(_hbm(a, a.space) for a in results)
