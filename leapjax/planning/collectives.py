@@ -2,7 +2,8 @@
 
     %x = bf16[8,768]{1,0} all-reduce(%y), channel_id=3, replica_groups=[2,4]<=[8], …
 
-An exchange in two parts, `all-gather-start` and `all-gather-done`, lets other work run in between.
+An exchange in two parts, `all-gather-start` and `all-gather-done`, lets other work run in between;
+so does one in stages, each inside a fusion that computes something else.
 """
 
 from __future__ import annotations
@@ -100,50 +101,37 @@ def read(module: Module) -> list[Collective]:
 
     What the compiler repeats for the stages of an asynchronous exchange counts once.
     """
-    apart = asynchronous_computations(module)
     found, channels = [], set()
     for computation, instruction in module.everything():
-        if (name := kind_of(instruction)) is None:
+        if (kind := kind_of(instruction)) is None:
             continue
-        if channel := re.search(r"channel_id=(\d+)", instruction.attributes):
-            key = name, channel.group(1)
-            if key in channels:
+        if channel := instruction.channel:
+            if (kind, channel) in channels:
                 continue
-            channels.add(key)
-        in_loop = module.depths[computation.name] > 0
-        found.append(describe(computation, instruction, in_loop, computation.name in apart))
+            channels.add((kind, channel))
+        found.append(describe(module, computation, instruction))
     return found
 
 
-def asynchronous_computations(module: Module) -> set[str]:
-    """Computations that run while other work does: those that an `async-start` calls."""
-    out = set()
-    for _, instruction in module.everything():
-        if instruction.opcode == "async-start":
-            out |= {name for names in instruction.called.values() for name in names}
-    return out
-
-
-def describe(
-    computation: Computation, instruction: Instruction, in_loop: bool, asynchronous: bool
-) -> Collective:
+def describe(module: Module, computation: Computation, instruction: Instruction) -> Collective:
     """A collective from its instruction.
 
     Args:
+      module: the program.
       computation: where it stands.
       instruction: of an opcode that `kind_of` knows.
-      in_loop: it sits inside a loop.
-      asynchronous: its computation runs while other work does.
     """
     arrays = result(computation, instruction)
     return Collective(
         kind=instruction.opcode.removesuffix("-start"),
         shapes=tuple((a.dtype, a.dims) for a in arrays),
         bytes=sum(a.bytes for a in arrays),
-        in_loop=in_loop,
+        in_loop=module.depths[computation.name] > 0,
         scope=instruction.scope,
         groups=_groups(instruction.attributes),
-        asynchronous=asynchronous or instruction.opcode.endswith("-start"),
+        asynchronous=instruction.opcode.endswith("-start")
+        or instruction.channel in module.staged
+        or computation.name in module.apart,
     )
 
 

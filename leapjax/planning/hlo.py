@@ -32,7 +32,8 @@ _CALLED = re.compile(
     r"\b(body|condition|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)"
 )
 _MANY = re.compile(r"(branch_computations|called_computations)=\{([^}]*)\}")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+# What begins an exchange that fusions carry out in stages, and what ends it, calls this.
+STAGED, STAGED_END = "AsyncCollectiveStart", "AsyncCollectiveDone"
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 
@@ -120,6 +121,24 @@ class Instruction:
         """Where in our code it comes from, as the compiler's metadata say; may be empty."""
         found = re.search(r'op_name="([^"]*)"', self.attributes)
         return found.group(1).replace("\\'", "'") if found else ""
+
+    @property
+    def index(self) -> int | None:
+        """Of a `get-tuple-element`, which element."""
+        found = re.search(r"index=(\d+)", self.attributes)
+        return int(found.group(1)) if found and self.opcode == "get-tuple-element" else None
+
+    @property
+    def target(self) -> str:
+        """Of a `custom-call`, what it calls."""
+        found = re.search(r'custom_call_target="([^"]*)"', self.attributes)
+        return found.group(1) if found else ""
+
+    @property
+    def channel(self) -> str:
+        """Of a collective, the number that its stages share; empty if it has none."""
+        found = re.search(r"\bchannel_id=(\d+)", self.attributes)
+        return found.group(1) if found else ""
 
     @property
     def cycles(self) -> int:
@@ -225,24 +244,38 @@ class Module:
             for instruction in computation.instructions.values():
                 yield computation, instruction
 
-    def trips(self, loop: Instruction) -> int | None:
-        """How often a `while` runs its body, if the text says it.
+    @functools.cached_property
+    def callers(self) -> dict[str, tuple[Computation, Instruction]]:
+        """Where each loop's body and condition, and each called function, runs."""
+        return {
+            name: (computation, instruction)
+            for computation, instruction in self.everything()
+            if instruction.opcode in ("while", "call")
+            for names in instruction.called.values()
+            for name in names
+        }
 
-        It does in the loop's own configuration, or as a condition `i < constant` of a counter,
-        which starts at 0 in what JAX makes.
-        """
-        if known := _TRIPS.search(loop.attributes):
-            return int(known.group(1))
-        condition = self.computations.get(loop.called.get("condition", ("",))[0])
-        if condition is None:
-            return None
-        test = condition.root
-        if test.opcode != "compare" or "direction=LT" not in test.attributes:
-            return None
-        counter, end = (condition.instructions.get(name) for name in test.operands)
-        if counter is None or end is None or counter.opcode != "get-tuple-element":
-            return None
-        return int(end.inner) if end.opcode == "constant" and end.inner.isdecimal() else None
+    @functools.cached_property
+    def staged(self) -> frozenset[str]:
+        """Channels of exchanges that fusions carry out in stages, next to what they compute."""
+        return frozenset(
+            channel
+            for computation in self.computations.values()
+            if any(i.target == STAGED for i in computation.instructions.values())
+            for i in computation.instructions.values()
+            if (channel := i.channel)
+        )
+
+    @functools.cached_property
+    def apart(self) -> frozenset[str]:
+        """Computations that run while others do: those that an `async-start` calls."""
+        return frozenset(
+            name
+            for _, instruction in self.everything()
+            if instruction.opcode == "async-start"
+            for names in instruction.called.values()
+            for name in names
+        )
 
 
 def item_size(dtype: str) -> float:

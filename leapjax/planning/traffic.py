@@ -16,8 +16,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from leapjax.planning.collectives import result
-from leapjax.planning.hlo import Array, Computation, Instruction, Module
+from leapjax.planning.collectives import kind_of, result
+from leapjax.planning.hlo import STAGED, STAGED_END, Array, Computation, Instruction, Module
 
 # They move nothing, or what they call does.
 _FREE = {
@@ -90,6 +90,9 @@ def traffic(module: Module, computation: Computation, instruction: Instruction) 
         return NOTHING
     results = result(computation, instruction)
     inner = _inner(module, instruction) if opcode in ("fusion", "async") else None
+    stage = _stage(module, inner) if inner else ""
+    if stage == STAGED_END:
+        return NOTHING
     reads: dict[str, int] = {}
     for place, name in enumerate(instruction.operands):
         source = computation.instructions.get(name)
@@ -100,7 +103,10 @@ def traffic(module: Module, computation: Computation, instruction: Instruction) 
         if part:
             # What stands there twice is read once at most.
             reads[name] = min(whole, reads.get(name, 0) + math.ceil(part * whole))
-    if inner is not None:
+    if inner is not None and stage == STAGED:
+        sent = (i for i in inner.instructions.values() if kind_of(i))
+        written = sum(_hbm(a, a.space) for i in sent for a in i.arrays)
+    elif inner is not None:
         written = _written_by(module, inner, inner.root, results)
     elif opcode in _UPDATES:
         written = _hbm(_update(computation, instruction), results[0].space)
@@ -129,6 +135,14 @@ def moves_only(module: Module, instruction: Instruction) -> bool:
         for i in inner.instructions.values()
         if i.opcode not in ("constant", "iota") and any(a.size > large for a in i.arrays)
     )
+
+
+def _stage(module: Module, inner: Computation) -> str:
+    """Which part of an exchange in stages a fusion carries out; empty if none."""
+    targets = {i.target for i in inner.instructions.values()} & {STAGED, STAGED_END}
+    if not targets and any(i.channel in module.staged for i in inner.instructions.values()):
+        return "between"
+    return targets.pop() if targets else ""
 
 
 def _hbm(array: Array | None, space: int) -> int:
@@ -174,11 +188,13 @@ def _demand(module: Module, computation: Computation, value: Instruction) -> flo
     total, own = 0.0, max(sum(a.size for a in value.arrays), 1)
     root = computation.root
     returned = root.operands if root.opcode == "tuple" else (root.name,)
-    if value.name in returned and _updated(module, computation, value) is None:
+    if _passed_on(module, computation, value) and value.name in returned:
+        pass  # nothing of it is read here
+    elif value.name in returned and _updated(module, computation, value) is None:
         return 1.0
     for user, place in computation.users[value.name]:
         size = sum(a.size for a in user.arrays)
-        if user is root and user.opcode == "tuple":
+        if (user is root and user.opcode == "tuple") or _passed_on(module, computation, user):
             continue
         if user.opcode in _SLICES and place == 0:
             total += _demand(module, computation, user) * size / own
@@ -193,6 +209,13 @@ def _demand(module: Module, computation: Computation, value: Instruction) -> flo
         else:
             return 1.0
     return min(total, 1.0)
+
+
+def _passed_on(module: Module, computation: Computation, value: Instruction) -> bool:
+    """Whether a value is what an exchange in stages hands from one fusion to the next."""
+    if value.opcode != "parameter" and not kind_of(value):
+        return False
+    return _stage(module, computation) == "between"
 
 
 def _updated(
@@ -236,7 +259,7 @@ def _written_by(
             _written_by(module, computation, part, (array,))
             for part, array in zip(parts, results, strict=True)
         )
-    if all(a.space for a in results):
+    if all(a.space for a in results) or _passed_on(module, computation, value):
         return 0
     if found := _updated(module, computation, value):
         return found[1]
