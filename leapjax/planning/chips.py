@@ -5,6 +5,9 @@ https://docs.cloud.google.com/tpu/docs/v5e (v5e), https://docs.cloud.google.com/
 https://docs.cloud.google.com/tpu/docs/tpu7x (v5p, v6e and 7x in one table). Interconnect is
 given there for all of a chip's links, both ways (v5e 400, v5p 1200, v6e 800, 7x 1200 GB/s); a
 link is that over its 4 (two dimensions) or 6 (three) ports, and half of it goes out.
+
+The clock is the one at which a chip's matrix units reach its peak: 4 units of 128 x 128 on v5e, 8
+on v5p, 4 of 256 x 256 on v6e and on each of 7x's two devices, 2 FLOPs a cell and cycle.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ class Chip:
       hbm: bytes of memory.
       bandwidth: bytes/s of memory.
       link: bytes/s that one link of the interconnect carries one way.
+      clock: cycles/s.
       dimensions: of its slices' shapes.
       devices: JAX devices a chip.
     """
@@ -37,6 +41,7 @@ class Chip:
     hbm: float
     bandwidth: float
     link: float
+    clock: float
     dimensions: int
     devices: int = 1
 
@@ -44,10 +49,10 @@ class Chip:
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v5e", "v5e", 197e12, 16e9, 819e9, 400e9 / 4 / 2, 2),
-        Chip("v5p", "v5p", 459e12, 95 * 2**30, 2765e9, 1200e9 / 6 / 2, 3),
-        Chip("v6e", "v6e", 918e12, 32 * 2**30, 1638e9, 800e9 / 4 / 2, 2),
-        Chip("7x", "tpu7x", 2307e12, 192 * 2**30, 7380e9, 1200e9 / 6 / 2, 3, devices=2),
+        Chip("v5e", "v5e", 197e12, 16e9, 819e9, 400e9 / 4 / 2, 1.5e9, 2),
+        Chip("v5p", "v5p", 459e12, 95 * 2**30, 2765e9, 1200e9 / 6 / 2, 1.75e9, 3),
+        Chip("v6e", "v6e", 918e12, 32 * 2**30, 1638e9, 800e9 / 4 / 2, 1.75e9, 2),
+        Chip("7x", "tpu7x", 2307e12, 192 * 2**30, 7380e9, 1200e9 / 6 / 2, 2.2e9, 3, devices=2),
     )
 }
 

@@ -18,6 +18,7 @@ import jax
 from leapjax.decoding import Program
 from leapjax.errors import UserError
 from leapjax.models import param_shapes
+from leapjax.models.quantize import quantize as quantized
 from leapjax.planning import collectives, hlo
 from leapjax.planning.chips import Slice
 from leapjax.serve.lane import compile_run
@@ -101,7 +102,9 @@ def devices(where: Slice) -> list[Any]:
     return sorted(found, key=lambda device: device.id)
 
 
-def compile_for(where: Slice, mesh: MeshShape, program: Program, slots: int) -> Compiled:
+def compile_for(
+    where: Slice, mesh: MeshShape, program: Program, slots: int, quantize: str | None = None
+) -> Compiled:
     """Compile one replica's decode for a slice. All replicas are alike.
 
     Args:
@@ -109,12 +112,13 @@ def compile_for(where: Slice, mesh: MeshShape, program: Program, slots: int) -> 
       mesh: how it is used.
       program: the decode.
       slots: rows a replica.
+      quantize: as in `leapjax.load`.
 
     Raises:
       UserError: no compiler, or the program does not fit.
     """
     place = placements(mesh, devices(where))[0]
-    params = abstract_params(program, place)
+    params = abstract_params(program, place, quantize)
     began, worked = time.perf_counter(), time.process_time()
     try:
         executable = compile_run(params, program, slots, place)
@@ -151,14 +155,24 @@ def brief(reason: str) -> str:
     return f"too little memory ({short.group()})" if short else text[:300]
 
 
-def abstract_params(program: Program, place: Placement):
-    """The parameters' shapes with their shardings, stored in the compute dtype."""
-    shapes = param_shapes(program.model)
-    return jax.tree.map(
-        lambda shape, sharding: jax.ShapeDtypeStruct(
-            shape, program.compute_dtype, sharding=sharding
-        ),
-        shapes,
-        place.parameters(program.model, shapes),
+def abstract_params(program: Program, place: Placement, quantize: str | None = None):
+    """The parameters' shapes with their shardings.
+
+    Args:
+      program: the decode; weights that are not quantised have its compute dtype.
+      place: where they go.
+      quantize: as in `leapjax.load`.
+    """
+    model, dtype = program.model, program.compute_dtype
+    params = jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(shape, dtype),
+        param_shapes(model),
         is_leaf=lambda x: isinstance(x, tuple),
+    )
+    if quantize is not None:
+        params = jax.eval_shape(lambda tree: quantized(tree, model, quantize), params)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        params,
+        place.parameters(model, params),
     )

@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import dataclasses
 
+from jax.sharding import AbstractMesh
+
 from leapjax.decoding import Program
-from leapjax.planning import roofline
-from leapjax.sharding import MeshShape
+from leapjax.planning.compiled import abstract_params
+from leapjax.serve.memory import array_bytes
+from leapjax.sharding import MeshShape, Placement
 
 WINDOW, REFRESH, FULL, BESIDES = "window pass", "refresh pass", "full pass", "besides"
 
@@ -66,20 +69,63 @@ class Passes:
     widths: frozenset[int]
 
 
-def passes(mesh: MeshShape, program: Program, slots: int) -> Passes:
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """What a device keeps, in bytes.
+
+    Attributes:
+      layers: weights of the layers.
+      head: the table that the logits are computed with.
+      other: other weights.
+      cache: keys and values of all slots.
+    """
+
+    layers: float
+    head: float
+    other: float
+    cache: float
+
+    @property
+    def total(self) -> float:
+        """Bytes."""
+        return self.layers + self.head + self.other + self.cache
+
+
+def held(mesh: MeshShape, program: Program, slots: int, quantize: str | None = None) -> Held:
+    """What a device of a replica keeps.
+
+    Args:
+      mesh: how a replica is spread.
+      program: the decode.
+      slots: rows of a replica.
+      quantize: as in `leapjax.load`.
+    """
+    place = Placement(AbstractMesh((mesh.fsdp, mesh.tensor), ("fsdp", "tensor")))  # type: ignore
+    params = abstract_params(program, place, quantize)
+    spread = place.parameters(program.model, params)
+    sizes = {name: array_bytes(params[name], spread[name]) for name in params}
+    layers = sum(sizes.pop(run.name) for run in program.model.runs)
+    head = sizes.pop("embed" if program.model.tie_embeddings else "head")
+    stored = program.kv_cache.shapes(program, slots)
+    cache = array_bytes(stored, [place.cache(each.shape) for each in stored])
+    return Held(layers, head, sum(sizes.values()), cache)
+
+
+def passes(mesh: MeshShape, program: Program, slots: int, quantize: str | None = None) -> Passes:
     """What a replica's decode needs.
 
     Args:
       mesh: how the replica is spread.
       program: the decode.
       slots: rows of the replica.
+      quantize: as in `leapjax.load`.
     """
-    held, model = roofline.held(mesh, program, slots), program.model
+    kept, model = held(mesh, program, slots, quantize), program.model
     item, rows = program.compute_dtype.itemsize, 2 if program.guidance else 1
 
     def one(count: int, columns: int, spread: int, cache: float) -> Expected:
         stream = count * columns * model.d_model * item / (spread * mesh.tensor)
-        need = Need(mesh.fsdp * held.layers, stream, cache, 2 * model.n_layers * stream)
+        need = Need(mesh.fsdp * kept.layers, stream, cache, 2 * model.n_layers * stream)
         return Expected(count // spread, columns, need)
 
     everybody, length = slots * rows, program.length
@@ -87,12 +133,12 @@ def passes(mesh: MeshShape, program: Program, slots: int) -> Passes:
         group = min(program.refresh_group or slots, slots) * rows
         columns = program.kv_cache.columns(program)
         found = {
-            WINDOW: one(everybody, columns, mesh.fsdp, held.cache),
+            WINDOW: one(everybody, columns, mesh.fsdp, kept.cache),
             # Rows that refresh are not spread over fsdp.
-            REFRESH: one(group, length, 1, held.cache * group / everybody),
+            REFRESH: one(group, length, 1, kept.cache * group / everybody),
         }
     else:
         found = {FULL: one(everybody, length, mesh.fsdp, 0.0)}
     widths = {model.d_model, model.mlp_hidden_size}
     widths |= {-(-n // mesh.tensor) for n in widths}
-    return Passes(found, Need(mesh.fsdp * held.head), frozenset(widths))
+    return Passes(found, Need(mesh.fsdp * kept.head), frozenset(widths))

@@ -1,15 +1,18 @@
-"""How long a pass should take on a chip: a roofline, stated so that it can be argued with.
+"""How long the parts of a pass take at least: a roofline, stated so that it can be argued with.
+
+    window pass    the layers over the columns that most steps compute, of all rows
+    refresh pass   a turn of a refresh: the layers over whole sequences, of `refresh_group` rows
+    full pass      without a cache: the layers over whole sequences, of all rows
+    besides        the rest of a pass: the head over the windows of all rows
 
     seconds  = the larger of compute and memory, then exchange (nothing else can be done meanwhile)
     compute  = FLOPs / devices of the replica / peak
-    memory   = (weights + cached keys and values) a device / bandwidth
+    memory   = bytes that a part has to move (`leapjax.planning.need`) a device / bandwidth
     exchange = bytes of all-reduce / links, and 1 us a hop; with fsdp, weights gathered too
 
 FLOPs are those of `leapjax.planning.work`: 2 a weight and computed position, 4 T H E a query
 and layer, the head on the window only, the last layer's output on the window only in a full
-pass. Weights are read once a pass, after gathering if they are spread over `fsdp`; keys and values
-of all T columns are written by a full pass and read by a window's. Both as they are sharded: what
-an axis does not divide is on every device.
+pass. int8 weights are multiplied in the compute dtype.
 
 Each layer sums (rows, positions, D) over `tensor` twice, and the embedding once. Over c chips one
 sends 2 (c - 1) / c of its bytes over as many links as the replica has dimensions (lines without
@@ -17,21 +20,19 @@ wrap-around; XLA may do better on a torus), in c hops of 1 us (latency of a hop:
 Model", https://jax-ml.github.io/scaling-book/sharding). What the two devices of a chip tell
 each other is free. Over `fsdp` the layers' weights are gathered once a pass over one link.
 
-Left out: activations, attention scores, logits, norms. Peaks are never reached.
+Left out: attention scores, logits, norms. Peaks are never reached. What a compiled
+program really moves is counted by `leapjax.planning.audit`; `leapjax.planning.speed` puts these
+bytes in the place of the least ones, and adds up what the engine's schedule runs.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
-from jax.sharding import AbstractMesh
-
 from leapjax.decoding import Program
-from leapjax.planning import work
+from leapjax.planning import need, work
 from leapjax.planning.chips import Slice
-from leapjax.planning.compiled import abstract_params
-from leapjax.serve.memory import array_bytes
-from leapjax.sharding import MeshShape, Placement
+from leapjax.sharding import MeshShape
 
 HOP = 1e-6  # seconds
 
@@ -56,139 +57,66 @@ class Time:
         return max(names, key=lambda name: getattr(self, name))
 
 
-@dataclasses.dataclass(frozen=True)
-class Held:
-    """What a device keeps, in bytes.
-
-    Attributes:
-      layers: weights of the layers.
-      head: the table that the logits are computed with.
-      other: other weights.
-      cache: keys and values of all slots.
-    """
-
-    layers: float
-    head: float
-    other: float
-    cache: float
-
-    @property
-    def total(self) -> float:
-        """Bytes."""
-        return self.layers + self.head + self.other + self.cache
-
-
-def held(mesh: MeshShape, program: Program, slots: int) -> Held:
-    """What a device of a replica keeps.
-
-    Args:
-      mesh: how a replica is spread.
-      program: the decode.
-      slots: rows of a replica.
-    """
-    place = Placement(AbstractMesh((mesh.fsdp, mesh.tensor), ("fsdp", "tensor")))  # type: ignore
-    params = abstract_params(program, place)
-    spread = place.parameters(program.model, params)
-    sizes = {name: array_bytes(params[name], spread[name]) for name in params}
-    layers = sizes.pop("layers")
-    head = sizes.pop("embed" if program.model.tie_embeddings else "head")
-    stored = program.kv_cache.shapes(program, slots)
-    cache = array_bytes(stored, [place.cache(each.shape) for each in stored])
-    return Held(layers, head, sum(sizes.values()), cache)
-
-
-def pass_time(
-    where: Slice, mesh: MeshShape, program: Program, slots: int, rows: int, positions: int
-) -> Time:
-    """Time of one pass of a replica.
+def parts(
+    where: Slice, mesh: MeshShape, program: Program, slots: int, quantize: str | None = None
+) -> dict[str, Time]:
+    """The least time of each part of a pass of a replica.
 
     Args:
       where: the slice.
       mesh: how it is used.
       program: the decode.
-      slots: rows of a replica.
-      rows: rows computed.
-      positions: positions computed in each; all columns make a full pass.
+      slots: rows of the replica.
+      quantize: as in `leapjax.load`.
+
+    Returns:
+      `besides` and the passes that the cache has, by name.
     """
-    model, chip, n = program.model, where.chip, mesh.replica
-    t, w, size = program.length, program.block_length, program.compute_dtype.itemsize
-    item = held(mesh, program, slots)
-    whole = positions == t
-    if whole:
-        flops = work.full_pass(model, rows, t, w, program.kv_cache.stores, size).flops
-    else:
-        flops = work.window_pass(model, rows, t, positions, size).flops
-        flops -= 2 * rows * (positions - w) * model.d_model * model.vocab_size
-    memory = mesh.fsdp * (item.layers + item.head) + item.cache * rows / slots
-    # Bytes summed over `tensor`. Rows that refresh are not spread over fsdp.
-    columns = (2 * model.n_layers + 1) * positions
-    if whole:
-        columns -= 2 * (positions - w)
-    summed = columns * rows * model.d_model * size / (1 if whole else mesh.fsdp)
-    # Several JAX devices a chip share its figures.
-    share = 1 / chip.devices
-    exchange = 0.0
-    group = -(-mesh.tensor // chip.devices)
-    if group > 1:
-        links = where.spanned(mesh.tensor)
-        exchange += summed * 2 * (group - 1) / group / (chip.link * links)
-        exchange += (2 * model.n_layers + 1) * group * HOP
-    if mesh.fsdp > 1:
-        exchange += (mesh.fsdp - 1) * item.layers / (chip.link * share)
-        exchange += model.n_layers * mesh.fsdp * HOP
-    return Time(
-        compute=flops / n / (chip.flops * share),
-        memory=memory / (chip.bandwidth * share),
-        exchange=exchange,
-    )
+    model, chip = program.model, where.chip
+    t, w = program.length, program.block_length
+    todo = need.passes(mesh, program, slots, quantize)
+    share = 1 / chip.devices  # several JAX devices a chip share its figures
+
+    def time(flops: float, needed: need.Need, exchange: float) -> Time:
+        compute = flops / mesh.replica / (chip.flops * share)
+        return Time(compute, needed.total / (chip.bandwidth * share), exchange)
+
+    def layers(name: str, rows: int, whole: bool) -> Time:
+        expected = todo.passes[name]
+        positions = expected.columns
+        if whole:
+            counted = work.full_pass_flops(model, rows, t, w)
+        else:
+            counted = work.window_pass_flops(model, rows, t, positions)
+        # Positions summed over `tensor`. Rows that refresh are not spread over fsdp.
+        columns = (2 * model.n_layers + 1) * positions - (2 * (positions - w) if whole else 0)
+        summed = columns * rows * model.d_model * program.compute_dtype.itemsize
+        exchange = _exchange(where, mesh, model.n_layers, summed / (1 if whole else mesh.fsdp))
+        if mesh.fsdp > 1:
+            gathered = expected.need.weights / mesh.fsdp
+            exchange += (mesh.fsdp - 1) * gathered / (chip.link * share)
+            exchange += model.n_layers * mesh.fsdp * HOP
+        return time(counted["matrices"] + counted["attention"], expected.need, exchange)
+
+    head = work.window_pass_flops(model, slots, t, w)["head"]
+    rows = {need.WINDOW: slots, need.FULL: slots}
+    rows[need.REFRESH] = min(program.refresh_group or slots, slots)
+    found = {name: layers(name, rows[name], name != need.WINDOW) for name in todo.passes}
+    return found | {need.BESIDES: time(head, todo.besides, 0.0)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """What a slice should reach.
-
-    Attributes:
-      window: the pass that most steps take.
-      full: the pass over whole sequences of `refresh_group` rows (all rows without a cache).
-      step: mean seconds a step.
-      tokens_per_s_chip: tokens/s of the slice, a chip.
-    """
-
-    window: Time
-    full: Time
-    step: float
-    tokens_per_s_chip: float
-
-
-def predict(
-    where: Slice, mesh: MeshShape, program: Program, slots: int, tokens_per_step: float
-) -> Prediction:
-    """Predict a slice's speed.
-
-    A block's first step is a full pass; rows take turns, `refresh_group` at a time. So a block
-    of all rows takes as many iterations as it has steps, or as there are groups if those are
-    more; each computes the window, and one a group the full pass too.
+def _exchange(where: Slice, mesh: MeshShape, layers: int, summed: float) -> float:
+    """Seconds of all-reduces over `tensor`, two a layer and one of the embedding.
 
     Args:
       where: the slice.
       mesh: how it is used.
-      program: the decode.
-      slots: rows a replica.
-      tokens_per_step: tokens that a row commits in a step; LocalLeap's gain is an assumption
-        here, not a result.
+      layers: L.
+      summed: bytes of all of them.
     """
-    w, t = program.block_length, program.length
-    steps = max(w / tokens_per_step, 1.0)  # of a block
-    if not program.kv_cache.stores:
-        full = window = pass_time(where, mesh, program, slots, slots, t)
-        iterations, seconds = steps, steps * full.seconds
-    else:
-        positions = program.kv_cache.columns(program)
-        group = min(program.refresh_group or slots, slots)
-        window = pass_time(where, mesh, program, slots, slots, positions)
-        full = pass_time(where, mesh, program, slots, group, t)
-        iterations = max(steps, slots / group)
-        seconds = iterations * window.seconds + slots / group * full.seconds
-    tokens = slots * w * mesh.data / seconds
-    chips = mesh.devices / where.chip.devices
-    return Prediction(window, full, seconds / iterations, tokens / chips)
+    group = -(-mesh.tensor // where.chip.devices)
+    if group == 1:
+        return 0.0
+    links = where.spanned(mesh.tensor)
+    sent = summed * 2 * (group - 1) / group
+    return sent / (where.chip.link * links) + (2 * layers + 1) * group * HOP

@@ -22,6 +22,7 @@ class Counts:
     """What a lane has computed.
 
     Attributes:
+      chunks: calls from the host.
       passes: iterations of the loop.
       window_passes: those in which at least one row computed its window.
       refresh_turns: turns of `refresh_group` rows.
@@ -30,6 +31,7 @@ class Counts:
       steps: passes of each row, summed over the rows.
     """
 
+    chunks: int = 0
     passes: int = 0
     window_passes: int = 0
     refresh_turns: int = 0
@@ -54,8 +56,8 @@ def simulate(rows: Iterable[Sequence[int]], slots: int, refresh_group: int = 1) 
     Two rows with blocks of 3 and 2 passes. The first passes of their blocks refresh:
 
     >>> simulate([(3, 2), (3, 2)], slots=2)  # doctest: +NORMALIZE_WHITESPACE
-    Counts(passes=5, window_passes=3, refresh_turns=4, refreshed_rows=4, refresh_rows_wanted=4,
-           steps=10)
+    Counts(chunks=1, passes=5, window_passes=3, refresh_turns=4, refreshed_rows=4,
+           refresh_rows_wanted=4, steps=10)
     """
     group = min(refresh_group, slots)
     queue = deque(rows)
@@ -67,6 +69,7 @@ def simulate(rows: Iterable[Sequence[int]], slots: int, refresh_group: int = 1) 
         share = refill_share(slots) if queue else slots
         most = max(len(seated) - share, 0)  # rows in flight at which the chunk ends
         end = counts.passes + CHUNK
+        counts.chunks += 1
         while len(seated) > most and counts.passes < end:
             waiting = sum(spent == 0 for _, spent in seated)
             turns = -(-waiting // group)

@@ -1,4 +1,4 @@
-"""Which meshes to try on a slice, and what each would do: compiled once for all replica counts.
+"""Compile candidates until they fit, and say what each would do.
 
 Replicas along `data` run the same program on devices of their own, so one replica is compiled,
 for the smallest slice that holds it, and the answer serves every slice and count of replicas.
@@ -16,54 +16,15 @@ from typing import Any
 
 import jax
 
-from leapjax.config import DecodeConfig
-from leapjax.decoding import Program, program_for
+from leapjax.decoding import Program
 from leapjax.errors import UserError
-from leapjax.models.config import ModelConfig
-from leapjax.planning import chips, compiled, isolated, roofline
+from leapjax.planning import audit, chips, compiled, isolated, need
+from leapjax.planning.candidates import Candidate, Workload
 from leapjax.progress import busy
-from leapjax.serve.sizes import bucket
 from leapjax.sharding import MeshShape
 from leapjax.wording import plural
 
-
-@dataclasses.dataclass(frozen=True)
-class Workload:
-    """What is to be decoded.
-
-    Attributes:
-      model: the shape.
-      config: the options.
-      prompt_length: tokens.
-      dtype: of weights and computation.
-      batch: rows on the slice at once; None is 8 a chip.
-      refresh_group: rows that refresh at once; None is the engine's default on a TPU.
-      tokens_per_step: assumed, a row.
-    """
-
-    model: ModelConfig
-    config: DecodeConfig
-    prompt_length: int
-    dtype: str
-    batch: int | None
-    refresh_group: int | None
-    tokens_per_step: float
-
-    def slots(self, where: chips.Slice, mesh: MeshShape) -> int:
-        """Rows of a replica."""
-        rows = -(-(self.batch or 8 * where.chips) // mesh.data)
-        return -(-rows // mesh.fsdp) * mesh.fsdp
-
-    def program(self, slots: int) -> Program:
-        """The decode of a replica with so many rows."""
-        return program_for(
-            self.config,
-            self.model,
-            length=bucket(self.prompt_length) + self.config.gen_length,
-            dtype=self.dtype,
-            eot_token_id=None,
-            refresh_group=self.refresh_group or max(4, slots // 8),
-        )
+ROW_TRIES = 4  # programs compiled for a candidate at most, until one fits
 
 
 class Store:
@@ -105,105 +66,83 @@ class Store:
         return self.known[key]
 
 
-def meshes(work: Workload, where: chips.Slice) -> list[MeshShape]:
-    """Meshes worth trying on a slice, fastest first, by the roofline.
+def plan(work: Workload, candidate: Candidate, store: Store, timeout_s: float) -> dict[str, Any]:
+    """Compile a candidate, with fewer and fewer rows until it fits.
 
-    Left out are those whose weights and cache alone exceed the memory, and replicas that would
-    have no row. Sizes are powers of two; `tensor` at most the heads.
-    """
-    sizes = [2**i for i in range(10) if where.devices % 2**i == 0]
-    has = where.chip.hbm / where.chip.devices
-    rated = []
-    for tensor in sizes:
-        for fsdp in (1, 2, 4, 8):
-            if where.devices % (tensor * fsdp) or work.model.n_heads % tensor:
-                continue
-            mesh = MeshShape(where.devices // (tensor * fsdp), fsdp, tensor)
-            slots = work.slots(where, mesh)
-            if (work.batch or 8 * where.chips) < mesh.data * mesh.fsdp:
-                continue
-            program = work.program(slots)
-            if roofline.held(mesh, program, slots).total >= has:
-                continue
-            guess = roofline.predict(where, mesh, program, slots, work.tokens_per_step)
-            rated.append((-guess.tokens_per_s_chip, mesh.replica, str(mesh), mesh))
-    return [mesh for *_, mesh in sorted(rated)]
-
-
-def plan(
-    work: Workload, where: chips.Slice, tries: list[MeshShape], store: Store, timeout_s: float
-) -> dict[str, Any]:
-    """The first of some meshes whose program fits.
-
-    Each is compiled in a process of its own: if the compiler aborts, the next mesh has its turn.
+    Each program is compiled in a process of its own, where the compiler may abort.
 
     Args:
       work: what is decoded.
-      where: the slice.
-      tries: meshes, best first.
+      candidate: the mesh and the form of the weights.
       store: of results.
-      timeout_s: wall time that compiling one mesh may take, in seconds.
+      timeout_s: wall time that compiling one program may take, in seconds.
 
     Returns:
-      JSON-ready: topology, mesh, memory, collectives, prediction; `fits`, or else the last mesh's
-      `error`; in `failed` each mesh that did not compile or needs too much, its `error`, and how
-      the compiler `ended` if it gave no answer.
+      JSON-ready; docs/scaling.md describes it.
     """
-    base: dict[str, Any] = {"topology": str(where), "chips": where.chips, "fits": False}
-    out = base | {"failed": []}
+    where, mesh, quantize = candidate.where, candidate.mesh, candidate.quantize
     has = where.chip.hbm / where.chip.devices
-    for mesh in tries:
-        slots = work.slots(where, mesh)
+    place, alone = chips.home(where.chip, mesh.replica), dataclasses.replace(mesh, data=1)
+    out: dict[str, Any] = {
+        "topology": str(where),
+        "chips": where.chips,
+        "mesh": str(mesh),
+        "chips_a_replica": mesh.replica / where.chip.devices,
+        "compiled_for": str(place),
+        "quantize": quantize,
+        "fits": False,
+        "hbm_device": int(has),
+        "failed": [],
+    }
+    for slots in candidate.rows[:ROW_TRIES]:
         program = work.program(slots)
-        place = chips.home(where.chip, mesh.replica)
-        alone = dataclasses.replace(mesh, data=1)
-        made = store.get(
-            _key(place, alone, program, slots),
-            lambda: _compile(place, alone, program, slots, timeout_s),  # noqa: B023
-        )
-        out = base | {"failed": out["failed"], "mesh": str(mesh), "rows_a_replica": slots}
-        out |= {"compiled_for": str(place)} | made
+        key = _key(place, alone, program, slots, quantize)
+        make = (place, alone, program, slots, quantize, timeout_s)
+        made = store.get(key, lambda make=make: _compile(*make))
+        failed = {"rows": slots, "error": made.get("error"), "ended": made.get("ended")}
         if "error" not in made:
-            guess = roofline.predict(where, mesh, program, slots, work.tokens_per_step)
-            out |= {
-                "fits": made["total"] <= has,
-                "hbm_device": int(has),
-                "window_pass": _time(guess.window),
-                "full_pass": _time(guess.full),
-                "step_s": guess.step,
-                "tokens_per_s_chip": guess.tokens_per_s_chip,
-            }
-            if out["fits"]:
-                break
-            needed = f"needs {made['total'] / 1e9:.1f} GB a device of {has / 1e9:.1f}"
-            out["error"] = f"{place}, {alone}: {needed}"
-        failed = {"mesh": str(mesh), "error": out["error"], "ended": made.get("ended")}
+            total = made["counted"]["total"]
+            if total <= has:
+                found = {"moved": made["counted"]["moved"], "cycles": made["estimated"]["cycles"]}
+                said = work.estimate(where, mesh, slots, quantize, **found)
+                out |= {"fits": True, "rows_a_replica": slots}
+                out |= {"refresh_group": program.refresh_group} | made
+                return out | {"estimated": made["estimated"] | said}
+            failed["error"] = (
+                f"{place}, {alone}: needs {total / 1e9:.1f} GB a device of {has / 1e9:.1f}"
+            )
         out["failed"] = [*out["failed"], failed]
-    return out
+        if made.get("ended") == "timed out":  # fewer rows hardly take less
+            break
+    return out | {"error": out["failed"][-1]["error"]}
 
 
-def _time(time: roofline.Time) -> dict[str, Any]:
-    return dataclasses.asdict(time) | {"seconds": time.seconds, "bound": time.bound}
-
-
-def _key(place: chips.Slice, mesh: MeshShape, program: Program, slots: int) -> str:
+def _key(place, mesh: MeshShape, program: Program, slots: int, quantize: str | None) -> str:
     try:
         compiler = importlib.metadata.version("libtpu")
     except importlib.metadata.PackageNotFoundError:
         compiler = "?"
     from leapjax import __version__
 
-    parts = (str(place), str(mesh), slots, program, jax.__version__, compiler, __version__)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+    parts = (str(place), str(mesh), slots, quantize, program, jax.__version__, compiler)
+    text = repr((*parts, __version__, "counted"))  # the last names what a result holds
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _compile(
-    place: chips.Slice, mesh: MeshShape, program: Program, slots: int, timeout_s: float
+    place: chips.Slice,
+    mesh: MeshShape,
+    program: Program,
+    slots: int,
+    quantize: str | None,
+    timeout_s: float,
 ) -> dict[str, Any]:
     """What `compile_one` says, or how its process ended."""
+    rows = f"{plural(slots, 'row')} a replica{quantize and ', ' + quantize or ''}"
     try:
-        with busy(f"compiling for {place} with --mesh {mesh}, {plural(slots, 'row')} a replica"):
-            return isolated.call(compile_one, place, mesh, program, slots, timeout_s=timeout_s)
+        with busy(f"compiling for {place} with --mesh {mesh}, {rows}"):
+            how = (place, mesh, program, slots, quantize)
+            return isolated.call(compile_one, *how, timeout_s=timeout_s)
     except isolated.Ended as e:
         verb = "compiling" if e.how == "timed out" else "compiler"
         text = f"{place}, {mesh}: {verb} {e.how} ({e.reason})"
@@ -211,7 +150,7 @@ def _compile(
 
 
 def compile_one(
-    place: chips.Slice, mesh: MeshShape, program: Program, slots: int
+    place: chips.Slice, mesh: MeshShape, program: Program, slots: int, quantize: str | None
 ) -> dict[str, Any]:
     """Compile one replica for a slice; may abort the process.
 
@@ -220,15 +159,17 @@ def compile_one(
       mesh: of the replica.
       program: the decode.
       slots: rows of the replica.
+      quantize: as in `leapjax.load`.
 
     Returns:
-      JSON-ready: bytes a device, seconds, collectives; or an `error`.
+      JSON-ready: what is `counted` in the program (bytes a device), `estimated` by the compiler
+      and `measured` here (seconds); or an `error`.
 
     Raises:
       UserError: no compiler, or not for this slice.
     """
     try:
-        made = compiled.compile_for(place, mesh, program, slots)
+        made = compiled.compile_for(place, mesh, program, slots, quantize)
     except UserError as e:
         if "does not compile" not in str(e):
             raise
@@ -238,18 +179,33 @@ def compile_one(
         over = ",".join(c.axes({"fsdp": mesh.fsdp, "tensor": mesh.tensor}) or ("?",))
         kind = kinds.setdefault(f"{c.kind} over {over}", {"in_loop": 0, "outside": 0})
         kind["in_loop" if c.in_loop else "outside"] += 1
-    cache = int(roofline.held(mesh, program, slots).cache)
+    cache = int(need.held(mesh, program, slots, quantize).cache)
+    account = audit.audit(made.text, need.passes(mesh, program, slots, quantize))
+    parts = [*account.passes.values(), account.outside]
     return {
-        "weights": made.weights,
-        "cache": cache,
-        "state": made.state - cache,
-        "temporaries": made.temporaries,
-        "total": made.total,
-        "donated": made.donated,
-        "compile_s": round(made.seconds, 1),
-        "compile_cpu_s": round(made.cpu_seconds, 1),
-        "collectives": kinds,
+        "counted": {
+            "weights": made.weights,
+            "cache": cache,
+            "state": made.state - cache,
+            "temporaries": made.temporaries,
+            "total": made.total,
+            "donated": made.donated,
+            "collectives": kinds,
+            "moved": {part.name: part.moved for part in parts},
+            "need": {part.name: part.need.total for part in parts if part.need},
+        },
+        "estimated": {"cycles": {part.name: part.cycles for part in parts}},
+        "measured": {
+            "compile_s": round(made.seconds, 1),
+            "compile_cpu_s": round(made.cpu_seconds, 1),
+        },
     }
+
+
+def tokens_per_s(plan: dict[str, Any]) -> float:
+    """Tokens/s a chip of a plan that fits: the smaller estimate of the compiled program."""
+    each = plan["estimated"]["tokens_per_s_chip"]
+    return min(each.values())
 
 
 def recommend(plans: list[dict[str, Any]], prices: dict[str, float]) -> dict[str, Any] | None:
@@ -266,6 +222,6 @@ def recommend(plans: list[dict[str, Any]], prices: dict[str, float]) -> dict[str
     def cost(plan):
         price = prices.get(plan["topology"].split(":")[0], 1.0)
         # Of equals the smallest slice: easiest to get.
-        return float(f"{price / plan['tokens_per_s_chip']:.3g}"), plan["chips"]
+        return float(f"{price / tokens_per_s(plan):.3g}"), plan["chips"]
 
     return min(fitting, key=cost, default=None)

@@ -86,7 +86,17 @@ def full_pass_flops(
 
 def window_pass(config: ModelConfig, rows: float, columns: int, window: int, item: int = 4) -> Work:
     """A pass over a window of each row against a KV cache; arguments as for `full_pass`."""
-    attention = 4 * columns * config.n_heads * config.head_dim
-    layers = config.n_layers * window * (2 * sum(_per_position(config)) + attention)
-    head = window * 2 * config.d_model * config.vocab_size
-    return Work(rows * (layers + head), _bytes(config, rows, columns, item))
+    flops = sum(window_pass_flops(config, rows, columns, window).values())
+    return Work(flops, _bytes(config, rows, columns, item))
+
+
+def window_pass_flops(
+    config: ModelConfig, rows: float, columns: int, window: int
+) -> dict[str, float]:
+    """FLOPs of a pass over windows by what they are for, as `full_pass_flops` has them."""
+    positions = rows * window
+    return {
+        "matrices": positions * config.n_layers * 2 * sum(_per_position(config)),
+        "attention": positions * config.n_layers * 4 * columns * config.n_heads * config.head_dim,
+        "head": positions * 2 * config.d_model * config.vocab_size,
+    }

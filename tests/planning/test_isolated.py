@@ -24,18 +24,23 @@ def told(text):
         raise UserError("a user's mistake")
     return {"said": text, "double": float(text)}
 
-def aborts_on_tensor_4(place, mesh, program, slots):
+def aborts_on_tensor_4(place, mesh, program, slots, quantize):
     if mesh.tensor == 4:
         line = "F1126 21:17:44.552335   31293 fusion_emitter.cc:10934] "
         line += "Check failed: no window for %a, metadata={}"
         print("I1126 nothing yet", line, "*** stack ***", sep="\\n", file=sys.stderr, flush=True)
         os.abort()
+    moved = dict.fromkeys(("window pass", "refresh pass", "besides", "outside"), 10**9)
     return {
-        "weights": 10**9, "cache": 10**9, "state": 0, "temporaries": 10**9, "total": 3 * 10**9,
-        "donated": 10**9, "compile_s": 1.0, "compile_cpu_s": 1.0, "collectives": {},
+        "counted": {
+            "weights": 10**9, "cache": 10**9, "state": 0, "temporaries": 10**9, "total": 3 * 10**9,
+            "donated": 10**9, "collectives": {}, "moved": moved, "need": moved,
+        },
+        "estimated": {"cycles": moved},
+        "measured": {"compile_s": 1.0, "compile_cpu_s": 1.0},
     }
 
-def sleeps(place, mesh, program, slots):
+def sleeps(place, mesh, program, slots, quantize):
     time.sleep(60)
 """
 
@@ -79,19 +84,23 @@ def run(capsys, *argv):
 def test_an_abort_is_a_row_of_the_sweep(compilers, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(search, "compile_one", compilers.aborts_on_tensor_4)
     reuse, report = tmp_path / "plans.jsonl", tmp_path / "report.json"
-    argv = ["--sweep", "v5p", "--chips", "4,8", "--tries", "2", "--reuse", str(reuse)]
+    argv = ["--sweep", "v5p", "--tries", "4", "--reuse", str(reuse), "--quantize", "none"]
+    argv += ["--batch", "8"]
     status, lines, err = run(capsys, *argv, "--json", str(report))
     assert status == 0 and not err
-    rows = [line for line in lines if line.startswith("v5p:")]
-    assert len(rows) == 3  # the abort is told once, though both slices tried that mesh
-    assert "data=1,fsdp=1,tensor=4: compiler aborted (SIGABRT, fusion_emitter.cc:10934" in rows[0]
-    assert rows[0].endswith("no window for %a)")
-    assert rows[1].split()[:2] == ["v5p:2x2x1", "data=1,fsdp=2,tensor=2"]
-    assert rows[2].split()[:2] == ["v5p:2x2x2", "data=1,fsdp=1,tensor=8"]
-    assert lines[-1].startswith("Least chip-seconds a token: v5p:2x2x2")
+    rows = {line.split()[1]: line for line in lines if line.startswith("v5p:")}
+    assert len(rows) == 4
+    abort = rows["data=1,tensor=4"]
+    assert "data=1,fsdp=1,tensor=4: compiler aborted (SIGABRT, fusion_emitter.cc:10934" in abort
+    assert abort.endswith("no window for %a)")
+    assert rows["data=1,tensor=8"].split()[:3] == ["v5p:2x2x2", "data=1,tensor=8", "bfloat16"]
+    [best] = [line for line in lines if line.startswith("Least chip-seconds a token: v5p:")]
+    assert "--batch-size" in best and "tensor=4" not in best
+    assert "Measured on a" in " ".join(lines)
     plans = json.loads(report.read_text())["plans"]
-    assert [p["fits"] for p in plans] == [True, True]
-    assert [p["failed"][0]["ended"] for p in plans] == ["aborted", "aborted"]
+    assert sorted(p["fits"] for p in plans) == [False, True, True, True]
+    [failed] = [p for p in plans if not p["fits"]]
+    assert {f["ended"] for f in failed["failed"]} == {"aborted"}
     # Kept like other results: nothing is compiled when the sweep goes on.
     monkeypatch.setattr(isolated, "call", lambda *a, **b: pytest.fail("compiled again"))
     assert run(capsys, *argv, "--json", str(report)) == (status, lines, err)
@@ -99,7 +108,8 @@ def test_an_abort_is_a_row_of_the_sweep(compilers, tmp_path, monkeypatch, capsys
 
 def test_an_abort_of_a_single_plan(compilers, monkeypatch, capsys):
     monkeypatch.setattr(search, "compile_one", compilers.aborts_on_tensor_4)
-    argv = ["--topology", "v5p:2x2x1", "--mesh", "tensor=4", "--reuse", "off"]
+    argv = ["--topology", "v5p:2x2x1", "--mesh", "tensor=4", "--reuse", "off", "--batch", "8"]
+    argv += ["--quantize", "none"]
     status, lines, err = run(capsys, *argv)
     assert status == 1 and not err
     assert len(lines) == 2 and "compiler aborted" in lines[1]  # a heading and one line
@@ -109,6 +119,7 @@ def test_a_timeout_is_a_row_and_is_tried_again(compilers, tmp_path, monkeypatch,
     monkeypatch.setattr(search, "compile_one", compilers.sleeps)
     reuse = tmp_path / "plans.jsonl"
     argv = ["--topology", "v5p:2x2x1", "--mesh", "tensor=4", "--reuse", str(reuse), "--markdown"]
+    argv += ["--quantize", "none"]
     status, lines, _ = run(capsys, *argv, "--compile-timeout", "0.5")
     assert status == 1 and "timed out (after 0.5 s)" in lines[-1] and lines[-1][0] == "|"
     assert not reuse.exists()

@@ -13,11 +13,23 @@ from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for
 from leapjax.errors import UserError
 from leapjax.models import param_shapes, transformer
-from leapjax.planning import chips, collectives, compiled, hlo, models, roofline, search
+from leapjax.models.quantize import quantize
+from leapjax.planning import (
+    candidates,
+    chips,
+    collectives,
+    compiled,
+    hlo,
+    models,
+    need,
+    roofline,
+    search,
+    speed,
+)
 from leapjax.serve.lane import compile_run
 from leapjax.serve.sizes import default_refresh_group
 from leapjax.sharding import MeshShape, placements
-from leapjax.testing import tiny_config
+from leapjax.testing import tiny_config, tiny_params
 
 
 def program(name="llada-8b", cache="dual", length=768):
@@ -67,7 +79,7 @@ def test_presets_have_the_released_sizes():
     def count(name):
         model = models.find(name)
         made = program(name)
-        return roofline.held(MeshShape(), made, 1).total / 2 - cached(model)
+        return need.held(MeshShape(), made, 1).total / 2 - cached(model)
 
     def cached(model):
         return 2 * model.n_layers * 768 * model.n_kv_heads * model.head_dim
@@ -121,47 +133,85 @@ def test_flops_are_those_of_the_traced_model():
 
     stored = made.kv_cache.shapes(made, rows)
     start = jax.ShapeDtypeStruct((rows,), jnp.int32)
-    where, alone = chips.parse("v5e:1x1"), MeshShape()
-    for positions, traced in (
-        (t, jax.make_jaxpr(full)(params, ids(t), ids(w), stored)),
-        (w, jax.make_jaxpr(window)(params, ids(w), start, stored)),
+    made = dataclasses.replace(made, refresh_group=rows)
+    parts = roofline.parts(chips.parse("v5e:1x1"), MeshShape(), made, rows)
+    for name, traced in (
+        ("refresh pass", jax.make_jaxpr(full)(params, ids(t), ids(w), stored)),
+        ("window pass", jax.make_jaxpr(window)(params, ids(w), start, stored)),
     ):
-        time = roofline.pass_time(where, alone, made, rows, rows, positions)
-        assert time.compute * 197e12 == pytest.approx(dots(traced.jaxpr))
+        flops = (parts[name].compute + parts["besides"].compute) * 197e12
+        assert flops == pytest.approx(dots(traced.jaxpr))
 
 
 def test_roofline_by_hand():
     where, mesh, made = chips.parse("v5e:2x4"), MeshShape(tensor=8), program()
-    t = roofline.pass_time(where, mesh, made, 64, rows=64, positions=32)
+    parts = roofline.parts(where, mesh, made, 64)
+    t, besides = parts["window pass"], parts["besides"]
     d, layers, mlp, v = 4096, 32, 12_288, 126_464
     weights = layers * (4 * d * d + 3 * d * mlp)
-    flops = 2 * 64 * 32 * weights + layers * 4 * 64 * 32 * 768 * d + 2 * 64 * 32 * d * v
+    flops = 2 * 64 * 32 * weights + layers * 4 * 64 * 32 * 768 * d
     assert t.compute == pytest.approx(flops / 8 / 197e12)
     cache = 2 * layers * d * 2 * 64 * 768 / 8
     norms = layers * 2 * d * 2  # on every device
-    assert t.memory == pytest.approx(((weights + d * v) * 2 / 8 + norms + cache) / 819e9)
+    stream = 64 * 32 * d * 2  # from the embedding; each layer writes and reads it
+    moved = (weights * 2 + (2 * layers + 1) * stream) / 8 + norms + cache
+    assert t.memory == pytest.approx(moved / 819e9)
     exchanged = (2 * layers + 1) * 64 * 32 * d * 2
     two_links = 2 * 50e9
     hops = (2 * layers + 1) * 8e-6
     assert t.exchange == pytest.approx(exchanged * 2 * 7 / 8 / two_links + hops)
     assert t.seconds == max(t.compute, t.memory) + t.exchange
-    alone = roofline.pass_time(where, MeshShape(), made, 1, rows=1, positions=32)
+    assert besides.compute == pytest.approx(2 * 64 * 32 * d * v / 8 / 197e12)
+    assert besides.memory == pytest.approx(d * v * 2 / 8 / 819e9) and besides.exchange == 0
+    alone = roofline.parts(where, MeshShape(), made, 1)["window pass"]
     assert alone.exchange == 0 and alone.bound == "memory"
+    # int8 matrices are half of it, with a float32 scale an output; norms stay.
+    whole = roofline.parts(where, MeshShape(), made, 1, "int8")["window pass"]
+    scales = layers * (5 * d + 2 * mlp) * 4
+    read = weights + scales + norms + 2 * layers * d * 2 * 768 + (2 * layers + 1) * 32 * d * 2
+    assert whole.memory == pytest.approx(read / 819e9) and whole.compute == alone.compute
 
 
-def test_prediction_counts_refreshes():
+def test_int8_parameters_are_those_that_quantize_makes():
+    """In shape, dtype and place: what `leapjax.load` makes is what is planned for."""
+    model = tiny_config()
+    made = dataclasses.replace(program(), model=model, dtype="bfloat16")
+    place = placements(MeshShape(tensor=2))[0]
+    planned = compiled.abstract_params(made, place, "int8")
+    whole = quantize(tiny_params(model), model, "int8")
+    assert jax.tree.structure(planned) == jax.tree.structure(whole)
+    assert planned["layers"]["gate"].dtype == whole["layers"]["gate"].dtype == jnp.int8
+    assert planned["layers"]["attn_norm"].dtype == jnp.bfloat16
+    for one, other in zip(jax.tree.leaves(planned), jax.tree.leaves(whole), strict=True):
+        assert one.shape == other.shape
+    spread = place.parameters(model, whole)
+    assert jax.tree.map(lambda x: x.sharding, planned) == spread
+
+
+def test_a_speed_is_the_schedule_s_and_the_parts():
     where, mesh, made = chips.parse("v6e:2x4"), MeshShape(data=2, tensor=4), program()
-    guess = roofline.predict(where, mesh, made, slots=8, tokens_per_step=4)
-    # A block of 32 is 8 steps, in which 8 rows refresh in groups of 4.
-    block = 8 * guess.window.seconds + 2 * guess.full.seconds
-    assert guess.step == pytest.approx(block / 8)
-    assert guess.tokens_per_s_chip == pytest.approx(8 * 32 * 2 / block / 8)
-    # 64 rows in groups of 4 take 16 iterations, however few steps a block has.
-    many = roofline.predict(where, mesh, made, slots=64, tokens_per_step=4)
-    block = 16 * (many.window.seconds + many.full.seconds)
-    assert many.tokens_per_s_chip == pytest.approx(64 * 32 * 2 / block / 8)
-    plain = roofline.predict(where, mesh, program(cache="none"), slots=8, tokens_per_step=4)
-    assert plain.step == plain.full.seconds > guess.step
+    moved = {"window pass": 20e9, "refresh pass": 1.0, "besides": 0.0, "outside": 3e9}
+    cycles = {"window pass": 7e6, "refresh pass": 0.0, "besides": 0.0, "outside": 0.0}
+    said = speed.estimate(where, mesh, made, 8, tokens_per_step=4, moved=moved, cycles=cycles)
+    runs, parts = said["schedule"], said["parts"]
+    assert runs["tokens"] == 512 * 256
+    assert runs["tokens"] / runs["passes"] / 8 == pytest.approx(4, rel=0.02)
+    window, refresh = parts["window pass"], parts["refresh pass"]
+    assert said["seconds"]["bytes"]["window pass"] == pytest.approx(
+        20e9 / 1638e9 + window["exchange"]
+    )
+    # What is hardly moved takes as long as it is computed.
+    assert said["seconds"]["bytes"]["refresh pass"] == refresh["compute"] + refresh["exchange"]
+    assert said["seconds"]["cycles"]["window pass"] == pytest.approx(
+        7e6 / 1.75e9 + window["exchange"]
+    )
+    for kind, seconds in said["seconds"].items():
+        whole = sum(runs[part] * s for part, s in seconds.items())
+        assert said["tokens_per_s_chip"][kind] == pytest.approx(runs["tokens"] * 2 / 8 / whole)
+        assert said["step_s"][kind] == pytest.approx(whole / runs["passes"])
+    plain = speed.estimate(where, mesh, program(cache="none"), 8, tokens_per_step=4)
+    assert set(plain["seconds"]["bound"]) == {"full pass", "besides"}
+    assert plain["tokens_per_s_chip"]["bound"] < said["tokens_per_s_chip"]["bound"]
 
 
 TEXT = """\
@@ -223,42 +273,76 @@ def test_stored_results_are_not_made_again(tmp_path):
         search.Store(tmp_path / "plans.jsonl")
 
 
-def test_meshes_are_tried_fastest_first_and_hold_the_weights():
-    work = search.Workload(
-        models.find("llada-8b"),
-        DecodeConfig(gen_length=256, cache="dual"),
-        512,
-        "bfloat16",
-        None,
-        None,
-        4.0,
-    )
-    assert search.meshes(work, chips.parse("v5e:1x1")) == []  # 16 GB of weights
-    where = chips.parse("v5e:2x4")
-    tried = search.meshes(work, where)
-    assert MeshShape(data=8) not in tried and MeshShape(tensor=8) in tried
-    speeds = [
-        roofline.predict(where, m, work.program(s), s, 4.0).tokens_per_s_chip
-        for m in tried
-        for s in [work.slots(where, m)]
-    ]
-    assert speeds == sorted(speeds, reverse=True)
+def work(**changes):
+    config = DecodeConfig(gen_length=256, cache="dual")
+    made = candidates.Workload(models.find("llada-8b"), config, 512, "bfloat16")
+    return dataclasses.replace(made, **changes)
+
+
+def found(work, where):
+    where = chips.parse(where)
+    meshes = candidates.meshes(work, where)
+    return [c for mesh in meshes for c in candidates.candidates(work, where, mesh)]
+
+
+def test_rows_and_forms_are_searched():
+    both = work(quantize=(None, "int8"), refresh_group=1)
+    [one] = found(both, "v5e:1x1")  # 16 GB of weights or 8, and 0.4 GB a row
+    assert one.quantize == "int8" and one.rows[0] <= 16 and one.rows[-1] == 1
+    assert set(one.rows) <= {1, 2, 3, 4, 6, 8, 12, 16} and list(one.rows) == sorted(one.rows)[::-1]
+    tried = candidates.best(found(both, "v5e:2x4"), 2)
+    assert [c.bound for c in tried] == sorted((c.bound for c in tried), reverse=True)
+    forms = [c.quantize for c in tried]
+    assert forms.count(None) == forms.count("int8") == 2
+    bounds = {}
+    for rows in one.rows:
+        alone = dataclasses.replace(both, batch=rows)
+        [given] = found(alone, "v5e:1x1")
+        assert given.rows == (rows,)
+        bounds[rows] = given.bound
+    # More rows would hardly be faster, and fewer are slower.
+    assert bounds[one.rows[0]] > 0.97 * max(bounds.values()) > bounds[1]
+
+
+def test_a_given_batch_leaves_no_device_without_a_row():
+    tried = {c.mesh: c.rows for c in found(work(batch=4), "v6e:2x4")}
+    assert MeshShape(data=8) not in tried and tried[MeshShape(data=4, tensor=2)] == (1,)
+
+
+def test_a_sweep_has_a_row_a_mesh():
+    """A replica's mesh comes once, on the smallest slice that one can rent."""
+    made = candidates.replicas(work(), "v5p", 16)
+    assert {(str(where), mesh) for where, mesh in made if mesh.fsdp == 1} == {
+        ("v5p:2x2x1", MeshShape(data=4)),
+        ("v5p:2x2x1", MeshShape(data=2, tensor=2)),
+        ("v5p:2x2x1", MeshShape(tensor=4)),
+        ("v5p:2x2x2", MeshShape(tensor=8)),
+        ("v5p:2x2x4", MeshShape(tensor=16)),
+    }
 
 
 def test_refresh_group_is_the_engines_on_a_tpu(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    work = search.Workload(
-        models.find("llada-8b"), DecodeConfig(cache="dual"), 512, "bfloat16", None, None, 4.0
-    )
     for slots in (1, 8, 64, 100):
-        assert work.program(slots).refresh_group == default_refresh_group(slots)
+        assert work().program(slots).refresh_group == default_refresh_group(slots)
+
+
+def planned(where, chips, cycles, bytes, fits=True):
+    each = {"cycles": cycles, "bytes": bytes, "bound": 2000.0}
+    return {
+        "topology": where,
+        "chips": chips,
+        "fits": fits,
+        "estimated": {"tokens_per_s_chip": each},
+    }
 
 
 def test_recommendation_is_the_cheapest_that_fits():
+    """By the slower of two estimates."""
     plans = [
-        {"topology": "v5e:2x4", "chips": 8, "fits": True, "tokens_per_s_chip": 100.0},
-        {"topology": "v6e:2x2", "chips": 4, "fits": True, "tokens_per_s_chip": 300.0},
-        {"topology": "v6e:1x1", "chips": 1, "fits": False, "tokens_per_s_chip": 900.0},
+        planned("v5e:2x4", 8, 100.0, 400.0),
+        planned("v6e:2x2", 4, 350.0, 300.0),
+        planned("v6e:1x1", 1, 900.0, 900.0, fits=False),
     ]
     assert search.recommend(plans, {})["topology"] == "v6e:2x2"
     assert search.recommend(plans, {"v5e": 1.0, "v6e": 4.0})["topology"] == "v5e:2x4"
@@ -275,6 +359,8 @@ def test_recommendation_is_the_cheapest_that_fits():
         ["--topology", "v5e:2x4", "--tokens-per-step", "0"],
         ["--topology", "v5e:2x4", "--model", "nothing/here"],
         ["--topology", "v5e:2x4", "--price", "v5e"],
+        ["--topology", "v5e:2x4", "--quantize", "int4"],
+        ["--sweep", "v5e", "--mesh", "tensor=8"],
     ],
 )
 def test_bad_input_is_one_line(argv, capsys):
@@ -293,37 +379,31 @@ def test_why_a_program_does_not_compile_is_short():
     assert compiled.brief("INTERNAL: no\n  such thing") == "INTERNAL: no such thing"
 
 
-def test_a_plan_tells_of_one_mesh_only(monkeypatch):
-    """What was said of a mesh before is not mixed with the one that comes last."""
-    numbers = {"weights": 1, "cache": 1, "state": 1, "temporaries": 1, "donated": 1}
-    answers = [
-        {"error": "no room"},
-        {"total": 17_015_768_576, **numbers},
-        {"error": "still no room"},
-        {"total": 15_000_000_000, **numbers},
-    ]
-    work = search.Workload(
-        model=models.find("100b"),
-        config=DecodeConfig(gen_length=256, cache="dual"),
-        prompt_length=512,
-        dtype="bfloat16",
-        batch=None,
-        refresh_group=None,
-        tokens_per_step=4.0,
-    )
-    meshes = [MeshShape(1, f, t) for f, t in ((4, 4), (2, 8), (8, 2), (1, 16))]
-    for count, fits, total, error in (
-        (1, False, None, "no room"),
-        (2, False, 17_015_768_576, "v5e:4x4, data=1,fsdp=2,tensor=8: needs 17.0 GB a device of 16"),
-        (3, False, None, "still no room"),
-        (4, True, 15_000_000_000, None),
+def test_a_plan_takes_fewer_rows_until_it_fits(monkeypatch):
+    def made(total):
+        parts = dict.fromkeys(("window pass", "refresh pass", "besides", "outside"), 10**9)
+        return {
+            "counted": {"total": total, "moved": parts},
+            "estimated": {"cycles": parts},
+            "measured": {},
+        }
+
+    where, mesh = chips.parse("v5e:2x4"), MeshShape(data=4, tensor=2)
+    one = candidates.Candidate(where, mesh, None, (16, 12, 8, 6, 4), 300.0)
+    for answers, rows, error in (
+        ([made(15 * 10**9)], 16, None),
+        ([{"error": "no room"}, made(17_015_768_576), made(15 * 10**9)], 8, None),
+        ([{"error": "no room"}] * 3 + [made(17_015_768_576)], None, "needs 17.0 GB a device of 16"),
+        ([{"error": "took long", "ended": "timed out"}], None, "took long"),
+        ([{"error": "aborted", "ended": "aborted"}, made(15 * 10**9)], 12, None),
     ):
-        made = iter(answers)
-        monkeypatch.setattr(search, "_compile", lambda *how, made=made: next(made))
-        store = search.Store(None)
-        got = search.plan(work, chips.parse("v5e:4x4"), meshes[:count], store, 60.0)
-        assert (got["fits"], got.get("total")) == (fits, total)
-        assert got["mesh"] == str(meshes[count - 1])
-        assert (got.get("error") or "").startswith(error or "")
-        assert ("error" in got) is not fits
-        assert len(got["failed"]) == min(count, 3)
+        left = iter(answers)
+        monkeypatch.setattr(search, "_compile", lambda *how, left=left: next(left))
+        got = search.plan(work(), one, search.Store(None), 60.0)
+        assert next(left, None) is None  # no more were made
+        assert (got["fits"], got.get("rows_a_replica")) == (rows is not None, rows)
+        assert error is None or error in got["error"]
+        assert ("error" in got) is not got["fits"]
+        assert len(got["failed"]) == len(answers) - got["fits"]
+        if rows:
+            assert 0 < search.tokens_per_s(got) < 300

@@ -1,0 +1,131 @@
+"""What `leapjax plan` prints: a row a mesh, and of a figure whether it is counted or estimated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from leapjax.planning import need
+from leapjax.planning.search import tokens_per_s
+
+LEGEND = """\
+GB: counted in the program that the TPU compiler made. ms, tokens/s a chip: estimated, by the
+compiler's cycles or by the bytes counted, the slower. bound: no program is faster. Measured on a
+chip: nothing."""
+
+HEADING = (
+    f"{'slice':<11} {'mesh':<22} {'weights':<8} {'rows':>5} {'GB a device':>12} {'of':>6} "
+    f"{'window ms':>10} {'refresh ms':>11} {'tokens/s/chip':>14} {'bound':>6}"
+)
+
+MARKDOWN = (
+    "| slice | mesh | weights | rows a replica | weights + cache + rest, GB a device | of "
+    "| window pass, GB / need | refresh turn, GB / need | window pass, ms | refresh turn, ms "
+    "| tokens/s a chip, by cycles | by bytes | bound | compiled in, CPU s |\n"
+    "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+)
+
+
+def line(plan: dict[str, Any], dtype: str) -> str:
+    """A plan's row for a terminal.
+
+    Args:
+      plan: of `search.plan`.
+      dtype: of weights that are not quantised.
+    """
+    start = _start(plan, dtype)
+    start = f"{start[0]:<11} {start[1]:<22} {start[2]:<8} "
+    if not plan["fits"]:
+        return start + plan["error"]
+    window, refresh = _passes(plan)
+    seconds = plan["estimated"]["seconds"]
+    took = [f"{1000 * slowest(seconds, p):.1f}" if p else "" for p in (window, refresh)]
+    return start + (
+        f"{plan['rows_a_replica']:>5} {plan['counted']['total'] / 1e9:>12.1f} "
+        f"{plan['hbm_device'] / 1e9:>6.1f} {took[0]:>10} {took[1]:>11} "
+        f"{tokens_per_s(plan):>14.0f} {plan['estimated']['tokens_per_s_chip']['bound']:>6.0f}"
+    )
+
+
+def row(plan: dict[str, Any], dtype: str) -> str:
+    """A plan's row of a Markdown table; arguments as for `line`."""
+    start = "| " + " | ".join(_start(plan, dtype)) + " |"
+    if not plan["fits"]:
+        return f"{start} {plan['error']} |"
+    counted, said = plan["counted"], plan["estimated"]
+    rest = counted["total"] - counted["weights"] - counted["cache"]
+    cells = [
+        str(plan["rows_a_replica"]),
+        " + ".join(f"{x / 1e9:.1f}" for x in (counted["weights"], counted["cache"], rest)),
+        f"{plan['hbm_device'] / 1e9:.0f}",
+    ]
+    passes = _passes(plan)
+    for part in passes:
+        if part not in counted["moved"]:
+            cells.append("")
+            continue
+        moved, least = counted["moved"][part], counted["need"][part]
+        cells.append(f"{moved / 1e9:.1f} / {least / 1e9:.1f}")
+    cells += [f"{1000 * slowest(said['seconds'], p):.1f}" if p else "" for p in passes]
+    speeds = said["tokens_per_s_chip"]
+    cells += [f"{speeds[k]:.0f}" if k in speeds else "" for k in ("cycles", "bytes", "bound")]
+    cells.append(f"{plan['measured']['compile_cpu_s']:.0f}")
+    return f"{start} " + " | ".join(cells) + " |"
+
+
+def details(plan: dict[str, Any]) -> list[str]:
+    """What is known of a single plan that fits."""
+    counted, said = plan["counted"], plan["estimated"]
+    parts = ("weights", "cache", "state", "temporaries")
+    lines = [
+        "counted: memory a device: "
+        + ", ".join(f"{name} {counted[name] / 1e9:.2f} GB" for name in parts)
+        + f"; {counted['donated'] / 1e9:.2f} GB of cache and state are donated"
+    ]
+    for kind, count in sorted(counted["collectives"].items()):
+        lines.append(f"counted: {kind}: {count['in_loop']} in the loop, {count['outside']} outside")
+    if not counted["collectives"]:
+        lines.append("counted: no collectives")
+    for part, moved in counted["moved"].items():
+        least = counted["need"].get(part)
+        beside = f", must move {least / 1e9:.2f} GB" if least else ""
+        lines.append(f"counted: {part}: moves {moved / 1e9:.2f} GB{beside}")
+    for part, time in said["parts"].items():
+        ms = {kind: 1000 * each[part] for kind, each in said["seconds"].items() if part in each}
+        estimates = [f"{ms[kind]:.2f} ms by {kind}" for kind in ("cycles", "bytes") if kind in ms]
+        lines.append(
+            f"estimated: {part}: {', '.join(estimates)}; at least "
+            + ", ".join(
+                f"{name} {1000 * time[name]:.2f}" for name in ("compute", "memory", "exchange")
+            )
+            + " ms"
+        )
+    runs = said["schedule"]
+    for part in (need.WINDOW, need.FULL, need.REFRESH):
+        if part in runs:
+            lines.append(f"estimated: {part}: {runs[part] / runs['passes']:.2f} a step")
+    seconds = plan["measured"]["compile_s"]
+    lines.append(f"measured: {seconds:.0f} s to compile on this machine")
+    return lines
+
+
+def slowest(seconds: dict[str, dict[str, float]], part: str) -> float:
+    """The slowest estimate of a part, in seconds."""
+    return max(each[part] for each in seconds.values() if part in each)
+
+
+def command(plan: dict[str, Any]) -> str:
+    """The options of `leapjax decode` that a plan stands for."""
+    count = plan["chips"] / plan["chips_a_replica"] * plan["rows_a_replica"]
+    words = f"--mesh {plan['mesh']} --batch-size {count:.0f}"
+    return f"{words} --quantize {plan['quantize']}" if plan["quantize"] else words
+
+
+def _start(plan: dict[str, Any], dtype: str) -> tuple[str, str, str]:
+    mesh = ",".join(p for p in plan["mesh"].split(",") if not p.endswith("=1") or p == "data=1")
+    return plan["topology"], mesh, plan["quantize"] or dtype
+
+
+def _passes(plan: dict[str, Any]) -> tuple[str, str]:
+    """The pass of most steps, and the one that refreshes, if there is one."""
+    parts = plan["estimated"]["parts"]
+    return (need.WINDOW, need.REFRESH) if need.WINDOW in parts else (need.FULL, "")

@@ -1,0 +1,171 @@
+"""What to try on a slice: meshes, rows a replica and forms of the weights, by the roofline.
+
+Replicas along `data` run the same program on devices of their own, so a slice's speed a chip is
+that of one replica.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from leapjax.config import DecodeConfig
+from leapjax.decoding import Program, program_for
+from leapjax.models.config import ModelConfig
+from leapjax.ops import hardware
+from leapjax.planning import chips, need, speed
+from leapjax.serve.sizes import bucket
+from leapjax.sharding import MeshShape
+
+MOST_ROWS = 512  # of a replica
+_ENOUGH = 0.98  # of the best bound: fewer rows answer sooner
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """What is to be decoded.
+
+    Attributes:
+      model: the shape.
+      config: the options.
+      prompt_length: tokens.
+      dtype: of computation, and of weights that are not quantised.
+      batch: rows on the slice at once; None searches.
+      refresh_group: rows that a turn of a refresh computes; None is the engine's default on a TPU.
+      tokens_per_step: assumed, a row.
+      quantize: forms of the weights, as in `leapjax.load`.
+    """
+
+    model: ModelConfig
+    config: DecodeConfig
+    prompt_length: int
+    dtype: str
+    batch: int | None = None
+    refresh_group: int | None = None
+    tokens_per_step: float = 4.0
+    quantize: tuple[str | None, ...] = (None,)
+
+    def rows(self, mesh: MeshShape) -> list[int]:
+        """Rows of a replica that may be tried: the given ones, or powers of two and 1.5 times."""
+        if self.batch is not None:
+            rows = -(-self.batch // mesh.data)
+            return [-(-rows // mesh.fsdp) * mesh.fsdp]
+        steps = {n for i in range(10) for n in (2**i, 3 * 2**i // 2)}
+        return sorted(n for n in steps if n <= MOST_ROWS and n % mesh.fsdp == 0)
+
+    def program(self, slots: int) -> Program:
+        """The decode of a replica with so many rows."""
+        group = hardware.TPU
+        share = group.refresh_share
+        return program_for(
+            self.config,
+            self.model,
+            length=bucket(self.prompt_length) + self.config.gen_length,
+            dtype=self.dtype,
+            eot_token_id=None,
+            refresh_group=self.refresh_group or max(group.refresh_least, slots // share),
+        )
+
+    def estimate(
+        self, where: chips.Slice, mesh: MeshShape, slots: int, quantize: str | None, **found
+    ) -> dict[str, Any]:
+        """The speed of a slice; arguments and result are those of `speed.estimate`."""
+        known = {"tokens_per_step": self.tokens_per_step, "quantize": quantize}
+        return speed.estimate(where, mesh, self.program(slots), slots, **known, **found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A mesh and a form of the weights, with the rows that may fit.
+
+    Attributes:
+      where: the slice.
+      mesh: how it is used.
+      quantize: as in `leapjax.load`.
+      rows: of a replica, best first.
+      bound: tokens/s a chip by the roofline, with the first of them.
+    """
+
+    where: chips.Slice
+    mesh: MeshShape
+    quantize: str | None
+    rows: tuple[int, ...]
+    bound: float
+
+
+def meshes(work: Workload, where: chips.Slice) -> list[MeshShape]:
+    """The meshes of a slice.
+
+    Args:
+      work: what is decoded; with a given batch no device may be without a row.
+      where: the slice.
+
+    Returns:
+      Sizes are powers of two; `tensor` divides the heads.
+    """
+    sizes = [2**i for i in range(10) if where.devices % 2**i == 0]
+    found = (
+        MeshShape(where.devices // (tensor * fsdp), fsdp, tensor)
+        for tensor in sizes
+        for fsdp in (1, 2, 4, 8)
+        if where.devices % (tensor * fsdp) == 0 and work.model.n_heads % tensor == 0
+    )
+    return [m for m in found if work.batch is None or work.batch >= m.data * m.fsdp]
+
+
+def replicas(work: Workload, chip: str, most_chips: int) -> list[tuple[chips.Slice, MeshShape]]:
+    """Each kind of replica on the smallest slice on offer that holds one.
+
+    Args:
+      work: what is decoded.
+      chip: name in `chips.CHIPS`.
+      most_chips: of a slice.
+    """
+    found: dict[tuple[int, int], tuple[chips.Slice, MeshShape]] = {}
+    for where in chips.slices(chip, most_chips):
+        for mesh in meshes(work, where):
+            found.setdefault((mesh.fsdp, mesh.tensor), (where, mesh))
+    return list(found.values())
+
+
+def candidates(work: Workload, where: chips.Slice, mesh: MeshShape) -> list[Candidate]:
+    """What may fit of a mesh, one for each form of the weights.
+
+    Args:
+      work: what is decoded.
+      where: the slice.
+      mesh: how it is used.
+
+    Returns:
+      Those whose weights, cache and logits do not alone exceed the memory. Rows are those with
+      the best bound, or the fewest that nearly reach it, and then fewer.
+    """
+    has, out = where.chip.hbm / where.chip.devices, []
+    for quantize in work.quantize:
+        bounds = {}
+        for rows in work.rows(mesh):
+            program = work.program(rows)
+            logits = 4 * rows * program.block_length * work.model.vocab_size / mesh.replica
+            if need.held(mesh, program, rows, quantize).total + logits >= has:
+                break
+            said = work.estimate(where, mesh, rows, quantize)
+            bounds[rows] = said["tokens_per_s_chip"]["bound"]
+        if bounds:
+            enough = _ENOUGH * max(bounds.values())
+            first = min(n for n, bound in bounds.items() if bound >= enough)
+            order = sorted((n for n in bounds if n <= first), reverse=True)
+            out.append(Candidate(where, mesh, quantize, tuple(order), bounds[first]))
+    return out
+
+
+def best(found: list[Candidate], tries: int) -> list[Candidate]:
+    """The candidates with the best bounds, so many of each form of the weights.
+
+    Args:
+      found: any.
+      tries: how many.
+    """
+    ordered = sorted(found, key=lambda c: (-c.bound, c.mesh.replica, str(c.mesh)))
+    forms = dict.fromkeys(c.quantize for c in found)
+    kept = [c for form in forms for c in [c for c in ordered if c.quantize == form][:tries]]
+    return sorted(kept, key=ordered.index)

@@ -1,0 +1,128 @@
+"""Tokens per second of a slice: what the parts of a pass take, times how often they run.
+
+How often is simulated (`leapjax.planning.schedule`, the engine's own schedule): rows that begin a
+block refresh in turns, and freed slots are refilled. A block takes W / tokens_per_step passes in
+the mean, the first of them the full one. How long a part takes is said three times:
+
+    bound    the roofline of what a part must compute, move and exchange (`roofline`): no program
+             is faster
+    bytes    the same with the bytes that the compiled program moves (`audit`, counted)
+    cycles   the TPU compiler's own estimate of the program, and the roofline's exchange, because
+             the compiler gives collectives no cycles
+
+All three are estimates. Left out: the host between two chunks, and what the runtime adds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from leapjax.decoding import Program
+from leapjax.planning import audit, need, roofline
+from leapjax.planning.chips import Slice
+from leapjax.planning.schedule import Counts, simulate
+from leapjax.sharding import MeshShape
+
+
+def _rows(slots: int) -> int:
+    """Rows of the simulated decode: many, so that its begin and end hardly count."""
+    return max(512, 16 * slots)
+
+
+@functools.lru_cache(maxsize=256)
+def schedule(
+    slots: int, group: int, blocks: int, block_length: int, tokens_per_step: float
+) -> Counts:
+    """Simulate a long decode of a replica.
+
+    A row's blocks differ in their passes: after each committed token but the last, the pass ends
+    with the probability that gives W / tokens_per_step passes in the mean.
+
+    Args:
+      slots: rows of the replica.
+      group: rows of a turn.
+      blocks: blocks of a row.
+      block_length: W.
+      tokens_per_step: tokens that a row commits in a pass, in the mean; 1 to W.
+
+    >>> counts = schedule(8, 1, 8, 32, 4.0)
+    >>> round(counts.steps / (512 * 8), 1)  # passes a block
+    8.0
+    """
+    ends = (block_length / tokens_per_step - 1) / max(block_length - 1, 1)
+    rng = np.random.default_rng(0)
+    passes = 1 + rng.binomial(block_length - 1, ends, (_rows(slots), blocks))
+    return simulate(passes.tolist(), slots, group)
+
+
+def estimate(
+    where: Slice,
+    mesh: MeshShape,
+    program: Program,
+    slots: int,
+    *,
+    tokens_per_step: float,
+    quantize: str | None = None,
+    moved: Mapping[str, float] | None = None,
+    cycles: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """Estimate the speed of a slice.
+
+    Args:
+      where: the slice.
+      mesh: how it is used.
+      program: the decode.
+      slots: rows of a replica.
+      tokens_per_step: tokens that a row commits in a pass: an assumption.
+      quantize: as in `leapjax.load`.
+      moved: bytes of each part of the compiled program, and of what runs `outside` the loop, once
+        a chunk; None estimates without them.
+      cycles: the compiler's estimate of the same parts.
+
+    Returns:
+      JSON-ready: `schedule`, how often each part runs in the simulated decode; `parts`, their
+      least times; `seconds` of each part by kind; `step_s` and `tokens_per_s_chip` by kind.
+    """
+    group = min(program.refresh_group or slots, slots)
+    w = program.block_length
+    steps = min(max(tokens_per_step, 1.0), w)
+    counts = schedule(slots, group, program.blocks, w, steps)
+    least = roofline.parts(where, mesh, program, slots, quantize)
+    runs = {
+        need.WINDOW: counts.window_passes,
+        need.REFRESH: counts.refresh_turns,
+        need.FULL: counts.passes,
+        need.BESIDES: counts.passes,
+    }
+    runs = {part: runs[part] for part in least} | {audit.OUTSIDE: counts.chunks}
+    nothing = roofline.Time(0.0, 0.0, 0.0)
+    seconds = {"bound": {part: time.seconds for part, time in least.items()}}
+    if moved is not None:
+        bandwidth = where.chip.bandwidth / where.chip.devices
+        seconds["bytes"] = {
+            part: dataclasses.replace(least.get(part, nothing), memory=n / bandwidth).seconds
+            for part, n in moved.items()
+        }
+    if cycles is not None:
+        seconds["cycles"] = {
+            part: n / where.chip.clock + least.get(part, nothing).exchange
+            for part, n in cycles.items()
+        }
+    rows = _rows(slots)
+    tokens = rows * program.blocks * w * mesh.data / (mesh.devices / where.chip.devices)
+    whole = {kind: sum(runs[p] * s for p, s in each.items()) for kind, each in seconds.items()}
+    return {
+        "schedule": {"tokens": rows * program.blocks * w, "passes": counts.passes} | runs,
+        "parts": {
+            name: dataclasses.asdict(time) | {"bound_by": time.bound}
+            for name, time in least.items()
+        },
+        "seconds": seconds,
+        "step_s": {kind: s / counts.passes for kind, s in whole.items()},
+        "tokens_per_s_chip": {kind: tokens / s for kind, s in whole.items()},
+    }
