@@ -1,8 +1,8 @@
 """Compiled TPU programs kept as test data, without what an audit does not read.
 
-`programs/*.hlo.gz` are LLaDA-8B in bfloat16, 64 rows over 8 chips, prompt 512 and canvas 256, blocks
-of 32, compiled by libtpu 0.0.42.1 from commit 47f12aa. To keep another one, with a program's text in
-a file: `python -m tests.planning.stored program.txt tests/planning/programs/NAME.hlo.gz`.
+`programs/*.hlo.gz` are LLaDA-8B in bfloat16, 64 rows over 8 chips, prompt 512 and canvas 256,
+blocks of 32, compiled by libtpu 0.0.42.1 from commit 47f12aa. To keep another one, with a program's
+text in a file: `python -m tests.planning.stored program.txt tests/planning/programs/NAME.hlo.gz`.
 """
 
 import gzip
