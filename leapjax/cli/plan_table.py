@@ -81,8 +81,12 @@ def details(plan: dict[str, Any]) -> list[str]:
         + ", ".join(f"{name} {counted[name] / 1e9:.2f} GB" for name in parts)
         + f"; {counted['donated'] / 1e9:.2f} GB of cache and state are donated"
     ]
-    for kind, count in sorted(counted["collectives"].items()):
-        lines.append(f"counted: {kind}: {count['in_loop']} in the loop, {count['outside']} outside")
+    for one in counted["collectives"]:
+        way = "asynchronous" if one["asynchronous"] else "synchronous"
+        lines.append(
+            f"counted: {one['part']}: {one['times']} {way} {one['kind']} over {one['over']} of "
+            f"{one['bytes'] / 1e6:.3g} MB"
+        )
     if not counted["collectives"]:
         lines.append("counted: no collectives")
     for part, moved in counted["moved"].items():

@@ -5,7 +5,7 @@
     full pass      without a cache: the layers over whole sequences, of all rows
     besides        the rest of a pass: the head over the windows of all rows
 
-    seconds  = the larger of compute and memory, then exchange (nothing else can be done meanwhile)
+    seconds  = the largest of compute, memory and exchange, as if all were done at the same time
     compute  = FLOPs / devices of the replica / peak
     memory   = bytes that a part has to move (`leapjax.planning.need`) a device / bandwidth
     exchange = bytes of all-reduce / links, and 1 us a hop; with fsdp, weights gathered too
@@ -32,9 +32,8 @@ import dataclasses
 from leapjax.decoding import Program
 from leapjax.planning import need, work
 from leapjax.planning.chips import Slice
+from leapjax.planning.exchange import HOP
 from leapjax.sharding import MeshShape
-
-HOP = 1e-6  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +46,8 @@ class Time:
 
     @property
     def seconds(self) -> float:
-        """Compute and memory overlap; an exchange is waited for."""
-        return max(self.compute, self.memory) + self.exchange
+        """As if all three were done at the same time."""
+        return max(self.compute, self.memory, self.exchange)
 
     @property
     def bound(self) -> str:

@@ -18,7 +18,7 @@ import jax
 
 from leapjax.decoding import Program
 from leapjax.errors import UserError
-from leapjax.planning import audit, chips, compiled, isolated, need
+from leapjax.planning import audit, chips, compiled, exchange, isolated, need
 from leapjax.planning.candidates import Candidate, Workload
 from leapjax.progress import busy
 from leapjax.sharding import MeshShape
@@ -103,7 +103,7 @@ def plan(work: Workload, candidate: Candidate, store: Store, timeout_s: float) -
         if "error" not in made:
             total = made["counted"]["total"]
             if total <= has:
-                found = {"moved": made["counted"]["moved"], "cycles": made["estimated"]["cycles"]}
+                found = {"counted": made["counted"], "cycles": made["estimated"]["cycles"]}
                 said = work.estimate(where, mesh, slots, quantize, **found)
                 out |= {"fits": True, "rows_a_replica": slots}
                 out |= {"refresh_group": program.refresh_group} | made
@@ -174,11 +174,6 @@ def compile_one(
         if "does not compile" not in str(e):
             raise
         return {"error": str(e)}
-    kinds: dict[str, dict[str, int]] = {}
-    for c in made.collectives:
-        over = ",".join(c.axes({"fsdp": mesh.fsdp, "tensor": mesh.tensor}) or ("?",))
-        kind = kinds.setdefault(f"{c.kind} over {over}", {"in_loop": 0, "outside": 0})
-        kind["in_loop" if c.in_loop else "outside"] += 1
     cache = int(need.held(mesh, program, slots, quantize).cache)
     account = audit.audit(made.text, need.passes(mesh, program, slots, quantize))
     parts = [*account.passes.values(), account.outside]
@@ -190,7 +185,7 @@ def compile_one(
             "temporaries": made.temporaries,
             "total": made.total,
             "donated": made.donated,
-            "collectives": kinds,
+            "collectives": exchange.listed(parts, mesh),
             "moved": {part.name: part.moved for part in parts},
             "need": {part.name: part.need.total for part in parts if part.need},
         },

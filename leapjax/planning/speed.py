@@ -4,13 +4,14 @@ How often is simulated (`leapjax.planning.schedule`, the engine's own schedule):
 block refresh in turns, and freed slots are refilled. A block takes W / tokens_per_step passes in
 the mean, the first of them the full one. How long a part takes is said three times:
 
-    bound    the roofline of what a part must compute, move and exchange (`roofline`): no program
-             is faster
-    bytes    the same with the bytes that the compiled program moves (`audit`, counted)
-    cycles   the TPU compiler's own estimate of the program, and the roofline's exchange, because
-             the compiler gives collectives no cycles
+    bound    the roofline (`roofline`): what it must compute, move and exchange, the largest of
+             the three; no program is faster
+    bytes    the larger of FLOPs / peak and the bytes that the compiled program moves / bandwidth
+    cycles   the TPU compiler's own estimate, at the chip's clock
 
-All three are estimates. Left out: the host between two chunks, and what the runtime adds.
+To the last two comes the exchange (`exchange`), by the bytes of the program's collectives: of
+synchronous ones always, of asynchronous ones what is longer than the other work. All three are
+estimates. Left out: the host between two chunks, and what the runtime adds.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from leapjax.decoding import Program
-from leapjax.planning import audit, need, roofline
+from leapjax.planning import audit, exchange, need, roofline
 from leapjax.planning.chips import Slice
 from leapjax.planning.schedule import Counts, simulate
 from leapjax.sharding import MeshShape
@@ -68,7 +69,7 @@ def estimate(
     *,
     tokens_per_step: float,
     quantize: str | None = None,
-    moved: Mapping[str, float] | None = None,
+    counted: Mapping[str, Any] | None = None,
     cycles: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Estimate the speed of a slice.
@@ -80,13 +81,14 @@ def estimate(
       slots: rows of a replica.
       tokens_per_step: tokens that a row commits in a pass: an assumption.
       quantize: as in `leapjax.load`.
-      moved: bytes of each part of the compiled program, and of what runs `outside` the loop, once
-        a chunk; None estimates without them.
+      counted: of a compiled program, bytes `moved` by each part, and what runs `outside` the loop,
+        once a chunk; and `collectives`. None estimates the bound only.
       cycles: the compiler's estimate of the same parts.
 
     Returns:
       JSON-ready: `schedule`, how often each part runs in the simulated decode; `parts`, their
-      least times; `seconds` of each part by kind; `step_s` and `tokens_per_s_chip` by kind.
+      least times; `exchange`, seconds of their collectives; `seconds` of each part by kind;
+      `step_s` and `tokens_per_s_chip` by kind.
     """
     group = min(program.refresh_group or slots, slots)
     w = program.block_length
@@ -100,19 +102,23 @@ def estimate(
         need.BESIDES: counts.passes,
     }
     runs = {part: runs[part] for part in least} | {audit.OUTSIDE: counts.chunks}
-    nothing = roofline.Time(0.0, 0.0, 0.0)
     seconds = {"bound": {part: time.seconds for part, time in least.items()}}
-    if moved is not None:
+    exchanged: dict[str, dict[str, float]] = {}
+    if counted is not None and cycles is not None:
+        exchanged = _exchanged(where, counted)
         bandwidth = where.chip.bandwidth / where.chip.devices
-        seconds["bytes"] = {
-            part: dataclasses.replace(least.get(part, nothing), memory=n / bandwidth).seconds
-            for part, n in moved.items()
+        alone = {
+            "bytes": {
+                part: max(n / bandwidth, least[part].compute if part in least else 0.0)
+                for part, n in counted["moved"].items()
+            },
+            "cycles": {part: n / where.chip.clock for part, n in cycles.items()},
         }
-    if cycles is not None:
-        seconds["cycles"] = {
-            part: n / where.chip.clock + least.get(part, nothing).exchange
-            for part, n in cycles.items()
-        }
+        for kind, parts in alone.items():
+            seconds[kind] = {
+                part: max(s, exchanged[part]["asynchronous"]) + exchanged[part]["synchronous"]
+                for part, s in parts.items()
+            }
     rows = _rows(slots)
     tokens = rows * program.blocks * w * mesh.data / (mesh.devices / where.chip.devices)
     whole = {kind: sum(runs[p] * s for p, s in each.items()) for kind, each in seconds.items()}
@@ -122,7 +128,17 @@ def estimate(
             name: dataclasses.asdict(time) | {"bound_by": time.bound}
             for name, time in least.items()
         },
+        "exchange": exchanged,
         "seconds": seconds,
         "step_s": {kind: s / counts.passes for kind, s in whole.items()},
         "tokens_per_s_chip": {kind: tokens / s for kind, s in whole.items()},
     }
+
+
+def _exchanged(where: Slice, counted: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Seconds of each part's collectives."""
+    out = {part: {"synchronous": 0.0, "asynchronous": 0.0} for part in counted["moved"]}
+    for one in counted["collectives"]:
+        way = "asynchronous" if one["asynchronous"] else "synchronous"
+        out[one["part"]][way] += exchange.seconds(where, one)
+    return out

@@ -34,7 +34,7 @@ def aborts_on_tensor_4(place, mesh, program, slots, quantize):
     return {
         "counted": {
             "weights": 10**9, "cache": 10**9, "state": 0, "temporaries": 10**9, "total": 3 * 10**9,
-            "donated": 10**9, "collectives": {}, "moved": moved, "need": moved,
+            "donated": 10**9, "collectives": [], "moved": moved, "need": moved,
         },
         "estimated": {"cycles": moved},
         "measured": {"compile_s": 1.0, "compile_cpu_s": 1.0},
