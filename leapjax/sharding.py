@@ -179,8 +179,8 @@ class Placement:
         return jax.tree_util.tree_map_with_path(place, state)
 
     def cache(self, shape: Sequence[int]) -> NamedSharding:
-        """Sharding of a KV cache's keys or values, (L, rows, T, K, E)."""
-        return self.sharding((None, "rows", None, "kv_heads", None), shape)
+        """Sharding of a KV cache's keys or values, (L, rows, K, T, E)."""
+        return self.sharding((None, "rows", "kv_heads", None, None), shape)
 
     def everywhere(self) -> NamedSharding:
         """Replicated over the replica."""

@@ -167,7 +167,7 @@ def test_what_is_computed_keeps_to_the_types(called):
     valid = jnp.ones((2, 5), bool)
     places = jnp.cumsum(valid, axis=1, dtype=jnp.int32)
     for rule in (attention.BlockCausal(4), attention.Causal(), attention.Windowed(2)):
-        attention.attention_mask(rule, places[:, :3], lambda: places, valid)
+        attention.attention_mask(rule, places[:, :3], places, valid)
     attention.Bidirectional().mask(places, places)
     expected = {label(f) for *_, f in FUNCTIONS if takes_arrays(f)}
     if not native.available():

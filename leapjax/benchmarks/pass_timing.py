@@ -68,7 +68,7 @@ def bare(params, state: DecodeState, passes: int, program: Program) -> DecodeSta
 
     def body(_, state):
         rows = forward.Rows(state, program)
-        hidden, cache = program.kv_cache.steady(params, rows, columns, state.cache)
+        hidden = program.kv_cache.steady(params, rows, columns, state.cache)
         if summary.applies(params, program):
             apart = [program.model.mask_token_id]
             top = transformer.head_summary(params, program.model, hidden, apart)[0]
@@ -76,7 +76,7 @@ def bare(params, state: DecodeState, passes: int, program: Program) -> DecodeSta
             top = jnp.max(forward.window_logits(params, hidden, state, program), axis=-1)
         # Never so large, which the compiler can't know.
         changed = jnp.any(top > 1e30).astype(jnp.int32)
-        return state.replace(tokens=state.tokens + changed, cache=cache)
+        return state.replace(tokens=state.tokens + changed)
 
     return lax.fori_loop(0, passes, body, state)
 

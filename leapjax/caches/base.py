@@ -57,9 +57,9 @@ class Cache(ABC):
     exact: ClassVar[bool]
 
     def shapes(self, program: Program, slots: int) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """Shapes of keys and values, each (L, R, T, K, E); empty if nothing is stored."""
+        """Shapes of keys and values, each (L, R, K, T, E); empty if nothing is stored."""
         model, rows = program.model, slots * 2 if program.guidance else slots
-        shape = (model.n_layers, rows, program.length, model.n_kv_heads, model.head_dim)
+        shape = (model.n_layers, rows, model.n_kv_heads, program.length, model.head_dim)
         return (jax.ShapeDtypeStruct(shape, program.compute_dtype),) * 2 if self.stores else ()
 
     def init(self, program: Program, slots: int, sharding=None):
@@ -79,8 +79,8 @@ class Cache(ABC):
         """The number of columns that `steady` computes per row."""
 
     @abstractmethod
-    def steady(self, params, rows: Rows, columns, cache) -> tuple[Any, Any]:
-        """The pass of most steps, without a refresh.
+    def steady(self, params, rows: Rows, columns, cache) -> Any:
+        """The pass of most steps, without a refresh. It only reads the cache.
 
         Args:
           params: the model's pytree.
@@ -89,7 +89,7 @@ class Cache(ABC):
           cache: `DecodeState.cache`.
 
         Returns:
-          (R, W, D) hidden states of the windows, and the cache after the pass.
+          (R, W, D) hidden states of the windows.
         """
 
     @abstractmethod

@@ -17,10 +17,5 @@ class Dual(Refreshing):
         return min(program.length, program.block_length + lead(program))
 
     def end(self, rows):
-        """The end of the block if infilling, else None.
-
-        Only the last window of an infilled sequence may reach back over columns to keep.
-        """
-        if not rows.program.infill:
-            return None
-        return (rows.state.block + np.int32(rows.program.block_length))[:, None]
+        """The end of the block."""
+        return rows.state.block + np.int32(rows.program.block_length)

@@ -25,7 +25,7 @@ class NoCache(Cache):
         """One pass over whole sequences; see `Cache.steady`."""
         program = rows.program
         place = jnp.arange(program.length, dtype=jnp.int32)[None, :] - rows.state.first[:, None]
-        hidden = transformer.hidden_states(
+        return transformer.hidden_states(
             params,
             program.model,
             rows.ids(),
@@ -34,14 +34,13 @@ class NoCache(Cache):
             program.compute_dtype,
             outputs=rows.both(rows.predictors(columns)),
         )
-        return hidden, cache
 
     def forward(self, params, rows, columns):
         """Every live row gets a full pass; see `Cache.forward`."""
         if "recheck" in rows.program.policy.needs:
             hidden, shadow = _forward_with_shadow(params, rows, columns)
         else:
-            (hidden, _), shadow = self.steady(params, rows, columns, None), None
+            hidden, shadow = self.steady(params, rows, columns, None), None
         return Outcome(hidden, ~rows.state.done, ~rows.state.done, None, shadow)
 
 

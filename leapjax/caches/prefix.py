@@ -19,5 +19,5 @@ class Prefix(Refreshing):
         return min(program.length, program.gen_length + lead(program))
 
     def end(self, rows):
-        """The end of the row, where the suffix ends."""
-        return jnp.int32(rows.program.length)
+        """The end of the row."""
+        return jnp.full_like(rows.state.block, rows.program.length)

@@ -35,10 +35,7 @@ class Refreshing(Cache):
 
     @abstractmethod
     def end(self, rows):
-        """The first column past those that a pass stores, () or (B, 1) int32.
-
-        None if a pass stores every column that it computes.
-        """
+        """The end of the columns that a pass recomputes, (B,) int32."""
 
     def next_block(self, due, moved, iteration):
         """Rows that begin a block wait from this iteration on; see `Cache.next_block`."""
@@ -48,16 +45,15 @@ class Refreshing(Cache):
     def steady(self, params, rows, columns, cache):
         """Recompute `columns(program)` columns of each row against its cache; see `Cache.steady`.
 
-        This also overwrites the cache of waiting and finished rows, which their next full pass
-        replaces.
+        The last windows of a row may reach back over columns that keep their cached keys and
+        values.
         """
         state, program = rows.state, rows.program
-        size, end = self.columns(program), self.end(rows)
+        size = self.columns(program)
         low = state.block - lead(program)
         start = jnp.clip(low, 0, program.length - size)
         window = start[:, None] + jnp.arange(size, dtype=jnp.int32)[None, :]
-        replace = None if end is None else (window >= low[:, None]) & (window < end)
-        hidden, cache = transformer.window_states(
+        hidden = transformer.window_states(
             params,
             program.model,
             take(rows.ids(), rows.both(window)),
@@ -65,11 +61,11 @@ class Refreshing(Cache):
             rows.both(_valid(rows)),
             cache,
             rows.both(start),
-            None if replace is None else rows.both(replace),
+            (rows.both(low), rows.both(self.end(rows))),
             program.compute_dtype,
         )
         outputs = rows.predictors(columns) - start[:, None]
-        return take(hidden, rows.both(outputs)), cache
+        return take(hidden, rows.both(outputs))
 
     def forward(self, params, rows, columns):
         """A full pass for some waiting rows, `steady` for those that do not wait."""
@@ -80,13 +76,13 @@ class Refreshing(Cache):
         blank = jnp.zeros(
             (2 * b if program.guidance else b, w, program.model.d_model), program.compute_dtype
         )
-        hidden, cache = _if_any(
-            moving,
-            lambda carry: self.steady(params, rows, columns, carry[1]),
-            (blank, state.cache),
+        hidden = lax.cond(
+            jnp.any(moving),
+            lambda: self.steady(params, rows, columns, state.cache),
+            lambda: blank,
         )
         chosen = _longest_waiting(state.due, waiting, program.refresh_group or b)
-        hidden, cache = _refresh(params, rows, columns, waiting, chosen, hidden, cache)
+        hidden, cache = _refresh(params, rows, columns, waiting, chosen, hidden, state.cache)
         full = jnp.zeros((b,), bool).at[chosen].set(True, mode="drop")
         return Outcome(hidden, moving | full, full, cache)
 

@@ -208,11 +208,15 @@ def _reopen(state: DecodeState, columns, back, program: Program) -> DecodeState:
 def _write(state: DecodeState, columns, where, **values) -> DecodeState:
     """Write (B, W) values into fields of the rows where the mask `where` (B, W) is True."""
 
+    # Windows are contiguous. A select over all columns: a slice update per row would be a serial
+    # loop over rows on a TPU.
+    offset = jnp.arange(state.open.shape[1], dtype=jnp.int32)[None, :] - columns[:, :1]
+    size = columns.shape[1]
+    place = jnp.clip(offset, 0, size - 1)
+    chosen = (offset >= 0) & (offset < size) & take(where, place)
+
     def write(old, new):
-        merged = jnp.where(where, new.astype(old.dtype), take(old, columns))
-        # (B, W) into (B, T): windows are contiguous, so this is a slice update per row.
-        put = jax.vmap(lambda row, piece, at: jax.lax.dynamic_update_slice(row, piece, (at,)))
-        return put(old, merged, columns[:, 0])
+        return jnp.where(chosen, take(new.astype(old.dtype), place), old)
 
     fields = {name: write(getattr(state, name), new) for name, new in values.items()}
     return state.replace(**fields)

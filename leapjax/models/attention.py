@@ -10,7 +10,6 @@ Shapes: B rows, S queries, T keys.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ RULES = {
 def attention_mask(
     rule: Rule,
     queries: Int32[Array, "B S"],
-    keys: Callable[[], Int32[Array, "B T"]],
+    keys: Int32[Array, "B T"],
     valid: Bool[Array, "B T"] | Bool[Array, "B S T"],
 ) -> Bool[Array, "B T"] | Bool[Array, "B S T"]:
     """The attention mask of a rule, without pads.
@@ -114,7 +113,7 @@ def attention_mask(
     Args:
       rule: the layers' rule.
       queries: (B, S) int32, positions.
-      keys: returns the (B, T) int32 positions; called only if the rule needs them.
+      keys: (B, T) int32, positions.
       valid: (B, T) bool, False marks pads; or (B, S, T) bool, one mask per query.
 
     Returns:
@@ -122,10 +121,10 @@ def attention_mask(
 
     >>> import numpy as np
     >>> place, valid = np.arange(3)[None], np.array([[True, True, False]])
-    >>> attention_mask(Causal(), place, lambda: place, valid)[0].astype(int).tolist()
+    >>> attention_mask(Causal(), place, place, valid)[0].astype(int).tolist()
     [[1, 0, 0], [1, 1, 0], [1, 1, 0]]
     """
     if rule == Bidirectional():
         return valid
-    mask = rule.mask(queries, keys())
+    mask = rule.mask(queries, keys)
     return mask & (valid[:, None, :] if valid.ndim == 2 else valid)

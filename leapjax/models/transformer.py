@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from jax.typing import DTypeLike
     from jaxtyping import Array, Bool, Float, Float32, Int32, Key
 
-    KeysValues = tuple[Float[Array, "L B T K E"], Float[Array, "L B T K E"]]
+    KeysValues = tuple[Float[Array, "L B K T E"], Float[Array, "L B K T E"]]
 
 Params = dict[str, Any]
 Weights = Mapping[str, Any] | Arranged
 
 
-def _block(ops, x, layer, head_dim: int, rope, valid, store=None, outputs=None):
+def _block(ops, x, layer, head_dim: int, rope, valid, cached=None, outputs=None):
     """One transformer block.
 
     Args:
@@ -52,9 +52,8 @@ def _block(ops, x, layer, head_dim: int, rope, valid, store=None, outputs=None):
       layer: the layer's weights.
       head_dim: E.
       rope: cosines and sines of the S positions.
-      valid: (B, T) or (B, S, T) bool, the attention mask.
-      store: writes fresh (k, v) into a cache; returns the keys and values of all layers,
-        (L, B, T, K, E), and the layer to attend to. None attends to the fresh ones.
+      valid: (B, S) or (B, S, S) bool, the attention mask of the S positions.
+      cached: keys and values to attend to as well.
       outputs: (B, W) int32, the columns to compute beyond keys and values; None computes all.
 
     Returns:
@@ -68,28 +67,41 @@ def _block(ops, x, layer, head_dim: int, rope, valid, store=None, outputs=None):
             x, *rope = (take(part, outputs) for part in (x, *rope))
             valid = valid if valid.ndim == 2 else take(valid, outputs)
             (q,) = ops.heads(x, layer, ("q",), rope, head_dim)
-        keys, values, index = (k[None], v[None], 0) if store is None else store(k, v)
-        x = ops.linear(ops.attention(q, keys, values, valid, index), layer["o"], x)
+        x = ops.linear(ops.attention(q, k, v, valid, cached), layer["o"], x)
     with jax.named_scope("mlp"):
         return ops.mlp(x, layer), (k, v)
 
 
-def _prepare(params, config: ModelConfig, ids, positions, valid, key_positions, dtype):
+def _prepare(params, config: ModelConfig, ids, positions, valid, dtype, cache=None):
     """The common start of all forward passes.
 
+    Args:
+      params: as for `hidden_states`.
+      config: static shape.
+      ids: (B, S) int32.
+      positions: (B, S) int32.
+      valid: (B, S) or (B, S, S) bool.
+      dtype: compute dtype.
+      cache: keys and values of all layers, which columns of them to attend to (B, T), and their
+        positions (B, T); None attends to nothing but the S positions.
+
     Returns:
-      The arranged weights, the embeddings, and one block per run, which takes (x, layer),
-      `store` and `outputs`.
+      The arranged weights, the embeddings, and one block per run, which takes (x, layer, index)
+      and `outputs`.
     """
     model = as_arranged(params, config)
     rope = rope_tables(positions, config.head_dim, config.rope_theta)
     ops = BACKENDS[model.backend]
 
     def block_of(rule: Rule):
-        mask = attention_mask(rule, positions, key_positions, valid)
+        mask = attention_mask(rule, positions, positions, valid)
+        if cache is not None:
+            keys, values, columns, places = cache
+            columns = attention_mask(rule, positions, places, columns)
 
-        def block(x, layer, store=None, outputs=None):
-            return _block(ops, x, layer, config.head_dim, rope, mask, store, outputs)
+        def block(x, layer, index, outputs=None):
+            cached = None if cache is None else kv.Cached(keys, values, columns, index)
+            return _block(ops, x, layer, config.head_dim, rope, mask, cached, outputs)
 
         return block
 
@@ -129,10 +141,10 @@ def hidden_states(
     Returns:
       (B, T, D) in `dtype`; with `outputs` (B, W, D).
     """
-    model, x, blocks = _prepare(params, config, ids, positions, valid, lambda: positions, dtype)
+    model, x, blocks = _prepare(params, config, ids, positions, valid, dtype)
 
     def body_of(block):
-        return lambda index, layer, x, outputs: block(x, layer, outputs=outputs)[0]
+        return lambda index, layer, x, outputs: block(x, layer, index, outputs)[0]
 
     return fold(model, [body_of(b) for b in blocks], x, outputs)
 
@@ -158,7 +170,7 @@ def refresh_states(
       ids: (G, T) int32.
       positions: (G, T) int32, rotary positions.
       valid: (G, T) bool.
-      cache: (keys, values), each (L, B, T, K, E).
+      cache: (keys, values), each (L, B, K, T, E).
       rows: (G,) int32, each row's place in the cache; a row out of range is dropped.
       dtype: compute dtype.
       outputs: as for `hidden_states`.
@@ -166,12 +178,12 @@ def refresh_states(
     Returns:
       (G, T, D) or (G, W, D), and the updated cache.
     """
-    model, x, blocks = _prepare(params, config, ids, positions, valid, lambda: positions, dtype)
+    model, x, blocks = _prepare(params, config, ids, positions, valid, dtype)
 
     def body_of(block):
         def body(index, layer, carry, outputs):
             x, keys, values = carry
-            x, (k, v) = block(x, layer, outputs=outputs)
+            x, (k, v) = block(x, layer, index, outputs)
             return x, *(kv.write_rows(c, index, rows, f) for c, f in ((keys, k), (values, v)))
 
         return body
@@ -188,50 +200,43 @@ def window_states(
     valid: Bool[Array, "B T"],
     cache: KeysValues,
     start: Int32[Array, " B"],
-    replace: Bool[Array, "B S"] | None,
+    fresh: tuple[Int32[Array, " B"], Int32[Array, " B"]],
     dtype: DTypeLike = jnp.float32,
-) -> tuple[Float[Array, "B S D"], KeysValues]:
+) -> Float[Array, "B S D"]:
     """Forward pass of a window of each row against cached keys and values.
 
-    Fresh keys and values replace cached ones before the window attends. The cache is a loop carry,
-    so XLA updates it in place.
+    The window attends to its own fresh keys and values, and to the cache in all other columns.
+    Nothing is stored: the next pass computes the window anew.
 
     Args:
       params: as for `hidden_states`.
       config: static shape.
       ids: (B, S) int32, the window's tokens.
       positions: (B, S) int32, their rotary positions.
-      valid: (B, T) bool; which cached columns may be attended to.
-      cache: (keys, values), each (L, B, T, K, E).
+      valid: (B, T) bool; which columns may be attended to.
+      cache: (keys, values), each (L, B, K, T, E).
       start: (B,) int32, the window's first column.
-      replace: (B, S) bool, False keeps the cached column; None replaces all.
+      fresh: two (B,) int32; the first fresh column, and the end of the fresh ones. The window's
+        columns before and after keep their cached keys and values.
       dtype: compute dtype.
 
     Returns:
-      (B, S, D) hidden states, and the updated cache.
+      (B, S, D) hidden states.
     """
-
-    def columns():  # positions count valid columns
-        return jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1
-
-    model, x, blocks = _prepare(params, config, ids, positions, valid, columns, dtype)
+    low, end = (x[:, None] for x in fresh)
+    column = jnp.arange(valid.shape[1], dtype=jnp.int32)[None, :]
+    is_fresh = (column >= low) & (column < end)
+    window = start[:, None] + jnp.arange(ids.shape[1], dtype=jnp.int32)[None, :]
+    own = take(valid & is_fresh, window)
+    # Positions count valid columns.
+    places = jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1
+    stored = (*cache, valid & ~is_fresh, places)
+    model, x, blocks = _prepare(params, config, ids, positions, own, dtype, stored)
 
     def body_of(block):
-        def body(index, layer, carry, outputs):
-            x, *stores = carry
+        return lambda index, layer, x, outputs: block(x, layer, index)[0]
 
-            def store(k, v):
-                for i, fresh in enumerate((k, v)):
-                    stores[i] = kv.write_window(stores[i], index, start, fresh, replace)
-                return *stores, index
-
-            x, _ = block(x, layer, store)
-            return x, *stores
-
-        return body
-
-    x, *stores = fold(model, [body_of(b) for b in blocks], (x, *cache))
-    return x, tuple(stores)
+    return fold(model, [body_of(b) for b in blocks], x)
 
 
 def head(

@@ -571,42 +571,81 @@ void Gather(const float* from, int64_t pitch, int64_t rows, int64_t width, float
   }
 }
 
-// Attention of q (B, S, H, E) to layer `layer` of keys and values (L, B, T, G, E), H / G query
-// heads for each of theirs; valid (B, T). -> (B, S, H * E). Scores of a panel of queries are held
-// as (T, NR), so that both products are the tile above and the softmax runs over columns.
-ffi::Error Attention(ffi::ThreadPool pool, Floats q, Floats keys, Floats values,
+// Columns of one head that attention reads: keys and values, `pitch` apart.
+struct Columns {
+  const float *keys, *values;
+  int64_t pitch, count;
+};
+
+// Appends the runs of marked columns to `runs`.
+void AppendMarked(Columns all, const bool* marked, std::vector<Columns>& runs) {
+  for (int64_t at = 0; at < all.count; ++at) {
+    const int64_t first = at;
+    while (at < all.count && marked[at]) ++at;
+    if (at == first) continue;
+    const int64_t offset = first * all.pitch;
+    runs.push_back({all.keys + offset, all.values + offset, all.pitch, at - first});
+  }
+}
+
+// Attention of q (B, S, H, E) to keys and values (B, N, G, E), valid (B, N), and to layer `layer`
+// of cached ones (L, B, G, T, E), others (B, T); H / G query heads for each of theirs.
+// -> (B, S, H * E). Scores of a panel of queries are held as (columns, NR), so that both products
+// are the tile above and the softmax runs over columns. Only valid columns have scores.
+ffi::Error Attention(ffi::ThreadPool pool, Floats q, Floats cached_keys, Floats cached_values,
+                     ffi::Buffer<ffi::PRED> others, Floats keys, Floats values,
                      ffi::Buffer<ffi::PRED> valid, ffi::ResultBuffer<ffi::F32> out, int64_t layer) {
-  const auto qd = q.dimensions(), kd = keys.dimensions(), vd = values.dimensions();
-  const int64_t b = qd[0], s = qd[1], heads = qd[2], width = qd[3];
-  if (qd.size() != 4 || kd.size() != 5 || kd[1] != b || kd[4] != width || heads % kd[3] ||
-      layer < 0 || layer >= kd[0] || out->element_count() != q.element_count() ||
-      static_cast<int64_t>(valid.element_count()) != b * kd[2] ||
-      !std::equal(kd.begin(), kd.end(), vd.begin(), vd.end())) {
+  const auto qd = q.dimensions(), cd = cached_keys.dimensions(), kd = keys.dimensions();
+  const auto od = cached_values.dimensions(), vd = values.dimensions();
+  if (qd.size() != 4 || kd.size() != 4 || cd.size() != 5 || kd[0] != qd[0] || kd[3] != qd[3] ||
+      cd[1] != qd[0] || cd[2] != kd[2] || cd[4] != qd[3] || qd[2] % kd[2] || layer < 0 ||
+      layer >= cd[0] || out->element_count() != q.element_count() ||
+      static_cast<int64_t>(valid.element_count()) != qd[0] * kd[1] ||
+      static_cast<int64_t>(others.element_count()) != qd[0] * cd[3] ||
+      !std::equal(kd.begin(), kd.end(), vd.begin(), vd.end()) ||
+      !std::equal(cd.begin(), cd.end(), od.begin(), od.end())) {
     return ffi::Error::InvalidArgument("leapjax_attention: shapes do not agree");
   }
-  const int64_t t = kd[2], groups = kd[3], share = heads / groups, pitch = groups * width;
+  const int64_t b = qd[0], s = qd[1], heads = qd[2], width = qd[3];
+  const int64_t fresh = kd[1], groups = kd[2], stored = cd[3];
+  const int64_t t = stored + fresh, share = heads / groups;
   if (out->element_count() == 0) return ffi::Error::Success();
   // Scores are exponents of 2, which takes less than e.
   const float scale = 1.44269504f / std::sqrt(static_cast<float>(width));
   const int64_t panels = Ceil(share * s, kPanel), wide = Ceil(width, kPanel) * kPanel;
-  // Values of a head lie apart. Where several panels of queries read them, and where a head ends
-  // within a panel, they are put side by side first.
+  // Where several panels of queries read a head's values, and where a head ends within a panel,
+  // they are put side by side first.
   const bool copied = panels > 1 || wide != width;
   Share(pool, b * groups * panels, [&] {
-    float* const query = Scratch(0, kPanel * (width + t + wide));
+    float* const query = Scratch(0, kPanel * (width + t) + 2 * kPanel * wide);
     float* const scores = query + kPanel * width;
     float* const mixed = scores + kPanel * t;
+    float* const more = mixed + kPanel * wide;
     float* const own = Scratch(1, copied ? t * wide : 0);
-    return [&, query, scores, mixed, own, held = int64_t{-1}](int64_t task) mutable {
+    return [&, query, scores, mixed, more, own, held = int64_t{-1}, alike = false, n = int64_t{0},
+            runs = std::vector<Columns>()](int64_t task) mutable {
       const int64_t row = task / (groups * panels), group = task / panels % groups;
       const int64_t from = task % panels * kPanel;
       const int64_t many = std::min<int64_t>(kPanel, share * s - from);
-      const int64_t offset = ((layer * b + row) * t * groups + group) * width;
-      const float* const k = keys.typed_data() + offset;
-      const float* const v = values.typed_data() + offset;
-      if (copied && held != task / panels) {
-        Gather(v, pitch, t, width, own, wide);
+      if (held != task / panels) {
         held = task / panels;
+        const int64_t old = ((layer * b + row) * groups + group) * stored * width;
+        const int64_t first = (row * fresh * groups + group) * width;
+        const Columns all[] = {{cached_keys.typed_data() + old, cached_values.typed_data() + old,
+                                width, stored},
+                               {keys.typed_data() + first, values.typed_data() + first,
+                                groups * width, fresh}};
+        runs.clear();
+        AppendMarked(all[0], others.typed_data() + row * stored, runs);
+        AppendMarked(all[1], valid.typed_data() + row * fresh, runs);
+        // A row without any key attends to all of them alike, as in XLA.
+        alike = runs.empty();
+        if (alike) runs.assign(all, all + 2);
+        n = 0;
+        for (const Columns& run : runs) {
+          if (copied) Gather(run.values, run.pitch, run.count, width, own + n * wide, wide);
+          n += run.count;
+        }
       }
       // Where the panel's queries are: the places of this group's first head, then of its next.
       int64_t places[kPanel];
@@ -631,31 +670,33 @@ ffi::Error Attention(ffi::ThreadPool pool, Floats q, Floats keys, Floats values,
         const float* const at = q.typed_data() + places[i];
         for (int64_t e = squares; e < width; ++e) query[e * kPanel + i] = at[e] * scale;
       }
-      InTiles(t, [&](TileFunction tile, int64_t at, int64_t n, int64_t) {
-        // Meanwhile keys after the next ones, and the values that go with these.
-        const auto soon = [&](const float* from) {
-          for (int64_t e = 0; e < width; e += kLine) __builtin_prefetch(from + e, 0, 2);
-        };
-        for (int64_t i = at; i < at + n; ++i) {
-          soon(k + (i + 2 * kRows) * pitch);
-          if (!copied) soon(v + i * pitch);
-        }
-        tile(k + at * pitch, pitch, 1, query, kPanel, width, scores + at * kPanel, kPanel,
-             {query, 0}, {query, 0});
-      });
+      float* next = scores;
+      for (const Columns& run : runs) {
+        InTiles(run.count, [&](TileFunction tile, int64_t at, int64_t rows, int64_t) {
+          // Meanwhile keys after the next ones, and the values that go with these.
+          const auto soon = [&](const float* from) {
+            for (int64_t e = 0; e < width; e += kLine) __builtin_prefetch(from + e, 0, 2);
+          };
+          for (int64_t i = at; i < at + rows; ++i) {
+            soon(run.keys + (i + 2 * kRows) * run.pitch);
+            if (!copied) soon(run.values + i * run.pitch);
+          }
+          tile(run.keys + at * run.pitch, run.pitch, 1, query, kPanel, width, next + at * kPanel,
+               kPanel, {query, 0}, {query, 0});
+        });
+        next += run.count * kPanel;
+      }
+      if (alike) std::fill(scores, next, 0.f);
       const Vector lowest = Broadcast(std::numeric_limits<float>::lowest());
       Vector top[2] = {lowest, lowest};
-      for (int64_t i = 0; i < t; ++i) {
+      for (int64_t i = 0; i < n; ++i) {
         for (int h = 0; h < 2; ++h) {
-          float* const at = scores + i * kPanel + h * kLanes;
-          // The lowest number: a row without any key attends to all of them alike, as in XLA.
-          if (!valid.typed_data()[row * t + i]) Store(at, lowest);
-          const Vector x = Load(at);
+          const Vector x = Load(scores + i * kPanel + h * kLanes);
           top[h] = x > top[h] ? x : top[h];
         }
       }
       Vector total[2] = {Vector{}, Vector{}};
-      for (int64_t i = 0; i < t; ++i) {
+      for (int64_t i = 0; i < n; ++i) {
         for (int h = 0; h < 2; ++h) {
           float* const at = scores + i * kPanel + h * kLanes;
           const Vector p = Exp2(Load(at) - top[h]);
@@ -666,13 +707,22 @@ ffi::Error Attention(ffi::ThreadPool pool, Floats q, Floats keys, Floats values,
       float sums[kPanel];
       Store(sums, total[0]);
       Store(sums + kLanes, total[1]);
-      const float* const read = copied ? own : v;
-      const int64_t apart = copied ? wide : pitch;
-      for (int64_t e = 0; e < wide; e += kPanel) {
-        InTiles(many, [&](TileFunction tile, int64_t at, int64_t, int64_t) {
-          tile(scores + at, 1, kPanel, read + e, apart, t, mixed + at * wide + e, wide,
-               {scores, 0}, {scores, 0});
-        });
+      const auto mix = [&](const float* weights, const float* read, int64_t apart, int64_t count,
+                           float* to) {
+        for (int64_t e = 0; e < wide; e += kPanel) {
+          InTiles(many, [&](TileFunction tile, int64_t at, int64_t, int64_t) {
+            tile(weights + at, 1, kPanel, read + e, apart, count, to + at * wide + e, wide,
+                 {weights, 0}, {weights, 0});
+          });
+        }
+      };
+      if (copied) mix(scores, own, wide, n, mixed);
+      const float* weights = scores;
+      for (size_t r = 0; r < runs.size() && !copied; ++r) {
+        const Columns& run = runs[r];
+        mix(weights, run.values, run.pitch, run.count, r ? more : mixed);
+        for (int64_t i = 0; r && i < many * wide; ++i) mixed[i] += more[i];
+        weights += run.count * kPanel;
       }
       for (int64_t i = 0; i < many; ++i) {
         float* const to = out->typed_data() + places[i];
@@ -723,6 +773,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(leapjax_attention, Attention,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<ffi::Buffer<ffi::PRED>>()
                                   .Arg<Floats>()
                                   .Arg<Floats>()
                                   .Arg<ffi::Buffer<ffi::PRED>>()

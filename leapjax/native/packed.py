@@ -198,22 +198,28 @@ def summary(
     return top, place, jnp.sum(sums * jnp.exp(tops - base[None]), axis=0), some
 
 
-def attention(q, keys, values, valid, layer: int):
-    """Bidirectional attention in float32, as `leapjax.ops.attention.attend`.
+def attention(q, k, v, valid, cached=None):
+    """Bidirectional attention in float32, as `leapjax.ops.attention.attention`.
 
-    Keys and values are read where they are, all layers' in one array; scores stay in the caches.
+    Keys and values are read where they are, all layers' cached ones in one array. Scores of keys
+    that are not valid are not computed.
 
     Args:
       q: (B, S, H, E).
-      keys: (L, B, T, G, E), already rotated.
-      values: (L, B, T, G, E).
-      valid: (B, T) bool.
-      layer: which of the L.
+      k: (B, N, G, E), already rotated.
+      v: (B, N, G, E).
+      valid: (B, N) bool.
+      cached: `leapjax.ops.cache.Cached` with a static layer, or None.
 
     Returns:
-      (B, S, H * E).
+      (B, S, H * E). A row without any valid key attends to all of them alike.
     """
     b, s, h, e = q.shape
+    if cached is None:
+        keys = values = jnp.zeros((1, b, k.shape[2], 0, e), jnp.float32)
+        others, layer = jnp.zeros((b, 0), bool), 0
+    else:
+        keys, values, others, layer = cached
     out = jax.ShapeDtypeStruct((b, s, h * e), jnp.float32)
     call = jax.ffi.ffi_call("leapjax_attention", out, vmap_method="sequential")
-    return call(q, keys, values, valid, layer=np.int64(layer))
+    return call(q, keys, values, others, k, v, valid, layer=np.int64(layer))

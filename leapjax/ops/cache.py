@@ -1,30 +1,49 @@
-"""Write fresh keys and values into a KV cache, in place where the cache is a loop carry.
+"""Keys and values in a KV cache: what attention reads, and how rows are written.
 
-Shapes: L layers, B rows, T columns, S of a window, G rows written, K KV heads, E head width.
+Heads come before columns: a head's keys are contiguous, in the order that window passes and
+refreshes both want.
+
+Shapes: L layers, B rows, T columns, S queries, G rows written, K KV heads, E head width.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int32
+    from jaxtyping import Array, Float, Int32
+
+
+class Cached(NamedTuple):
+    """The cached keys and values that a layer attends to.
+
+    Attributes:
+      keys: (L, B, K, T, E), already rotated.
+      values: (L, B, K, T, E).
+      valid: (B, T) bool, or (B, S, T) for each query; False keys are never attended.
+      layer: () int32, which of the L.
+    """
+
+    keys: Any
+    values: Any
+    valid: Any
+    layer: Any
 
 
 def write_rows(
-    cache: Float[Array, "L B T K E"],
+    cache: Float[Array, "L B K T E"],
     layer: int | Int32[Array, ""],
     rows: Int32[Array, " G"],
     fresh: Float[Array, "G T K E"],
-) -> Float[Array, "L B T K E"]:
+) -> Float[Array, "L B K T E"]:
     """Replace whole rows of one layer.
 
     Args:
-      cache: (L, B, T, K, E).
+      cache: (L, B, K, T, E).
       layer: which of the L.
       rows: (G,) int32, each row's destination; a row out of range is dropped.
       fresh: (G, T, K, E).
@@ -33,46 +52,8 @@ def write_rows(
     >>> cache.reshape(2, 3).tolist()
     [[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
     """
+    fresh = fresh.transpose(0, 2, 1, 3)
     return _row_major(cache.at[jnp.int32(layer), rows].set(fresh, mode="drop"))
-
-
-def write_window(
-    cache: Float[Array, "L B T K E"],
-    layer: int | Int32[Array, ""],
-    start: Int32[Array, " B"],
-    fresh: Float[Array, "B S K E"],
-    replace: Bool[Array, "B S"] | None,
-) -> Float[Array, "L B T K E"]:
-    """Replace one contiguous window (S, K, E) in every row of one layer.
-
-    Args:
-      cache: (L, B, T, K, E).
-      layer: which of the L.
-      start: (B,) int32, the windows' first columns.
-      fresh: (B, S, K, E).
-      replace: (B, S) bool, False keeps the cached column; None replaces all.
-    """
-    b, s = fresh.shape[:2]
-    rows = jnp.arange(b, dtype=jnp.int32)
-    if replace is not None:
-        columns = start[:, None] + jnp.arange(s, dtype=jnp.int32)[None, :]
-        old = cache[layer, rows[:, None], columns]
-        fresh = jnp.where(replace[:, :, None, None], fresh, old)
-    place = jnp.stack([jnp.full((b,), layer, jnp.int32), rows, start], axis=1)
-    written = lax.scatter(
-        cache,
-        place,
-        fresh,
-        lax.ScatterDimensionNumbers(
-            update_window_dims=(1, 2, 3),
-            inserted_window_dims=(0, 1),
-            scatter_dims_to_operand_dims=(0, 1, 2),
-        ),
-        indices_are_sorted=True,
-        unique_indices=True,
-        mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS,
-    )
-    return _row_major(written)
 
 
 def _row_major(cache):

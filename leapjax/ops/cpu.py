@@ -18,6 +18,7 @@ from flax import struct
 
 from leapjax import native
 from leapjax.ops import xla
+from leapjax.ops.cache import Cached
 from leapjax.ops.weights import GROUPS, Arranged, Norm
 
 if TYPE_CHECKING:
@@ -82,15 +83,16 @@ def heads(
 
 def attention(
     q: Float[Array, "B S H E"],
-    keys: Float[Array, "L B T G E"],
-    values: Float[Array, "L B T G E"],
-    valid: Bool[Array, "B T"] | Bool[Array, "B S T"],
-    index: int,
+    k: Float[Array, "B N G E"],
+    v: Float[Array, "B N G E"],
+    valid: Bool[Array, "B N"] | Bool[Array, "B S N"],
+    cached: Cached | None = None,
 ) -> Float[Array, "B S H*E"]:
     """See `leapjax.ops.attention.attention`."""
-    if valid.ndim == 2:
-        return native.attention(q, keys, values, valid, index)
-    return xla.attention(q, keys, values, valid, index)  # the kernel takes no mask per query
+    masks = (valid,) if cached is None else (valid, cached.valid)
+    if all(mask.ndim == 2 for mask in masks):
+        return native.attention(q, k, v, valid, cached)
+    return xla.attention(q, k, v, valid, cached)  # the kernel takes no mask per query
 
 
 def linear(

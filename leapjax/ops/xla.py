@@ -78,7 +78,12 @@ def heads(
     """
     first = GROUPS["vkq"].index(names[0])
     y = normed(x, layer["attn_norm"])
-    products = _products(y, layer["vkq"].part(first, first + len(names)))
+    w = layer["vkq"].part(first, first + len(names))
+    products = _products(y, w)
+    if not w.training:
+        # Otherwise the TPU compiler splits heads within the product, and for that transposes the
+        # weights: all layers' before the loop.
+        products = lax.optimization_barrier(products)
     shape = (*x.shape[:-1], -1, head_dim)
     return [
         finish_head(y.reshape(shape), layer, name, rope)

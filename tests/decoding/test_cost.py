@@ -56,9 +56,10 @@ def operations(text):
     [
         # The looped layers, the last one (on the window) and the head; the decode, its layers.
         ("none", 2 * LAYER + 1, 2),
-        # A window's forward, a refresh's, the head; the decode, two conditionals, two of layers.
-        ("prefix", 3 * LAYER + 1, 5),
-        ("dual", 3 * LAYER + 1, 5),
+        # A window's forward with two more products for its fresh keys, a refresh's, the head; the
+        # decode, the refresh, two of layers.
+        ("prefix", 3 * LAYER + 2 + 1, 4),
+        ("dual", 3 * LAYER + 2 + 1, 4),
     ],
 )
 def test_products_and_loops(family, cache, products, loops):

@@ -12,6 +12,7 @@ from leapjax.models.attention import BlockCausal, Causal, Windowed, attention_ma
 from leapjax.models.config import Run
 from leapjax.ops import attention, primitives, xla
 from leapjax.ops.arrangement import as_arranged
+from leapjax.ops.cache import Cached
 from leapjax.testing import tiny_config, tiny_params
 from tests.models import transcription
 
@@ -109,7 +110,7 @@ def test_one_block(name):
     @jax.jit
     def block(x, layer, positions):
         rope = primitives.rope_tables(positions, config.head_dim, config.rope_theta)
-        valid = attention_mask(kind.attention, positions, lambda: positions, jnp.ones((1, 6), bool))
+        valid = attention_mask(kind.attention, positions, positions, jnp.ones((1, 6), bool))
         return transformer._block(xla, x, layer, config.head_dim, rope, valid)[0]
 
     got = block(x, arranged, positions[None])
@@ -175,14 +176,42 @@ def test_cached_passes_repeat_the_whole_pass(name):
         plain = transformer.hidden_states(params, config, ids, positions, valid)
         kept, cache = refreshed(params, config, ids, positions, valid)
         part = ids[pick, columns], positions[pick, columns]
-        window = transformer.window_states(params, config, *part, valid, cache, start, None)
-        return plain, kept, cache, window
+        # Fresh columns differ from cached ones, which nobody may read.
+        spoilt = [
+            jnp.where((columns[:, :, None] == np.arange(10)).any(1)[None, :, None, :, None], 9, c)
+            for c in cache
+        ]
+        fresh = start, start + 4
+        window = transformer.window_states(params, config, *part, valid, spoilt, start, fresh)
+        # All but the first fresh: its cached keys are as good.
+        fresh = start + 1, start + 4
+        later = transformer.window_states(params, config, *part, valid, cache, start, fresh)
+        return plain, kept, window, later
 
-    plain, kept, cache, (window, again) = three(params, ids, positions)
+    plain, kept, window, later = three(params, ids, positions)
     close(kept, plain, 1e-6)
     close(window, np.asarray(plain)[pick, columns], 1e-5)
-    for old, new in zip(cache, again, strict=True):
-        close(new, old, 1e-5)
+    close(later, np.asarray(plain)[pick, columns], 1e-5)
+
+
+@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 2)])
+@pytest.mark.parametrize("each", [False, True], ids=["mask", "mask per query"])
+def test_attention_to_cached_and_fresh_keys(heads, groups, each):
+    q, k, v = random(2, 3, heads, 4), random(2, 3, groups, 4, seed=1), random(2, 3, groups, 4)
+    keys, values = random(5, 2, groups, 7, 4, seed=2), random(5, 2, groups, 7, 4, seed=3)
+    rng = np.random.default_rng(4)
+    own, others = rng.random((2, 3, 3)) < 0.7, rng.random((2, 3, 7)) < 0.7
+    if not each:
+        own, others = own[:, 0], others[:, 0]
+    got = jax.jit(attention.attention)(q, k, v, own, Cached(keys, values, others, 3))
+    for b in range(2):
+        for i in range(3):
+            keep = np.concatenate([m[b, i] if each else m[b] for m in (others, own)])
+            both = (
+                np.concatenate([old[3, b].transpose(1, 0, 2), new[b]])[keep]
+                for old, new in ((keys, k), (values, v))
+            )
+            close(got[b, i : i + 1], transcription.attention(q[b, i : i + 1], *both))
 
 
 def test_bfloat16_compute_is_close_to_float32():
@@ -245,7 +274,7 @@ def test_tiny_models_cover_the_unit_interval():
 
 def refreshed(params, config, ids, positions, valid, outputs=None):
     """`refresh_states` into a cache of just these rows, but one more that must stay."""
-    shape = (config.n_layers, len(ids) + 1, ids.shape[1], config.n_kv_heads, config.head_dim)
+    shape = (config.n_layers, len(ids) + 1, config.n_kv_heads, ids.shape[1], config.head_dim)
     empty = jnp.full(shape, 7.0), jnp.full(shape, 7.0)
     rows = jnp.arange(len(ids), dtype=jnp.int32)
     out, cache = transformer.refresh_states(

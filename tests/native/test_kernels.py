@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from leapjax import native
 from leapjax.ops.attention import attend
+from leapjax.ops.cache import Cached
+from tests.models import transcription
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no C++ compiler for leapjax.native")
 sizes = st.integers(1, 70)
@@ -175,23 +177,52 @@ def test_a_row_is_the_same_alone(rows, depth, seed):
 def test_attention(rows, queries, more, groups, share, width, seed):
     keys = queries + more
     q = 3 * normal(seed, rows, queries, groups * share, width)
-    k, v = normal(seed + 9, 2, 3, rows, keys, groups, width)
+    k, v = normal(seed + 9, 2, rows, keys, groups, width)
     # Pads on the left, up to rows of nothing else.
     pads = np.random.default_rng(seed).integers(0, keys + 1, rows)
     valid = jnp.asarray(np.arange(keys)[None] >= pads[:, None])
-    got = native.attention(jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), valid, 1)
-    wanted = attend(jnp.asarray(q), jnp.asarray(k[1]), jnp.asarray(v[1]), valid)
+    got = native.attention(jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), valid)
+    wanted = attend(jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), valid)
     np.testing.assert_allclose(got, wanted, atol=2e-5)
 
 
+@few
+@given(
+    rows=st.integers(1, 3),
+    queries=st.integers(1, 70),
+    stored=st.integers(1, 90),
+    groups=st.integers(1, 3),
+    share=st.integers(1, 3),
+    width=st.sampled_from([2, 16, 24, 32, 64, 100]),
+    seed=st.integers(0, 3),
+)
+def test_attention_to_cached_keys_too(rows, queries, stored, groups, share, width, seed):
+    q = 3 * normal(seed, rows, queries, groups * share, width)
+    k, v = normal(seed + 1, 2, rows, queries, groups, width)
+    keys, values = normal(seed + 9, 2, 3, rows, groups, stored, width)
+    rng = np.random.default_rng(seed)
+    own = rng.random((rows, queries)) < rng.choice([0.0, 0.5, 1.0])
+    others = rng.random((rows, stored)) < rng.choice([0.0, 0.9, 1.0])
+    got = native.attention(*map(jnp.asarray, (q, k, v, own)), Cached(keys, values, others, 1))
+    for b in range(rows):
+        every = not (own[b].any() or others[b].any())  # no key: all of them alike
+        both = (
+            np.concatenate(
+                [old[1, b].transpose(1, 0, 2)[others[b] | every], new[b][own[b] | every]]
+            )
+            for old, new in ((keys, k), (values, v))
+        )
+        wanted = transcription.attention(q[b] * (not every), *both)
+        np.testing.assert_allclose(got[b], wanted, atol=2e-5)
+
+
 def test_pads_change_nothing_of_attention():
-    q, k, v = normal(0, 1, 9, 2, 32), normal(1, 1, 1, 40, 2, 32), normal(2, 1, 1, 40, 2, 32)
-    valid = jnp.ones((1, 40), bool)
-    plain = native.attention(q, k, v, valid, 0)
-    pad = [(0, 0), (0, 0), (24, 0), (0, 0), (0, 0)]
+    q, k, v = normal(0, 1, 9, 2, 32), normal(1, 1, 40, 2, 32), normal(2, 1, 40, 2, 32)
+    plain = native.attention(q, k, v, jnp.ones((1, 40), bool))
+    pad = [(0, 0), (24, 0), (0, 0), (0, 0)]
     padded = native.attention(
         q, np.pad(k, pad, constant_values=7), np.pad(v, pad, constant_values=9),
-        jnp.arange(64)[None] >= 24, 0,
+        jnp.arange(64)[None] >= 24,
     )  # fmt: skip
     assert np.array_equal(plain, padded)
 
