@@ -207,7 +207,6 @@ def _reopen(state: DecodeState, columns, back, program: Program) -> DecodeState:
 
 def _write(state: DecodeState, columns, where, **values) -> DecodeState:
     """Write (B, W) values into fields of the rows where the mask `where` (B, W) is True."""
-
     # Windows are contiguous. A select over all columns: a slice update per row would be a serial
     # loop over rows on a TPU.
     offset = jnp.arange(state.open.shape[1], dtype=jnp.int32)[None, :] - columns[:, :1]
