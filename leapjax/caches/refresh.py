@@ -18,6 +18,7 @@ S columns computed, W block, L layers, K KV heads, E head width, D width.
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ class Refreshing(Cache):
     stores, exact = True, False
 
     @abstractmethod
-    def end(self, rows):
+    def end(self, rows) -> Any:
         """The end of the columns that a pass recomputes, (B,) int32."""
 
     def next_block(self, due, moved, iteration):
