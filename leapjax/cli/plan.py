@@ -26,6 +26,9 @@ examples:
   # Which chip, mesh, rows and weights? A row a mesh; replicas of up to 8 chips
   leapjax plan --model llada-8b --sweep v5e,v6e --most-chips 8 --json sweep.json
 
+  # What does the compiled program move, and what of it is waste?
+  leapjax plan --topology v6e:2x4 --mesh data=8 --batch 64 --quantize none --audit
+
   # int8 weights on the cheapest slice there is
   leapjax plan --model llada-8b --topology v5e:1x1 --quantize int8
 
@@ -104,6 +107,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="results of earlier compilations, added to; a stopped sweep goes on (default: in "
         "the cache folder, LEAPJAX_CACHE_DIR); off keeps none",
     )
+    add(
+        "--audit",
+        action="store_true",
+        help="print what the fastest program moves beside what it has to, pass by pass, and its "
+        "most wasteful operations (docs/audit.md)",
+    )
     add("--json", type=place, metavar="FILE", help="write everything as JSON too")
 
 
@@ -122,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
     import jax
 
     from leapjax.config import DecodeConfig
-    from leapjax.planning import candidates, models, search
+    from leapjax.planning import audit_report, candidates, models, search
 
     # Nothing runs: the host is enough, and asking for a TPU that is not there takes minutes.
     jax.config.update("jax_platforms", "cpu")
@@ -169,8 +178,13 @@ def run(args: argparse.Namespace) -> int:
             _print(f"\n{plan_table.LEGEND}")
         if len(plans) == 1:
             _print("\n" + "\n".join(plan_table.details(best)))
+        if args.audit:
+            _print("\n" + "\n".join(audit_report.lines(best)))
         cost = "price" if prices else "chip-seconds"
         _print(f"\nLeast {cost} a token: {best['topology']} with {plan_table.command(best)}")
+    if not args.audit:
+        for plan in plans:
+            plan.pop("audit", None)
     if args.json:
         write(Path(args.json), json_text({"arguments": vars(args), "plans": plans}))
     return OK if best is not None else 1

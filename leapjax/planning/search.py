@@ -18,7 +18,7 @@ import jax
 
 from leapjax.decoding import Program
 from leapjax.errors import UserError
-from leapjax.planning import audit, chips, compiled, exchange, isolated, need
+from leapjax.planning import audit, audit_report, chips, compiled, exchange, isolated, need
 from leapjax.planning.candidates import Candidate, Workload
 from leapjax.progress import busy
 from leapjax.sharding import MeshShape
@@ -125,7 +125,7 @@ def _key(place, mesh: MeshShape, program: Program, slots: int, quantize: str | N
     from leapjax import __version__
 
     parts = (str(place), str(mesh), slots, quantize, program, jax.__version__, compiler)
-    text = repr((*parts, __version__, "counted"))  # the last names what a result holds
+    text = repr((*parts, __version__, "counted, audit"))  # the last names what a result holds
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -162,8 +162,8 @@ def compile_one(
       quantize: as in `leapjax.load`.
 
     Returns:
-      JSON-ready: what is `counted` in the program (bytes a device), `estimated` by the compiler
-      and `measured` here (seconds); or an `error`.
+      JSON-ready: what is `counted` in the program (bytes a device), its whole `audit`, `estimated`
+      by the compiler and `measured` here (seconds); or an `error`.
 
     Raises:
       UserError: no compiler, or not for this slice.
@@ -189,6 +189,7 @@ def compile_one(
             "moved": {part.name: part.moved for part in parts},
             "need": {part.name: part.need.total for part in parts if part.need},
         },
+        "audit": audit_report.record(account, place.chip),
         "estimated": {"cycles": {part.name: part.cycles for part in parts}},
         "measured": {
             "compile_s": round(made.seconds, 1),

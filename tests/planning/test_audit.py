@@ -1,10 +1,14 @@
 """What an audit counts in the stored TPU programs of LLaDA-8B, and how it knows their passes."""
 
+import json
+import re
+
 import pytest
 
+from leapjax.cli import plan as command
 from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for
-from leapjax.planning import audit, models, need
+from leapjax.planning import audit, audit_report, chips, exchange, models, need, search
 from leapjax.sharding import MeshShape
 from tests.planning import stored
 
@@ -74,3 +78,107 @@ def test_need(audited, name, step, refresh):
     assert found.step[1] / 1e9 == pytest.approx(step, rel=0.005)
     if refresh:
         assert found.passes[need.REFRESH].need.total / 1e9 == pytest.approx(refresh, rel=0.005)
+
+
+def test_what_is_wasteful_is_named(audited):
+    """The copies that the layout of the cache costs, and the scores in float32."""
+    found = audited["v5e-tensor8-dual"].passes[need.BESIDES]
+    assert {o.of for o in found.copies[:4]} == {("state.cache[0]",), ("state.cache[1]",)}
+    assert sum(o.read + o.written for o in found.copies[:4]) / 1e9 == pytest.approx(12.9, rel=0.01)
+    worst = audited["v6e-data8-dual"].passes[need.REFRESH].operations[:3]
+    assert all(o.scope.startswith("attention/") and o.times == 31 for o in worst)
+    assert worst[0].result == "f32[4,32,768], f32[4,32,768,768]"
+    # Weights that a product reads for the first time are no waste.
+    window = audited["v6e-data8-dual"].passes[need.WINDOW]
+    mlp = [o for o in window.operations if o.scope == "mlp/dot_general"]
+    assert sum(o.read for o in mlp) > 9e9 > 1e9 > sum(o.wasted for o in mlp)
+
+
+def test_copies_at_entry(audited):
+    copies = audited["v6e-data8-dual"].outside.copies
+    large = {o.of: o.written for o in copies if o.written > 1e6}
+    assert large == {(f"params['layers']['{n}']",): 2 * 32 * 4096**2 for n in "qkv"}
+
+
+def test_collectives_of_a_pass(audited):
+    found = audited["v5e-tensor8-dual"].passes[need.REFRESH]
+    layers = [e for e in found.exchanges if e.times == 31]
+    assert [(e.what.kind, e.what.bytes) for e in layers] == [("all-reduce", 2 * 8 * 768 * 4096)] * 2
+    assert not any(e.what.asynchronous for e in found.exchanges)
+    assert not any(p.exchanges for p in audited["v6e-data8-dual"].passes.values())
+
+
+def test_turns_of_an_unknown_number_count_once(audited):
+    """Both passes of a cache are loops of no or one turn; those over layers have known lengths."""
+    dual, none = audited["v6e-data8-dual"], audited["v6e-data8-none"]
+    assert [p.turns for p in dual.passes.values()] == [None, None, 1]
+    assert none.passes[need.FULL].turns == 1
+
+
+def test_estimates_are_the_compilers(audited):
+    found = audited["v6e-data8-dual"]
+    cycles = found.passes[need.WINDOW].cycles + found.passes[need.BESIDES].cycles
+    clock = chips.CHIPS["v6e"].clock
+    assert 1000 * cycles / clock == pytest.approx(39.7, rel=0.05)
+    assert 1000 * found.outside.cycles / clock == pytest.approx(18.5, rel=0.05)
+
+
+def test_passes_are_known_by_our_scopes():
+    """Without a hint of shapes, and where shapes would say the opposite."""
+    text = stored.load("v6e-data8-dual")
+    assert list(audit.audit(text).passes) == [need.BESIDES]
+    # The window's layers sit in the first inner loop of the decode loop, a refresh's in the second.
+    swapped = re.sub(
+        r"jit\(run\)/while/body/while/body/while/body/closed_call/mlp",
+        lambda m: m.group().replace(
+            "/while/body/while/body/while", "/while/body/refresh pass/while"
+        ),
+        text,
+    )
+    found = audit.audit(swapped, expected("v6e-data8-dual"))
+    assert list(found.passes) == [need.REFRESH, need.BESIDES]
+
+
+def report(found, name):
+    """What `search.plan` says of a program, as far as the report reads it."""
+    parts = [*found.passes.values(), found.outside]
+    return {
+        "audit": audit_report.record(found, chips.CHIPS[name[:3]]),
+        "counted": {"temporaries": 3.6e9, "collectives": exchange.listed(parts, MESHES[name])},
+    }
+
+
+def test_the_report_fits_a_terminal(audited):
+    for name, found in audited.items():
+        plan = report(found, name)
+        text = audit_report.lines(plan)
+        assert max(map(len, text)) <= 80
+        table = [line.split() for line in text if line.startswith(("besides  ", "outside  "))]
+        assert len(table) == 2 and all(len(row) == 8 for row in table)
+        assert sum("all-reduce" in line for line in text) == len(plan["counted"]["collectives"])
+        assert json.loads(json.dumps(plan["audit"])) == plan["audit"]
+
+
+def test_the_command(audited, monkeypatch, tmp_path, capsys):
+    """What a compilation said of its program is kept, the audit with it."""
+    name = "v6e-data8-dual"
+    made, found = report(audited[name], name), audited[name]
+    parts = [*found.passes.values(), found.outside]
+    sizes = ("weights", "cache", "state", "temporaries", "total", "donated")
+    made["counted"] |= dict.fromkeys(sizes, 10**9) | {
+        "moved": {p.name: p.moved for p in parts},
+        "need": {p.name: p.need.total for p in parts if p.need},
+    }
+    made["estimated"] = {"cycles": {p.name: p.cycles for p in parts}}
+    made["measured"] = {"compile_s": 1.0, "compile_cpu_s": 1.0}
+    monkeypatch.setattr(search, "_compile", lambda *how: dict(made))
+    store, out = tmp_path / "plans.jsonl", tmp_path / "plan.json"
+    argv = ["--topology", "v6e:2x4", "--mesh", "data=8", "--batch", "64", "--quantize", "none"]
+    argv += ["--reuse", str(store), "--json", str(out)]
+    assert command.main(argv) == 0
+    assert "copied" not in capsys.readouterr().out
+    assert "audit" not in json.loads(out.read_text())["plans"][0]
+    monkeypatch.setattr(search, "_compile", lambda *how: pytest.fail("compiled again"))
+    assert command.main([*argv, "--audit"]) == 0
+    assert "window pass + besides" in capsys.readouterr().out
+    assert json.loads(out.read_text())["plans"][0]["audit"] == made["audit"]
