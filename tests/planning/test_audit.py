@@ -155,7 +155,7 @@ def test_the_report_fits_a_terminal(audited):
         assert max(map(len, text)) <= 80
         table = [line.split() for line in text if line.startswith(("besides  ", "outside  "))]
         assert len(table) == 2 and all(len(row) == 8 for row in table)
-        assert sum("all-reduce" in line for line in text) == len(plan["counted"]["collectives"])
+        assert sum(": all-reduce " in line for line in text) == len(plan["counted"]["collectives"])
         assert json.loads(json.dumps(plan["audit"])) == plan["audit"]
 
 
