@@ -3,7 +3,7 @@
     read      of every operand in HBM what the instruction uses: of an array that it only slices or
               gathers from, those elements
     written   the result, if it is in HBM; of an update in place, only what is updated
-    not HBM   arrays in another memory space: `S(1)` is the chip's own memory
+    not HBM   arrays in another memory space, `S(1)` is the chip's own memory; single numbers
     once      an asynchronous copy, slice or exchange counts where it starts, not where it ends
 
 A fusion's operands and results go through HBM, what it computes in between does not. An operand
@@ -96,7 +96,7 @@ def traffic(module: Module, computation: Computation, instruction: Instruction) 
     reads: dict[str, int] = {}
     for place, name in enumerate(instruction.operands):
         source = computation.instructions.get(name)
-        if source is None or len(source.arrays) != 1 or source.arrays[0].space:
+        if source is None or len(source.arrays) != 1 or not _hbm(source.arrays[0]):
             continue
         whole = source.arrays[0].padded
         part = _part(module, instruction, inner, place, source.arrays[0], results)
@@ -105,13 +105,13 @@ def traffic(module: Module, computation: Computation, instruction: Instruction) 
             reads[name] = min(whole, reads.get(name, 0) + math.ceil(part * whole))
     if inner is not None and stage == STAGED:
         sent = (i for i in inner.instructions.values() if kind_of(i))
-        written = sum(_hbm(a, a.space) for i in sent for a in i.arrays)
+        written = sum(_hbm(a) for i in sent for a in i.arrays)
     elif inner is not None:
         written = _written_by(module, inner, inner.root, results)
     elif opcode in _UPDATES:
-        written = _hbm(_update(computation, instruction), results[0].space)
+        written = 0 if results[0].space else _size(_update(computation, instruction))
     else:
-        written = sum(_hbm(a, a.space) for a in results)
+        written = sum(map(_hbm, results))
     return Traffic(reads, written)
 
 
@@ -145,8 +145,13 @@ def _stage(module: Module, inner: Computation) -> str:
     return targets.pop() if targets else ""
 
 
-def _hbm(array: Array | None, space: int) -> int:
-    return 0 if space or array is None else array.padded
+def _size(array: Array | None) -> int:
+    """Bytes in memory; single numbers are kept in registers."""
+    return array.padded if array is not None and array.dims else 0
+
+
+def _hbm(array: Array) -> int:
+    return 0 if array.space else _size(array)
 
 
 def _inner(module: Module, instruction: Instruction) -> Computation | None:
@@ -226,7 +231,7 @@ def _updated(
     while value.opcode != "parameter":
         place = 0
         if value.opcode in _UPDATES:
-            total, updated = total + _hbm(_update(computation, value), 0), True
+            total, updated = total + _size(_update(computation, value)), True
         elif value.opcode == "fusion":
             inner = _inner(module, value)
             found = _updated(module, inner, inner.root) if inner else None
@@ -263,4 +268,4 @@ def _written_by(
         return 0
     if found := _updated(module, computation, value):
         return found[1]
-    return sum(_hbm(a, a.space) for a in results)
+    return sum(map(_hbm, results))
