@@ -79,9 +79,7 @@ def batch(lm: LM, requests: Sequence[Request]) -> Batch:
     engine = lm.engine(len(requests))
     programs = [engine.program(r) for r in requests]
     union = {name: any(getattr(p, name) for p in programs) for name in _WIDER}
-    program = dataclasses.replace(
-        programs[0], length=max(p.length for p in programs), refresh_group=0, **union
-    )
+    program = dataclasses.replace(programs[0], length=max(p.length for p in programs), **union)
     for number, other in enumerate(programs, 1):
         for field in dataclasses.fields(Program):
             name = field.name

@@ -20,10 +20,11 @@ from leapjax.errors import UserError
 from leapjax.failures import out_of_memory
 from leapjax.models.config import ModelConfig
 from leapjax.models.quantize import quantize as quantized
+from leapjax.ops import hardware
 from leapjax.progress import busy
 from leapjax.serve.lane import compile_run
 from leapjax.serve.memory import array_bytes, device_limit, needed_bytes
-from leapjax.serve.sizes import bucket, default_refresh_group
+from leapjax.serve.sizes import bucket
 from leapjax.sharding import MeshShape, Placement, local_devices, placements
 
 # A replica has room for so many rows at least; the engine takes more where they fit.
@@ -137,13 +138,14 @@ def _needs(auto, mesh, weights, model, dtype, quantize, devices, limit) -> int:
     slots = -(-rows // mesh.fsdp) * mesh.fsdp
     config = auto.config
     columns = min(bucket(auto.prompt_length) + config.gen_length, model.max_length)
+    length = max(columns, config.gen_length)
     program = program_for(
         config,
         model,
-        length=max(columns, config.gen_length),
+        length=length,
         dtype=dtype,
         eot_token_id=None,
-        refresh_group=default_refresh_group(slots),
+        refresh_group=hardware.defaults().refresh_group(length, dtype),
     )
     try:
         with busy(f"compiling for --mesh {mesh}, to see whether it fits"):

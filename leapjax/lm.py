@@ -307,8 +307,8 @@ class LM:
           config: options of items that are not Requests yet.
           batch_size: rows decoded at once by all replicas; default: as many as there are and fit
             in memory, up to a limit of the backend.
-          refresh_group: with a KV cache, rows that may refresh in one iteration; affects speed,
-            not answers.
+          refresh_group: with a KV cache, rows that a refresh computes together, at least 1;
+            affects speed, not answers.
           each_chunk: see `Engine.stream`.
           **options: decode options by name; they override `config`.
 
@@ -318,7 +318,7 @@ class LM:
         arguments.check_names(options, "stream", "batch_size", "refresh_group", "each_chunk")
         job, batch_size = self.options(config, **options), arguments.row_count(batch_size)
         if refresh_group is not None:
-            refresh_group = arguments.whole(refresh_group, "refresh_group", 0)
+            refresh_group = arguments.whole(refresh_group, "refresh_group", 1)
         requests = arguments.streamed(requests)
         count = len(requests) if isinstance(requests, Sequence) else None
         lines = itertools.count(1)

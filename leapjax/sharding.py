@@ -172,8 +172,8 @@ class Placement:
             name = getattr(path[0], "name", None)
             if name == "cache":
                 return self.cache(leaf.shape)
-            if name == "iteration":
-                return self.sharding((), ())
+            if not leaf.ndim:
+                return self.everywhere()
             return self.sharding(("rows",) + (None,) * (leaf.ndim - 1), leaf.shape)
 
         return jax.tree_util.tree_map_with_path(place, state)

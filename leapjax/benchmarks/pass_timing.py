@@ -27,6 +27,7 @@ from leapjax.decoding.program import program_for
 from leapjax.decoding.state import with_cache
 from leapjax.models import transformer
 from leapjax.models.config import ModelConfig
+from leapjax.ops import hardware
 from leapjax.planning import work
 from leapjax.serve.lane import empty_state, lower_run
 
@@ -42,7 +43,14 @@ def passes_of(case: Case) -> int:
 
 def program_of(case: Case, model: ModelConfig, dtype: str) -> Program:
     """The compiled structure; the schedule is no part of it."""
-    return program_for(case.config(), model, length=case.columns, dtype=dtype, eot_token_id=None)
+    return program_for(
+        case.config(),
+        model,
+        length=case.columns,
+        dtype=dtype,
+        eot_token_id=None,
+        refresh_group=hardware.defaults().refresh_group(case.columns, dtype),
+    )
 
 
 def begin(case: Case, program: Program) -> DecodeState:

@@ -1,4 +1,4 @@
-"""The protocol of a KV cache: its arrays, the columns that a pass computes, the rows to refresh.
+"""The protocol of a KV cache: its arrays, and the columns that a pass computes.
 
 Shapes: B rows, R = B or 2 B with guidance, T columns, W window, D width, L layers, K KV
 heads, E head width.
@@ -23,10 +23,12 @@ class Outcome(NamedTuple):
     Attributes:
       hidden: (R, W, D); hidden states of each row's window, before the head.
       served: (B,) bool; rows whose window is valid and goes to the policy.
-      full: (B,) bool; rows that had a full pass and no longer wait for one.
+      full: (B,) bool; rows that had a full pass.
       cache: the new `DecodeState.cache`.
       shadow: (R, W, D); hidden states of a copy of the window in which no output sees the token
         that it predicts. None unless the policy needs `recheck`.
+      refreshed: () int32; rows that refreshes of the cache computed, those that fill a turn
+        included.
     """
 
     hidden: Any
@@ -34,14 +36,15 @@ class Outcome(NamedTuple):
     full: Any
     cache: Any
     shadow: Any = None
+    refreshed: Any = 0
 
 
 class Cache(ABC):
     """A way to reuse keys and values from pass to pass.
 
-    Objects are stateless: `DecodeState.cache` holds keys and values, and `DecodeState.due` tells
-    which rows wait for a full pass. `forward` may compute more columns than the window, for
-    instance to store a finished block in the first pass of the next one (`block_step` is 0 there).
+    Objects are stateless: `DecodeState.cache` holds keys and values. `forward` may compute more
+    columns than the window, for instance to store a finished block in the first pass of the next
+    one (`block_step` is 0 there).
 
     Attributes:
       name: the name that users write.
@@ -94,17 +97,4 @@ class Cache(ABC):
 
     @abstractmethod
     def forward(self, params, rows: Rows, columns) -> Outcome:
-        """The forward pass of a step: `steady`, and the full passes that are due."""
-
-    def next_block(self, due, moved, iteration):
-        """Update `due` after some rows have moved to another block.
-
-        Args:
-          due: (B,) int32, `DecodeState.due`.
-          moved: (B,) bool, rows that begin another block.
-          iteration: () int32, the next iteration.
-
-        Returns:
-          (B,) int32, the new `due`.
-        """
-        return due
+        """The forward pass of a step: `steady`, and the full passes of rows that need one."""

@@ -5,13 +5,13 @@ passes of the block recompute a part of the sequence. They attend to cached keys
 rest, which stay stale until the next block: this is the approximation. Source: Fast-dLLM, arXiv
 2505.22618.
 
-At most `refresh_group` rows refresh per iteration, the longest waiting first. A waiting row does
-nothing. So one row's refresh does not cost the whole batch a full pass, and a row's steps and
-tokens do not depend on the other rows.
+A pass refreshes the rows that begin a block, in turns of `refresh_group` rows, and computes the
+window of the others. So one row's refresh does not cost the whole batch a full pass, no row waits
+for another, and a row's steps and tokens do not depend on the other rows.
 
 Dream's output at i - 1 predicts position i, so its window starts one column early.
 
-Shapes: B rows, R = B or 2 B with guidance, G refreshed (2 G with guidance), T columns,
+Shapes: B rows, R = B or 2 B with guidance, G rows of a turn (2 G with guidance), T columns,
 S columns computed, W block, L layers, K KV heads, E head width, D width.
 """
 
@@ -37,10 +37,6 @@ class Refreshing(Cache):
     @abstractmethod
     def end(self, rows) -> Any:
         """The end of the columns that a pass recomputes, (B,) int32."""
-
-    def next_block(self, due, moved, iteration):
-        """Rows that begin a block wait from this iteration on; see `Cache.next_block`."""
-        return jnp.where(moved, iteration, due)
 
     @jax.named_scope("window pass")
     def steady(self, params, rows, columns, cache):
@@ -69,10 +65,10 @@ class Refreshing(Cache):
         return take(hidden, rows.both(outputs))
 
     def forward(self, params, rows, columns):
-        """A full pass for some waiting rows, `steady` for those that do not wait."""
+        """A full pass for the rows that begin a block, `steady` for the others."""
         state, program = rows.state, rows.program
-        waiting = ~state.done & (state.due >= 0)
-        moving = ~state.done & (state.due < 0)
+        begins = ~state.done & (state.block_step == 0)
+        moving = ~state.done & (state.block_step > 0)
         b, w = columns.shape
         blank = jnp.zeros(
             (2 * b if program.guidance else b, w, program.model.d_model), program.compute_dtype
@@ -82,10 +78,9 @@ class Refreshing(Cache):
             lambda: self.steady(params, rows, columns, state.cache),
             lambda: blank,
         )
-        chosen = _longest_waiting(state.due, waiting, program.refresh_group or b)
-        hidden, cache = _refresh(params, rows, columns, waiting, chosen, hidden, state.cache)
-        full = jnp.zeros((b,), bool).at[chosen].set(True, mode="drop")
-        return Outcome(hidden, moving | full, full, cache)
+        group, cache = min(program.refresh_group, b), state.cache
+        hidden, cache, refreshed = _refresh(params, rows, columns, begins, group, hidden, cache)
+        return Outcome(hidden, ~state.done, begins, cache, refreshed=refreshed)
 
 
 def lead(program) -> int:
@@ -93,64 +88,69 @@ def lead(program) -> int:
     return 1 if program.model.shift_logits else 0
 
 
-def _longest_waiting(due, waiting, group: int):
-    """Select the rows to refresh: the longest waiting first; ties go to the lower slot.
+def _turn(waiting, group: int):
+    """Select the rows of a turn: the first `group` rows that wait.
+
+    Args:
+      waiting: (B,) bool, at least one True.
+      group: G.
 
     Returns:
-      (G,) int32 slots; unused entries are 2 B, out of range, so that writes drop them.
+      (G,) int32 rows, and (B,) bool, the rows that wait afterwards. If fewer than G rows wait, the
+      last of them fills the turn and is computed again.
+
+    >>> rows, after = _turn(jnp.array([False, True, True, False, True]), 2)
+    >>> rows.tolist(), after.tolist(), _turn(after, 2)[0].tolist()
+    ([1, 2], [False, False, False, False, True], [4, 4])
     """
-    b = due.shape[0]
-    order = jnp.argsort(jnp.where(waiting, due, jnp.int32(2**31 - 1)), stable=True)
-    chosen = order[: min(group, b)].astype(jnp.int32)
-    return jnp.where(waiting[chosen], chosen, jnp.int32(2 * b))
+    count = jnp.cumsum(waiting, dtype=jnp.int32)  # of a waiting row: its number, from 1
+    number = jnp.minimum(jnp.arange(1, group + 1, dtype=jnp.int32), count[-1])
+    rows = jnp.argmax(count[None, :] == number[:, None], axis=1)
+    return rows.astype(jnp.int32), waiting & (count > group)
 
 
-def _refresh(params, rows, columns, waiting, chosen, hidden, cache):
-    """Run a full pass over the chosen rows, if any row waits.
+def _refresh(params, rows, columns, waiting, group: int, hidden, cache):
+    """Run full passes over the waiting rows, `group` rows a turn.
 
     Returns:
-      `hidden` (R, W, D) and the cache, both updated in the chosen rows.
+      `hidden` (R, W, D) and the cache, both updated in the waiting rows, and the number of rows
+      computed, () int32.
     """
     b, program = columns.shape[0], rows.program
-    picked = jnp.minimum(chosen, b - 1)
-    source, target = picked, chosen
-    if program.guidance:  # the unconditional branch of row i is row b + i
-        source = jnp.concatenate([picked, picked + b])
-        target = jnp.concatenate([chosen, jnp.where(chosen < b, chosen + b, jnp.int32(2 * b))])
-    ids = rows.ids()[source]
+    all_columns = jnp.arange(program.length, dtype=jnp.int32)[None, :]
+    ids = rows.ids()
+    positions = rows.both(_rope_positions(rows, all_columns))
+    valid, outputs = rows.both(_valid(rows)), rows.both(rows.predictors(columns))
 
     @jax.named_scope("refresh pass")
-    def refresh(carry):
-        hidden, cache, ids = carry
-        all_columns = jnp.broadcast_to(
-            jnp.arange(program.length, dtype=jnp.int32)[None, :], rows.state.tokens.shape
-        )
+    def turn(carry):
+        hidden, cache, waiting, computed = carry
+        chosen, after = _turn(waiting, group)
+        waits = waiting[chosen]
+        if program.guidance:  # the unconditional branch of row i is row b + i
+            chosen, waits = jnp.concatenate([chosen, chosen + b]), jnp.concatenate([waits, waits])
+        # Every chosen row waits, but XLA can't know that. If the ids did not depend on the carry,
+        # as with one slot, XLA's loop-invariant code motion would hoist the pass, and it would
+        # run in every step.
+        own = jnp.where(waits[:, None], ids[chosen], 0)
         fresh, cache = transformer.refresh_states(
             params,
             program.model,
-            ids,
-            rows.both(_rope_positions(rows, all_columns))[source],
-            rows.both(_valid(rows))[source],
+            own,
+            positions[chosen],
+            valid[chosen],
             cache,
-            target,
+            chosen,
             program.compute_dtype,
-            rows.both(rows.predictors(columns))[source],
+            outputs[chosen],
         )
-        # The zeroed ids are never read. They make the body loop-variant; otherwise XLA's
-        # loop-invariant code motion would hoist the pass, and it would run in every step.
-        return hidden.at[target].set(fresh, mode="drop"), cache, jnp.zeros_like(ids)
+        for i in range(chosen.shape[0]):
+            hidden = lax.dynamic_update_index_in_dim(hidden, fresh[i], chosen[i], 0)
+        return hidden, cache, after, computed + group
 
-    hidden, cache, _ = _if_any(waiting, refresh, (hidden, cache, ids))
-    return hidden, cache
-
-
-def _if_any(flags, function, carry):
-    """`function(carry)` if any flag is set, else `carry`.
-
-    This is a loop of one or zero iterations, because a loop updates its carry in place and a
-    conditional copies the cache.
-    """
-    return lax.fori_loop(0, jnp.any(flags).astype(jnp.int32), lambda _, c: function(c), carry)
+    carry = (hidden, cache, waiting, jnp.int32(0))
+    hidden, cache, _, computed = lax.while_loop(lambda carry: jnp.any(carry[2]), turn, carry)
+    return hidden, cache, computed
 
 
 def _rope_positions(rows, columns):

@@ -31,7 +31,7 @@ class Program:
       eot_token_id: end-of-turn id, or None.
       dtype: compute dtype's name.
       infill: open positions may be anywhere; no canvas is appended.
-      refresh_group: rows G that may refresh their cache in one iteration; 0 is all rows.
+      refresh_group: rows G that a refresh computes together; 1 without a KV cache.
       static: (name, value) of the policy's static parameters.
     """
 
@@ -47,7 +47,7 @@ class Program:
     eot_token_id: int | None
     dtype: str
     infill: bool = False
-    refresh_group: int = 0
+    refresh_group: int = 1
     static: tuple[tuple[str, Any], ...] = ()
 
     @property
@@ -89,7 +89,7 @@ def program_for(
     dtype: str,
     eot_token_id: int | None,
     infill: bool = False,
-    refresh_group: int = 0,
+    refresh_group: int = 1,
 ) -> Program:
     """The program that a request with these options needs.
 
@@ -123,6 +123,6 @@ def program_for(
         eot_token_id=eot_token_id,
         dtype=dtype,
         infill=infill,
-        refresh_group=refresh_group if CACHES[config.cache].stores else 0,
+        refresh_group=refresh_group if CACHES[config.cache].stores else 1,
         static=tuple((p.name, config.value(p.name)) for p in parameters if not p.traced),
     )

@@ -44,6 +44,20 @@ class RowOptions(struct.PyTreeNode):
     parameters: dict[str, Any]
 
 
+class PassCounts(struct.PyTreeNode):
+    """Counts of a lane's passes with a KV cache; they stay 0 without one.
+
+    Attributes:
+      window_passes: () int32; passes in which at least one row computed its window.
+      refreshed_rows: () int32; rows that refreshes computed.
+      refresh_rows_wanted: () int32; rows that waited for a refresh. The difference filled turns.
+    """
+
+    window_passes: Any
+    refreshed_rows: Any
+    refresh_rows_wanted: Any
+
+
 class DecodeState(struct.PyTreeNode):
     """State of B rows (B slots, T columns).
 
@@ -55,7 +69,8 @@ class DecodeState(struct.PyTreeNode):
       origin: (B,) int32; column of canvas position 0, from which noise positions count.
       block: (B,) int32; column where the active block starts.
       block_masks: (B,) int32; open positions the active block had at its start.
-      block_step: (B,) int32; passes spent in the active block.
+      block_step: (B,) int32; passes spent in the active block. With a KV cache, a row refreshes in
+        the pass before which it is 0.
       steps: (B,) int32; passes offered to this row's policy.
       full_passes: (B,) int32; the steps that computed the whole sequence.
       done: (B,) bool; finished, or an idle slot.
@@ -63,9 +78,8 @@ class DecodeState(struct.PyTreeNode):
       commit_kind: (B, T) int8; codes of `COMMIT_KINDS`.
       commit_confidence: (B, T) float32 in [0, 1].
       key: (B, 5) uint32; material of the row's PRNG key (`row_keys`).
-      due: (B,) int32; iteration since which the row has waited for a full pass, or -1 (KV caches
-        only).
       iteration: () int32; iterations of the loop so far.
+      counts: counts of these iterations.
       options: per-row options.
       cache: keys and values of the KV cache, or None.
       memory: name -> (B, ...), the policy's memory within a block, or None.
@@ -86,8 +100,8 @@ class DecodeState(struct.PyTreeNode):
     commit_kind: Any
     commit_confidence: Any
     key: Any
-    due: Any
     iteration: Any
+    counts: PassCounts
     options: RowOptions
     cache: Any = None
     memory: Any = None
@@ -96,7 +110,7 @@ class DecodeState(struct.PyTreeNode):
 _DTYPES = {int: np.int32, float: np.float32, bool: np.bool_}
 
 # Fields that `refill` keeps: they have no rows, or a row's first pass does not read them.
-SHARED = ("iteration", "cache", "memory")
+SHARED = ("iteration", "counts", "cache", "memory")
 
 # Version of the map from seed and id to noise; a job that samples resumes under the same one only.
 # 1 (leapjax 0.1): a 32-bit hash of the id. 2: a 64-bit hash.
@@ -191,7 +205,6 @@ def row_arrays(request: Request, program: Program) -> dict[str, Any]:
         "commit_kind": np.zeros(t, np.int8),
         "commit_confidence": np.zeros(t, np.float32),
         "key": key_material(request),
-        "due": np.int32(0 if program.kv_cache.stores else -1),
         "options": {
             "temperature": np.float32(c.temperature),
             "top_p": np.float32(c.top_p),
@@ -221,7 +234,6 @@ def idle_row(program: Program) -> dict[str, Any]:
     row["open"][:] = False
     row["first"] = np.int32(program.length)
     row["done"] = np.bool_(True)
-    row["due"] = np.int32(-1)
     return row
 
 
@@ -247,7 +259,9 @@ def initial_state(requests: list[Request], program: Program, slots: int | None =
     rows = [row_arrays(r, program) for r in requests]
     rows += [idle_row(program)] * ((slots or len(rows)) - len(rows))
     memory = empty_memory(program, len(rows))
-    return DecodeState(**stack_rows(rows), iteration=np.int32(0), memory=memory)
+    zero = np.int32(0)
+    counts = PassCounts(window_passes=zero, refreshed_rows=zero, refresh_rows_wanted=zero)
+    return DecodeState(**stack_rows(rows), iteration=zero, counts=counts, memory=memory)
 
 
 def empty_memory(program: Program, slots: int):
@@ -279,7 +293,7 @@ def refill(state: DecodeState, rows: dict[str, Any], chosen) -> DecodeState:
       chosen: (B,) bool, the slots to replace.
 
     Returns:
-      The new state. With a KV cache the new rows queue for a full pass behind waiting ones.
+      The new state.
     """
 
     def pick(new, old):
@@ -292,6 +306,4 @@ def refill(state: DecodeState, rows: dict[str, Any], chosen) -> DecodeState:
             fields[field.name] = old
         else:
             fields[field.name] = jax.tree.map(pick, rows[field.name], old)
-    waiting = chosen & (fields["due"] >= 0)
-    fields["due"] = jnp.where(waiting, state.iteration, fields["due"])
     return DecodeState(**fields)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from leapjax.decoding import forward, schedule, summary
 from leapjax.decoding.program import Program
 from leapjax.decoding.proposal import never_proposed, probability, propose
-from leapjax.decoding.state import DecodeState, row_keys
+from leapjax.decoding.state import DecodeState, PassCounts, row_keys
 from leapjax.ops.arrangement import as_arranged
 from leapjax.ops.primitives import take
 from leapjax.policies import Pass
@@ -94,10 +94,21 @@ def step(params: Weights, state: DecodeState, program: Program) -> DecodeState:
             full_passes=state.full_passes + full.astype(jnp.int32),
             iteration=state.iteration + 1,
             cache=outcome.cache,
-            due=jnp.where(full, -1, state.due),
+            counts=_counted(state.counts, live, full, outcome, program),
             memory=_select_rows(live, decision.memory, state.memory),
         )
         return _advance(state, live, program)
+
+
+def _counted(counts: PassCounts, live, full, outcome, program: Program) -> PassCounts:
+    """The counts after a pass; with no cache nothing is refreshed."""
+    if not program.kv_cache.stores:
+        return counts
+    return PassCounts(
+        window_passes=counts.window_passes + jnp.any(live & ~full).astype(jnp.int32),
+        refreshed_rows=counts.refreshed_rows + outcome.refreshed,
+        refresh_rows_wanted=counts.refresh_rows_wanted + jnp.sum(full, dtype=jnp.int32),
+    )
 
 
 def _proposal(params, state: DecodeState, outcome, masked, info: Pass, program: Program):
@@ -242,7 +253,6 @@ def _advance(state: DecodeState, live, program: Program) -> DecodeState:
     block = jnp.where(moved, ahead, state.block)
     in_next = (column >= block[:, None]) & (column < block[:, None] + w)
     masks = jnp.sum(still_open & in_next, axis=1, dtype=jnp.int32)
-    due = program.kv_cache.next_block(state.due, moved, state.iteration)
     return state.replace(
         tokens=tokens,
         open=still_open,
@@ -250,5 +260,4 @@ def _advance(state: DecodeState, live, program: Program) -> DecodeState:
         block=block,
         block_masks=jnp.where(moved, masks, state.block_masks),
         block_step=jnp.where(moved, 0, state.block_step),
-        due=due,
     )

@@ -47,6 +47,7 @@ from leapjax.jobs.source import Input, InputInfo
 from leapjax.jobs.spec import JobSpec, Result
 from leapjax.jobs.summary import Summary
 from leapjax.records import Intake
+from leapjax.serve.refreshes import Refreshes
 from leapjax.storage import Folder
 
 __all__ = ["JobSpec", "Result", "check", "run"]
@@ -358,6 +359,7 @@ def _sum(summaries: list[dict[str, Any]]) -> Summary:
     for counts in summaries:
         for name in ("answers", "tokens", "steps", "committed"):
             setattr(total, name, getattr(total, name) + counts[name])
+        total.refreshes += Refreshes(**counts["refreshes"])
         total.seconds = max(total.seconds, counts["seconds"])
     return total
 

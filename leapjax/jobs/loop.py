@@ -20,6 +20,7 @@ from leapjax.jobs.source import Item
 from leapjax.jobs.summary import Summary
 from leapjax.jsonl import parse_line
 from leapjax.records import Intake
+from leapjax.serve.refreshes import Refreshes
 from leapjax.types import Completion, Request
 
 
@@ -130,6 +131,7 @@ class Loop:
         self._pending: collections.deque[_Pending] = collections.deque()
         self._began: float | None = None
         self._finished_before = 0  # by the engine, in other streams
+        self._refreshes: Callable[[], Refreshes] = Refreshes  # gives the refreshes of this run
         self.progress = Progress(
             Summary(eos_id=lm.config.eos_token_id),
             records=records,
@@ -160,6 +162,7 @@ class Loop:
             self._settle()
             self._seen(self.progress)
             self._check_stop()
+        self.progress.summary.refreshes = self._refreshes()
         return self.progress.summary
 
     def _requests(self, item: Item) -> Sequence[Request]:
@@ -207,6 +210,8 @@ class Loop:
             if not engine.running:
                 return self._check_stop()  # nothing has come yet
             self._began, self._finished_before = now, engine.finished
+            before = engine.refreshes
+            self._refreshes = lambda: engine.refreshes - before
         progress.seconds = now - self._began
         progress.running, progress.slots = engine.running, engine.slots
         progress.ahead = engine.finished - self._finished_before - progress.summary.answers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 
+from leapjax.serve.refreshes import Refreshes
 from leapjax.types import Completion
 from leapjax.wording import plural, times_fewer
 
@@ -20,6 +21,7 @@ class Summary:
       steps: steps, summed over the rows.
       committed: positions that a step committed, without those that early stop filled.
       seconds: time from `started` to the last completion.
+      refreshes: of KV caches; they depend on the batch, not on the answers alone.
       started: reading of the clock when the run began.
     """
 
@@ -29,6 +31,7 @@ class Summary:
     steps: int = 0
     committed: int = 0
     seconds: float = 0.0
+    refreshes: Refreshes = dataclasses.field(default_factory=Refreshes)
     started: float = dataclasses.field(default_factory=time.perf_counter)
 
     def add(self, completion: Completion) -> None:
@@ -51,7 +54,17 @@ class Summary:
             f"{answers}, {plural(self.tokens, 'token')} in {self.seconds:.1f} s "
             f"({self.tokens / max(self.seconds, 1e-9):.1f} tokens/s, compiling included), "
             f"{self.tokens / self.steps:.2f} tokens per step, "
-            f"{fewer} one token a step"
+            f"{fewer} one token a step{self._refreshed()}"
+        )
+
+    def _refreshed(self) -> str:
+        """The refreshes, for people; nothing without a KV cache."""
+        if not self.refreshes.refreshed_rows:
+            return ""
+        return (
+            f", {plural(self.refreshes.refreshed_rows, 'refreshed row')} of which "
+            f"{self.refreshes.refresh_rows_wanted} were wanted, about "
+            f"{100 * self.refreshes.share:.0f} % of the work"
         )
 
 

@@ -171,7 +171,7 @@ def refresh_states(
       positions: (G, T) int32, rotary positions.
       valid: (G, T) bool.
       cache: (keys, values), each (L, B, K, T, E).
-      rows: (G,) int32, each row's place in the cache; a row out of range is dropped.
+      rows: (G,) int32, each row's place in the cache.
       dtype: compute dtype.
       outputs: as for `hidden_states`.
 

@@ -40,20 +40,24 @@ def write_rows(
     rows: Int32[Array, " G"],
     fresh: Float[Array, "G T K E"],
 ) -> Float[Array, "L B K T E"]:
-    """Replace whole rows of one layer.
+    """Replace whole rows of one layer, one slice update a row.
+
+    A scatter would be a serial loop on a TPU. Where rows are sharded, XLA updates the shard that
+    holds the row.
 
     Args:
       cache: (L, B, K, T, E).
       layer: which of the L.
-      rows: (G,) int32, each row's destination; a row out of range is dropped.
+      rows: (G,) int32, each row's destination.
       fresh: (G, T, K, E).
 
     >>> cache = write_rows(jnp.zeros((2, 3, 1, 1, 1)), 1, jnp.array([2]), jnp.ones((1, 1, 1, 1)))
     >>> cache.reshape(2, 3).tolist()
     [[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
     """
-    fresh = fresh.transpose(0, 2, 1, 3)
-    return _row_major(cache.at[jnp.int32(layer), rows].set(fresh, mode="drop"))
+    for row, update in zip(rows, fresh.transpose(0, 2, 1, 3)[:, None, None], strict=True):
+        cache = lax.dynamic_update_slice(cache, update, (jnp.int32(layer), row, 0, 0, 0))
+    return _row_major(cache)
 
 
 def _row_major(cache):

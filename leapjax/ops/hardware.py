@@ -1,4 +1,4 @@
-"""Defaults by platform: compute dtype, slots, refresh groups, form of the weights.
+"""Defaults by platform: compute dtype, slots, balance of speed and memory, form of the weights.
 
 `leapjax.ops.arrangement` goes by the devices that hold the weights instead.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,24 +19,38 @@ class Defaults:
       dtype: compute dtype's name.
       slots: rows that a replica decodes at once, if memory allows (docs/performance.md).
       study_slots: the same for studies, which have many requests; not measured.
-      refresh_share: slots per row of a refresh group (rows that refresh in one iteration).
-      refresh_least: smallest refresh group, in rows.
+      ridge: FLOPs in the time of a byte from memory; passes with fewer a byte wait for memory.
       weights: name in `leapjax.ops.split.FORMS`.
     """
 
     dtype: str
     slots: int
     study_slots: int
-    refresh_share: int
-    refresh_least: int
+    ridge: float
     weights: str = "stacked"
 
+    def refresh_group(self, length: int, dtype: str) -> int:
+        """Default number of rows whose KV cache a refresh computes together.
 
-# On a CPU the refresh group is a quarter of the slots, the best measured at 16 slots
-# (docs/performance.md). A larger group is often partly empty; a smaller one delays new rows.
-# Accelerators: an eighth, and at least four, so that small models fill the device; not measured.
-CPU = Defaults("float32", 16, 32, refresh_share=4, refresh_least=1)
-TPU = Defaults("bfloat16", 64, 256, refresh_share=8, refresh_least=4)
+        Each turn of a refresh reads the weights once. A turn of few columns waits for them, and
+        takes no longer with more rows; so it has as many rows as that is true for.
+
+        Args:
+          length: columns T of a row.
+          dtype: compute dtype's name.
+
+        >>> TPU.refresh_group(768, "bfloat16"), TPU.refresh_group(64, "bfloat16")
+        (1, 3)
+        """
+        columns = self.ridge * jnp.dtype(dtype).itemsize / 2  # 2 FLOPs a column and weight
+        return max(1, int(columns // length))
+
+
+# Ridges. CPU: 326 GFLOP/s over 41.5 GB/s, measured on 2 cores (docs/performance.md). Accelerators,
+# bfloat16, from data sheets: v5p 166, H200 206, v5e 240, H100 295, 7x 313, v6e 560. A low one is
+# safe, because then a turn that is not full costs no more.
+CPU = Defaults("float32", 16, 32, ridge=8.0)
+TPU = Defaults("bfloat16", 64, 256, ridge=240.0)
 GPU = dataclasses.replace(TPU, weights="layers")
 
 

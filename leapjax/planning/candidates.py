@@ -55,15 +55,14 @@ class Workload:
 
     def program(self, slots: int) -> Program:
         """The decode of a replica with so many rows."""
-        group = hardware.TPU
-        share = group.refresh_share
+        length = bucket(self.prompt_length) + self.config.gen_length
         return program_for(
             self.config,
             self.model,
-            length=bucket(self.prompt_length) + self.config.gen_length,
+            length=length,
             dtype=self.dtype,
             eot_token_id=None,
-            refresh_group=self.refresh_group or max(group.refresh_least, slots // share),
+            refresh_group=self.refresh_group or hardware.TPU.refresh_group(length, self.dtype),
         )
 
     def estimate(

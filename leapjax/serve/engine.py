@@ -21,12 +21,14 @@ from typing import Any
 from leapjax.decoding import Program, program_for
 from leapjax.failures import out_of_memory
 from leapjax.models.config import ModelConfig
+from leapjax.ops import hardware
 from leapjax.serve.completion import completion
 from leapjax.serve.executables import Executables
 from leapjax.serve.lane import Lane, Replica, finished
 from leapjax.serve.memory import memory_limit, together
+from leapjax.serve.refreshes import Refreshes
 from leapjax.serve.scheduler import Scheduler
-from leapjax.serve.sizes import bucket, default_refresh_group, refill_share
+from leapjax.serve.sizes import bucket, refill_share
 from leapjax.serve.stream import answers
 from leapjax.types import Completion, Request
 
@@ -47,6 +49,7 @@ class Progress:
       row_steps: steps of finished rows, summed.
       device_s: seconds during which a chunk ran on the device.
       rows_in_flight_done: finished fraction of each row in flight, summed; for the time left.
+      refreshes: rows that refreshes of KV caches computed, and their share of the work.
     """
 
     finished: int = 0
@@ -57,6 +60,7 @@ class Progress:
     device_s: float = 0.0
     rows_in_flight_done: float = 0.0
     lane_passes: list[int] = dataclasses.field(default_factory=list)
+    refreshes: Refreshes = dataclasses.field(default_factory=Refreshes)
 
 
 class Engine:
@@ -73,8 +77,8 @@ class Engine:
       finish: `(request, canvas ids) -> (text, finish_reason)`.
       slots: rows that a replica decodes at once, at most.
       fixed: use exactly `slots`; otherwise halve them until the program fits in memory.
-      refresh_group: rows that may refresh their KV cache in one iteration; None is the
-        backend's default.
+      refresh_group: rows whose KV cache a refresh computes together; None is the backend's
+        default for the rows' length.
       look_ahead: requests that a stream reads beyond the oldest unanswered one; at least all slots.
 
     Attributes:
@@ -100,8 +104,7 @@ class Engine:
         self.dtype = dtype
         self.eot_token_id = eot_token_id
         self.slots = slots
-        default = default_refresh_group(slots)
-        self.refresh_group = default if refresh_group is None else refresh_group
+        self._refresh_group = refresh_group
         in_all = slots * len(self.replicas)
         self.look_ahead = max(look_ahead or 8 * in_all, in_all)
         self.progress = Progress(slots=in_all, lane_passes=[0] * len(self.replicas))
@@ -123,6 +126,7 @@ class Engine:
             length = max(bucket(len(request.ids)), w)
         else:
             length = bucket(len(request.ids)) + request.config.gen_length
+        default = hardware.defaults().refresh_group(length, self.dtype)
         return program_for(
             request.config,
             self.model,
@@ -130,7 +134,7 @@ class Engine:
             dtype=self.dtype,
             eot_token_id=self.eot_token_id,
             infill=request.infill,
-            refresh_group=self.refresh_group,
+            refresh_group=self._refresh_group or default,
         )
 
     def submit(self, request: Request, mailbox: dict[int, Completion] | None = None) -> int:
@@ -309,11 +313,12 @@ class Engine:
             return out
 
     def _collect_one(self, index: int, lane: Lane) -> list[tuple[int, Completion]]:
-        passes, device_s, rows = lane.passes, lane.device_s, []
+        passes, device_s, refreshes, rows = lane.passes, lane.device_s, lane.refreshes, []
         with self._requeue_on_failure(index):
             rows = lane.collect()
         self.progress.passes += lane.passes - passes
         self.progress.lane_passes[index] += lane.passes - passes
+        self.progress.refreshes += lane.refreshes - refreshes
         self.progress.device_s += lane.device_s - device_s
         out = []
         for ticket, arrays in rows:

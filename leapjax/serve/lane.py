@@ -17,6 +17,7 @@ import numpy as np
 from leapjax.decoding import DecodeState, Program, initial_state, refill_jit, run, run_jit
 from leapjax.decoding.state import idle_row, refill, row_arrays, stack_rows, with_cache
 from leapjax.serve.memory import array_bytes
+from leapjax.serve.refreshes import Refreshes, refreshes
 from leapjax.sharding import Placement
 from leapjax.types import Request
 
@@ -138,6 +139,7 @@ class Lane:
         self.slots = slots
         self.params = params
         self.passes = 0  # iterations of the loop so far
+        self.refreshes = Refreshes()  # of these iterations
         self.rows_in_flight_done = 0.0  # finished blocks of unfinished rows, in canvases
         self.device_s = 0.0  # seconds during which a chunk ran
         self.tickets: list[Any] = [None] * slots  # ticket of the row in each slot
@@ -222,6 +224,10 @@ class Lane:
         self._busy = False
         self.device_s += time.perf_counter() - self._started
         self.passes = int(self._state.iteration)
+        if self.program.kv_cache.stores:
+            counts = self._state.counts
+            told = (counts.window_passes, counts.refreshed_rows, counts.refresh_rows_wanted)
+            self.refreshes = refreshes(self.program, self.slots, *map(int, told))
         blocks = np.asarray(self._state.block) - np.asarray(self._state.origin)
         self.rows_in_flight_done = float(blocks[~done].sum()) / self.program.gen_length
         finished = [i for i, t in enumerate(self.tickets) if t is not None and done[i]]

@@ -1,8 +1,6 @@
-"""Sizes that are part of a compiled program: prompt buckets, slots, refresh groups."""
+"""Prompt buckets, slots, and how many finish before they are refilled."""
 
 from __future__ import annotations
-
-from leapjax.ops import hardware
 
 _BUCKETS = (32, 64, 96)  # then 128, 192, 256, 384, 512, … two per octave
 
@@ -26,16 +24,6 @@ def bucket(length: int) -> int:
     while length > size:
         size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
     return size
-
-
-def default_refresh_group(slots: int) -> int:
-    """Default number of rows that refresh in one iteration; see `leapjax.ops.hardware`.
-
-    Args:
-      slots: slots of a replica.
-    """
-    chosen = hardware.defaults()
-    return max(chosen.refresh_least, slots // chosen.refresh_share)
 
 
 def refill_share(slots: int) -> int:

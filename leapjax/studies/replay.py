@@ -67,7 +67,6 @@ def replay_program(program: Program) -> Program:
         program,
         block_length=program.gen_length,
         policy_name="confidence_threshold",
-        refresh_group=0,
         static=(),
     )
 

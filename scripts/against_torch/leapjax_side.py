@@ -14,9 +14,10 @@ from leapjax.decoding import Program, initial_state, program_for
 from leapjax.decoding.state import with_cache
 from leapjax.loader import load
 from leapjax.models.config import ModelConfig
+from leapjax.ops import hardware
 from leapjax.ops.arrangement import arrange
 from leapjax.serve.lane import compile_run
-from leapjax.serve.sizes import bucket, default_refresh_group
+from leapjax.serve.sizes import bucket
 from leapjax.testing import tiny_config, tiny_params
 from leapjax.types import Request
 
@@ -45,13 +46,14 @@ class Leapjax(Implementation):
         if self.stores and job.max_steps is not None:
             raise ValueError("max_steps is for uncached decodes")
         b, config = len(job.prompts), job.config.replace(cache=self.cache)
+        length = bucket(max(len(p) for p in job.prompts)) + config.gen_length
         program = program_for(
             config,
             self.config,
-            length=bucket(max(len(p) for p in job.prompts)) + config.gen_length,
+            length=length,
             dtype="float32",
             eot_token_id=None,
-            refresh_group=default_refresh_group(b),
+            refresh_group=hardware.defaults().refresh_group(length, "float32"),
         )
         if (program, b) not in self._compiled:
             self._compiled[program, b] = compile_run(self.params, program, b)

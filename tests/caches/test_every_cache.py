@@ -39,7 +39,6 @@ def test_shapes(name, family, guidance):
     state = with_cache(jax.tree.map(jnp.asarray, state), program)
     assert shapes(state.cache or ()) == shapes(cache.shapes(program, 2))
     assert bool(state.cache) == cache.stores
-    assert state.due.tolist() == ([0, 0] if cache.stores else [-1, -1])
     after = jax.eval_shape(lambda s: step(params, s, program), state)
     assert shapes(after) == shapes(state)
     columns, _ = block_columns(state.block, program)
@@ -52,13 +51,6 @@ def test_shapes(name, family, guidance):
     out = jax.eval_shape(lambda s: cache.forward(params, Rows(s, program), columns), state)
     assert out.hidden.shape == window and out.served.shape == out.full.shape == (2,)
     assert program.block_length <= cache.columns(program) <= program.length
-
-
-@pytest.mark.parametrize("name", CACHES)
-def test_who_waits(name):
-    due, moved = jnp.array([-1, 3, -1]), jnp.array([True, False, False])
-    want = [7, 3, -1] if CACHES[name].stores else [-1, 3, -1]
-    assert CACHES[name].next_block(due, moved, jnp.int32(7)).tolist() == want
 
 
 class Everything(Refreshing):

@@ -87,7 +87,7 @@ def test_refresh_group_and_slots_change_nothing(models, name, cache):
     config = DecodeConfig(gen_length=24, block_length=8, cache=cache, cfg_scale=0.5)
     requests = [lm.request(p, config, line=i) for i, p in enumerate(prompts(name, 7))]
     want = [facts(c) for c in lm.stream(requests, batch_size=1)]
-    for slots, group in ((3, 1), (4, 0), (7, 3)):
+    for slots, group in ((3, 1), (4, 4), (7, 3)):
         got = lm.stream(requests, batch_size=slots, refresh_group=group)
         assert [facts(c) for c in got] == want, (slots, group)
 
@@ -106,22 +106,20 @@ def test_the_pure_decode_answers_as_the_engine(models, cache):
         assert (state.steps[b], state.full_passes[b]) == (answer.steps, answer.full_passes)
 
 
-def test_a_waiting_row_takes_no_step(models):
-    """With one refresh an iteration, rows queue; their steps count only what they did."""
+@pytest.mark.parametrize(("group", "computed"), [(1, 5), (2, 6), (8, 5)])
+def test_a_pass_refreshes_the_rows_that_begin_a_block_and_no_others(models, group, computed):
+    """Five rows at once: as many turns as it takes, in one pass; the last one may be padded."""
     lm = models["llada-a"]
     config = DecodeConfig(
         gen_length=8, block_length=8, cache="dual", threshold=0.0, relaxed_threshold=0.0
     )
-    out = list(
-        lm.stream(
-            [lm.request(p, config, line=i) for i, p in enumerate(prompts("llada-a", 5))],
-            batch_size=5,
-            refresh_group=1,
-        )
-    )
-    assert [(c.steps, c.full_passes) for c in out] == [(1, 1)] * 5
-    engine = lm.engine(5, True, 1)
-    assert engine.progress.passes == 5
+    engine = lm.engine(5, True, group)
+    asked = [lm.request([3, 4, 5 + i], config, line=i) for i in range(5)]
+    assert [(c.steps, c.full_passes) for c in engine.stream(asked)] == [(1, 1)] * 5
+    found = engine.progress.refreshes
+    assert (engine.progress.passes, found.window_passes) == (1, 0)
+    assert (found.refreshed_rows, found.refresh_rows_wanted) == (computed, 5)
+    assert found.share == 1.0
 
 
 def test_the_loop_does_not_copy_the_cache(models):

@@ -166,13 +166,17 @@ def test_mates_slot_pads_and_refill_change_nothing(name):
     assert row(jax.device_get(run(params, state, program)), 1) == alone
 
 
-def test_who_waits_longest_refreshes_first():
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_rows_in_the_middle_of_a_block_go_on_while_others_refresh(cache):
     params, asked, program = batch("all-at-once", seed=2)
-    program = dataclasses.replace(program, refresh_group=1)
-    state = start(asked, program)
-    state = dataclasses.replace(state, due=jnp.array([2, 0, 1], jnp.int32))
-    served = run(params, state, program, 1)
-    assert served.full_passes.tolist() == served.steps.tolist() == [0, 1, 0]
+    program = dataclasses.replace(program, cache=cache)
+    state = run(params, start(asked, program), program, 1)
+    assert state.full_passes.tolist() == state.steps.tolist() == [1, 1, 1]
+    state = dataclasses.replace(state, block_step=jnp.array([0, 1, 0], jnp.int32))
+    state = run(params, state, program, 1)
+    assert state.full_passes.tolist() == [2, 1, 2] and state.steps.tolist() == [2, 2, 2]
+    counts = state.counts
+    assert (counts.window_passes, counts.refreshed_rows, counts.refresh_rows_wanted) == (1, 5, 5)
 
 
 def seat(state, arrivals, program):

@@ -8,13 +8,13 @@ import pytest
 from leapjax.cli import plan as command
 from leapjax.config import DecodeConfig
 from leapjax.errors import UserError
+from leapjax.ops import hardware
 from leapjax.planning import (
     candidates,
     chips,
     models,
     search,
 )
-from leapjax.serve.sizes import default_refresh_group
 from leapjax.sharding import MeshShape
 
 
@@ -78,8 +78,8 @@ def test_a_sweep_has_a_row_a_mesh():
 
 def test_refresh_group_is_the_engines_on_a_tpu(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    for slots in (1, 8, 64, 100):
-        assert work().program(slots).refresh_group == default_refresh_group(slots)
+    default = hardware.defaults().refresh_group(768, "bfloat16")
+    assert work().program(8).refresh_group == default == 1
 
 
 def planned(where, chips, cycles, bytes, fits=True):
