@@ -46,6 +46,7 @@ class Operation:
       of: arguments of the program that it reads.
       moves_only: it computes nothing.
       result: its type.
+      exact: not so for a Pallas call whose copies depend on data, or are the kernel's own.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Operation:
     of: tuple[str, ...]
     moves_only: bool
     result: str
+    exact: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,6 +283,7 @@ def _operation(
             f"{a.dtype}[{','.join(map(str, a.dims))}]"
             for a in collectives.result(site.computation, instruction)
         ),
+        exact=moved.exact,
     )
 
 

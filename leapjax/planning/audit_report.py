@@ -40,6 +40,7 @@ def _pass(one: Pass, chip: Chip) -> dict[str, Any]:
         "ratio": _ratio(one.moved, total),
         "estimated_cycles": one.cycles,
         "estimated_ms": 1000 * one.cycles / chip.clock,
+        "inexact": [_operation(o) for o in one.operations if not o.exact],
         "copied": sum(o.written for o in one.copies),
         "wasteful": [_operation(o) for o in one.operations[:_LISTED] if o.wasted],
         "copies": [_operation(o) for o in one.copies[:_LISTED]],
@@ -95,6 +96,8 @@ def _notes(parts: dict[str, Any]) -> list[str]:
         "copied: written by operations that compute nothing",
         "est. ms: the compiler's own estimate, none for collectives and Pallas calls",
     ]
+    if count := sum(len(one["inexact"]) for one in parts.values()):
+        out.append(f"{count} Pallas calls copy what depends on data or on the kernel: not exact")
     if any(one["turns"] is None for one in parts.values()):
         out.insert(0, "a turn: of a loop whose number of turns depends on data, often 0 or 1")
     if "outside" in parts:

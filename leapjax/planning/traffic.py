@@ -7,8 +7,8 @@
     once      an asynchronous copy, slice or exchange counts where it starts, not where it ends
 
 A fusion's operands and results go through HBM, what it computes in between does not. An operand
-counts once, however often the fusion's own loop reads it. Arrays count with the padding of their
-tiles.
+counts once, however often the fusion's own loop reads it. A Pallas call is counted by its blocks
+(`pallas`). Arrays count with the padding of their tiles.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from leapjax.planning import pallas
 from leapjax.planning.collectives import kind_of, result
 from leapjax.planning.hlo import STAGED, STAGED_END, Array, Computation, Instruction, Module
 
@@ -61,10 +62,12 @@ class Traffic:
     Attributes:
       reads: operand -> bytes read of it, where there are any.
       written: bytes.
+      exact: not so for a Pallas call whose copies depend on data, or are the kernel's own.
     """
 
     reads: dict[str, int]
     written: int
+    exact: bool = True
 
     @property
     def read(self) -> int:
@@ -88,6 +91,8 @@ def traffic(module: Module, computation: Computation, instruction: Instruction) 
         return NOTHING
     if opcode == "custom-call" and any(f'"{n}"' in instruction.attributes for n in _FREE_CALLS):
         return NOTHING
+    if instruction.target == pallas.TARGET:
+        return _pallas(computation, instruction)
     results = result(computation, instruction)
     inner = _inner(module, instruction) if opcode in ("fusion", "async") else None
     stage = _stage(module, inner) if inner else ""
@@ -135,6 +140,19 @@ def moves_only(module: Module, instruction: Instruction) -> bool:
         for i in inner.instructions.values()
         if i.opcode not in ("constant", "iota") and any(a.size > large for a in i.arrays)
     )
+
+
+def _pallas(computation: Computation, instruction: Instruction) -> Traffic:
+    """A Pallas call, by the blocks that its grid copies."""
+    sources = [computation.instructions[name].arrays[0] for name in instruction.operands]
+    found = pallas.moved(instruction.attributes, sources, instruction.arrays)
+    reads: dict[str, int] = {}
+    for name, source, share in zip(instruction.operands, sources, found.operands, strict=True):
+        if bytes := math.ceil(share * _hbm(source)):
+            reads[name] = reads.get(name, 0) + bytes
+    results = zip(instruction.arrays, found.results, strict=True)
+    written = sum(math.ceil(share * _hbm(array)) for array, share in results)
+    return Traffic(reads, written, found.exact)
 
 
 def _stage(module: Module, inner: Computation) -> str:

@@ -1,7 +1,8 @@
 """Compiled TPU programs kept as test data, without what an audit does not read.
 
 `programs/*.hlo.gz` are LLaDA-8B in bfloat16, 64 rows over 8 chips, prompt 512 and canvas 256,
-blocks of 32, compiled by libtpu 0.0.42.1 from commit 47f12aa. To keep another one, with a program's
+blocks of 32, compiled by libtpu 0.0.42.1 from commit 47f12aa; `pallas` has the calls of
+`kernels.py`, compiled for a v5e. To keep another one, with a program's
 text in a file: `python -m tests.planning.stored program.txt tests/planning/programs/NAME.hlo.gz`.
 """
 
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 
 PROGRAMS = Path(__file__).parent / "programs"
+_FRONTEND = re.compile(r', frontend_attributes=\{(?:[^"{}]|"(?:\\.|[^"\\])*"|\{[^{}"]*\})*\}')
 _KEPT = re.compile(
     r'"estimated_cycles":"\d+"|"known_trip_count":\{[^}]*\}'
     r'|"custom_call_config":\{"body":"[^"]*"'
@@ -28,7 +30,7 @@ def strip(text: str) -> str:
     start = next(i for i, line in enumerate(lines) if i and line.endswith("{"))
     out = [lines[0]]
     for line in lines[start:]:
-        line = re.sub(r", frontend_attributes=\{.*?\"\}", "", line)
+        line = _FRONTEND.sub("", line)
         line = re.sub(r", sharding=\{[^}]*\}", "", line)
         line = re.sub(r" stack_frame_id=\d+", "", line)
         head, found, config = line.partition(", backend_config=")

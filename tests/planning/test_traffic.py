@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from leapjax.planning import audit, hlo
+from leapjax.planning import audit, hlo, pallas
 from leapjax.planning.loops import argument, trips, walk
 from leapjax.planning.traffic import moves_only, traffic
+from tests.planning import kernels, stored
 
 F = "f32[1024]{0}"  # 4,096 bytes
 CHIP = "f32[1024]{0:T(1024)S(1)}"  # the same, on the chip
@@ -332,3 +333,28 @@ def test_a_program_of_this_machines_compiler():
     assert all(o.times == layers for o in read)
     # A product may read a copy of its matrix, on a CPU.
     assert matrices < found.moved < 5 * matrices
+
+
+def check_kernels(text):
+    """Bytes of the calls of `kernels.calls` in a compiled program."""
+    module = hlo.parse(text)
+    entry = module.computations[module.entry]
+    found = {}
+    for name, instruction in entry.instructions.items():
+        if instruction.target == pallas.TARGET:
+            one = traffic(module, entry, instruction)
+            found[name.partition(".")[0]] = (one.read, one.written, one.exact)
+    assert found == kernels.MOVED
+
+
+def test_pallas_calls_by_their_blocks():
+    check_kernels(stored.load("pallas"))
+
+
+def test_a_pallas_call_that_is_not_understood_counts_its_operands():
+    call = f'x = {F} custom-call(%a), custom_call_target="{pallas.TARGET}", backend_config='
+    for config in ("{}", '{"custom_call_config":{"body":"TUzvUgFNTElS"}}'):
+        text = program(A, call + config)
+        assert moved(text, "x") == (4096, 4096)
+        (one,) = audit.audit(text).passes["besides"].operations
+        assert not one.exact
