@@ -226,7 +226,9 @@ def _demand(module: Module, computation: Computation, value: Instruction) -> flo
         elif user.opcode == "fusion":
             inner = _inner(module, user)
             parameter = inner.parameters.get(place) if inner else None
-            total += _demand(module, inner, parameter) if inner and parameter else 1.0
+            part = _demand(module, inner, parameter) if inner and parameter else 1.0
+            # Of what it makes element by element, the rest may use a part only.
+            total += part * (_demand(module, computation, user) if size == own else 1.0)
         elif user.opcode in _ELEMENTWISE and size == own:
             total += _demand(module, computation, user)
         else:
