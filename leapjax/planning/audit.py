@@ -37,7 +37,7 @@ class Operation:
       name: the compiler's.
       opcode: the compiler's.
       scope: where in our code.
-      loops: the loops that it sits in below the pass, outermost first.
+      inside: the loops and conditionals around it inside the decode loop, outermost first.
       times: runs in one pass, or turn.
       read: bytes, of all runs.
       written: bytes, of all runs.
@@ -52,7 +52,7 @@ class Operation:
     name: str
     opcode: str
     scope: str
-    loops: tuple[str, ...]
+    inside: tuple[str, ...]
     times: int
     read: int
     written: int
@@ -178,15 +178,15 @@ def _divide(
     module: hlo.Module, sites: list[Site], expected: Passes | None
 ) -> dict[str, list[Site]]:
     """The instructions of an iteration by the pass that they belong to."""
-    loops: dict[str, list[Site]] = defaultdict(list)
+    groups: dict[str, list[Site]] = defaultdict(list)
     out: dict[str, list[Site]] = {name: [] for name in _NAMES}
     out[BESIDES] = []
     for site in sites:
-        if site.loops:
-            loops[site.loops[0]].append(site)
+        if site.inside:
+            groups[site.inside[0]].append(site)
         else:
             out[_scoped([site]) or BESIDES].append(site)
-    for inside in loops.values():
+    for inside in groups.values():
         out[_scoped(inside) or _shaped(module, inside, expected) or BESIDES] += inside
     return {name: found for name, found in out.items() if found or name == BESIDES}
 
@@ -271,7 +271,7 @@ def _operation(
         name=instruction.name,
         opcode=instruction.opcode,
         scope=short(instruction.scope),
-        loops=site.loops,
+        inside=site.inside,
         times=site.times,
         read=moved.read * site.times,
         written=moved.written * site.times,

@@ -48,7 +48,7 @@ def _pass(one: Pass, chip: Chip) -> dict[str, Any]:
 
 
 def _operation(one: Operation) -> dict[str, Any]:
-    out = dataclasses.asdict(one) | {"loops": list(one.loops), "of": list(one.of)}
+    out = dataclasses.asdict(one) | {"inside": list(one.inside), "of": list(one.of)}
     return {k: v for k, v in out.items() if k != "moves_only"}
 
 
@@ -99,7 +99,7 @@ def _notes(parts: dict[str, Any]) -> list[str]:
     if count := sum(len(one["inexact"]) for one in parts.values()):
         out.append(f"{count} Pallas calls copy what depends on data or on the kernel: not exact")
     if any(one["turns"] is None for one in parts.values()):
-        out.insert(0, "a turn: of a loop whose number of turns depends on data, often 0 or 1")
+        out.insert(0, "a turn: of a loop whose number of turns depends on data")
     if "outside" in parts:
         out.insert(0, "outside: once a chunk of passes, before and after the decode loop")
     return out

@@ -246,11 +246,11 @@ class Module:
 
     @functools.cached_property
     def callers(self) -> dict[str, tuple[Computation, Instruction]]:
-        """Where each loop's body and condition, and each called function, runs."""
+        """Where each loop's body and condition, each branch and each called function runs."""
         return {
             name: (computation, instruction)
             for computation, instruction in self.everything()
-            if instruction.opcode in ("while", "call")
+            if instruction.opcode in ("while", "call", "conditional")
             for names in instruction.called.values()
             for name in names
         }

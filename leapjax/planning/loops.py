@@ -23,14 +23,14 @@ class Site:
     Attributes:
       computation: where it stands.
       instruction: it.
-      loops: names of the `while` instructions around it, outermost first.
+      inside: names of the loops and conditionals around it, outermost first.
       times: how often it runs, every loop of an unknown number of turns taken once.
       certain: no such loop is around it.
     """
 
     computation: Computation
     instruction: Instruction
-    loops: tuple[str, ...] = ()
+    inside: tuple[str, ...] = ()
     times: int = 1
     certain: bool = True
 
@@ -65,18 +65,19 @@ def walk(
         called = instruction.called
         if instruction.opcode == "while":
             turns = trips(module, instruction)
-            inside = dataclasses.replace(
+            turn = dataclasses.replace(
                 here,
-                loops=(*here.loops, instruction.name),
+                inside=(*here.inside, instruction.name),
                 times=here.times * (1 if turns is None else turns),
                 certain=here.certain and turns is not None,
             )
-            yield from below((*called.get("condition", ()), *called.get("body", ())), inside)
+            yield from below((*called.get("condition", ()), *called.get("body", ())), turn)
         elif instruction.opcode == "call":
             yield from below(called.get("to_apply", ()), here)
         elif instruction.opcode == "conditional":
             names = [name for names in called.values() for name in names]
-            ways = [list(below([name], here)) for name in names]
+            way = dataclasses.replace(here, inside=(*here.inside, instruction.name))
+            ways = [list(below([name], way)) for name in names]
             yield from max(ways, key=lambda way: sum(map(weigh, way)), default=[])
         else:
             yield here
@@ -120,8 +121,12 @@ def argument(module: Module, computation: Computation, name: str) -> Instruction
                 return value
             if computation.name not in module.callers:
                 return None
-            computation, caller = module.callers[computation.name]
-            name = caller.operands[int(value.inner)]
+            inner, (computation, caller) = computation.name, module.callers[computation.name]
+            place = int(value.inner)
+            if caller.opcode == "conditional":  # the first operand chooses among the branches
+                branches = [n for names in caller.called.values() for n in names]
+                place = 1 + branches.index(inner)
+            name = caller.operands[place]
         elif value.index is not None:
             path.append(value.index)
             name = value.operands[0]

@@ -247,7 +247,7 @@ def test_trip_counts(text, expected):
     sites = {s.instruction.name: s for s in walk(module, entry, lambda site: 0.0)}
     row = sites["row"]
     assert (row.times, row.certain) == (expected or 1, expected is not None)
-    assert row.loops == ("loop",)
+    assert row.inside == ("loop",)
     # What the loop reads is the program's argument.
     assert argument(module, row.computation, "w").name == "w"
     assert argument(module, row.computation, "i") is None
@@ -268,7 +268,8 @@ def test_of_a_conditionals_branches_the_larger_counts():
     text = program(
         A,
         "p = pred[] parameter(1)",
-        f"x = {F} conditional(%p, %a, %a), true_computation=%one, false_computation=%two",
+        f"b = {F} parameter(2)",
+        f"x = {F} conditional(%p, %a, %b), branch_computations={{%one, %two}}",
         more=f"""\
 %one (p: f32[1024]) -> f32[1024] {{
   ROOT %p = {F} parameter(0)
@@ -280,8 +281,8 @@ def test_of_a_conditionals_branches_the_larger_counts():
 """,
     )
     found = audit.audit(text).passes["besides"]
-    assert [o.name for o in found.operations] == ["n"]
-    assert found.moved == 8192
+    assert [(o.name, o.of, o.inside) for o in found.operations] == [("n", ("b",), ("x",))]
+    assert (found.moved, found.operations[0].wasted) == (8192, 4096)
 
 
 STAGES = f"""\
