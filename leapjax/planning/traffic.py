@@ -227,13 +227,20 @@ def _demand(module: Module, computation: Computation, value: Instruction) -> flo
             inner = _inner(module, user)
             parameter = inner.parameters.get(place) if inner else None
             part = _demand(module, inner, parameter) if inner and parameter else 1.0
-            # Of what it makes element by element, the rest may use a part only.
-            total += part * (_demand(module, computation, user) if size == own else 1.0)
+            if inner and size == own and _elementwise(inner):
+                part *= _demand(module, computation, user)  # the rest may use a part only
+            total += part
         elif user.opcode in _ELEMENTWISE and size == own:
             total += _demand(module, computation, user)
         else:
             return 1.0
     return min(total, 1.0)
+
+
+def _elementwise(inner: Computation) -> bool:
+    """Whether a fusion needs of its operands only the elements that it is asked for."""
+    free = {"parameter", "constant", "broadcast", "iota"}
+    return all(i.opcode in _ELEMENTWISE | free for i in inner.instructions.values())
 
 
 def _passed_on(module: Module, computation: Computation, value: Instruction) -> bool:

@@ -129,6 +129,7 @@ COPIED = f"""\
   ROOT %c = {TABLE} copy(%p)
 }}
 """ + SLICING.replace("convert(%p)", "fusion(%p), kind=kLoop, calls=%copied")
+MULTIPLIED = COPIED.replace("copy(%p)", "dot(%p, %p)")
 UPDATING = f"""\
 %updating (p: f32[8,1024], q: s32[], u: f32[1,1024]) -> f32[8,1024] {{
   %p = {TABLE} parameter(0)
@@ -170,6 +171,7 @@ U = f"u = {ROW} parameter(2)"
         (SLICING, f"x = {F} fusion(%t, %i), calls=%slicing", (4096, 4096)),
         # A row of what another fusion inside copies, as libtpu reads int8 weights.
         (COPIED, f"x = {F} fusion(%t, %i), calls=%slicing", (4096, 4096)),
+        (MULTIPLIED, f"x = {F} fusion(%t, %i), calls=%slicing", (32768, 4096)),
         (UPDATING, f"x = {TABLE} fusion(%t, %i, %u), calls=%updating", (4096, 4096)),
         # What is updated is not an operand: the whole result is new.
         (FILLING, f"x = {TABLE} fusion(%t, %i, %u), calls=%filling", (4096 + 32768, 32768)),
