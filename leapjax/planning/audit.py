@@ -223,8 +223,10 @@ def _fits(array: hlo.Array, expected: Passes, name: str) -> bool:
 def _account(module: hlo.Module, name: str, sites: list[Site], expected: Passes | None) -> Pass:
     """Add up the instructions of a pass."""
     need = None
-    if expected is not None and name != OUTSIDE:
-        need = expected.passes[name].need if name in expected.passes else expected.besides
+    if expected is not None and name in expected.passes:
+        need = expected.passes[name].need
+    elif expected is not None and name == BESIDES:
+        need = expected.besides
     # What is left of each argument that has to be read, and of the cache that has to be written.
     unread: dict[str, float] = {}
     unwritten = need.cache if need is not None and name == REFRESH else 0.0

@@ -137,6 +137,9 @@ def test_passes_are_known_by_our_scopes():
     )
     found = audit.audit(swapped, expected("v6e-data8-dual"))
     assert list(found.passes) == [need.REFRESH, need.BESIDES]
+    # A pass that the options do not ask for has no need.
+    found = audit.audit(swapped, expected("v6e-data8-none"))
+    assert found.passes[need.REFRESH].need is None and found.step[1] is not None
 
 
 def report(found, name):
