@@ -240,13 +240,15 @@ def _account(module: hlo.Module, name: str, sites: list[Site], expected: Passes 
         if not moved.read + moved.written:
             continue
         useful, of = 0.0, []
+        # Nothing is read as it has to be outside the loop, or where it is copied between passes.
+        astray = name == OUTSIDE or (name == BESIDES and moves_only(module, site.instruction))
         for operand, bytes in moved.reads.items():
             source = argument(module, site.computation, operand)
             if source is None:
                 continue
             of.append(source.scope or source.name)
-            # A refresh overwrites the cache.
-            if name != OUTSIDE and not (name == REFRESH and _CACHE in of[-1]):
+            # A refresh overwrites the cache; only a window attends to it.
+            if not astray and (name == WINDOW or need is None or _CACHE not in of[-1]):
                 left = unread.setdefault(of[-1], sum(a.padded for a in source.arrays))
                 unread[of[-1]] -= (part := min(left, bytes * site.times))
                 useful += part

@@ -64,8 +64,10 @@ def lines(plan: dict[str, Any]) -> list[str]:
     """
     audit = plan["audit"]
     parts = {**audit["passes"], "outside": audit["outside"]}
+    form = f", {plan['quantize']}" if plan["quantize"] else ""
     out = [
-        "Bytes to and from HBM on a device, counted in the compiled program:",
+        f"{plan['topology']}, {plan['mesh']}, {plan['rows_a_replica']} rows a replica{form}:",
+        "bytes to and from HBM on a device, counted in the compiled program",
         "",
         f"{'GB':<22} {'read':>7} {'written':>7} {'moved':>7} {'need':>7} {'ratio':>6} "
         f"{'copied':>7} {'est. ms':>8}",

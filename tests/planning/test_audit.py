@@ -8,7 +8,7 @@ import pytest
 from leapjax.cli import plan as command
 from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for
-from leapjax.planning import audit, audit_report, chips, exchange, models, need, search
+from leapjax.planning import audit, audit_report, chips, compiled, exchange, isolated, models, need
 from leapjax.sharding import MeshShape
 from tests.planning import stored
 
@@ -94,6 +94,19 @@ def test_what_is_wasteful_is_named(audited):
     assert sum(o.read for o in mlp) > 9e9 > 1e9 > sum(o.wasted for o in mlp)
 
 
+@pytest.mark.parametrize("name", ["v6e-data8-dual", "v5e-tensor8-dual"])
+def test_what_a_pass_has_to_read_is_no_waste(audited, name):
+    """Weights and embeddings count once, cache where it is read (window) or written (refresh)."""
+    for part in (need.WINDOW, need.REFRESH, need.BESIDES):
+        found = audited[name].passes[part]
+        least = found.need.weights + found.need.embedding + found.need.cache
+        wasted = sum(o.wasted for o in found.operations)
+        # Small arguments are read, too, and embeddings by every device or besides.
+        assert wasted == pytest.approx(found.moved - least, abs=5e7)
+    outside = audited[name].outside
+    assert sum(o.wasted for o in outside.operations) == outside.moved
+
+
 def test_copies_at_entry(audited):
     copies = audited["v6e-data8-dual"].outside.copies
     large = {o.of: o.written for o in copies if o.written > 1e6}
@@ -146,6 +159,10 @@ def report(found, name):
     """What `search.plan` says of a program, as far as the report reads it."""
     parts = [*found.passes.values(), found.outside]
     return {
+        "topology": "v6e:2x4",
+        "mesh": str(MESHES[name]),
+        "rows_a_replica": 8,
+        "quantize": "int8",
         "audit": audit_report.record(found, chips.CHIPS[name[:3]]),
         "counted": {"temporaries": 3.6e9, "collectives": exchange.listed(parts, MESHES[name])},
     }
@@ -163,25 +180,23 @@ def test_the_report_fits_a_terminal(audited):
 
 
 def test_the_command(audited, monkeypatch, tmp_path, capsys):
-    """What a compilation said of its program is kept, the audit with it."""
+    """A compilation's audit is kept with the rest of its results, and shown when asked for."""
     name = "v6e-data8-dual"
-    made, found = report(audited[name], name), audited[name]
-    parts = [*found.passes.values(), found.outside]
-    sizes = ("weights", "cache", "state", "temporaries", "total", "donated")
-    made["counted"] |= dict.fromkeys(sizes, 10**9) | {
-        "moved": {p.name: p.moved for p in parts},
-        "need": {p.name: p.need.total for p in parts if p.need},
-    }
-    made["estimated"] = {"cycles": {p.name: p.cycles for p in parts}}
-    made["measured"] = {"compile_s": 1.0, "compile_cpu_s": 1.0}
-    monkeypatch.setattr(search, "_compile", lambda *how: dict(made))
+    made = compiled.Compiled(
+        *(1.0, 1.0, 10**9, 10**9, 10**9, 10**9, (), 1, ()), text=stored.load(name)
+    )
+    monkeypatch.setattr(isolated, "call", lambda function, *how, timeout_s: function(*how))
+    monkeypatch.setattr(compiled, "compile_for", lambda *how: made)
     store, out = tmp_path / "plans.jsonl", tmp_path / "plan.json"
     argv = ["--topology", "v6e:2x4", "--mesh", "data=8", "--batch", "64", "--quantize", "none"]
-    argv += ["--reuse", str(store), "--json", str(out)]
+    argv += ["--refresh-group", "4", "--reuse", str(store), "--json", str(out)]
     assert command.main(argv) == 0
     assert "copied" not in capsys.readouterr().out
     assert "audit" not in json.loads(out.read_text())["plans"][0]
-    monkeypatch.setattr(search, "_compile", lambda *how: pytest.fail("compiled again"))
+    monkeypatch.setattr(compiled, "compile_for", lambda *how: pytest.fail("compiled again"))
     assert command.main([*argv, "--audit"]) == 0
-    assert "window pass + besides" in capsys.readouterr().out
-    assert json.loads(out.read_text())["plans"][0]["audit"] == made["audit"]
+    text = capsys.readouterr().out
+    assert "v6e:2x4, data=8,fsdp=1,tensor=1, 8 rows a replica" in text
+    assert "window pass + besides" in text
+    kept = json.loads(out.read_text())["plans"][0]["audit"]
+    assert kept == report(audited[name], name)["audit"]

@@ -112,6 +112,8 @@ def test_two_parts(body, name, expected):
     text = program(*body)
     assert moved(text, name) == expected
     assert moved(text, "y") == (0, 0)
+    for one in audit.audit(text).passes["besides"].exchanges:
+        assert (one.what.asynchronous, one.what.bytes) == (True, 32768)
 
 
 SLICING = f"""\
