@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from leapjax.benchmarks.timing import alternate, ratios, summarise, timed
-from leapjax.benchmarks.workload import Case, stream, uneven_requests
+from leapjax.benchmarks.workload import Case, ragged_requests, stream, uneven_requests
 from leapjax.lm import LM
 
 
@@ -78,23 +78,27 @@ def against_lock_step(lm: LM, cache: str, slots: int, count: int, rounds: int) -
 def refresh_groups(
     lm: LM, cache: str, slots: int, groups: Sequence[int], count: int, rounds: int
 ) -> list[dict[str, Any]]:
-    """Seconds of a stream by how many rows may refresh their KV cache in one iteration.
+    """Seconds of a stream by how many rows refresh their KV cache together.
 
     Args:
       lm: the model.
       cache: prefix or dual.
       slots: rows decoded at once.
       groups: settings of `refresh_group`.
-      count: requests, see `uneven_requests`.
+      count: requests, see `ragged_requests`.
       rounds: of alternating turns.
 
     Returns:
-      A row a group: seconds, and their ratio to those of the first group.
+      A row a group: seconds, tokens per second, their ratio to the first group's seconds, and the
+      counts of its refreshes.
     """
-    requests = uneven_requests(lm.config, cache, count)
+    requests = ragged_requests(lm.config, cache, count)
+    tokens = sum(request.config.gen_length for request in requests)
     engines = {g: lm.engine(slots, refresh_group=g) for g in groups}
-    for engine in engines.values():
-        stream(engine, requests[:slots])  # compiles
+    refreshes = {}
+    for group, engine in engines.items():
+        stream(engine, requests)  # compiles
+        refreshes[group] = engine.progress.refreshes.to_dict()
     runs = {g: functools.partial(stream, engine, requests) for g, engine in engines.items()}
     seconds = alternate(runs, rounds)
     return [
@@ -103,7 +107,9 @@ def refresh_groups(
             "slots": slots,
             "refresh_group": group,
             "seconds": summarise(times),
+            "tokens_per_s": tokens / summarise(times)["median"],
             "of_first": ratios(times, seconds[groups[0]]),
+            **refreshes[group],
         }
         for group, times in seconds.items()
     ]

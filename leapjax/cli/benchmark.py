@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--refresh-groups",
         type=numbers,
         metavar="N,…",
-        help="rows that may refresh their KV cache at once (1,2,4,8; 1,4 with --quick)",
+        help="time only streams by the rows that refresh their KV cache together (1,2,4)",
     )
     add("--json", type=place, metavar="FILE", help="write everything as JSON too")
     add("--cost", action="store_true", help="a step's cost against its size")

@@ -80,10 +80,11 @@ def run_decoding(args: argparse.Namespace) -> int:
     report = Report(args)
     if args.quick:
         report.show(QUICK)
+    measure = _refreshes if args.refresh_groups else _decoding
     for name in (args.models or ("embedded" if args.quick else "embedded,60m")).split(","):
         lm = models.by_name(name)
         report.show(f"{models.title(name, lm.config)}, {lm.dtype}", end="\n")
-        report.found["models"][name] = _decoding(args, lm, report.show)
+        report.found["models"][name] = measure(args, lm, report.show)
         report.show("", end="\n")
     report.save()
     return 0
@@ -132,19 +133,32 @@ def _decoding(args: argparse.Namespace, lm, show) -> dict[str, Any]:
             f"device idle {host['outside_device']:.1%}",
             end="\n",
         )
-    groups = args.refresh_groups or ([1, 4] if args.quick else [1, 2, 4, 8])
-    part["refresh_groups"] = []
-    stored = [c for c in caches if CACHES[c].stores]
-    # With a large model the last one alone: the dual cache, whose passes are short.
-    for cache in stored[-1:] if large else stored:
-        some = min(requests, 6 * slots)
-        rows = decoding.refresh_groups(lm, cache, slots, groups, some, rounds)
+    return part | _refreshes(args, lm, show)
+
+
+def _refreshes(args: argparse.Namespace, lm, show) -> dict[str, Any]:
+    """How many rows should refresh together; the only part with `--refresh-groups`."""
+    from leapjax.benchmarks import decoding, models
+    from leapjax.benchmarks.timing import spread
+    from leapjax.caches import CACHES
+
+    few = models.size(lm.config) >= 10e6 or args.quick
+    slots = args.engine_slots or (4 if few else 16)
+    rounds = args.engine_repeats or (1 if few else 2)
+    groups = args.refresh_groups or ([1, 2] if args.quick else [1, 2, 4])
+    part: dict[str, Any] = {"refresh_groups": []}
+    stored = [c for c in (args.caches.split(",") if args.caches else CACHES) if CACHES[c].stores]
+    # The dual cache alone, whose passes are short, unless others are asked for.
+    for cache in stored if args.caches else stored[-1:]:
+        rows = decoding.refresh_groups(lm, cache, slots, groups, 2 * slots, rounds)
         part["refresh_groups"] += rows
         for row in rows:
             show(
-                f"refresh_group {row['refresh_group']}, cache {cache}, {row['slots']} slots: "
-                f"{spread(row['seconds'])} s, "
-                f"{row['of_first']['median']:.2f} of refresh_group {groups[0]}",
+                f"refresh_group {row['refresh_group']}, cache {cache}, {slots} slots: "
+                f"{row['tokens_per_s']:.0f} tokens/s, {spread(row['seconds'])} s, "
+                f"{row['of_first']['median']:.2f} of refresh_group {groups[0]}; "
+                f"{row['refreshed_rows']} rows refreshed, {row['refresh_rows_wanted']} wanted, "
+                f"about {row['estimated_share_of_time']:.0%} of the time",
                 end="\n",
             )
     return part

@@ -64,6 +64,9 @@ the summary on stderr:
   16x fewer passes      one token a step would have taken 16 times as many for
                         the same positions (those that early stop fills in,
                         which no pass decides, don't count)
+  40 rows refreshed     with a KV cache: rows of full passes at the start of
+                        blocks, how many were wanted, and their share of the
+                        passes' time, estimated from FLOPs and bytes
 
 exit status: 0 done, 2 bad input or options, 130 interrupted, 143 ended by SIGTERM.
 """

@@ -61,10 +61,10 @@ class Summary:
         """The refreshes, for people; nothing without a KV cache."""
         if not self.refreshes.refreshed_rows:
             return ""
+        found = self.refreshes
         return (
-            f", {plural(self.refreshes.refreshed_rows, 'refreshed row')} of which "
-            f"{self.refreshes.refresh_rows_wanted} were wanted, about "
-            f"{100 * self.refreshes.share:.0f} % of the work"
+            f", {plural(found.refreshed_rows, 'row')} refreshed, "
+            f"{found.refresh_rows_wanted} wanted (about {found.share:.0%} of the time)"
         )
 
 

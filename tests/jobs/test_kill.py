@@ -55,6 +55,10 @@ def expected(command, tmp_path_factory):
     finish(command(out))
     found = outputs(out)
     assert len(found) == RECORDS // 10 + 1
+    told = json.loads((out / "summary.json").read_text())
+    refreshes = told["last_run"]["refreshes"]
+    assert refreshes["refreshed_rows"] == refreshes["refresh_rows_wanted"] == told["full_passes"]
+    assert 0 < refreshes["estimated_share_of_time"] < 1
     assert sum(d.count(b"\n") for n, d in found.items() if n != "errors.jsonl") == RECORDS - 2
     return found
 

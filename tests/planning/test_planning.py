@@ -1,6 +1,7 @@
 """Slices, presets, and what is read from a compiled program."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -102,10 +103,14 @@ def test_collectives_are_read():
 def test_a_compiled_decode_on_cpu_devices(mesh):
     """The same facts as for a TPU, of a tiny model that keeps its vocabulary split."""
     model = tiny_config()
-    made = dataclasses.replace(program(), model=model, length=96, dtype="float32")
+    made = dataclasses.replace(program(), model=model, length=96, dtype="float32", refresh_group=1)
     place = placements(mesh)[0]
     params = compiled.abstract_params(made, place)
-    module = hlo.parse(compile_run(params, made, 4, place).as_text())
+    text = compile_run(params, made, 4, place).as_text()
+    # A refreshed row is written where its shard is: no collective carries cached keys or values.
+    keys = rf"= \S*[\[,]96,{model.head_dim}\]\S* (all-gather|all-reduce|all-to-all|collective)"
+    assert re.search(rf"[\[,]96,{model.head_dim}\]", text) and not re.search(keys, text)
+    module = hlo.parse(text)
     assert module.partitions == mesh.replica
     found = collectives.read(module)
     crossed = {c.axes({"fsdp": mesh.fsdp, "tensor": mesh.tensor}) for c in found if c.in_loop}
