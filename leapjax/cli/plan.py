@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add, count = parser.add_argument, at_least(1)
     add("--model", default="llada-8b", metavar="NAME", help="llada-8b, dream-7b, 100b or a folder")
     add("--topology", metavar="CHIP:SHAPE", help="v5e:2x4, v6e:16x16, v5p:2x2x2, 7x:2x2x1, …")
-    add("--mesh", metavar="AXES", help="data=2,tensor=4 (default: those with the best bound)")
+    add("--mesh", metavar="AXES", help="data=2,tensor=4 (default: the fastest by a roofline)")
     add("--batch", type=count, metavar="N", help="rows at once on the slice (default: searched)")
     add("--prompt-length", type=count, default=512, metavar="N", help="tokens (512)")
     add("--gen-length", type=count, default=256, metavar="N", help="canvas (256)")
@@ -191,7 +191,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _tries(args: argparse.Namespace, work) -> list:
-    """What is compiled: of the mesh that was asked for, or of those with the best bounds."""
+    """What is compiled: of the mesh that was asked for, or of the fastest by a roofline."""
     from leapjax.config import check_keys
     from leapjax.planning import candidates, chips
     from leapjax.sharding import parse

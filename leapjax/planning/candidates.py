@@ -18,7 +18,7 @@ from leapjax.serve.sizes import bucket
 from leapjax.sharding import MeshShape
 
 MOST_ROWS = 512  # of a replica
-_ENOUGH = 0.98  # of the best bound: fewer rows answer sooner
+_ENOUGH = 0.97  # of the best speed: fewer rows answer sooner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,14 +82,14 @@ class Candidate:
       mesh: how it is used.
       quantize: as in `leapjax.load`.
       rows: of a replica, best first.
-      bound: tokens/s a chip by the roofline, with the first of them.
+      speed: tokens/s a chip with the first of them, by a roofline where nothing overlaps.
     """
 
     where: chips.Slice
     mesh: MeshShape
     quantize: str | None
     rows: tuple[int, ...]
-    bound: float
+    speed: float
 
 
 def meshes(work: Workload, where: chips.Slice) -> list[MeshShape]:
@@ -137,34 +137,34 @@ def candidates(work: Workload, where: chips.Slice, mesh: MeshShape) -> list[Cand
 
     Returns:
       Those whose weights, cache and logits do not alone exceed the memory. Rows are those with
-      the best bound, or the fewest that nearly reach it, and then fewer.
+      the best speed, or the fewest that nearly reach it, and then fewer.
     """
     has, out = where.chip.hbm / where.chip.devices, []
     for quantize in work.quantize:
-        bounds = {}
+        speeds = {}
         for rows in work.rows(mesh):
             program = work.program(rows)
             logits = 4 * rows * program.block_length * work.model.vocab_size / mesh.replica
             if need.held(mesh, program, rows, quantize).total + logits >= has:
                 break
             said = work.estimate(where, mesh, rows, quantize)
-            bounds[rows] = said["tokens_per_s_chip"]["bound"]
-        if bounds:
-            enough = _ENOUGH * max(bounds.values())
-            first = min(n for n, bound in bounds.items() if bound >= enough)
-            order = sorted((n for n in bounds if n <= first), reverse=True)
-            out.append(Candidate(where, mesh, quantize, tuple(order), bounds[first]))
+            speeds[rows] = said["tokens_per_s_chip"]["serial"]
+        if speeds:
+            enough = _ENOUGH * max(speeds.values())
+            first = min(n for n, speed in speeds.items() if speed >= enough)
+            order = sorted((n for n in speeds if n <= first), reverse=True)
+            out.append(Candidate(where, mesh, quantize, tuple(order), speeds[first]))
     return out
 
 
 def best(found: list[Candidate], tries: int) -> list[Candidate]:
-    """The candidates with the best bounds, so many of each form of the weights.
+    """The fastest candidates, so many of each form of the weights.
 
     Args:
       found: any.
       tries: how many.
     """
-    ordered = sorted(found, key=lambda c: (-c.bound, c.mesh.replica, str(c.mesh)))
+    ordered = sorted(found, key=lambda c: (-c.speed, c.mesh.replica, str(c.mesh)))
     forms = dict.fromkeys(c.quantize for c in found)
     kept = [c for form in forms for c in [c for c in ordered if c.quantize == form][:tries]]
     return sorted(kept, key=ordered.index)

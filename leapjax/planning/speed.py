@@ -82,7 +82,8 @@ def estimate(
       tokens_per_step: tokens that a row commits in a pass: an assumption.
       quantize: as in `leapjax.load`.
       counted: of a compiled program, bytes `moved` by each part, and what runs `outside` the loop,
-        once a chunk; and `collectives`. None estimates the bound only.
+        once a chunk; and `collectives`. None estimates the bound, and beside it `serial`: as if
+        a part computed, moved and exchanged one after another.
       cycles: the compiler's estimate of the same parts.
 
     Returns:
@@ -103,6 +104,8 @@ def estimate(
     }
     runs = {part: runs[part] for part in least} | {audit.OUTSIDE: counts.chunks}
     seconds = {"bound": {part: time.seconds for part, time in least.items()}}
+    if counted is None:
+        seconds["serial"] = {p: t.compute + t.memory + t.exchange for p, t in least.items()}
     exchanged: dict[str, dict[str, float]] = {}
     if counted is not None and cycles is not None:
         exchanged = _exchanged(where, counted)

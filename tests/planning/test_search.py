@@ -46,17 +46,17 @@ def test_rows_and_forms_are_searched():
     assert one.quantize == "int8" and one.rows[0] <= 16 and one.rows[-1] == 1
     assert set(one.rows) <= {1, 2, 3, 4, 6, 8, 12, 16} and list(one.rows) == sorted(one.rows)[::-1]
     tried = candidates.best(found(both, "v5e:2x4"), 2)
-    assert [c.bound for c in tried] == sorted((c.bound for c in tried), reverse=True)
+    assert [c.speed for c in tried] == sorted((c.speed for c in tried), reverse=True)
     forms = [c.quantize for c in tried]
     assert forms.count(None) == forms.count("int8") == 2
-    bounds = {}
+    speeds = {}
     for rows in one.rows:
         alone = dataclasses.replace(both, batch=rows)
         [given] = found(alone, "v5e:1x1")
         assert given.rows == (rows,)
-        bounds[rows] = given.bound
+        speeds[rows] = given.speed
     # More rows would hardly be faster, and fewer are slower.
-    assert bounds[one.rows[0]] > 0.97 * max(bounds.values()) > bounds[1]
+    assert speeds[one.rows[0]] > 0.97 * max(speeds.values()) > speeds[1]
 
 
 def test_a_given_batch_leaves_no_device_without_a_row():

@@ -6,10 +6,14 @@ import pytest
 
 from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for
-from leapjax.errors import UserError
-from leapjax.failures import out_of_memory
+from leapjax.ops import hardware
 from leapjax.planning import chips, compiled, hlo, models
-from leapjax.sharding import MeshShape
+from leapjax.progress import announced
+from leapjax.serve.executables import Executables
+from leapjax.serve.lane import Replica
+from leapjax.serve.memory import together
+from leapjax.sharding import MeshShape, placements
+from tests.planning import shapes
 
 pytestmark = [
     pytest.mark.slow,
@@ -71,23 +75,20 @@ def _depths(text, shapes):
     }
 
 
-def test_the_compiler_refuses_what_does_not_fit():
-    """What the engine relies on when it halves its rows: libtpu says so before anything runs."""
-    where, model = chips.parse("v6e:1x1"), models.find("llada-8b")
-    program = program_for(
-        DecodeConfig(gen_length=256, cache="dual"),
-        model,
-        length=768,
-        dtype="bfloat16",
-        eot_token_id=126_348,
-        refresh_group=4,
-    )
-    with pytest.raises(UserError, match="does not compile") as refused:
-        compiled.compile_for(where, MeshShape(), program, 64)
-    assert refused.value.__cause__ is not None and out_of_memory(refused.value.__cause__)
-    made = compiled.compile_for(where, MeshShape(), program, 32)
+def test_the_default_batch_starts_with_fewer_rows(capsys):
+    """libtpu says what does not fit before anything runs, and the engine halves its rows."""
+    where, mesh = chips.parse("v6e:1x1"), MeshShape()
+    [place] = placements(mesh, compiled.devices(where))
+    program = shapes.program(refresh_group=1)
+    replica = Replica(compiled.abstract_params(program, place), place)
+    engine = Executables([replica], hardware.TPU.slots, fixed=False)
+    with announced():
+        made = engine.get(program, [0], int(where.chip.hbm))
     # 16 GB of weights and 0.4 GB a row of keys and values: no room for twice the rows.
-    assert made.total < where.chip.hbm < made.total + made.state
+    assert hardware.TPU.slots == 64 and made.slots == 32
+    said = capsys.readouterr().err
+    assert "32 rows at once, not 64: 64 do not fit in memory, says the compiler" in said
+    assert together([made.footprint]) < where.chip.hbm
 
 
 @pytest.mark.parametrize("where", ["v5e:4x4", "v6e:16x16", "v5p:2x2x4", "7x:2x2x2", "v5e:1x1"])
