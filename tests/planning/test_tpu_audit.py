@@ -39,8 +39,12 @@ def test_the_whole_command(tmp_path, capsys):
     assert 0.9 < step["ratio"] < 1.1
     refresh = found["passes"][need.REFRESH]
     assert refresh["turns"] is None and refresh["ratio"] > 0.9
-    # Nothing as large as a layer's smallest matrix is copied at entry.
-    assert not [o for o in found["outside"]["copies"] if o["written"] > 2 * 4096**2]
+    # All that is counted is in the text, and what it has to read has a name.
+    assert step["moved"] == sum(found["passes"][n]["moved"] for n in (need.WINDOW, need.BESIDES))
+    named = {
+        label for one in found["passes"].values() for o in one["wasteful"] for label in o["of"]
+    }
+    assert named and all(label.startswith(("params[", "state.")) for label in named)
 
 
 def test_pallas_calls():
