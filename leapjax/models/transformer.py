@@ -29,6 +29,7 @@ from leapjax.models.weights import BIAS, NORM
 from leapjax.ops import cache as kv
 from leapjax.ops import xla
 from leapjax.ops.arrangement import BACKENDS, as_arranged, streams_head
+from leapjax.ops.attention import Rope
 from leapjax.ops.primitives import rope_tables, take
 from leapjax.ops.runs import fold
 from leapjax.ops.weights import Arranged
@@ -60,14 +61,16 @@ def _block(ops, x, layer, head_dim: int, rope, valid, cached=None, outputs=None)
       (B, S, D) or (B, W, D), and the fresh keys and values, (B, S, K, E) each.
     """
     with jax.named_scope("attention"):
+        own = rope
         if outputs is None:
             v, k, q = ops.heads(x, layer, ("v", "k", "q"), rope, head_dim)
         else:
             v, k = ops.heads(x, layer, ("v", "k"), rope, head_dim)
-            x, *rope = (take(part, outputs) for part in (x, *rope))
+            x, *own = (take(part, outputs) for part in (x, *rope))
             valid = valid if valid.ndim == 2 else take(valid, outputs)
-            (q,) = ops.heads(x, layer, ("q",), rope, head_dim)
-        x = ops.linear(ops.attention(q, k, v, valid, cached), layer["o"], x)
+            (q,) = ops.heads(x, layer, ("q",), own, head_dim)
+        mixed, k = ops.attention(q, k, v, valid, Rope(own, rope), cached)
+        x = ops.linear(mixed, layer["o"], x)
     with jax.named_scope("mlp"):
         return ops.mlp(x, layer), (k, v)
 

@@ -18,7 +18,9 @@ from flax import struct
 
 from leapjax import native
 from leapjax.ops import xla
+from leapjax.ops.attention import Rope
 from leapjax.ops.cache import Cached
+from leapjax.ops.primitives import rotate
 from leapjax.ops.weights import GROUPS, Arranged, Norm
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ def heads(
     rope: Sequence[Float32[Array, "B S 1 {head_dim}//2"]],
     head_dim: int,
 ) -> list[Float[Array, "B S _ {head_dim}"]]:
-    """See `leapjax.ops.xla.heads`."""
+    """Values, keys or queries of S positions, rotated; else as `leapjax.ops.xla.heads`."""
     w = layer["vkq"]
     first = GROUPS["vkq"].index(names[0])
     last = first + len(names)
@@ -76,7 +78,7 @@ def heads(
     rotated = w.packed[0].heads[first:last] if len(w.packed) == 1 else [0] * len(names)
     out = [y.reshape(*x.shape[:-1], -1, head_dim) for y in products]
     return [
-        y if done else xla.finish_head(y, layer, name, rope)
+        y if done or name == "v" else rotate(xla.head_normed(y, layer, name), *rope)
         for name, y, done in zip(names, out, rotated, strict=True)
     ]
 
@@ -86,13 +88,14 @@ def attention(
     k: Float[Array, "B N G E"],
     v: Float[Array, "B N G E"],
     valid: Bool[Array, "B N"] | Bool[Array, "B S N"],
+    rope: Rope,
     cached: Cached | None = None,
-) -> Float[Array, "B S H*E"]:
-    """See `leapjax.ops.attention.attention`."""
+) -> tuple[Float[Array, "B S H*E"], Float[Array, "B N G E"]]:
+    """As `leapjax.ops.attention.attention`, of heads that are rotated already."""
     masks = (valid,) if cached is None else (valid, cached.valid)
     if all(mask.ndim == 2 for mask in masks):
-        return native.attention(q, k, v, valid, cached)
-    return xla.attention(q, k, v, valid, cached)  # the kernel takes no mask per query
+        return native.attention(q, k, v, valid, cached), k
+    return xla.attention(q, k, v, valid, None, cached)  # the kernel takes no mask per query
 
 
 def linear(

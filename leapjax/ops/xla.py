@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 
 from leapjax.ops.attention import attention as attention
-from leapjax.ops.primitives import along_last, precision_for, rms_norm, rotate
+from leapjax.ops.primitives import along_last, precision_for, rms_norm
 from leapjax.ops.weights import GROUPS, Arranged, Head, Matrices, Norm
 
 if TYPE_CHECKING:
@@ -64,17 +64,17 @@ def heads(
     rope: Sequence[Float32[Array, "B S 1 {head_dim}//2"]],
     head_dim: int,
 ) -> list[Float[Array, "B S _ {head_dim}"]]:
-    """Values, keys or queries of S positions: norm, projection, per-head norm, RoPE.
+    """Values, keys or queries of S positions: norm, projection, per-head norm.
 
     Args:
       x: (B, S, D), the residual stream.
       layer: the layer's weights.
       names: adjacent names of `GROUPS["vkq"]`.
-      rope: cosines and sines, (B, S, 1, E / 2) each.
+      rope: cosines and sines, (B, S, 1, E / 2) each. Not used: `attention` rotates.
       head_dim: E.
 
     Returns:
-      (B, S, heads, E) each; keys and queries are rotated.
+      (B, S, heads, E) each, not yet rotated.
     """
     first = GROUPS["vkq"].index(names[0])
     y = normed(x, layer["attn_norm"])
@@ -86,22 +86,16 @@ def heads(
         products = lax.optimization_barrier(products)
     shape = (*x.shape[:-1], -1, head_dim)
     return [
-        finish_head(y.reshape(shape), layer, name, rope)
-        for name, y in zip(names, products, strict=True)
+        head_normed(y.reshape(shape), layer, name) for name, y in zip(names, products, strict=True)
     ]
 
 
-def finish_head(
-    x: Float[Array, "B S heads E"],
-    layer: Mapping[str, Any],
-    name: str,
-    rope: Sequence[Float32[Array, "B S 1 E//2"]],
+def head_normed(
+    x: Float[Array, "B S heads E"], layer: Mapping[str, Any], name: str
 ) -> Float[Array, "B S heads E"]:
-    """Apply per-head norm and RoPE to keys or queries (B, S, heads, E); values stay unchanged."""
-    if name == "v":
-        return x
+    """Per-head norm of queries or keys (B, S, heads, E), where the model has one."""
     norm = layer.get(f"{name}_norm")
-    return rotate(x if norm is None else normed(x, norm), *rope)
+    return x if norm is None else normed(x, norm)
 
 
 def linear(

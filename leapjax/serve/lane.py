@@ -88,7 +88,8 @@ def lower_run(params, program: Program, slots: int, placement: Placement | None 
     jitted = jax.jit(
         run, static_argnames="program", donate_argnames="state", out_shardings=shardings
     )
-    return jitted.lower(params, state, count, count, program=program)
+    with jax.set_mesh(placement.mesh):  # for `leapjax.ops.mesh`
+        return jitted.lower(params, state, count, count, program=program)
 
 
 def compile_run(params, program: Program, slots: int, placement: Placement | None = None):

@@ -86,7 +86,7 @@ def test_rotary_embedding(theta):
 def test_attention_leaves_pads_out(heads, groups):
     q, k, v = random(2, 3, heads, 4), random(2, 7, groups, 4, seed=1), random(2, 7, groups, 4)
     valid = np.arange(7)[None, :] >= np.array([[0], [3]])
-    got = attend(q, k, v, valid)
+    got, _ = attend(q, k, v, valid)
     for b in range(2):
         keep = valid[b]
         close(got[b], transcription.attention(q[b], k[b][keep], v[b][keep]))
@@ -94,7 +94,7 @@ def test_attention_leaves_pads_out(heads, groups):
 
 def test_attention_with_nothing_to_attend_is_finite():
     q, k = random(1, 2, 2, 4), random(1, 3, 2, 4)
-    out = attend(q, k, k, np.zeros((1, 3), bool))
+    out, _ = attend(q, k, k, np.zeros((1, 3), bool))
     assert np.isfinite(out).all()
 
 
@@ -203,7 +203,7 @@ def test_attention_to_cached_and_fresh_keys(heads, groups, each):
     own, others = rng.random((2, 3, 3)) < 0.7, rng.random((2, 3, 7)) < 0.7
     if not each:
         own, others = own[:, 0], others[:, 0]
-    got = jax.jit(attention.attention)(q, k, v, own, Cached(keys, values, others, 3))
+    got, _ = jax.jit(attention.attention)(q, k, v, own, None, Cached(keys, values, others, 3))
     for b in range(2):
         for i in range(3):
             keep = np.concatenate([m[b, i] if each else m[b] for m in (others, own)])
