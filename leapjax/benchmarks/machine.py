@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import os
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from leapjax.benchmarks.timing import timed
+from leapjax.benchmarks.timing import summarise, timed
 from leapjax.ops import hardware
 from leapjax.ops.primitives import precision_for
 from leapjax.planning.work import Work
@@ -44,6 +44,8 @@ class Machine:
       cache_bytes: last-level cache, as the system states it; 0 on an accelerator.
       cores: that this process may use.
       read_bytes_per_s: of reading alone; 0 where it was not measured.
+      spreads: `copy`, `read` and the dtypes of products -> the rates of all repetitions that count
+        (`summarise`).
     """
 
     flops_per_s: float
@@ -53,6 +55,7 @@ class Machine:
     cache_bytes: int
     cores: int
     read_bytes_per_s: float = 0.0
+    spreads: Mapping[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
     def seconds(self, work: Work) -> float:
         """The floor of some work: the larger of its FLOPs' time and its bytes'.
@@ -77,12 +80,13 @@ class Machine:
         )
 
 
-def measure(dtype: str = "float32", quick: bool = False) -> Machine:
+def measure(dtype: str = "float32", quick: bool = False, besides: Sequence[str] = ()) -> Machine:
     """Measure the default device; some seconds.
 
     Args:
       dtype: of the matrix products; on a CPU they are in float32.
       quick: tiny arrays, to try the code; the numbers mean nothing.
+      besides: other dtypes whose matrix rate is wanted too, in `spreads`.
     """
     on_cpu, cores = hardware.on_cpu(), len(os.sched_getaffinity(0))
     cache = last_level_cache() if on_cpu else 0
@@ -91,14 +95,31 @@ def measure(dtype: str = "float32", quick: bool = False) -> Machine:
         squares = 4096, 8192
     if quick:
         size, squares, repeats = 2**20, (64,), 1
+    dtype = "float32" if on_cpu else dtype
+    timing = repeated_seconds if on_cpu else queued_seconds
+    counts = max if on_cpu else statistics.median
+    seconds = functools.partial(timing, repeats=repeats)
+    others = host_products if on_cpu else no_products
+    rates, by = matrix_rates(dtype, squares, seconds, counts, others)
+    found = {dtype: rates}
+    for name in set(besides) - {dtype}:
+        # The largest takes a CPU without such units very long.
+        found[name], _ = matrix_rates(name, squares[: len(squares) - on_cpu], seconds, counts)
     if on_cpu:
-        seconds = functools.partial(best_seconds, repeats=repeats)
-        rate, by = matrix_rate("float32", squares, seconds, host_products)
-        return Machine(rate, by, host_copy_bandwidth(size, cores, repeats), size, cache, cores)
-    seconds = functools.partial(queued_seconds, repeats=repeats)
-    rate, by = matrix_rate(dtype, squares, seconds)
-    copied, read = copy_bandwidth(size, repeats), read_bandwidth(size, repeats)
-    return Machine(rate, by, copied, size, cache, cores, read)
+        found["copy"] = host_copy_bandwidth(size, cores, repeats)
+    else:
+        found |= {"copy": copy_bandwidth(size, repeats), "read": read_bandwidth(size, repeats)}
+    rate = {name: counts(each) for name, each in found.items()}
+    return Machine(
+        rate[dtype],
+        by,
+        rate["copy"],
+        size,
+        cache,
+        cores,
+        rate.get("read", 0.0),
+        {name: summarise(each) for name, each in found.items()},
+    )
 
 
 def last_level_cache(folder: Path = CACHE_FOLDER) -> int:
@@ -113,21 +134,21 @@ def last_level_cache(folder: Path = CACHE_FOLDER) -> int:
     return max(sizes, default=UNKNOWN_CACHE)
 
 
-def best_seconds(run: Callable[[], Any], repeats: int) -> float:
-    """The fastest of some repetitions, after one that does not count."""
-    return min([timed(lambda: jax.block_until_ready(run())) for _ in range(repeats + 1)][1:])
+def repeated_seconds(run: Callable[[], Any], repeats: int) -> list[float]:
+    """Seconds of some repetitions, after one that does not count."""
+    return [timed(lambda: jax.block_until_ready(run())) for _ in range(repeats + 1)][1:]
 
 
 def queued_seconds(
     call: Callable[..., Any], *first: Any, repeats: int, queue: int = QUEUE
-) -> float:
-    """Seconds of one call of several that are queued.
+) -> list[float]:
+    """Seconds of one call of several that are queued, by queue.
 
     Args:
       call: takes and returns arrays on the device.
       *first: what the first call takes; the others take what the call before returned. Empty if
         it takes nothing.
-      repeats: queues; their median counts, after one that does not.
+      repeats: queues, after one that does not count.
       queue: calls in each.
     """
     value: tuple[Any, ...] = first
@@ -140,30 +161,31 @@ def queued_seconds(
         jax.block_until_ready(out)
 
     jax.block_until_ready(first)
-    return statistics.median([timed(run) / queue for _ in range(repeats + 1)][1:])
+    return [timed(run) / queue for _ in range(repeats + 1)][1:]
 
 
-def copy_bandwidth(size: int, repeats: int, queue: int = QUEUE) -> float:
-    """Bytes per second, read and written, of one operation over an array that it replaces."""
+def copy_bandwidth(size: int, repeats: int, queue: int = QUEUE) -> list[float]:
+    """Bytes per second, read and written, of operations over an array that each replaces."""
     x = jax.random.bits(jax.random.key(0), (size // 4,), jnp.uint32)
     step = jax.jit(lambda x: x + jnp.uint32(1), donate_argnums=0)
-    return 2 * x.nbytes / queued_seconds(step, x, repeats=repeats, queue=queue)
+    size = 2 * x.nbytes  # the first call donates it
+    return [size / s for s in queued_seconds(step, x, repeats=repeats, queue=queue)]
 
 
-def read_bandwidth(size: int, repeats: int, queue: int = QUEUE) -> float:
-    """Bytes per second of reading an array once, for the sums of its rows."""
+def read_bandwidth(size: int, repeats: int, queue: int = QUEUE) -> list[float]:
+    """Bytes per second of reading an array, for the sums of its rows."""
     x = jax.random.normal(jax.random.key(0), (size // 2 // 2**15, 2**15), jnp.bfloat16)
     sums = jax.jit(lambda x: jnp.sum(x, axis=1, dtype=jnp.float32))
-    return x.nbytes / queued_seconds(lambda: sums(x), repeats=repeats, queue=queue)
+    return [x.nbytes / s for s in queued_seconds(lambda: sums(x), repeats=repeats, queue=queue)]
 
 
-def host_copy_bandwidth(size: int, threads: int, repeats: int) -> float:
+def host_copy_bandwidth(size: int, threads: int, repeats: int) -> list[float]:
     """Bytes per second, read and written, of copying an array with all cores.
 
     Args:
       size: bytes of the array.
       threads: that copy, each its part.
-      repeats: the best counts.
+      repeats: of copying.
     """
     source, target = np.ones(size // 4, np.float32), np.zeros(size // 4, np.float32)
     parts = list(zip(np.array_split(source, threads), np.array_split(target, threads), strict=True))
@@ -172,34 +194,41 @@ def host_copy_bandwidth(size: int, threads: int, repeats: int) -> float:
         def copy():
             list(pool.map(lambda pair: np.copyto(pair[1], pair[0]), parts))
 
-        return 2 * source.nbytes / best_seconds(copy, repeats)
+        return [2 * source.nbytes / s for s in repeated_seconds(copy, repeats)]
 
 
-def matrix_rate(
+def no_products(a, b) -> dict[str, Callable[[], Any]]:
+    """Nobody multiplies beside XLA."""
+    return {}
+
+
+def matrix_rates(
     dtype,
     sizes: Sequence[int],
-    seconds: Callable[[Callable[[], Any]], float],
-    others: Callable[[Any, Any], dict[str, Callable[[], Any]]] = lambda a, b: {},
-) -> tuple[float, str]:
-    """The best rate over squares of a dtype.
+    seconds: Callable[[Callable[[], Any]], list[float]],
+    counts: Callable[[list[float]], float],
+    others: Callable[[Any, Any], dict[str, Callable[[], Any]]] = no_products,
+) -> tuple[list[float], str]:
+    """The best rates over squares of a dtype.
 
     Args:
       dtype: of the factors and the product.
       sizes: of the squares.
-      seconds: times a product.
+      seconds: times a product, several times.
+      counts: by which of several rates they are compared.
       others: name -> product of two matrices, for who takes part beside XLA.
 
     Returns:
-      FLOPs per second, and who reached them over which square.
+      FLOPs per second of each repetition, and who reached them over which square.
     """
-    best = 0.0, ""
+    best: tuple[list[float], str] = [0.0], ""
     product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision_for(jnp.dtype(dtype))))
     for n in sizes:
         a, b = (jax.random.normal(jax.random.key(i), (n, n)).astype(dtype) for i in range(2))
         runs = {"XLA": lambda a=a, b=b: product(a, b)} | others(a, b)
         for name, run in runs.items():
-            rate = 2 * n**3 / seconds(run)
-            best = max(best, (rate, f"{name}, {n} x {n}, {jnp.dtype(dtype).name}"))
+            found = [2 * n**3 / s for s in seconds(run)], f"{name}, {n} x {n}, {jnp.dtype(dtype)}"
+            best = max(best, found, key=lambda pair: counts(pair[0]))
     return best
 
 

@@ -24,12 +24,12 @@ from leapjax.benchmarks.timing import summarise
 from leapjax.benchmarks.workload import Case
 from leapjax.decoding import DecodeState, Program, forward, initial_state, summary
 from leapjax.decoding.program import program_for
-from leapjax.decoding.state import with_cache
 from leapjax.models import transformer
 from leapjax.models.config import ModelConfig
 from leapjax.ops import hardware
 from leapjax.planning import work
-from leapjax.serve.lane import empty_state, lower_run
+from leapjax.serve.lane import abstract_state, lower_run, on_devices
+from leapjax.sharding import Placement
 
 TIMED = ("none", "dual")  # caches whose passes have a floor (`leapjax.planning.work`)
 UNCACHED_PASSES = 4  # that are timed together; they all cost the same
@@ -53,11 +53,10 @@ def program_of(case: Case, model: ModelConfig, dtype: str) -> Program:
     )
 
 
-def begin(case: Case, program: Program) -> DecodeState:
-    """Random prompts on the device, before their first pass."""
-    requests = case.requests(program.model)
-    state = jax.tree.map(jnp.asarray, initial_state(requests, program))
-    return jax.block_until_ready(with_cache(state, program))
+def begin(case: Case, program: Program, placement: Placement | None = None) -> DecodeState:
+    """Random prompts on the devices, before their first pass."""
+    state = initial_state(case.requests(program.model), program)
+    return jax.block_until_ready(on_devices(state, program, placement))
 
 
 def bare(params, state: DecodeState, passes: int, program: Program) -> DecodeState:
@@ -89,9 +88,9 @@ def bare(params, state: DecodeState, passes: int, program: Program) -> DecodeSta
     return lax.fori_loop(0, passes, body, state)
 
 
-bare_jit = functools.partial(
-    jax.jit, static_argnames=("passes", "program"), donate_argnames="state"
-)(bare)
+bare_jitted = functools.partial(
+    jax.jit, bare, static_argnames=("passes", "program"), donate_argnames="state"
+)
 
 
 class Compiled:
@@ -102,6 +101,7 @@ class Compiled:
       case: what is decoded.
       program: its structure.
       options: of the compiler, as `XLA_FLAGS` names them, without the dashes; a switch is a bool.
+      placement: the devices; None is the default device.
 
     Attributes:
       step: takes parameters, state, passes at most and rows to be done; see `loop.run`.
@@ -109,18 +109,27 @@ class Compiled:
       seconds: that compiling both took.
     """
 
-    def __init__(self, params, case: Case, program: Program, options: dict[str, str | bool]):
-        self.case, self.program, self._params = case, program, params
+    def __init__(
+        self,
+        params,
+        case: Case,
+        program: Program,
+        options: dict[str, str | bool],
+        placement: Placement | None = None,
+    ):
+        self.case, self.program, self._params, self._place = case, program, params, placement
         start = time.perf_counter()
-        state = jax.eval_shape(lambda: empty_state(program, case.batch))
-        step = lower_run(params, program, case.batch)
-        alone = bare_jit.lower(params, state, passes=passes_of(case), program=program)
+        state, shardings = abstract_state(program, case.batch, placement)
+        step = lower_run(params, program, case.batch, placement)
+        jitted = bare_jitted(out_shardings=shardings)
+        alone = jitted.lower(params, state, passes=passes_of(case), program=program)
         self.step, self.bare = step.compile(options or None), alone.compile(options or None)
         self.seconds = time.perf_counter() - start
 
     def begin(self, tokens_per_step: int = 1) -> DecodeState:
         """See `begin`; passes are timed with one token a step."""
-        return begin(dataclasses.replace(self.case, tokens_per_step=tokens_per_step), self.program)
+        case = dataclasses.replace(self.case, tokens_per_step=tokens_per_step)
+        return begin(case, self.program, self._place)
 
     def run(self, state: DecodeState, passes: int) -> tuple[DecodeState, float]:
         """Decode for some passes; the new state and seconds."""

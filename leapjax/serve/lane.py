@@ -49,7 +49,19 @@ def empty_state(program: Program, slots: int, placement: Placement | None = None
       slots: B.
       placement: the replica's devices; None is the default device.
     """
-    state = initial_state([], program, slots)
+    return on_devices(initial_state([], program, slots), program, placement)
+
+
+def on_devices(
+    state: DecodeState, program: Program, placement: Placement | None = None
+) -> DecodeState:
+    """A state on the replica's devices, with an empty cache.
+
+    Args:
+      state: from `initial_state`.
+      program: static structure.
+      placement: the replica's devices; None is the default device.
+    """
     if placement is None:
         state = jax.tree.map(jnp.asarray, state)
     else:
@@ -57,10 +69,29 @@ def empty_state(program: Program, slots: int, placement: Placement | None = None
     return with_cache(state, program, placement and placement.cache)
 
 
+def abstract_state(
+    program: Program, slots: int, placement: Placement | None = None
+) -> tuple[DecodeState, Any]:
+    """Shapes of a lane's state, and their shardings (None without a placement).
+
+    Args:
+      program: static structure.
+      slots: B.
+      placement: the replica's devices; None is the default device.
+    """
+    state = jax.eval_shape(lambda: empty_state(program, slots))
+    if placement is None:
+        return state, None
+    shardings = placement.state(state, program.model)
+    state = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
+    )
+    return state, shardings
+
+
 def state_bytes(program: Program, slots: int, placement: Placement | None = None) -> int:
     """Bytes of a lane's state and cache on one device."""
-    state = jax.eval_shape(lambda: empty_state(program, slots))
-    return array_bytes(state, placement and placement.state(state, program.model))
+    return array_bytes(*abstract_state(program, slots, placement))
 
 
 def lower_run(params, program: Program, slots: int, placement: Placement | None = None):
@@ -75,15 +106,11 @@ def lower_run(params, program: Program, slots: int, placement: Placement | None 
     Returns:
       The `jax.stages.Lowered`; its `compile()` takes long.
     """
-    state = jax.eval_shape(lambda: empty_state(program, slots))
+    state, shardings = abstract_state(program, slots, placement)
     count = jax.ShapeDtypeStruct((), jnp.int32)
     if placement is None:
         return run_jit.lower(params, state, count, count, program=program)
-    shardings = placement.state(state, program.model)
     count = jax.ShapeDtypeStruct((), jnp.int32, sharding=placement.everywhere())
-    state = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
-    )
     # Equal shardings in and out, so that the next chunk can take the state.
     jitted = jax.jit(
         run, static_argnames="program", donate_argnames="state", out_shardings=shardings
@@ -112,8 +139,7 @@ def _refill(placement: Placement | None, program: Program, slots: int):
     """The jitted refill of a lane."""
     if placement is None:
         return refill_jit
-    state = jax.eval_shape(lambda: empty_state(program, slots))
-    shardings = placement.state(state, program.model)
+    _, shardings = abstract_state(program, slots, placement)
     return jax.jit(refill, donate_argnames="state", out_shardings=shardings)
 
 

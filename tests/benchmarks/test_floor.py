@@ -83,9 +83,11 @@ def test_last_level_cache(tmp_path, sizes, want):
 
 
 def test_measuring_gives_rates():
-    machine = machines.measure(quick=True)
+    machine = machines.measure(quick=True, besides=["bfloat16"])
     assert machine.flops_per_s > 0 and machine.bytes_per_s > 0
     assert machine.flops_by.endswith("64 x 64, float32")
+    assert machine.spreads.keys() == {"float32", "bfloat16", "copy"}
+    assert machine.spreads["float32"]["max"] == machine.flops_per_s
 
 
 def test_without_a_checkout_the_comparison_says_where_it_is(tmp_path, monkeypatch, capsys):

@@ -84,7 +84,7 @@ def test_the_model_alone_computes_what_the_step_does():
     states = [pass_timing.begin(CASE, program) for _ in range(2)]
     step, alone = (compiled.step(params, s, np.int32(1), count) for s in states)
     # The step's second pass and the first of `bare`, which sees the same tokens.
-    one = pass_timing.bare_jit(params, alone, passes=1, program=program)
+    one = pass_timing.bare_jitted()(params, alone, passes=1, program=program)
     step = compiled.step(params, step, np.int32(1), count)
     for got, want in zip(one.cache, step.cache, strict=True):
         np.testing.assert_allclose(np.asarray(got), np.asarray(want), rtol=1e-5, atol=1e-6)
@@ -168,11 +168,22 @@ ENTRY %main (x: f32[2]) -> f32[2] {
 
 def test_accelerators_are_measured():
     """The same code runs on any device; on this one the numbers mean nothing."""
-    assert machine.copy_bandwidth(2**20, 1, 2) > 0
-    assert machine.read_bandwidth(2**20, 1, 2) > 0
-    seconds = functools.partial(machine.queued_seconds, repeats=1, queue=2)
-    rate, by = machine.matrix_rate(jnp.bfloat16, (32, 64), seconds)
-    assert rate > 0 and by.startswith("XLA") and by.endswith("bfloat16")
+    assert machine.copy_bandwidth(2**20, 1, 2)[0] > 0
+    assert machine.read_bandwidth(2**20, 1, 2)[0] > 0
+    seconds = functools.partial(machine.queued_seconds, repeats=2, queue=2)
+    rates, by = machine.matrix_rates(jnp.bfloat16, (32, 64), seconds, max)
+    assert len(rates) == 2 and min(rates) > 0
+    assert by.startswith("XLA") and by.endswith("bfloat16")
+
+
+def test_the_square_with_the_best_rate_counts():
+    """Seconds by size: the smaller square has one slow repetition and one quick one."""
+    seconds = iter([[1.0, 1e-3], [0.5, 0.5]])
+    rates, by = machine.matrix_rates("float32", (2, 4), lambda run: next(seconds), max)
+    assert rates == [16.0, 16e3] and "2 x 2" in by
+    seconds = iter([[1.0, 1e-3], [0.5, 0.5]])
+    rates, by = machine.matrix_rates("float32", (2, 4), lambda run: next(seconds), min)
+    assert rates == [256.0, 256.0] and "4 x 4" in by
 
 
 @pytest.mark.slow
