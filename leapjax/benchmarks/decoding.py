@@ -75,6 +75,44 @@ def against_lock_step(lm: LM, cache: str, slots: int, count: int, rounds: int) -
     }
 
 
+def ragged(lm: LM, cache: str, slots: int, count: int, rounds: int) -> dict[str, Any]:
+    """Decode requests whose rows take 8 to 64 passes, freed slots refilled.
+
+    Args:
+      lm: the model.
+      cache: KV cache.
+      slots: rows decoded at once by a replica.
+      count: requests, see `uneven_requests`.
+      rounds: how often.
+
+    Returns:
+      `tokens` and `passes` of a round; `seconds`, `tokens_per_s` and `device_share`, the share of
+      the time in which a chunk runs (`summarise`).
+    """
+    requests, engine = uneven_requests(lm.config, cache, count), lm.engine(slots)
+    stream(engine, requests[:slots])  # compiles
+    device, passes = [], 0
+
+    def run():
+        nonlocal passes
+        before = engine.progress.device_s
+        passes = stream(engine, requests)
+        device.append(engine.progress.device_s - before)
+
+    seconds = [timed(run) for _ in range(rounds)]
+    tokens = sum(request.config.gen_length for request in requests)
+    return {
+        "cache": cache,
+        "slots": slots,
+        "requests": count,
+        "tokens": tokens,
+        "passes": passes,
+        "seconds": summarise(seconds),
+        "tokens_per_s": summarise([tokens / s for s in seconds]),
+        "device_share": summarise([d / s for d, s in zip(device, seconds, strict=True)]),
+    }
+
+
 def refresh_groups(
     lm: LM, cache: str, slots: int, groups: Sequence[int], count: int, rounds: int
 ) -> list[dict[str, Any]]:

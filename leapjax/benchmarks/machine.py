@@ -103,8 +103,8 @@ def measure(dtype: str = "float32", quick: bool = False, besides: Sequence[str] 
     rates, by = matrix_rates(dtype, squares, seconds, counts, others)
     found = {dtype: rates}
     for name in set(besides) - {dtype}:
-        # The largest takes a CPU without such units very long.
-        found[name], _ = matrix_rates(name, squares[: len(squares) - on_cpu], seconds, counts)
+        # Two sizes: the largest takes a CPU without units for it very long.
+        found[name], _ = matrix_rates(name, squares[:2], seconds, counts)
     if on_cpu:
         found["copy"] = host_copy_bandwidth(size, cores, repeats)
     else:

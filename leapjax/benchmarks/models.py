@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 
 import jax
@@ -13,7 +12,10 @@ from leapjax.lm import LM
 from leapjax.loader import load
 from leapjax.models import ModelConfig, param_shapes, parameter_count, table
 from leapjax.models.transformer import init_scale
+from leapjax.ops.split import split_layers
 from leapjax.planning.models import PRESETS
+from leapjax.serve.lane import Replica
+from leapjax.sharding import MeshShape, Placement, placements
 
 MODEL_60M = ModelConfig(
     family="llada",
@@ -66,7 +68,6 @@ def size(config: ModelConfig) -> int:
     return sum(math.prod(weight.shape) for weight in table(config))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _normal(key, shape: tuple[int, ...], scale: float, dtype):
     """Normal numbers in a dtype; of a stack one layer at a time, so that little is held besides."""
     if len(shape) < 3:
@@ -76,30 +77,52 @@ def _normal(key, shape: tuple[int, ...], scale: float, dtype):
     )
 
 
-def random_lm(config: ModelConfig, dtype: str = "float32", seed: int = 0) -> LM:
+def random_lm(
+    config: ModelConfig,
+    dtype: str = "float32",
+    seed: int = 0,
+    mesh: MeshShape | None = None,
+    split: bool = False,
+) -> LM:
     """A model of this shape with random weights, stored in the compute dtype.
 
-    They are drawn leaf by leaf on the device: beside the weights no copy of them is held.
+    They are drawn leaf by leaf on the devices: beside the weights no copy of them is held.
 
     Args:
       config: the shape, without biases.
       dtype: storage and compute dtype.
       seed: of the weights.
+      mesh: devices to spread it over; None is the default device.
+      split: by layer where a loaded model is (`leapjax.ops.split`).
     """
+    replicas = []
+    for place in [None] if mesh is None else placements(mesh):
+        params = _random_params(config, dtype, seed, place)
+        replicas.append(Replica(split_layers(params, config) if split else params, place))
+    return LM(None, config, None, dtype, replicas=replicas)
+
+
+def _random_params(config: ModelConfig, dtype: str, seed: int, place: Placement | None):
+    """The weights of one replica."""
     # The device's own generator: quick for billions, its numbers are another's elsewhere.
     key, out = jax.random.key(seed, impl="rbg"), []
+    shapes = param_shapes(config)
     leaves, tree = jax.tree_util.tree_flatten_with_path(
-        param_shapes(config), is_leaf=lambda x: isinstance(x, tuple)
+        shapes, is_leaf=lambda x: isinstance(x, tuple)
     )
-    for i, (path, shape) in enumerate(leaves):
+    where = [None] * len(leaves)
+    if place is not None:
+        where = jax.tree.leaves(place.parameters(config, shapes))
+    for i, ((path, shape), sharding) in enumerate(zip(leaves, where, strict=True)):
         name = path[-1].key
         if name.endswith("norm"):
-            out.append(jnp.ones(shape, dtype))
+            leaf = jnp.ones(shape, dtype, device=sharding)
         else:
+            draw = jax.jit(_normal, static_argnums=(1, 2, 3), out_shardings=sharding)
             scale = init_scale(name, config)
-            leaf = _normal(jax.random.fold_in(key, i), shape, scale, jnp.dtype(dtype))
-            out.append(jax.block_until_ready(leaf))
-    return LM(jax.tree_util.tree_unflatten(tree, out), config, None, dtype)
+            leaf = draw(jax.random.fold_in(key, i), shape, scale, jnp.dtype(dtype))
+        out.append(jax.block_until_ready(leaf))
+    return jax.tree_util.tree_unflatten(tree, out)
 
 
 def by_name(name: str, quick: bool = False) -> LM:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from leapjax.cli.benchmark_floor import run_floor
+from leapjax.cli.benchmark_receipt import run_check, run_receipt
 from leapjax.cli.benchmark_runs import run_against, run_cost, run_decoding, run_grid
 from leapjax.cli.common import at_least, command, numbers, place
 from leapjax.errors import UserError
@@ -41,6 +42,15 @@ model alone. For accelerators; LLaDA-8B's shape (random weights, bfloat16) takes
 
   leapjax benchmark --floor dual:1,none:16 --models llada-8b --write docs/performance.md
   leapjax benchmark --floor --quick
+
+With --receipt, what a device does with leapjax goes into one JSON that can be sent back: known
+answers decoded, copy bandwidth and matrix rates, passes of LLaDA-8B's shape (with as many
+layers as fit; on a CPU a model of 60 M parameters) against the plan. It takes some minutes and
+names neither the machine nor its user. See docs/receipts/README.md.
+
+  leapjax benchmark --receipt v6e.json
+  leapjax benchmark --receipt v5e-tensor.json --mesh tensor=8
+  leapjax benchmark --check-receipt v6e.json
 
 --quick shows in a minute or less that everything runs, with numbers that mean nothing. It goes
 with every run but --grid.
@@ -116,6 +126,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="put compiled programs, a summary of a profile of each, and JSON there",
     )
+    add = parser.add_argument_group("--receipt").add_argument
+    add("--receipt", metavar="FILE", help="measure this device, write a receipt; - is stdout")
+    add("--mesh", metavar="AXES", help="devices it uses, such as tensor=8 (default: one device)")
+    add("--check-receipt", metavar="FILE", help="check a receipt and print its table")
     add = parser.add_argument_group("against PyTorch, --cost and --floor").add_argument
     add("--against", choices=["torch"], help="compare with PyTorch (in a clone only)")
     add(
@@ -148,8 +162,16 @@ def run(args: argparse.Namespace) -> int:
       UserError: options that don't go together.
     """
     runs = bool(args.against), args.cost, args.grid is not None, args.floor is not None
-    if sum(runs) > 1:
-        raise UserError("--against torch, --cost, --grid and --floor are runs of their own")
+    receipts = args.receipt is not None, args.check_receipt is not None
+    if sum(runs + receipts) > 1:
+        raise UserError(
+            "--against torch, --cost, --grid, --floor, --receipt and --check-receipt are runs of "
+            "their own"
+        )
+    if any(receipts):
+        return (run_receipt if receipts[0] else run_check)(args, _usual())
+    if args.mesh:
+        raise UserError("--mesh goes with --receipt")
     long = args.floor is not None and not args.quick
     args.prompt_length = args.prompt_length or (512 if long else 32)
     args.gen_length = args.gen_length or (256 if long else 64)
@@ -168,6 +190,13 @@ def run(args: argparse.Namespace) -> int:
     if args.write:
         raise UserError("--write goes with --against torch, --cost or --floor")
     return run_decoding(args)
+
+
+def _usual() -> dict[str, object]:
+    """The arguments' values where nothing is given."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return vars(parser.parse_args([]))
 
 
 main = command("benchmark", add_arguments, run, DESCRIPTION)

@@ -33,6 +33,7 @@ class Chip:
       clock: cycles/s.
       dimensions: of its slices' shapes.
       devices: JAX devices a chip.
+      kinds: what JAX calls such a device (`device_kind`).
     """
 
     name: str
@@ -44,15 +45,29 @@ class Chip:
     clock: float
     dimensions: int
     devices: int = 1
+    kinds: tuple[str, ...] = ()
 
 
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v5e", "v5e", 197e12, 16e9, 819e9, 400e9 / 4 / 2, 1.5e9, 2),
-        Chip("v5p", "v5p", 459e12, 95 * 2**30, 2765e9, 1200e9 / 6 / 2, 1.75e9, 3),
-        Chip("v6e", "v6e", 918e12, 32 * 2**30, 1638e9, 800e9 / 4 / 2, 1.75e9, 2),
-        Chip("7x", "tpu7x", 2307e12, 192 * 2**30, 7380e9, 1200e9 / 6 / 2, 2.2e9, 3, devices=2),
+        Chip("v5e", "v5e", 197e12, 16e9, 819e9, 400e9 / 4 / 2, 1.5e9, 2, 1, ("TPU v5 lite",)),
+        Chip(
+            "v5p",
+            "v5p",
+            459e12,
+            95 * 2**30,
+            2765e9,
+            1200e9 / 6 / 2,
+            1.75e9,
+            3,
+            1,
+            ("TPU v5", "TPU v5p"),
+        ),
+        Chip(
+            "v6e", "v6e", 918e12, 32 * 2**30, 1638e9, 800e9 / 4 / 2, 1.75e9, 2, 1, ("TPU v6 lite",)
+        ),
+        Chip("7x", "tpu7x", 2307e12, 192 * 2**30, 7380e9, 1200e9 / 6 / 2, 2.2e9, 3, 2, ("TPU7x",)),
     )
 }
 
@@ -147,6 +162,18 @@ def parse(text: str) -> Slice:
         f"--topology {text!r}: no such {name} slice; did you mean {name}:{near}? "
         f"(shapes: {', '.join(known.values())})"
     )
+
+
+def of_device(kind: str) -> Chip | None:
+    """The chip that a JAX device belongs to; None if the table lacks it.
+
+    Args:
+      kind: the device's `device_kind`.
+
+    >>> of_device("TPU v6 lite").name
+    'v6e'
+    """
+    return next((chip for chip in CHIPS.values() if kind in chip.kinds), None)
 
 
 def slices(chip: str, most: int = 256) -> list[Slice]:

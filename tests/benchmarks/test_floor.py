@@ -88,6 +88,7 @@ def test_measuring_gives_rates():
     assert machine.flops_by.endswith("64 x 64, float32")
     assert machine.spreads.keys() == {"float32", "bfloat16", "copy"}
     assert machine.spreads["float32"]["max"] == machine.flops_per_s
+    assert all(each["min"] > 0 for each in machine.spreads.values())
 
 
 def test_without_a_checkout_the_comparison_says_where_it_is(tmp_path, monkeypatch, capsys):
