@@ -87,7 +87,7 @@ def ragged(lm: LM, cache: str, slots: int, count: int, rounds: int) -> dict[str,
 
     Returns:
       `tokens` and `passes` of a round; `seconds`, `tokens_per_s` and `device_share`, the share of
-      the time in which a chunk runs (`summarise`).
+      the time in which a chunk runs, in the mean of all replicas (`summarise`).
     """
     requests, engine = uneven_requests(lm.config, cache, count), lm.engine(slots)
     stream(engine, requests[:slots])  # compiles
@@ -97,7 +97,7 @@ def ragged(lm: LM, cache: str, slots: int, count: int, rounds: int) -> dict[str,
         nonlocal passes
         before = engine.progress.device_s
         passes = stream(engine, requests)
-        device.append(engine.progress.device_s - before)
+        device.append((engine.progress.device_s - before) / len(engine.replicas))
 
     seconds = [timed(run) for _ in range(rounds)]
     tokens = sum(request.config.gen_length for request in requests)

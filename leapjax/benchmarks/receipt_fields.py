@@ -90,8 +90,10 @@ FIELDS: dict[str, Any] = {
                     "pass": "text",
                     "seconds": "spread",
                     "model_seconds": "spread?",
-                    "needed_bytes": "number",
-                    "needed_flops": "number",
+                    "least_bytes": "number",
+                    "least_flops": "number",
+                    "moved_bytes": "number?",
+                    "moved_over_need": "number?",
                     "floor_s": "number",
                     "bound": "text",
                     "floor_share": "spread",
@@ -222,7 +224,7 @@ def table(receipts: Sequence[dict[str, Any]]) -> str:
     Args:
       receipts: as `read` returns them.
     """
-    cells = [
+    cells: list[tuple[str, ...]] = [
         ("device", "model", "what", "ms (range)", "of the floor", "times the plan", "tokens/s")
     ]
     for receipt in receipts:
