@@ -16,7 +16,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from leapjax.benchmarks import decoding, known_answers, models, receipt_facts, receipt_passes
+from leapjax.benchmarks import (
+    decoding,
+    known_answers,
+    models,
+    receipt_facts,
+    receipt_passes,
+    receipt_plans,
+)
 from leapjax.benchmarks.machine import measure
 from leapjax.benchmarks.receipt_fields import SCHEMA
 from leapjax.progress import busy
@@ -60,7 +67,11 @@ def make(mesh: MeshShape | None, repeats: int, quick: bool = False) -> dict[str,
         case = wanted.cases[0]
         count = REQUESTS_A_SLOT * case.batch * shape.data
         rounds = min(repeats, RAGGED_ROUNDS)
-        ragged = decoding.ragged(lm, case.cache, case.batch, count, rounds)
+        stream = (case.cache, case.batch, count)
+        ragged = decoding.ragged(lm, *stream, rounds)
+        passes, planned = receipt_plans.planned_ragged(lm, where, *stream)
+    over = receipt_plans.times(1 / planned, ragged["seconds"])
+    ragged |= {"passes_planned": passes, "planned_s": planned, "over_plan": over}
     spreads = machine.spreads
     return _rounded(
         {

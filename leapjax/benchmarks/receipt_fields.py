@@ -84,6 +84,7 @@ FIELDS: dict[str, Any] = {
             "tokens_per_step": "whole",
             "compile_s": "spread",
             "program_bytes": "whole",
+            "audit_error": "text?",
             "tokens_per_s": "spread",
             "passes": [
                 {
@@ -92,14 +93,13 @@ FIELDS: dict[str, Any] = {
                     "model_seconds": "spread?",
                     "least_bytes": "number",
                     "least_flops": "number",
+                    "floor_s": "number",
+                    "floor_bound": "text",
+                    "floor_share": "spread",
                     "moved_bytes": "number?",
                     "moved_over_need": "number?",
-                    "floor_s": "number",
-                    "bound": "text",
-                    "floor_share": "spread",
-                    "planned_s": "number",
-                    "planned_bound": "text",
-                    "over_plan": "spread",
+                    "planned_s": {"bound": "number", "bytes": "number?", "cycles": "number?"},
+                    "over_plan": {"bound": "spread", "bytes": "spread?", "cycles": "spread?"},
                 }
             ],
         }
@@ -110,7 +110,10 @@ FIELDS: dict[str, Any] = {
         "requests": "whole",
         "tokens": "whole",
         "passes": "whole",
+        "passes_planned": "whole",
         "seconds": "spread",
+        "planned_s": "number",
+        "over_plan": "spread",
         "tokens_per_s": "spread",
         "device_share": "spread",
     },
@@ -225,7 +228,7 @@ def table(receipts: Sequence[dict[str, Any]]) -> str:
       receipts: as `read` returns them.
     """
     cells: list[tuple[str, ...]] = [
-        ("device", "model", "what", "ms (range)", "of the floor", "times the plan", "tokens/s")
+        ("device", "model", "what", "ms (range)", "of the floor", "times the bound", "tokens/s")
     ]
     for receipt in receipts:
         model, device = receipt["model"], receipt["device"]
@@ -244,7 +247,7 @@ def table(receipts: Sequence[dict[str, Any]]) -> str:
                         f"{case['cache']}, {case['rows']} rows, {each['pass']}",
                         spread(each["seconds"], 2, 1e3),
                         spread(each["floor_share"]),
-                        spread(each["over_plan"]),
+                        spread(each["over_plan"]["bound"]),
                         "" if i else spread(case["tokens_per_s"], 0),
                     )
                 )
@@ -253,7 +256,9 @@ def table(receipts: Sequence[dict[str, Any]]) -> str:
             (
                 *head,
                 f"{ragged['cache']}, {ragged['slots']} slots, ragged",
-                *[""] * 3,
+                "",
+                "",
+                spread(ragged["over_plan"]),
                 spread(ragged["tokens_per_s"], 0),
             )
         )

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
 
-from leapjax.benchmarks import models
+from leapjax.benchmarks import models, receipt_plans
 from leapjax.benchmarks.floor_shares import shares
 from leapjax.benchmarks.machine import Machine
 from leapjax.benchmarks.pass_timing import Compiled, least_work, measure, program_of
 from leapjax.benchmarks.timing import summarise
 from leapjax.benchmarks.workload import Case
-from leapjax.decoding import Program
 from leapjax.failures import out_of_memory
 from leapjax.lm import LM
 from leapjax.models import ModelConfig, parameter_count
 from leapjax.ops import hardware
-from leapjax.planning import audit, chips, need, roofline
+from leapjax.planning import chips
 from leapjax.planning.compiled import abstract_params
 from leapjax.planning.models import PRESETS
 from leapjax.planning.work import Work
@@ -109,7 +107,7 @@ def time(
       The model, the slice that it is planned for, and the receipt's `cases`.
     """
     shape = mesh or MeshShape()
-    where = slice_here(machine, shape)
+    where = receipt_plans.slice_here(machine, shape)
     layers = layers_that_fit(wanted, shape)
     while True:
         try:
@@ -125,30 +123,6 @@ def time(
         note(f"memory is short: {plural(layers, 'layer')} instead")
 
 
-def slice_here(machine: Machine, mesh: MeshShape) -> chips.Slice:
-    """The TPU slice of the devices here; for others a chip of the measured rates.
-
-    Args:
-      machine: as measured here.
-      mesh: how the devices are used.
-    """
-    device = local_devices()[0]
-    chip = chips.of_device(str(device.device_kind))
-    if chip is not None:
-        return chips.home(chip, mesh.replica)
-    limit = device_limit(device) or math.inf
-    chip = chips.Chip(
-        name="here",
-        xla="",
-        flops=machine.flops_per_s,
-        hbm=limit,
-        bandwidth=machine.bytes_per_s,
-        link=math.inf,  # nobody has measured what its devices tell each other
-        dimensions=2,
-    )
-    return chips.home(chip, mesh.replica)
-
-
 def _timed(
     lm: LM, case: Case, where: chips.Slice, machine: Machine, repeats: int
 ) -> dict[str, Any]:
@@ -158,32 +132,32 @@ def _timed(
     compiled = Compiled(replica.params, case, program, {}, replica.placement)
     found = measure(compiled, repeats)
     alone = dataclasses.replace(shape, data=1)
-    planned = _planned(where, alone, program, case)
-    moved: dict[str, tuple[float, float]] = {}
-    if where.chip.kinds:  # the audit knows the programs of TPUs
-        moved = bytes_of(compiled.step.as_text() or "", alone, program, case.batch)
+    plan = receipt_plans.plan(compiled, where, alone)
     passes = []
     for name, whole in least_work(case, lm.config, lm.dtype).items():
         # The first of a cached case's two is the window's.
         kind = "window" if case.stores and name == "pass" else "full"
         work = Work(whole.flops / shape.replica, whole.bytes / shape.replica)
         share = shares(work, machine, found[name]["median"])
-        plan, (bytes, needed) = planned[kind], moved.get(kind, (None, None))
+        seconds, planned = found[name], plan.seconds[kind]
+        bytes, over_need = plan.moved.get(kind, (None, None))
         passes.append(
             {
                 "pass": kind,
-                "seconds": found[name],
+                "seconds": seconds,
                 "model_seconds": found["model"] if name == "pass" else None,
                 "least_bytes": work.bytes,
                 "least_flops": work.flops,
-                "moved_bytes": bytes,
-                "moved_over_need": bytes and needed and bytes / needed,
                 "floor_s": share["floor_s"],
-                "bound": share["bound"],
-                "floor_share": _over(share["floor_s"], found[name]),
-                "planned_s": plan.seconds,
-                "planned_bound": plan.bound,
-                "over_plan": _times(1 / plan.seconds, found[name]),
+                "floor_bound": share["bound"],
+                "floor_share": _over(share["floor_s"], seconds),
+                "moved_bytes": bytes,
+                "moved_over_need": over_need,
+                "planned_s": {how: planned.get(how) for how in receipt_plans.KINDS},
+                "over_plan": {
+                    how: receipt_plans.times(1 / planned[how], seconds) if how in planned else None
+                    for how in receipt_plans.KINDS
+                },
             }
         )
     # The whole decode where it was timed, else a pass of it.
@@ -200,53 +174,10 @@ def _timed(
         "tokens_per_step": case.tokens_per_step,
         "compile_s": summarise([compiled.seconds]),
         "program_bytes": needed_bytes(compiled.step),
+        "audit_error": plan.error,
         "tokens_per_s": _over(tokens, seconds),
         "passes": passes,
     }
-
-
-def _planned(
-    where: chips.Slice, mesh: MeshShape, program: Program, case: Case
-) -> dict[str, roofline.Time]:
-    """What `leapjax plan` says of a case's passes."""
-    rows = case.batch
-
-    def plan(positions: int) -> roofline.Time:
-        return roofline.pass_time(where, mesh, program, rows, rows, positions)
-
-    window = program.kv_cache.columns(program) if case.stores else program.length
-    return {"window": plan(window), "full": plan(program.length)}
-
-
-def bytes_of(
-    text: str, mesh: MeshShape, program: Program, slots: int
-) -> dict[str, tuple[float, float]]:
-    """Bytes a device that a compiled decode moves in a pass, and those that it needs to.
-
-    Args:
-      text: of the compiled program.
-      mesh: of one replica.
-      program: the decode.
-      slots: rows of the replica.
-
-    Returns:
-      `window` and `full` -> (moved, needed), the head included; a full pass is that of all rows.
-    """
-    found = audit.audit(text, need.passes(mesh, program, slots)).passes
-    rest, out = found[need.BESIDES], {}
-    turns = {need.REFRESH: -(-slots // (program.refresh_group or slots))}
-    for name in found.keys() - {need.BESIDES}:
-        least, times = found[name].need, turns.get(name, 1)
-        if least is not None and rest.need is not None:
-            kind = "window" if name == need.WINDOW else "full"
-            moved = times * found[name].moved + rest.moved
-            out[kind] = moved, times * least.total + rest.need.total
-    return out
-
-
-def _times(factor: float, found: dict[str, Any]) -> dict[str, Any]:
-    """A summary whose values are multiplied."""
-    return {k: v if k == "n" else factor * v for k, v in found.items()}
 
 
 def _over(amount: float, found: dict[str, Any]) -> dict[str, Any]:

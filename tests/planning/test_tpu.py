@@ -4,6 +4,9 @@ import importlib.util
 
 import pytest
 
+from leapjax.benchmarks import pass_timing, receipt_plans
+from leapjax.benchmarks.models import TINY_8B
+from leapjax.benchmarks.workload import Case
 from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for
 from leapjax.ops import hardware
@@ -22,6 +25,30 @@ pytestmark = [
         importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
     ),
 ]
+
+
+@pytest.mark.parametrize("name", chips.CHIPS)
+def test_devices_are_known_by_their_kind(name):
+    chip = chips.CHIPS[name]
+    (device, *_) = compiled.devices(chips.home(chip, 4))
+    assert chips.of_device(device.device_kind) is chip
+
+
+@pytest.mark.parametrize("cache", ["dual", "none"])
+def test_the_programs_of_a_receipt_are_audited(cache):
+    where, model = chips.parse("v6e:2x2"), TINY_8B
+    mesh = MeshShape(tensor=2)
+    place = placements(mesh, compiled.devices(where))[0]
+    case = Case(cache, 4, 96, 64, 32)
+    program = pass_timing.program_of(case, model, "bfloat16")
+    params = compiled.abstract_params(program, place)
+    made = pass_timing.Compiled(params, case, program, {}, place)
+    plan = receipt_plans.plan(made, where, mesh)
+    assert plan.error is None and plan.moved.keys() == plan.seconds.keys()
+    assert plan.seconds.keys() == {"full", *(["window"] if case.stores else [])}
+    for moved, ratio in plan.moved.values():
+        assert moved > 0 and ratio > 0
+    assert all(each.keys() == {*receipt_plans.KINDS} for each in plan.seconds.values())
 
 
 @pytest.mark.parametrize(
