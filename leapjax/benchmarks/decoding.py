@@ -86,18 +86,20 @@ def ragged(lm: LM, cache: str, slots: int, count: int, rounds: int) -> dict[str,
       rounds: how often.
 
     Returns:
-      `tokens` and `passes` of a round; `seconds`, `tokens_per_s` and `device_share`, the share of
-      the time in which a chunk runs, in the mean of all replicas (`summarise`).
+      `tokens`, `passes` and rows refreshed and wanted (`Refreshes.to_dict`) of a round; `seconds`,
+      `tokens_per_s` and `device_share`, the share of the time in which a chunk runs, in the mean
+      of all replicas (`summarise`).
     """
     requests, engine = uneven_requests(lm.config, cache, count), lm.engine(slots)
     stream(engine, requests[:slots])  # compiles
-    device, passes = [], 0
+    device, passes, refreshes = [], 0, engine.progress.refreshes
 
     def run():
-        nonlocal passes
-        before = engine.progress.device_s
+        nonlocal passes, refreshes
+        seconds, rows = engine.progress.device_s, engine.progress.refreshes
         passes = stream(engine, requests)
-        device.append((engine.progress.device_s - before) / len(engine.replicas))
+        device.append((engine.progress.device_s - seconds) / len(engine.replicas))
+        refreshes = engine.progress.refreshes - rows
 
     seconds = [timed(run) for _ in range(rounds)]
     tokens = sum(request.config.gen_length for request in requests)
@@ -107,6 +109,7 @@ def ragged(lm: LM, cache: str, slots: int, count: int, rounds: int) -> dict[str,
         "requests": count,
         "tokens": tokens,
         "passes": passes,
+        **refreshes.to_dict(),
         "seconds": summarise(seconds),
         "tokens_per_s": summarise([tokens / s for s in seconds]),
         "device_share": summarise([d / s for d, s in zip(device, seconds, strict=True)]),

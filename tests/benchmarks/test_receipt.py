@@ -255,6 +255,8 @@ def test_the_plan_of_the_stream_is_the_engine_s_schedule(made):
     receipt = receipt_fields.read(str(made[0]))
     ragged = receipt["ragged"]
     assert ragged["passes"] == pytest.approx(ragged["passes_planned"], rel=0.1)
+    # A row has eight blocks of the canvas of 64, so it refreshes eight times.
+    assert ragged["refresh_rows_wanted"] == 8 * ragged["requests"] <= ragged["refreshed_rows"]
     over = ragged["seconds"]["median"] / ragged["planned_s"]
     assert ragged["over_plan"]["median"] == pytest.approx(over, rel=1e-4)
 
