@@ -76,13 +76,13 @@ def against_lock_step(lm: LM, cache: str, slots: int, count: int, rounds: int) -
 
 
 def ragged(lm: LM, cache: str, slots: int, count: int, rounds: int) -> dict[str, Any]:
-    """Decode requests whose rows take 8 to 64 passes, freed slots refilled.
+    """Decode rows of uneven length through the engine, whose freed slots are refilled.
 
     Args:
       lm: the model.
       cache: KV cache.
       slots: rows decoded at once by a replica.
-      count: requests, see `uneven_requests`.
+      count: requests, see `ragged_requests`.
       rounds: how often.
 
     Returns:
@@ -90,7 +90,7 @@ def ragged(lm: LM, cache: str, slots: int, count: int, rounds: int) -> dict[str,
       `tokens_per_s` and `device_share`, the share of the time in which a chunk runs, in the mean
       of all replicas (`summarise`).
     """
-    requests, engine = uneven_requests(lm.config, cache, count), lm.engine(slots)
+    requests, engine = ragged_requests(lm.config, cache, count), lm.engine(slots)
     stream(engine, requests[:slots])  # compiles
     device, passes, refreshes = [], 0, engine.progress.refreshes
 

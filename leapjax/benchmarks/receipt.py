@@ -56,6 +56,7 @@ def make(mesh: MeshShape | None, repeats: int, quick: bool = False) -> dict[str,
 
     if mesh is not None:
         placements(mesh)  # refuses one that is too large before anything is timed
+    facts = {"device": receipt_facts.device(), "versions": receipt_facts.versions()}
     wanted = receipt_passes.subject(shape, quick)
     with part("golden", "decoding known prompts with the embedded model"):
         golden = known_answers.compare(mesh)
@@ -78,8 +79,7 @@ def make(mesh: MeshShape | None, repeats: int, quick: bool = False) -> dict[str,
             "receipt": SCHEMA,
             "made": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "options": {"mesh": mesh and str(mesh), "repeats": repeats, "quick": quick},
-            "device": receipt_facts.device(),
-            "versions": receipt_facts.versions(),
+            **facts,
             "golden": golden,
             "floor": {
                 "copied_bytes": machine.copy_bytes,

@@ -24,7 +24,7 @@ ROOT = Path(leapjax.__file__).parents[1]
 
 
 def device() -> dict[str, Any]:
-    """The devices of this process: platform, kind, count, memory; the host's cores."""
+    """The devices of this process: platform, kind, count, memory; the host's cores and load."""
     devices = local_devices()
     kind = str(devices[0].device_kind)
     return {
@@ -34,6 +34,7 @@ def device() -> dict[str, Any]:
         "count": len(devices),
         "memory_bytes": device_limit(devices[0]) or memory_limit(),
         "host_cores": len(os.sched_getaffinity(0)),
+        "host_load": os.getloadavg()[0],
         "native_kernels": hardware.name() == "cpu" and native.available(),
     }
 

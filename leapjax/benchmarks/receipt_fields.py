@@ -28,6 +28,7 @@ FIELDS: dict[str, Any] = {
         "count": "whole",
         "memory_bytes": "whole",
         "host_cores": "whole",
+        "host_load": "amount",
         "native_kernels": "flag",
     },
     "versions": {
@@ -113,7 +114,7 @@ FIELDS: dict[str, Any] = {
         "passes_planned": "whole",
         "refreshed_rows": "whole",
         "refresh_rows_wanted": "whole",
-        "estimated_share_of_time": "number",
+        "estimated_share_of_time": "amount",
         "seconds": "spread",
         "planned_s": "number",
         "over_plan": "spread",
@@ -124,8 +125,12 @@ FIELDS: dict[str, Any] = {
 }
 
 
+def _amount(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value >= 0
+
+
 def _number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value > 0
+    return _amount(value) and value > 0
 
 
 def _spread(value: Any) -> bool:
@@ -141,6 +146,7 @@ def _spread(value: Any) -> bool:
 KINDS = {
     "text": (lambda v: isinstance(v, str) and v.isprintable() and v != "", "a line of text"),
     "whole": (lambda v: type(v) is int and v >= 0, "a whole number of at least 0"),
+    "amount": (_amount, "a number of at least 0"),
     "number": (_number, "a number above 0"),
     "flag": (lambda v: isinstance(v, bool), "true or false"),
     "spread": (_spread, "n of at least 1, and 0 < min <= median <= max"),

@@ -9,7 +9,7 @@ from typing import Any
 
 from leapjax.benchmarks.machine import Machine
 from leapjax.benchmarks.pass_timing import Compiled, passes_of
-from leapjax.benchmarks.workload import uneven_requests
+from leapjax.benchmarks.workload import ragged_requests
 from leapjax.decoding import Program
 from leapjax.lm import LM
 from leapjax.planning import audit, chips, exchange, need, roofline, speed
@@ -168,7 +168,7 @@ def planned_ragged(
       Passes of all replicas by the simulated schedule, and seconds at the bound, of the slowest
       replica.
     """
-    requests, mesh = uneven_requests(lm.config, cache, count), lm.mesh or MeshShape()
+    requests, mesh = ragged_requests(lm.config, cache, count), lm.mesh or MeshShape()
     program = lm.engine(slots).program(requests[0])
     rows = [[r.config.steps // r.config.blocks] * r.config.blocks for r in requests]
     alone = dataclasses.replace(mesh, data=1)

@@ -68,7 +68,7 @@ def test_a_receipt_says_what_this_device_did(made, capsys):
                 seconds["max"] / each["planned_s"]["bound"], rel=1e-4
             )
     ragged = receipt["ragged"]
-    assert ragged["tokens"] == 64 * ragged["requests"] == 64 * 3 * 2 * (2 if mesh else 1)
+    assert ragged["tokens"] == 256 * ragged["requests"] == 256 * 3 * 2 * (2 if mesh else 1)
     assert 0 < ragged["device_share"]["median"] <= 1
     assert main(["--check-receipt", str(path)]) == 0
     assert capsys.readouterr().out == receipt_fields.table([receipt])
@@ -116,6 +116,7 @@ FAULTS = {
     "device.kind": (None, "device.kind is null; expected a line of text"),
     "device.count": (True, "device.count is true; expected a whole number"),
     "golden.equal": (1, "golden.equal is 1; expected true or false"),
+    "device.host_load": (-1, "device.host_load is -1; expected a number of at least 0"),
     "plan.flops_per_s": (math.nan, "plan.flops_per_s is NaN; expected a number above 0"),
     "ragged.seconds": (SUMMARY | {"median": 5.0}, "expected n of at least 1, and 0 < min"),
     "floor.copy_bytes_per_s": ({"median": 1.0}, "expected n of at least 1, and 0 < min"),
@@ -126,7 +127,14 @@ FAULTS = {
 
 def example(fields=receipt_fields.FIELDS):
     """A receipt that passes, by the fields alone."""
-    values = {"text": "x", "whole": 1, "number": 0.5, "flag": True, "spread": SUMMARY}
+    values = {
+        "text": "x",
+        "whole": 1,
+        "number": 0.5,
+        "amount": 0.0,
+        "flag": True,
+        "spread": SUMMARY,
+    }
     if isinstance(fields, str):
         return values[fields.removesuffix("?")]
     if isinstance(fields, list):
@@ -251,11 +259,12 @@ def test_a_device_that_runs_out_of_memory_times_fewer_layers(monkeypatch):
 
 
 def test_the_plan_of_the_stream_is_the_engine_s_schedule(made):
-    """On equal devices the simulated passes are those that the engine ran."""
+    """The simulated passes are those that the engine ran; replicas share the rows as they may."""
     receipt = receipt_fields.read(str(made[0]))
     ragged = receipt["ragged"]
-    assert ragged["passes"] == pytest.approx(ragged["passes_planned"], rel=0.1)
-    # A row has eight blocks of the canvas of 64, so it refreshes eight times.
+    near = 0.25 if made[1] else 0
+    assert ragged["passes"] == pytest.approx(ragged["passes_planned"], rel=near, abs=0)
+    # A row has eight blocks, so it refreshes eight times.
     assert ragged["refresh_rows_wanted"] == 8 * ragged["requests"] <= ragged["refreshed_rows"]
     over = ragged["seconds"]["median"] / ragged["planned_s"]
     assert ragged["over_plan"]["median"] == pytest.approx(over, rel=1e-4)
