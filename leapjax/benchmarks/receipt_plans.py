@@ -124,9 +124,11 @@ def pass_seconds(
     out: dict[str, dict[str, float]] = {}
     for kind, runs in _runs(said["bound"], program, slots).items():
         runs = runs | {audit.OUTSIDE: 1 / calls[kind]}
-        for how, each in said.items():
-            took = sum(n * each.get(part, 0.0) for part, n in runs.items())
-            out.setdefault(kind, {})[how] = took
+        out[kind] = {
+            how: sum(n * said[how].get(part, 0.0) for part, n in runs.items())
+            for how in KINDS
+            if how in said
+        }
     return out
 
 
