@@ -366,6 +366,19 @@ def test_the_processor_and_the_commit_as_the_system_states_them(tmp_path):
     assert receipt_facts._commit(tmp_path) == (None, False)
 
 
+def test_the_commit_of_an_installation_is_the_one_that_pip_recorded(tmp_path, monkeypatch):
+    class Installed:
+        recorded: str | None = '{"url": "x", "vcs_info": {"vcs": "git", "commit_id": "abc"}}'
+
+        def read_text(self, _):
+            return self.recorded
+
+    monkeypatch.setattr(receipt_facts.importlib.metadata, "distribution", lambda _: Installed())
+    assert receipt_facts._commit(tmp_path) == ("abc", False)
+    Installed.recorded = None  # from a wheel of an index
+    assert receipt_facts._commit(tmp_path) == (None, False)
+
+
 def test_the_page_names_every_field():
     named = set(re.findall(r"`([\w.]+)`", PAGE.read_text()))
     assert set(receipt_fields.paths()) <= named
