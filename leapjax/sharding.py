@@ -5,12 +5,15 @@
 `data` counts independent replicas: each has its own devices, weights, loop and slots, and no
 collective ever crosses it. Inside a replica one program runs on a mesh of `fsdp` x `tensor`:
 rows and the weights' other axis over `fsdp`, heads, MLP and vocabulary over `tensor` (column
-then row, so one sum after attention and one after the MLP). An axis that its mesh axis does
-not divide is replicated. Nothing else in the package mentions devices.
+then row, so one sum after attention and one after the MLP). The width of the residual stream is
+split over `tensor` too (`leapjax.ops.mesh`): each sum is a reduce-scatter, and an all-gather
+precedes the next products. An axis that its mesh axis does not divide is replicated. Nothing
+else in the package mentions devices.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -24,18 +27,9 @@ from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
 from leapjax.models.families import table
 from leapjax.models.weights import MATRIX
+from leapjax.ops.mesh import RULES
 
 AXES = ("data", "fsdp", "tensor")
-
-# Logical axis -> mesh axis. The one table.
-RULES = {
-    "rows": "fsdp",
-    "vocabulary": "tensor",
-    "heads": "tensor",
-    "kv_heads": "tensor",
-    "mlp": "tensor",
-    "width": "fsdp",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +179,15 @@ class Placement:
     def everywhere(self) -> NamedSharding:
         """Replicated over the replica."""
         return NamedSharding(self.mesh, PartitionSpec())
+
+
+def under_mesh(placement: Placement | None) -> contextlib.AbstractContextManager[Any]:
+    """In this context a program is traced for a replica's mesh; `leapjax.ops.mesh` asks for it.
+
+    Args:
+      placement: the replica's devices; None is the default device.
+    """
+    return contextlib.nullcontext() if placement is None else jax.set_mesh(placement.mesh)
 
 
 def local_devices() -> list[Any]:

@@ -3,12 +3,14 @@
 import threading
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import leapjax
 from leapjax import DecodeConfig, Request
 from leapjax.errors import UserError
+from leapjax.ops.mesh import add_to_residual, gather, split_residual
 from leapjax.serve import engine, executables
 from leapjax.serve.lane import Replica, compile_run
 from leapjax.serve.memory import needed_bytes
@@ -75,6 +77,24 @@ def test_weights_are_split_as_the_table_says():
     assert layers["attn_norm"].sharding.is_fully_replicated
     odd = leapjax.load(GOLDEN / "llada-c-tied", mesh="tensor=2")
     assert odd.params["layers"]["q"].sharding.is_fully_replicated  # 3 heads are not cut in two
+
+
+@pytest.mark.parametrize(
+    ("tensor", "width", "part"), [(None, 8, 8), (1, 8, 8), (4, 8, 2), (4, 6, 6)]
+)
+def test_the_residual_is_split_where_tensor_divides_it(tensor, width, part):
+    x = jnp.ones((2, 3, width))
+    if tensor is None:
+        assert split_residual(x) is x and gather(x) is x and add_to_residual(x, x).shape == x.shape
+        return
+    place = placements(MeshShape(tensor=tensor))[0]
+    x = jax.device_put(x, place.everywhere())
+    with jax.set_mesh(place.mesh):
+        split = jax.jit(split_residual)(x)
+        total, whole = jax.jit(add_to_residual)(split, x), jax.jit(gather)(split)
+    shapes = [y.sharding.shard_shape(y.shape)[-1] for y in (split, total, whole)]
+    assert shapes == [part, part, width]
+    np.testing.assert_array_equal(total, 2 * x)
 
 
 def test_replicas_share_a_job_of_uneven_rows():

@@ -29,7 +29,7 @@ from leapjax.models.config import ModelConfig
 from leapjax.ops import hardware
 from leapjax.planning import work
 from leapjax.serve.lane import abstract_state, lower_run, on_devices
-from leapjax.sharding import Placement
+from leapjax.sharding import Placement, under_mesh
 
 TIMED = ("none", "dual")  # caches whose passes have a floor (`leapjax.planning.work`)
 UNCACHED_PASSES = 4  # that are timed together; they all cost the same
@@ -122,7 +122,8 @@ class Compiled:
         state, shardings = abstract_state(program, case.batch, placement)
         step = lower_run(params, program, case.batch, placement)
         jitted = bare_jitted(out_shardings=shardings)
-        alone = jitted.lower(params, state, passes=passes_of(case), program=program)
+        with under_mesh(placement):
+            alone = jitted.lower(params, state, passes=passes_of(case), program=program)
         self.step, self.bare = step.compile(options or None), alone.compile(options or None)
         self.seconds = time.perf_counter() - start
 

@@ -30,6 +30,7 @@ from leapjax.ops import cache as kv
 from leapjax.ops import xla
 from leapjax.ops.arrangement import BACKENDS, as_arranged, streams_head
 from leapjax.ops.attention import Rope
+from leapjax.ops.mesh import split_residual
 from leapjax.ops.primitives import rope_tables, take
 from leapjax.ops.runs import fold
 from leapjax.ops.weights import Arranged
@@ -116,7 +117,8 @@ def embed(
     params: Weights, config: ModelConfig, ids: Int32[Array, "B S"], dtype: DTypeLike
 ) -> Float[Array, "B S D"]:
     """Token embeddings, (B, S) int32 -> (B, S, D) in `dtype`."""
-    x = xla.as_bfloat16(jnp.take(as_arranged(params, config).embed, ids, axis=0)).astype(dtype)
+    x = jnp.take(as_arranged(params, config).embed, ids, axis=0)
+    x = split_residual(xla.as_bfloat16(x).astype(dtype))
     return x * jnp.asarray(config.embed_scale, dtype) if config.embed_scale != 1.0 else x
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 
 from leapjax.ops.attention import attention as attention
+from leapjax.ops.mesh import add_to_residual, gather
 from leapjax.ops.primitives import along_last, precision_for, rms_norm
 from leapjax.ops.weights import GROUPS, Arranged, Head, Matrices, Norm
 
@@ -77,7 +78,7 @@ def heads(
       (B, S, heads, E) each, not yet rotated.
     """
     first = GROUPS["vkq"].index(names[0])
-    y = normed(x, layer["attn_norm"])
+    y = gather(normed(x, layer["attn_norm"]))
     w = layer["vkq"].part(first, first + len(names))
     products = _products(y, w)
     if not w.training:
@@ -102,19 +103,19 @@ def linear(
     x: Float[Array, "B S K"], w: Matrices, add: Float[Array, "B S N"]
 ) -> Float[Array, "B S N"]:
     """X (B, S, K) times one matrix, plus `add` (B, S, N)."""
-    return add + _products(x, w)[0]
+    return add_to_residual(add, _products(x, w)[0])
 
 
 def mlp(x: Float[Array, "B S D"], layer: Mapping[str, Any]) -> Float[Array, "B S D"]:
     """Norm, gated MLP and residual sum of x (B, S, D)."""
-    gate, up = _products(normed(x, layer["mlp_norm"]), layer["gate_up"])
+    gate, up = _products(gather(normed(x, layer["mlp_norm"])), layer["gate_up"])
     return linear(jax.nn.silu(gate) * up, layer["down"], x)
 
 
 def head(x: Float[Array, "B W D"], model: Arranged) -> Float32[Array, "B W V"]:
     """Logits (B, W, V) float32 of hidden states x (B, W, D)."""
     table = model.embed if model.head.table is None else model.head.table
-    return _logits(normed(x, model.head.norm), model.head, table, slice(None))
+    return _logits(gather(normed(x, model.head.norm)), model.head, table, slice(None))
 
 
 def _logits(y, head, table, ids: slice):

@@ -121,9 +121,11 @@ def describe(module: Module, computation: Computation, instruction: Instruction)
       computation: where it stands.
       instruction: of an opcode that `kind_of` knows.
     """
-    arrays = result(computation, instruction)
+    arrays, kind = result(computation, instruction), instruction.opcode.removesuffix("-start")
+    if kind == "all-reduce" and (part := _scattered(computation, instruction)):
+        arrays, kind = part.arrays, "reduce-scatter"
     return Collective(
-        kind=instruction.opcode.removesuffix("-start"),
+        kind=kind,
         shapes=tuple((a.dtype, a.dims) for a in arrays),
         bytes=sum(a.bytes for a in arrays),
         in_loop=module.depths[computation.name] > 0,
@@ -133,6 +135,14 @@ def describe(module: Module, computation: Computation, instruction: Instruction)
         or instruction.channel in module.staged
         or computation.name in module.apart,
     )
+
+
+def _scattered(computation: Computation, summed: Instruction) -> Instruction | None:
+    """What is kept of a sum of which each device keeps a part: a fusion that ends in a slice."""
+    users = [user for user, _ in computation.users[summed.name]]
+    if len(users) == 1 and users[0].opcode == "dynamic-slice" and users[0].root:
+        return users[0]
+    return None
 
 
 def _numbers(text: str | None) -> tuple[int, ...]:

@@ -14,11 +14,12 @@ FLOPs are those of `leapjax.planning.work`: 2 a weight and computed position, 4 
 and layer, the head on the window only, the last layer's output on the window only in a full
 pass. int8 weights are multiplied in the compute dtype.
 
-Each layer sums (rows, positions, D) over `tensor` twice, and the embedding once. Over c chips one
-sends 2 (c - 1) / c of its bytes over as many links as the replica has dimensions (lines without
-wrap-around; XLA may do better on a torus), in c hops of 1 us (latency of a hop: "How to Scale Your
-Model", https://jax-ml.github.io/scaling-book/sharding). What the two devices of a chip tell
-each other is free. Over `fsdp` the layers' weights are gathered once a pass over one link.
+Each layer sums (rows, positions, D) over `tensor` twice, and the embedding once: an all-reduce, or
+a reduce-scatter and an all-gather, which send as much. Over c chips one sends 2 (c - 1) / c of its
+bytes over as many links as the replica has dimensions (lines without wrap-around; XLA may do better
+on a torus), in c hops of 1 us (latency of a hop: "How to Scale Your Model",
+https://jax-ml.github.io/scaling-book/sharding). What the two devices of a chip tell each other is
+free. Over `fsdp` the layers' weights are gathered once a pass over one link.
 
 Left out: attention scores, logits, norms. Peaks are never reached. What a compiled
 program really moves is counted by `leapjax.planning.audit`; `leapjax.planning.speed` puts these

@@ -18,7 +18,7 @@ from leapjax.decoding import DecodeState, Program, initial_state, refill_jit, ru
 from leapjax.decoding.state import idle_row, refill, row_arrays, stack_rows, with_cache
 from leapjax.serve.memory import array_bytes
 from leapjax.serve.refreshes import Refreshes, refreshes
-from leapjax.sharding import Placement
+from leapjax.sharding import Placement, under_mesh
 from leapjax.types import Request
 
 # Rows per slot that a lane seats before it drains for a lane that waits for memory.
@@ -115,7 +115,7 @@ def lower_run(params, program: Program, slots: int, placement: Placement | None 
     jitted = jax.jit(
         run, static_argnames="program", donate_argnames="state", out_shardings=shardings
     )
-    with jax.set_mesh(placement.mesh):  # for `leapjax.ops.mesh`
+    with under_mesh(placement):
         return jitted.lower(params, state, count, count, program=program)
 
 

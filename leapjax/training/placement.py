@@ -17,7 +17,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
-from leapjax.sharding import AXES, RULES, MeshShape, local_devices, logical_axes
+from leapjax.ops.mesh import RULES
+from leapjax.sharding import AXES, MeshShape, local_devices, logical_axes
 
 
 class TrainingPlacement:

@@ -78,10 +78,15 @@ entry_computation_layout={(f32[4]{0}, s32[2,3]{1,0})->(s32[2,3]{1,0})}, num_part
   %c = f32[2]{0} fusion(%z), kind=kLoop, calls=%inner
   %d = f32[2]{0} add(%all-reduce.1, %z), metadata={op_name="jit(run)/while/body/add"}
 }
+%kept (p: bf16[4,64]) -> bf16[4,8] {
+  %g = bf16[4,64]{1,0} all-reduce(%p), channel_id=4, replica_groups={{0,1,2,3,4,5,6,7}}
+  ROOT %h = bf16[4,8]{1,0} dynamic-slice(%g, %i, %j), dynamic_slice_sizes={4,8}
+}
 ENTRY %main (p: f32[2]) -> f32[2] {
   %b = (f32[8,32], f32[64,32]) all-gather-start(%y), channel_id=2, replica_groups=[2,4]<=[8]
   %e = f32[64,32]{1,0} all-gather(%y), channel_id=2, replica_groups={{0,1,2,3},{4,5,6,7}}
   %f = f32[2]{0} all-to-all(%y), channel_id=3, replica_groups=mesh['a'=2,'b'=4] {'a'}
+  %k = bf16[4,8]{1,0} fusion(%y), kind=kCustom, calls=%kept
   %w = f32[2]{0} while(%t), condition=%cond, body=%body
 }
 """
@@ -89,12 +94,14 @@ ENTRY %main (p: f32[2]) -> f32[2] {
 
 def test_collectives_are_read():
     module = hlo.parse(TEXT)
-    one, two, three = collectives.read(module)
+    one, kept, two, three = collectives.read(module)
     sizes = {"fsdp": 2, "tensor": 4}
     assert (one.kind, one.bytes, one.in_loop) == ("all-reduce", 4 * 768 * 4096 * 2, True)
     assert one.axes(sizes) == ("fsdp",) == three.axes(sizes)
     assert (two.kind, two.bytes, two.in_loop) == ("all-gather", 64 * 32 * 4, False)
     assert two.axes(sizes) == ("tensor",)
+    # Summed whole, but of the sum a slice is kept: how a TPU program scatters.
+    assert (kept.kind, kept.bytes) == ("reduce-scatter", 4 * 8 * 2)
     assert module.partitions == 8
     assert module.donated == [("s32", (2, 3))]
 
@@ -119,6 +126,15 @@ def test_a_compiled_decode_on_cpu_devices(mesh):
         a for a in ("fsdp", "tensor") if getattr(mesh, a) > 1
     }
     assert ("s32", (4 // mesh.fsdp, 96)) in module.donated
+    # Each layer of a window: norms exchange sums of squares, products take all of a split residual.
+    window, layers = (4 // mesh.fsdp, 32), "/window pass/while/body/"
+    sums, whole = (("f32", window),), (("f32", (*window, model.d_model)),)
+    sizes = {"fsdp": mesh.fsdp, "tensor": mesh.tensor}
+    each = [c for c in found if layers in c.scope and c.axes(sizes) == ("tensor",)]
+    assert sorted((c.kind, c.shapes) for c in each) == sorted(
+        2 * [("all-gather", whole), ("all-reduce", sums), ("all-reduce", whole)]
+    )
+    assert f"f32[{4 // mesh.fsdp},32,{model.d_model // mesh.tensor}]" in text
 
 
 def test_why_a_program_does_not_compile_is_short():

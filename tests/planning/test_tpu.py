@@ -74,15 +74,19 @@ def test_llada_8b(where, mesh, rows):
     # Tokens and cache live once: what goes in comes out in the same place.
     assert made.donated > 0.99 * made.state
     assert ("s32", (rows, 768)) in made.reused
-    keys = ("bf16", (32, rows, 768, 32 // mesh.tensor, 128))
+    keys = ("bf16", (32, rows, 32 // mesh.tensor, 768, 128))
     assert made.reused.count(keys) == 2
     # The program knows one replica's devices, so nothing in it can cross `data`.
     assert made.partitions == mesh.replica
     assert made.collectives
     for collective in made.collectives:
         assert collective.axes({"fsdp": 1, "tensor": mesh.tensor}) == ("tensor",), collective
-    # Layers sum and the head compares; nothing is gathered, least of all logits.
-    assert {c.kind for c in made.collectives} == {"all-reduce"}
+    # Layers scatter sums and gather activations; the head compares, and no logits are exchanged.
+    kinds = {"all-reduce", "all-gather", "reduce-scatter"}
+    assert {c.kind for c in made.collectives} == kinds
+    for collective in made.collectives:
+        if collective.kind == "all-reduce":
+            assert collective.bytes <= 4 * rows * 768  # a number a position, not its width
     for collective in made.collectives:
         for _, shape in collective.shapes:
             assert model.vocab_size not in shape and model.vocab_size // mesh.tensor not in shape

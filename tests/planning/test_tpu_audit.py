@@ -21,6 +21,9 @@ pytestmark = [
 ]
 
 
+_KINDS = ("all-gather", "reduce-scatter", "collective-permute")
+
+
 def test_the_whole_command(tmp_path, capsys):
     """LLaDA-8B as it runs on each chip of v6e data=8: compiled, audited, written down."""
     out = tmp_path / "plan.json"
@@ -45,6 +48,33 @@ def test_the_whole_command(tmp_path, capsys):
         label for one in found["passes"].values() for o in one["wasteful"] for label in o["of"]
     }
     assert named and all(label.startswith(("params[", "state.")) for label in named)
+
+
+@pytest.mark.parametrize(
+    ("where", "cache", "rows", "most"),
+    [("v5e:2x4", "none", 8, 2.5), ("v5e:2x4", "dual", 64, 1.1), ("v6e:2x4", "dual", 64, 1.15)],
+)
+def test_over_tensor(where, cache, rows, most, tmp_path):
+    """LLaDA-8B with a residual stream split over 8 chips."""
+    out = tmp_path / "plan.json"
+    argv = ["--topology", where, "--mesh", "tensor=8", "--batch", str(rows), "--cache", cache]
+    argv += ["--quantize", "none", "--audit", "--reuse", "off", "--json", str(out)]
+    assert command.main(argv) == 0
+    (plan,) = json.loads(out.read_text())["plans"]
+    name = need.FULL if cache == "none" else need.WINDOW
+    assert 0.9 < plan["audit"]["passes"][name]["ratio"] < most
+    assert plan["audit"]["step"]["ratio"] < most
+    layer = [c for c in plan["counted"]["collectives"] if c["part"] == name and c["times"] > 30]
+    # A layer sums no more than a number a position; it scatters two sums and gathers twice.
+    positions = rows * (768 if cache == "none" else 32)
+    assert all(c["bytes"] <= 4 * positions for c in layer if c["kind"] == "all-reduce")
+    times = {kind: sum(c["times"] for c in layer if c["kind"] == kind) for kind in _KINDS}
+    assert times["all-gather"] in (62, 63, 64)  # the last layer of a full pass is beside the loop
+    if cache == "dual":
+        assert times["reduce-scatter"] == 65 and not times["collective-permute"]
+    else:  # the sum after the MLP is exchanged beside its product
+        assert times["reduce-scatter"] in (31, 32) and times["collective-permute"] > 31 * 8
+        assert all(c["asynchronous"] for c in layer if c["kind"] == "collective-permute")
 
 
 def test_pallas_calls():
