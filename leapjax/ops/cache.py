@@ -8,11 +8,14 @@ Shapes: L layers, B rows, T columns, S queries, G rows written, K KV heads, E he
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
+from jax.sharding import PartitionSpec, get_abstract_mesh
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int32
@@ -56,18 +59,35 @@ def write_rows(
     [[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
     """
     for row, update in zip(rows, fresh.transpose(0, 2, 1, 3)[:, None, None], strict=True):
-        cache = lax.dynamic_update_slice(cache, update, (jnp.int32(layer), row, 0, 0, 0))
-    return _row_major(cache)
+        place = (jnp.int32(layer), row, 0, 0, 0)
+        cache = lax.dynamic_update_slice(cache, _update_in_order(update), place)
+    return _in_order(cache, "cuda", "rocm")
 
 
-def _row_major(cache):
-    """Pin the cache to row-major layout on a GPU.
+def _update_in_order(update):
+    """One row's keys or values (1, 1, K, T, E), in the cache's order on a TPU.
 
-    Without this, XLA chooses one layout for full passes and another for window passes, and
-    transposes the whole cache between them. XLA's CPU backend keeps row-major by itself.
+    Without this, the TPU compiler chooses for the cache the order in which `attention` left the
+    fresh values: it lays the cache out anew at the start and end of a chunk, and window passes read
+    it in the worse order.
+    """
+    sizes = get_abstract_mesh().shape
+    heads = "tensor" if update.shape[2] % sizes.get("tensor", 1) == 0 else None
+    if math.prod(sizes.values()) == 1:
+        return _in_order(update, "tpu")
+    # Each device orders its own heads: XLA does not partition a layout constraint.
+    spec = PartitionSpec(None, None, heads)
+    return jax.shard_map(lambda x: _in_order(x, "tpu"), in_specs=spec, out_specs=spec)(update)
+
+
+def _in_order(x, *platforms: str):
+    """Pin an array to row-major layout on some platforms.
+
+    On a GPU, XLA would choose one layout of the cache for full passes and another for window
+    passes, and transpose it between them. XLA's CPU backend keeps row-major by itself.
     """
 
-    def pinned(cache):
-        return with_layout_constraint(cache, Layout(tuple(range(cache.ndim))))
+    def pinned(x):
+        return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
-    return lax.platform_dependent(cache, cuda=pinned, rocm=pinned, default=lambda cache: cache)
+    return lax.platform_dependent(x, **dict.fromkeys(platforms, pinned), default=lambda x: x)
