@@ -175,11 +175,12 @@ def test_five_buckets_stay_within_the_budget():
     """Lanes of five prompt buckets at once would take more than there is: some drain first."""
     model = tiny_config(n_layers=1)
     lm = leapjax.LM(tiny_params(model), model, codec=None)
-    config = PLAIN.replace(cache="dual")
+    # Rows of unlike steps, so that a lane's rows do not all finish in the same chunk.
+    config = [PLAIN.replace(cache="dual", threshold=t, relaxed_threshold=t) for t in (0.01, 0.9)]
     lengths = [10, 40, 70, 100, 150]
     assert len({bucket(n) for n in lengths}) == 5
     requests = [
-        lm.request({"id": n, "prompt_ids": [3] * (lengths[n % 5] + n % 7)}, config)
+        lm.request({"id": n, "prompt_ids": [3] * (lengths[n % 5] + n % 7)}, config[n // 5 % 2])
         for n in range(30)
     ]
     engine = lm.engine(2)

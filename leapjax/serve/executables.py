@@ -35,16 +35,21 @@ class Executable:
         self.program, self.replica, self.slots = program, replica, slots
         self._made = made
 
+    @property
+    def executable(self) -> jax.stages.Compiled:
+        """The compiled program; waits for the compiler."""
+        return self._made.result()
+
     @functools.cached_property
     def footprint(self) -> Footprint:
         """Memory of one lane on one device; waits for the compiler."""
         state = state_bytes(self.program, self.slots, self.replica.placement)
-        return footprint(self._made.result(), state)
+        return footprint(self.executable, state)
 
     def lane(self) -> Lane:
         """A new lane; waits for the compiler."""
         params, placement = self.replica.params, self.replica.placement
-        return Lane(params, self.program, self.slots, self._made.result(), placement)
+        return Lane(params, self.program, self.slots, self.executable, placement)
 
 
 class Executables:

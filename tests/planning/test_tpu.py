@@ -10,7 +10,7 @@ from leapjax.benchmarks.workload import Case
 from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for
 from leapjax.ops import hardware
-from leapjax.planning import chips, compiled, hlo, models
+from leapjax.planning import audit, chips, compiled, hlo, models, need
 from leapjax.progress import announced
 from leapjax.serve.executables import Executables
 from leapjax.serve.lane import Replica
@@ -120,6 +120,9 @@ def test_the_default_batch_starts_with_fewer_rows(capsys):
     said = capsys.readouterr().err
     assert "32 rows at once, not 64: 64 do not fit in memory, says the compiler" in said
     assert together([made.footprint]) < where.chip.hbm
+    # The cache lies in memory as the loop wants it: a chunk lays nothing out anew.
+    account = audit.audit(made.executable.as_text(), need.passes(mesh, program, 32))
+    assert account.outside.moved < 1e6
 
 
 @pytest.mark.parametrize("where", ["v5e:4x4", "v6e:16x16", "v5p:2x2x4", "7x:2x2x2", "v5e:1x1"])
