@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # Most bytes of float32 scores that a turn of `attend` holds. A TPU (v5e, v6e) has 128 MiB on the
 # chip, for the heads of the turn and the next weights too: turns twice as large moved 18 % more.
 SCORES = 20 * 2**20
+GPU_SCORES = 2**30  # the same on a GPU, where scores are in its memory and each turn has a cost
 
 
 class Rope(NamedTuple):
@@ -138,7 +139,7 @@ def attend(
     Returns:
       (B, S, H * E) in the dtype of q, and the rotated keys (B, T, G, E).
     """
-    turns = functools.partial(_in_turns, scores=scores)
+    turns = functools.partial(_on_platform, scores=scores)
     mesh = get_abstract_mesh()
     tensor, fsdp = (mesh.shape.get(name, 1) for name in ("tensor", "fsdp"))
     if tensor * fsdp == 1 or k.shape[2] % tensor:
@@ -152,13 +153,34 @@ def attend(
     return each(q, k, v, valid, rope)
 
 
-def _in_turns(q, k, v, valid, rope: Rope | None, scores: int):
-    """`attend` on one device."""
+def _on_platform(q, k, v, valid, rope: Rope | None, scores: int):
+    """`attend` on one device.
+
+    A GPU takes few turns, each JAX's own attention. JAX chooses the implementation: cuDNN's takes
+    no pads on the left without a mask of (S, T) elements, and was not measured here. float32 stays
+    exact, which JAX's is not on a GPU.
+    """
+    exact = q.dtype == jnp.float32
+    b, s, h, _ = q.shape
+    default = functools.partial(_in_turns, scores=scores, mix=softmax_mix)
+    gpu = functools.partial(
+        _in_turns, scores=max(scores, GPU_SCORES), mix=softmax_mix if exact else library_mix
+    )
+    groups = k.shape[2]
+    if exact and turn(b, s, k.shape[1], groups, h // groups, scores) == (groups, s):
+        return default(q, k, v, valid, rope)  # the same everywhere: not worth tracing twice
+    return lax.platform_dependent(q, k, v, valid, rope, cuda=gpu, rocm=gpu, default=default)
+
+
+def _in_turns(q, k, v, valid, rope: Rope | None, scores: int, mix):
+    """`attend` on one device; `mix` is `softmax_mix` or computes the same."""
     b, s, h, e = q.shape
     t, groups = k.shape[1:3]
     per_group = h // groups
     size, block = turn(b, s, t, groups, per_group, scores)
     count = groups // size
+    if count > 1 or block < s:  # gradients compute scores anew: none are kept from turn to turn
+        mix = jax.checkpoint(mix, prevent_cse=False)
 
     # Heads stay side by side in the last axis, so that a turn's are a slice of columns.
     q, k, v = (x.reshape(b, x.shape[1], -1) for x in (q, k, v))
@@ -182,7 +204,7 @@ def _in_turns(q, k, v, valid, rope: Rope | None, scores: int):
             # Blocks that overlap read queries of the last block twice.
             own = part(cut(q if s % block else out, head)).reshape(b, block, -1, e)
             own = own if rope is None else rotate(own, *(part(x) for x in rope.queries))
-            mixed = softmax_mix(own, keys, values, valid if valid.ndim == 2 else part(valid))
+            mixed = mix(own, keys, values, valid if valid.ndim == 2 else part(valid))
             if mixed.shape == out.shape:
                 return mixed, None
             return lax.dynamic_update_slice(out, mixed, (0, start, head * mixed.shape[2])), None
@@ -270,3 +292,26 @@ def softmax_mix(
     )
     mixed = mixed.astype(dtype).reshape(b, groups, per_group, s, e)
     return mixed.transpose(0, 3, 1, 2, 4).reshape(b, s, h * e)
+
+
+def library_mix(
+    q: Float[Array, "B S H E"],
+    k: Float[Array, "B T G E"],
+    v: Float[Array, "B T G E"],
+    valid: Bool[Array, "B T"] | Bool[Array, "B S T"],
+) -> Float[Array, "B S H*E"]:
+    """`softmax_mix` by `jax.nn.dot_product_attention`.
+
+    Args:
+      q: (B, S, H, E), rotated.
+      k: (B, T, G, E), rotated.
+      v: (B, T, G, E).
+      valid: as in `attend`.
+
+    Returns:
+      (B, S, H * E) in the dtype of q.
+    """
+    mask = valid[:, None, None, :] if valid.ndim == 2 else valid[:, None]
+    with jax.numpy_dtype_promotion("standard"):  # it promotes float32
+        mixed = jax.nn.dot_product_attention(q, k, v, mask=mask)
+    return mixed.reshape(*q.shape[:2], -1)

@@ -1,6 +1,7 @@
 """Attention in turns over heads and blocks of queries computes what one piece computes."""
 
 import functools
+import re
 
 import hypothesis.strategies as st
 import jax
@@ -155,3 +156,58 @@ def test_turns_of_each_device(mesh, groups):
             assert "all-gather" not in lowered.compile().as_text()
         for got, want in zip(few(*inputs, valid, Rope(rope, rope)), whole, strict=True):
             close(got, want)
+
+
+def lowered(platform, dtype, rows=8, columns=768, **how):
+    """`attend` for a platform that is not attached, as StableHLO."""
+    x = jax.ShapeDtypeStruct((rows, columns, 32, 128), dtype)
+    valid = jax.ShapeDtypeStruct((rows, columns), jnp.bool_)
+    traced = jax.jit(functools.partial(attention.attend, **how)).trace(x, x, x, valid)
+    return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_a_gpu_takes_few_turns():
+    """LLaDA-8B's shape: one turn on a GPU, by JAX's attention; 32 on a TPU; long ones in turns."""
+    tpu, gpu = lowered("tpu", jnp.bfloat16), lowered("cuda", jnp.bfloat16)
+    assert "stablehlo.while" in tpu and "stablehlo.while" not in gpu
+    assert re.findall(r"dot_general.*precision = \[(\w+)", tpu) == ["DEFAULT"] * 2
+    assert gpu.count("stablehlo.dot_general") == 2
+    assert "tensor<8x32x768x768xf32>" in gpu and "tensor<8x32x768x768xf32>" not in tpu
+    long = lowered("cuda", jnp.bfloat16, 1, 8448)
+    assert "stablehlo.while" in long and "tensor<1x32x8448x8448xf32>" not in long
+
+
+def test_a_gpu_computes_float32_exactly():
+    exact = lowered("cuda", jnp.float32)
+    assert "stablehlo.while" not in exact
+    assert re.findall(r"dot_general.*precision = \[(\w+)", exact) == ["HIGHEST"] * 2
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_jax_attention_is_ours(each):
+    rng = np.random.default_rng(3)
+    q = rng.standard_normal((2, 5, 6, 8), np.float32)
+    k, v = rng.standard_normal((2, 2, 7, 3, 8), np.float32)
+    valid = rng.random((2, 5, 7) if each else (2, 7)) < 0.6
+    close(attention.library_mix(q, k, v, valid), attention.softmax_mix(q, k, v, valid))
+
+
+def test_gradients_in_turns():
+    """Training differentiates the turns: the same gradients, in less memory."""
+    rng = np.random.default_rng(4)
+    q, k, v = rng.standard_normal((3, 2, 64, 4, 8), np.float32)
+    valid = rng.random((2, 64)) < 0.7
+
+    def gradients(scores):
+        def loss(*qkv):
+            return jnp.sum(attention.attend(*qkv, valid, scores=scores)[0] ** 2)
+
+        compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(q, k, v).compile()
+        return compiled(q, k, v), compiled.memory_analysis().temp_size_in_bytes
+
+    whole, most = gradients(2**20)
+    for scores in (2**15, 2**13):  # heads in turns; queries too
+        turns, held = gradients(scores)
+        for got, want in zip(turns, whole, strict=True):
+            close(got, want)
+        assert held < 0.6 * most
