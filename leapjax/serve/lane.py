@@ -252,9 +252,8 @@ class Lane:
         self.device_s += time.perf_counter() - self._started
         self.passes = int(self._state.iteration)
         if self.program.kv_cache.stores:
-            counts = self._state.counts
-            told = (counts.window_passes, counts.refreshed_rows, counts.refresh_rows_wanted)
-            self.refreshes = refreshes(self.program, self.slots, *map(int, told))
+            counts = jax.device_get(self._state.counts)
+            self.refreshes = refreshes(self.program, self.slots, counts)
         blocks = np.asarray(self._state.block) - np.asarray(self._state.origin)
         self.rows_in_flight_done = float(blocks[~done].sum()) / self.program.gen_length
         finished = [i for i, t in enumerate(self.tickets) if t is not None and done[i]]

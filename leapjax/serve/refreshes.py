@@ -11,6 +11,7 @@ import dataclasses
 import functools
 
 from leapjax.decoding import Program
+from leapjax.decoding.state import PassCounts
 from leapjax.ops import hardware
 from leapjax.planning import work
 
@@ -58,20 +59,18 @@ class Refreshes:
         return Refreshes(**{n: getattr(self, n) + sign * getattr(other, n) for n in names})
 
 
-def refreshes(
-    program: Program, slots: int, window_passes: int, refreshed: int, wanted: int
-) -> Refreshes:
+def refreshes(program: Program, slots: int, counts: PassCounts) -> Refreshes:
     """The counts of a lane with the estimate of their work.
 
     Args:
-      program: static structure, with a KV cache that is refreshed.
+      program: static structure, with a KV cache.
       slots: B.
-      window_passes: see `Refreshes`.
-      refreshed: `refreshed_rows`.
-      wanted: `refresh_rows_wanted`.
+      counts: of the lane's state, on the host.
     """
+    told = (counts.window_passes, counts.refreshed_rows, counts.refresh_rows_wanted)
+    windows, rows, wanted = map(int, told)
     window, row = _work(program, slots)
-    return Refreshes(window_passes, refreshed, wanted, window_passes * window, refreshed * row)
+    return Refreshes(windows, rows, wanted, windows * window, rows * row)
 
 
 @functools.lru_cache

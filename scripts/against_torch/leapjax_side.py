@@ -40,11 +40,8 @@ class Leapjax(Implementation):
         """Decode a batch to its end.
 
         Args:
-          job: without `max_steps` where there is a cache: rows then take turns in refreshing
-            it, so that no number of passes is a number of steps.
+          job: what is decoded.
         """
-        if self.stores and job.max_steps is not None:
-            raise ValueError("max_steps is for uncached decodes")
         b, config = len(job.prompts), job.config.replace(cache=self.cache)
         length = bucket(max(len(p) for p in job.prompts)) + config.gen_length
         program = program_for(
