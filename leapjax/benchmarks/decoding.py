@@ -10,6 +10,7 @@ from typing import Any
 from leapjax.benchmarks.timing import alternate, ratios, summarise, timed
 from leapjax.benchmarks.workload import Case, ragged_requests, stream, uneven_requests
 from leapjax.lm import LM
+from leapjax.types import Request
 
 
 def throughput(lm: LM, cases: Sequence[Case], rounds: int) -> list[dict[str, Any]]:
@@ -117,7 +118,7 @@ def ragged(lm: LM, cache: str, slots: int, count: int, rounds: int) -> dict[str,
 
 
 def refresh_groups(
-    lm: LM, cache: str, slots: int, groups: Sequence[int], count: int, rounds: int
+    lm: LM, cache: str, slots: int, groups: Sequence[int], requests: list[Request], rounds: int
 ) -> list[dict[str, Any]]:
     """Seconds of a stream by how many rows refresh their KV cache together.
 
@@ -126,14 +127,13 @@ def refresh_groups(
       cache: prefix or dual.
       slots: rows decoded at once.
       groups: settings of `refresh_group`.
-      count: requests, see `ragged_requests`.
+      requests: what is decoded, with that cache.
       rounds: of alternating turns.
 
     Returns:
       A row a group: seconds, tokens per second, their ratio to the first group's seconds, and the
       counts of its refreshes.
     """
-    requests = ragged_requests(lm.config, cache, count)
     tokens = sum(request.config.gen_length for request in requests)
     engines = {g: lm.engine(slots, refresh_group=g) for g in groups}
     refreshes = {}
@@ -146,6 +146,7 @@ def refresh_groups(
         {
             "cache": cache,
             "slots": slots,
+            "requests": len(requests),
             "refresh_group": group,
             "seconds": summarise(times),
             "tokens_per_s": tokens / summarise(times)["median"],

@@ -103,23 +103,26 @@ def uneven_requests(model: ModelConfig, cache: str, count: int) -> list[Request]
     ]
 
 
-def ragged_requests(model: ModelConfig, cache: str, count: int) -> list[Request]:
+def ragged_requests(
+    model: ModelConfig, cache: str, count: int, shortest: int = 97, longest: int = 128
+) -> list[Request]:
     """Requests whose rows begin their blocks at different times, 8 tokens a step on average.
 
-    Prompts of 64 to 512 tokens, which need a program a bucket; canvas 256 in blocks of 32. Each row
-    takes 2 to 6 passes a block, by a schedule of its own.
+    Canvas 256 in blocks of 32. Each row takes 2 to 6 passes a block, by a schedule of its own.
 
     Args:
       model: whose vocabulary is used.
       cache: KV cache.
       count: requests; lengths and passes are drawn uniformly.
+      shortest: tokens of the shortest prompt; 97 to 128 need one program.
+      longest: tokens of the longest.
     """
     rng = np.random.default_rng(2)
-    case = Case(cache, 1, 512, 256, 32, 8)
+    case = Case(cache, 1, longest, 256, 32, 8)
     return [
         dataclasses.replace(
             request,
-            ids=request.ids[: int(rng.integers(64, 513))],
+            ids=request.ids[: int(rng.integers(shortest, longest + 1))],
             config=request.config.replace(steps=8 * int(rng.integers(2, 7))),
         )
         for request in case.requests(model, count)

@@ -140,6 +140,7 @@ def _refreshes(args: argparse.Namespace, lm, show) -> dict[str, Any]:
     """How many rows should refresh together; the only part with `--refresh-groups`."""
     from leapjax.benchmarks import decoding, models
     from leapjax.benchmarks.timing import spread
+    from leapjax.benchmarks.workload import ragged_requests
     from leapjax.caches import CACHES
 
     few = models.size(lm.config) >= 10e6 or args.quick
@@ -150,7 +151,11 @@ def _refreshes(args: argparse.Namespace, lm, show) -> dict[str, Any]:
     stored = [c for c in (args.caches.split(",") if args.caches else CACHES) if CACHES[c].stores]
     # The dual cache alone, whose passes are short, unless others are asked for.
     for cache in stored if args.caches else stored[-1:]:
-        rows = decoding.refresh_groups(lm, cache, slots, groups, 2 * slots, rounds)
+        # Prompts of one length with --quick, whose programs are compiled soon.
+        prompts = (97, 128) if args.quick else (64, 512)
+        count = args.engine_requests or 2 * slots
+        requests = ragged_requests(lm.config, cache, count, *prompts)
+        rows = decoding.refresh_groups(lm, cache, slots, groups, requests, rounds)
         part["refresh_groups"] += rows
         for row in rows:
             show(
