@@ -82,10 +82,12 @@ def test_llada_8b(where, mesh, rows):
     for collective in made.collectives:
         assert collective.axes({"fsdp": 1, "tensor": mesh.tensor}) == ("tensor",), collective
     # Layers scatter sums and gather activations; the head compares, and no logits are exchanged.
-    kinds = {"all-reduce", "all-gather", "reduce-scatter"}
+    # (Of a line of 16, half is no ring: libtpu sums there whole, and each device keeps a slice.)
+    ring = where.chips == 8
+    kinds = {"all-reduce", "all-gather"} | ({"reduce-scatter"} if ring else set())
     assert {c.kind for c in made.collectives} == kinds
     for collective in made.collectives:
-        if collective.kind == "all-reduce":
+        if ring and collective.kind == "all-reduce":
             assert collective.bytes <= 4 * rows * 768  # a number a position, not its width
     for collective in made.collectives:
         for _, shape in collective.shapes:
