@@ -176,7 +176,7 @@ def run(args: argparse.Namespace) -> int:
     elif best is not None:
         if not args.markdown:
             _print(f"\n{plan_table.LEGEND}")
-        if len(plans) == 1:
+        if len(plans) == 1 and not args.markdown:
             _print("\n" + "\n".join(plan_table.details(best)))
         if args.audit:
             _print("\n" + "\n".join(audit_report.lines(best)))
