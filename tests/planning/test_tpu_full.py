@@ -35,6 +35,21 @@ def test_full_pass_of_8_rows():
     assert not found, found
 
 
+@pytest.mark.parametrize(
+    ("where", "mesh", "quantize"), [("v6e:1x1", "data=1", "int8"), ("v6e:2x2", "tensor=4", None)]
+)
+def test_a_prompt_of_8192(where, mesh, quantize):
+    """Memory is linear in length; no array is as large as the square of it."""
+    held = []
+    for columns in (4352, 8448):
+        long = program(cache="none", length=columns, refresh_group=0)
+        made = compiled.compile_for(chips.parse(where), parse(mesh), long, 1, quantize)
+        assert made.total < chips.parse(where).chip.hbm
+        assert not in_hbm(entry_and_loops(made.text), columns)
+        held.append(made.temporaries)
+    assert held[1] - held[0] < (8448 - 4352) * 2**16 and held[1] < 0.9e9
+
+
 def entry_and_loops(text):
     """The program without the insides of fusions, whose values are not stored."""
     parts = re.split(r"\n(?=\S)", text)
