@@ -81,9 +81,9 @@ def heads(
     y = gather(normed(x, layer["attn_norm"]))
     w = layer["vkq"].part(first, first + len(names))
     products = _products(y, w)
-    if not w.training:
+    if not w.training and len(w.weights) == len(names):
         # Otherwise the TPU compiler splits heads within the product, and for that transposes the
-        # weights: all layers' before the loop.
+        # weights: all layers' before the loop. A fused matrix (on a GPU) is cut without a copy.
         products = lax.optimization_barrier(products)
     shape = (*x.shape[:-1], -1, head_dim)
     return [
