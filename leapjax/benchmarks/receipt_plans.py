@@ -143,7 +143,7 @@ def moved_bytes(
       slots: rows of the replica.
 
     Returns:
-      `window` and `full` -> bytes, and how many times those that it has to move.
+      `window` and `full` -> bytes moved, and their ratio to the bytes needed.
     """
     out = {}
     for kind, runs in _runs(account.passes, program, slots).items():

@@ -158,11 +158,11 @@ def candidates(work: Workload, where: chips.Slice, mesh: MeshShape) -> list[Cand
 
 
 def best(found: list[Candidate], tries: int) -> list[Candidate]:
-    """The fastest candidates, so many of each form of the weights.
+    """The fastest `tries` candidates of each form of the weights.
 
     Args:
       found: any.
-      tries: how many.
+      tries: number per form.
     """
     ordered = sorted(found, key=lambda c: (-c.speed, c.mesh.replica, str(c.mesh)))
     forms = dict.fromkeys(c.quantize for c in found)

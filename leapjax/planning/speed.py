@@ -82,8 +82,8 @@ def estimate(
       tokens_per_step: tokens that a row commits in a pass: an assumption.
       quantize: as in `leapjax.load`.
       counted: of a compiled program, bytes `moved` by each part, and what runs `outside` the loop,
-        once a chunk; and `collectives`. None estimates the bound, and beside it `serial`: as if
-        a part computed, moved and exchanged one after another.
+        once a chunk; and `collectives`. None estimates the bound and `serial`, which adds up
+        computing, moving and exchanging.
       cycles: the compiler's estimate of the same parts.
 
     Returns:
