@@ -88,33 +88,27 @@ def attend_both(
     Returns:
       (B, S, H * E) in the dtype of q.
     """
-    b, s, h, e = q.shape
+    s, h = q.shape[1:3]
     groups, dtype = k.shape[2], q.dtype
     per_group = h // groups
-    q = q.reshape(b, s, groups, per_group, e).transpose(0, 2, 3, 1, 4)
-    q = (q * jnp.asarray(e**-0.5, q.dtype)).reshape(b, groups, per_group * s, e)
+    q = _by_group(q, groups)
 
     def product(spec, x, y):
         wide = jnp.float32
         return jnp.einsum(spec, x, y, precision=precision_for(dtype), preferred_element_type=wide)
 
-    def masked(scores, valid):
-        mask = valid[:, None, :] if valid.ndim == 2 else jnp.tile(valid, (1, per_group, 1))
-        return jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
-
     keys, values = (
         lax.dynamic_index_in_dim(c, cached.layer, keepdims=False)
         for c in (cached.keys, cached.values)
     )
-    old = masked(product("bgse,bgte->bgst", q, keys), cached.valid)
-    new = masked(product("bgse,bnge->bgsn", q, k), valid)
+    old = _masked(product("bgse,bgte->bgst", q, keys), cached.valid, per_group)
+    new = _masked(product("bgse,bnge->bgsn", q, k), valid, per_group)
     top = jnp.maximum(jnp.max(old, -1, keepdims=True), jnp.max(new, -1, keepdims=True))
     old, new = jnp.exp(old - top), jnp.exp(new - top)
     total = jnp.sum(old, -1, keepdims=True) + jnp.sum(new, -1, keepdims=True)
     mixed = product("bgst,bgte->bgse", old.astype(dtype), values)
     mixed = mixed + product("bgsn,bnge->bgse", new.astype(dtype), v)
-    mixed = (mixed / total).astype(dtype).reshape(b, groups, per_group, s, e)
-    return mixed.transpose(0, 3, 1, 2, 4).reshape(b, s, h * e)
+    return _by_query((mixed / total).astype(dtype), s)
 
 
 def attend(
@@ -276,28 +270,47 @@ def softmax_mix(
     groups, dtype = k.shape[2], q.dtype
     per_group = h // groups
     precision = precision_for(dtype)
-    # One product per KV head: the queries that share it are rows of the same matrix.
-    q = q.reshape(b, s, groups, per_group, e).transpose(0, 2, 3, 1, 4)
-    q = (q * jnp.asarray(e**-0.5, q.dtype)).reshape(b, groups, per_group * s, e)
     scores = jnp.matmul(
-        q,
+        _by_group(q, groups),
         k.transpose(0, 2, 3, 1),
         precision=precision,
         preferred_element_type=jnp.float32,
     )
-    # A finite minimum, so that a row without any key (an idle slot) gives no NaN.
-    mask = valid[:, None, :] if valid.ndim == 2 else jnp.tile(valid, (1, per_group, 1))
-    scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
     # Normalised before the product: the TPU compiler would compute all exponentials twice.
-    weights = jax.nn.softmax(scores, axis=-1)
+    weights = jax.nn.softmax(_masked(scores, valid, per_group), axis=-1)
     mixed = jnp.matmul(
         weights.astype(dtype),
         v.transpose(0, 2, 1, 3),
         precision=precision,
         preferred_element_type=jnp.float32,
     )
-    mixed = mixed.astype(dtype).reshape(b, groups, per_group, s, e)
-    return mixed.transpose(0, 3, 1, 2, 4).reshape(b, s, h * e)
+    return _by_query(mixed.astype(dtype), s)
+
+
+def _by_group(q, groups: int):
+    """Scaled queries (B, S, H, E) as (B, G, H / G * S, E).
+
+    There is one product per KV head: the queries that share it are rows of the same matrix.
+    """
+    b, s, h, e = q.shape
+    q = q.reshape(b, s, groups, h // groups, e).transpose(0, 2, 3, 1, 4)
+    return (q * jnp.asarray(e**-0.5, q.dtype)).reshape(b, groups, -1, e)
+
+
+def _by_query(mixed, queries: int):
+    """Results (B, G, H / G * S, E) as (B, S, H * E)."""
+    b, groups, _, e = mixed.shape
+    mixed = mixed.reshape(b, groups, -1, queries, e).transpose(0, 3, 1, 2, 4)
+    return mixed.reshape(b, queries, -1)
+
+
+def _masked(scores, valid, per_group: int):
+    """Scores (B, G, H / G * S, T), at a finite minimum where a key is not valid.
+
+    A row without any key (an idle slot) then gives no NaN.
+    """
+    mask = valid[:, None, :] if valid.ndim == 2 else jnp.tile(valid, (1, per_group, 1))
+    return jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
 
 
 def library_mix(
