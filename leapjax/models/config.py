@@ -5,7 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 from leapjax.errors import UserError
-from leapjax.models.attention import Bidirectional, Rule
+from leapjax.models.attention import Bidirectional, BlockCausal, Rule
+
+# How many positions a canvas has, for a prompt of P tokens and blocks of B: `gen_length`; the fewest
+# that are at least `gen_length` and end on a block's border (SDAR); `gen_length` // B blocks, the
+# first of which begins with the P mod B last tokens of the prompt (Fast-dLLM v2).
+CANVASES = ("fixed", "to_border", "whole_blocks")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +60,12 @@ class ModelConfig:
       qk_norm: each head's queries and keys get an RMS norm before RoPE (Qwen3).
       attention: attention rule.
       layer_runs: runs of layers, in order; () if all layers are equal.
+      canvas: number of canvas positions behind a prompt, name in `CANVASES`.
+      seeds_blocks: a block's first token is the argmax of the pass that stores the block before
+        it; no policy decides it (Fast-dLLM v2).
+      sub_block_length: policies decide within sub-blocks of this many positions; None is the
+        whole block.
+      stop_ids: ids that end an answer; () is `eos_token_id` alone.
     """
 
     family: str
@@ -82,6 +93,30 @@ class ModelConfig:
     qk_norm: bool = False
     attention: Rule = Bidirectional()
     layer_runs: tuple[Run, ...] = ()
+    canvas: str = "fixed"
+    seeds_blocks: bool = False
+    sub_block_length: int | None = None
+    stop_ids: tuple[int, ...] = ()
+
+    @property
+    def block_causal(self) -> bool:
+        """Whether attention is block-causal, so that finished blocks are final."""
+        return isinstance(self.attention, BlockCausal)
+
+    @property
+    def block_length(self) -> int | None:
+        """The block of block-causal attention, in tokens; None for other rules."""
+        return self.attention.length if isinstance(self.attention, BlockCausal) else None
+
+    def with_block_length(self, length: int) -> ModelConfig:
+        """The same model with another block of its block-causal attention.
+
+        Args:
+          length: tokens per block, at least 1.
+        """
+        rule = BlockCausal(length)
+        runs = tuple(dataclasses.replace(run, attention=rule) for run in self.layer_runs)
+        return dataclasses.replace(self, attention=rule, layer_runs=runs)
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -116,6 +151,13 @@ class ModelConfig:
                 raise UserError(
                     f"model config: {name} {getattr(self, name)} is outside the vocabulary "
                     f"of {self.vocab_size}"
+                )
+        if self.canvas not in CANVASES:
+            raise UserError(f"model config: canvas is {self.canvas!r}; expected one of {CANVASES}")
+        for token in self.stop_ids:
+            if not 0 <= token < self.vocab_size:
+                raise UserError(
+                    f"model config: stop id {token} is outside the vocabulary of {self.vocab_size}"
                 )
         if sum(run.n_layers for run in self.runs) != self.n_layers:
             raise UserError(f"model config: layer_runs don't add up to {self.n_layers} layers")
