@@ -72,21 +72,43 @@ def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
 def read_config(path: str | os.PathLike) -> dict:
     """The `config.json` of a checkpoint or hub folder, parsed.
 
-    Special ids that it lacks are those of the tokenizer's files, as far as they tell.
+    Special ids that it lacks are those of the tokenizer's files, as far as they tell. Of other keys
+    the family knows where they are (`complete`, `leapjax.models.families`).
 
     Raises:
-      UserError: no such file, or not a JSON object; a tokenizer file is needed and damaged.
+      UserError: no such file, or not a JSON object; another file is needed and damaged.
     """
+    from leapjax.models.families import family_module
     from leapjax.models.keys import SPECIAL_IDS
 
-    raw = read_json(Path(path), "config.json")
+    folder = Path(path)
+    raw = read_json(folder, "config.json")
+    complete = getattr(family_module(raw), "complete", None)
+    if complete is not None:
+        file = "generation_config.json"
+        generation = read_json(folder, file) if os.path.lexists(folder / file) else {}
+        raw |= complete(raw, _names(folder, raw), generation)
     lacking = [name for name in SPECIAL_IDS if raw.get(name) is None]
     if lacking:
         from leapjax.text.files import special_ids
 
-        found = special_ids(Path(path))
+        found = special_ids(folder)
         raw |= {name: found[name] for name in lacking if name in found}
     return raw
+
+
+def _names(folder: Path, raw: Mapping[str, Any]) -> list[str]:
+    """The names of the model in a folder: the folder's, the hub's, the one in config.json.
+
+    Folders of converted models are named by their user, so they don't count.
+    """
+    names = []
+    if not is_checkpoint(folder):
+        names = [Path(os.path.abspath(folder)).name, (home := folder.resolve()).name]
+        if home.parent.name == "snapshots":  # the hub's cache: models--ORG--NAME/snapshots/COMMIT
+            names.append(home.parent.parent.name)
+    given = (raw.get("_name_or_path"), raw.get("name_or_path"))
+    return [*names, *(name for name in given if isinstance(name, str))]
 
 
 def model_hash(path: str | os.PathLike) -> str:

@@ -154,21 +154,26 @@ class LM:
             Replica(arrange(r.params, self.config, self.dtype), r.placement) for r in self._copies
         )
 
-    def logits(self, ids, attention_mask=None) -> jax.Array:
-        """The model's raw output, not shifted for Dream.
+    def logits(self, ids, attention_mask=None, block_length: int | None = None) -> jax.Array:
+        """The model's raw output, not shifted for Dream and Fast-dLLM v2.
 
         Args:
           ids: (B, T) or (T,) integers.
           attention_mask: (B, T), 0 or False for pads, which are not attended to and don't count as
             positions.
+          block_length: tokens per block of block-causal attention. None is the checkpoint's; from
+            T on, attention is bidirectional.
 
         Returns:
           (B, T, V) float32.
 
         Raises:
-          UserError: an id is outside the vocabulary, or the shapes don't agree.
+          UserError: an id is outside the vocabulary, the shapes don't agree, or the family's
+            attention has no blocks.
         """
-        return logits(self.replicas[0].params, self.config, self.dtype, ids, attention_mask)
+        return logits(
+            self.replicas[0].params, self.config, self.dtype, ids, attention_mask, block_length
+        )
 
     def generate(
         self,

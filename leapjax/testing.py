@@ -18,11 +18,28 @@ import numpy as np
 from leapjax.config import DecodeConfig, check_keys
 from leapjax.errors import UserError
 from leapjax.models import FAMILIES, ModelConfig, param_shapes
+from leapjax.models.attention import BlockCausal
 
 # What tiny models of a family have as the real ones do.
 _PARTICULAR: dict[str, dict[str, Any]] = {
     "dream": {"n_kv_heads": 2, "qkv_bias": True, "shift_logits": True},
     "a2d": {"n_kv_heads": 2, "qk_norm": True},
+    "sdar": {
+        "n_kv_heads": 2,
+        "qk_norm": True,
+        "attention": BlockCausal(4),
+        "canvas": "to_border",
+        "stop_ids": (-3, -2),  # from the end of the vocabulary
+    },
+    "fast_dllm_v2": {
+        "n_kv_heads": 2,
+        "qkv_bias": True,
+        "shift_logits": True,
+        "attention": BlockCausal(8),
+        "canvas": "whole_blocks",
+        "seeds_blocks": True,
+        "sub_block_length": 4,
+    },
 }
 # Family -> what its goldens call an option -> leapjax's name.
 _GOLDEN_NAMES: dict[str, dict[str, str]] = {}
@@ -35,8 +52,8 @@ def tiny_config(family: str = "llada", **changes: Any) -> ModelConfig:
     as in real checkpoints one id.
 
     Args:
-      family: name in `leapjax.models.FAMILIES`; those with grouped heads, biases, shifted logits
-        or norms of queries and keys in reality have them here.
+      family: name in `leapjax.models.FAMILIES`; those with grouped heads, biases, shifted logits,
+        norms of queries and keys, or block-causal attention in reality have them here.
       **changes: fields of `ModelConfig` to set otherwise.
 
     Returns:
@@ -64,7 +81,10 @@ def tiny_config(family: str = "llada", **changes: Any) -> ModelConfig:
         "eos_token_id": vocab_size - 2,
         "pad_token_id": vocab_size - 2,
     }
-    return ModelConfig(**(fields | _PARTICULAR.get(family, {}) | changes))
+    particular = dict(_PARTICULAR.get(family, {}))
+    if "stop_ids" in particular:
+        particular["stop_ids"] = tuple(vocab_size + i for i in particular["stop_ids"])
+    return ModelConfig(**(fields | particular | changes))
 
 
 def golden_config(model: ModelConfig, options: Mapping[str, Any]) -> DecodeConfig:

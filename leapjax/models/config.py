@@ -7,9 +7,9 @@ import dataclasses
 from leapjax.errors import UserError
 from leapjax.models.attention import Bidirectional, BlockCausal, Rule
 
-# How many positions a canvas has, for a prompt of P tokens and blocks of B: `gen_length`; the fewest
-# that are at least `gen_length` and end on a block's border (SDAR); `gen_length` // B blocks, the
-# first of which begins with the P mod B last tokens of the prompt (Fast-dLLM v2).
+# How many positions a canvas has, for a prompt of P tokens and blocks of B: `gen_length`; the
+# fewest that are at least `gen_length` and end on a block's border (SDAR); `gen_length` // B
+# blocks, the first of which begins with the P mod B last tokens of the prompt (Fast-dLLM v2).
 CANVASES = ("fixed", "to_border", "whole_blocks")
 
 

@@ -107,6 +107,18 @@ class Keys:
             self.refuse(name, value, "true or false")
         return bool(value)
 
+    def ids(self, name: str) -> tuple[int, ...]:
+        """Token ids: one, or a list; () if the key is absent or `null`.
+
+        Args:
+          name: the key.
+        """
+        value = self._get(name, None)
+        listed = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(type(i) is int and 0 <= i <= _LARGEST for i in listed):
+            self.refuse(name, value, "a token id or a list of them")
+        return tuple(dict.fromkeys(listed))
+
     def only(self, table: Mapping[str, tuple[tuple, Any]]) -> None:
         """Refuse unsupported values.
 

@@ -2,7 +2,8 @@
 
 A family's module has `MODEL_TYPES` (names in config.json), `parse` (config.json -> ModelConfig),
 `HUB` (short names of weights -> the hub's) and `IGNORED` (hub tensors to skip). It has
-`TEMPLATE_OPTIONS` if its originals set variables of the chat template.
+`TEMPLATE_OPTIONS` if its originals set variables of the chat template, and `complete` if the files
+around config.json, or the checkpoint's name, tell what config.json lacks (`leapjax.checkpoint`).
 """
 
 from __future__ import annotations
@@ -13,11 +14,29 @@ from typing import Any
 
 from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
-from leapjax.models.families import a2d, dream, llada
+from leapjax.models.families import a2d, dream, fast_dllm_v2, llada, sdar
 from leapjax.models.keys import shown
 from leapjax.models.weights import Weight, transformer_weights
 
-FAMILIES = {"llada": llada, "dream": dream, "a2d": a2d}
+FAMILIES = {
+    "llada": llada,
+    "dream": dream,
+    "a2d": a2d,
+    "sdar": sdar,
+    "fast_dllm_v2": fast_dllm_v2,
+}
+# model_type -> what it is; refused by name.
+_LATER = {"sdar_moe": "SDAR's mixture of experts"}
+
+
+def family_module(raw: Mapping[str, Any]) -> Any:
+    """The module of a config.json's family, or None for an unknown one.
+
+    Args:
+      raw: the parsed JSON object.
+    """
+    kind = str(raw.get("model_type")).lower()
+    return next((f for f in FAMILIES.values() if kind in f.MODEL_TYPES), None)
 
 
 def parse_config(raw: dict) -> ModelConfig:
@@ -31,11 +50,16 @@ def parse_config(raw: dict) -> ModelConfig:
     """
     if not isinstance(raw, dict):
         raise UserError("config.json: expected a JSON object")
-    known = {t: family for family in FAMILIES.values() for t in family.MODEL_TYPES}
+    known = [t for family in FAMILIES.values() for t in family.MODEL_TYPES]
     if "model_type" not in raw:
         raise UserError(f"config.json: key 'model_type' is missing (known: {', '.join(known)})")
-    family = known.get(str(raw["model_type"]).lower())
+    family = family_module(raw)
     if family is None:
+        if later := _LATER.get(str(raw["model_type"]).lower()):
+            raise UserError(
+                f"config.json: model_type {shown(raw['model_type'])} is {later}, which leapjax "
+                "does not support yet"
+            )
         raise UserError(
             f"config.json: model_type {shown(raw['model_type'])} is not a known family (known: "
             f"{', '.join(known)})"

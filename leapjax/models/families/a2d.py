@@ -8,7 +8,6 @@ transformers' `configuration_qwen3.py` and `configuration_qwen2.py`, 4.57.
 
 from __future__ import annotations
 
-from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
 from leapjax.models.families import qwen
 from leapjax.models.keys import Keys
@@ -46,12 +45,7 @@ def parse(raw: dict) -> ModelConfig:
     else:
         head_dim = keys.whole("head_dim", None, null=True)
     if head_dim is None:
-        head_dim, rest = divmod(shape["d_model"], shape["n_heads"])
-        if rest:
-            raise UserError(
-                f"config.json: num_attention_heads {shape['n_heads']} does not divide "
-                f"hidden_size {shape['d_model']}"
-            )
+        head_dim = qwen.head_width(shape)
     keys.layer_types(shape["n_layers"], _LAYERS)
     keys.done()
     return ModelConfig(family="a2d", head_dim=head_dim, qk_norm=qwen3, qkv_bias=not qwen3, **shape)

@@ -6,7 +6,6 @@ Source: arXiv 2508.15487 and the hub's `configuration_dream.py` (field names and
 
 from __future__ import annotations
 
-from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
 from leapjax.models.families import qwen
 from leapjax.models.keys import Keys
@@ -40,14 +39,8 @@ def parse(raw: dict) -> ModelConfig:
     keys = Keys(raw, "Dream", _HARMLESS)
     keys.only(_ONLY)
     shape = qwen.shape(keys)
-    d_model, n_heads = shape["d_model"], shape["n_heads"]
-    if d_model % n_heads:
-        raise UserError(
-            f"config.json: num_attention_heads {n_heads} does not divide hidden_size {d_model}"
-        )
-    keys.only({"head_dim": ((d_model // n_heads, None), None)})
+    head_dim = qwen.head_width(shape)
+    keys.only({"head_dim": ((head_dim, None), None)})
     keys.layer_types(shape["n_layers"])
     keys.done()
-    return ModelConfig(
-        family="dream", head_dim=d_model // n_heads, qkv_bias=True, shift_logits=True, **shape
-    )
+    return ModelConfig(family="dream", head_dim=head_dim, qkv_bias=True, shift_logits=True, **shape)

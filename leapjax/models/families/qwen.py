@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from leapjax.errors import UserError
 from leapjax.models.keys import Keys
 
 _LAYER = "model.layers.{}"
@@ -57,3 +58,21 @@ def shape(keys: Keys) -> dict[str, Any]:
         "pad_token_id": eos if pad is None else pad,
         "tie_embeddings": keys.flag("tie_word_embeddings", False),
     }
+
+
+def head_width(shape: dict[str, Any]) -> int:
+    """The width of a head where config.json has no `head_dim`.
+
+    Args:
+      shape: fields of `ModelConfig`, from `shape`.
+
+    Raises:
+      UserError: the heads don't divide the residual stream.
+    """
+    width, rest = divmod(shape["d_model"], shape["n_heads"])
+    if rest:
+        raise UserError(
+            f"config.json: num_attention_heads {shape['n_heads']} does not divide hidden_size "
+            f"{shape['d_model']}"
+        )
+    return width

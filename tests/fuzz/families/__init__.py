@@ -15,9 +15,9 @@ import json
 
 import numpy as np
 
-from tests.fuzz.families import a2d, dream, llada
+from tests.fuzz.families import a2d, dream, fast_dllm_v2, llada, sdar
 
-MODULES = (llada, dream, a2d)
+MODULES = (llada, dream, a2d, sdar, fast_dllm_v2)
 
 # Keys that change the computation in one model or another of the library, and plausible values.
 FOREIGN = {

@@ -1,14 +1,15 @@
-"""Qwen2 and Qwen3 attending both ways: transformers computes, whatever family the files call it."""
+"""Qwen2 and Qwen3 under another mask: transformers computes, whatever the files call the family."""
 
 
-def logits(kind, config, tensors, ids):
-    """(B, T, V) in float64.
+def logits(kind, config, tensors, ids, block=None):
+    """(B, T, V) in float64, attending both ways or block by block.
 
     Args:
       kind: `Qwen2ForCausalLM` or `Qwen3ForCausalLM`.
       config: of the library, eager attention.
       tensors: {name: float array}.
       ids: (B, T).
+      block: tokens per block, or None.
     """
     import torch
 
@@ -23,5 +24,8 @@ def logits(kind, config, tensors, ids):
     model.model.rotary_emb = type(model.model.rotary_emb)(config)
     size = ids.shape[1]
     with torch.no_grad():
-        mask = torch.zeros(len(ids), 1, size, size, dtype=torch.float64)
+        place = torch.arange(size) // (block or size)
+        hidden = torch.zeros(size, size, dtype=torch.float64)
+        hidden[place[:, None] < place[None, :]] = torch.finfo(torch.float64).min
+        mask = hidden.expand(len(ids), 1, size, size)
         return model.eval()(torch.tensor(ids), attention_mask=mask).logits.numpy()
