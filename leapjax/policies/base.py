@@ -82,11 +82,12 @@ class Pass(NamedTuple):
     """A policy's inputs in a pass, besides the proposal.
 
     Attributes:
-      quota: (B,) int32, positions to commit in this pass (fixed schedules).
+      quota: (B,) int32, positions that the schedule commits in this pass; may exceed the open ones.
       parameters: name -> value; (B,) for a traced parameter, a Python value for a static one.
       columns: (B, W) int32, the columns of the window.
       block: (B,) int32, the first column of the active block.
-      open: (B, T) bool, open positions of the whole row.
+      open: (B, T) bool, open positions of the whole row; False at pads, on either side of the row.
+      end: (B,) int32, the column behind the row's last.
       memory: the policy's memory (`Policy.memory`), zeros in a block's first pass, or None.
       decided: (B, W) bool, positions of the active block that the policy committed; None unless
         it may reopen or replace them.
@@ -98,6 +99,7 @@ class Pass(NamedTuple):
     columns: Any = None
     block: Any = None
     open: Any = None
+    end: Any = None
     memory: Any = None
     decided: Any = None
     standing: Any = None
@@ -152,7 +154,7 @@ class Policy:
 
     @property
     def scheduled(self) -> bool:
-        """Whether a schedule fixes the number of commits per pass (`parameters.SCHEDULED`)."""
+        """Whether it reads a schedule's `info.quota` (`parameters.SCHEDULED`)."""
         return "steps" in self.reads
 
     @property
@@ -229,6 +231,29 @@ def surest(confidence: Float32[Array, "B W"], masked: Bool[Array, "B W"]) -> Boo
     slots = jnp.arange(score.shape[1], dtype=jnp.int32)[None, :]
     best = jnp.argmax(score, axis=1).astype(jnp.int32)[:, None]
     return masked & (slots == best)
+
+
+def reaches(
+    confidence: Float32[Array, "B W"], threshold: Float32[Array, " B"]
+) -> Bool[Array, "B W"]:
+    """Whether confidences are at least their row's threshold; none reaches 1.
+
+    A softmax probability is below 1, but float32 rounds those of sure tokens to 1. A threshold of 1
+    asks for one position a pass, which rounding must not undo.
+
+    Args:
+      confidence: (B, W) float32 in [0, 1].
+      threshold: (B,) float32 in [0, 1].
+
+    Returns:
+      (B, W) bool.
+
+    >>> confidence = np.array([[0.5, 0.75, 1.0]] * 2, np.float32)
+    >>> reaches(confidence, np.array([0.75, 1.0], np.float32)).tolist()
+    [[False, True, True], [False, False, False]]
+    """
+    least = threshold[:, None]
+    return (confidence >= least) & (least < 1)
 
 
 def rank(score: Float32[Array, "B W"], masked: Bool[Array, "B W"]) -> Int32[Array, "B W"]:

@@ -28,13 +28,17 @@ REACH = 512
 
 
 def certainty_density(
-    open_: Bool[Array, "B T"], columns: Int32[Array, "B W"], sigma: Float32[Array, " B"]
+    open_: Bool[Array, "B T"],
+    columns: Int32[Array, "B W"],
+    end: Int32[Array, " B"],
+    sigma: Float32[Array, " B"],
 ) -> Float32[Array, "B W"]:
     """The share of known tokens around some columns of each row, weighed by a Gaussian.
 
     Args:
-      open_: (B, T) bool, positions that are not known; the row ends at the last column.
+      open_: (B, T) bool, positions that are not known.
       columns: (B, W) int32, where to look.
+      end: (B,) int32, the column behind the row's last; what lies there is not read.
       sigma: (B,) float32, positions.
 
     Returns:
@@ -52,13 +56,15 @@ def certainty_density(
     total = 2 * tails[:, :1] - 1
 
     def beyond(distance):
-        tail = jnp.take_along_axis(tails, jnp.minimum(distance, REACH - 1), axis=1)
+        tail = jnp.take_along_axis(tails, jnp.clip(distance, 0, REACH - 1), axis=1)
         return jnp.where(distance < REACH, tail, 0.0)
 
-    apart = columns[:, :, None] - jnp.arange(t, dtype=jnp.int32)[None, None, :]
-    near = kernel(apart.astype(jnp.float32))  # (B, W, T)
-    known = jnp.sum(jnp.where(open_[:, None, :], 0.0, near), axis=-1)
-    right = jnp.where(open_[:, -1:], 0.0, beyond(t - columns))
+    column = jnp.arange(t, dtype=jnp.int32)[None, :]
+    unknown = open_ | (column >= end[:, None])
+    near = kernel((columns[:, :, None] - column[:, None, :]).astype(jnp.float32))  # (B, W, T)
+    known = jnp.sum(jnp.where(unknown[:, None, :], 0.0, near), axis=-1)
+    last_open = jnp.any(open_ & (column == end[:, None] - 1), axis=1)[:, None]
+    right = jnp.where(last_open, 0.0, beyond(end[:, None] - columns))
     return (known + beyond(columns + 1) + right) / total
 
 
@@ -67,13 +73,13 @@ def score(proposal: Proposal, info: Pass) -> Float32[Array, "B W"]:
 
     Args:
       proposal: `.confidence` (B, W) float32 in [0, 1].
-      info: `.open`, `.columns`; `.parameters`: `sigma` (B,) float32.
+      info: `.open`, `.columns`, `.end`; `.parameters`: `sigma` (B,) float32.
 
     Returns:
       (B, W) float32.
     """
     return proposal.confidence * certainty_density(
-        info.open, info.columns, info.parameters["sigma"]
+        info.open, info.columns, info.end, info.parameters["sigma"]
     )
 
 

@@ -1,6 +1,8 @@
 """Commit every masked position that is sure enough, and always the surest.
 
-Source: arXiv 2505.22618 (Fast-dLLM), confidence-aware parallel decoding.
+Source: arXiv 2505.22618 (Fast-dLLM), confidence-aware parallel decoding. A confidence equal to the
+threshold suffices, as in the authors' code. Fast-dLLM v2 (arXiv 2509.26328) compares strictly; the
+two differ at equality alone. At threshold 1, its default, the surest commits alone in both.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 
-from leapjax.policies.base import Policy, commits, surest
+from leapjax.policies.base import Policy, commits, reaches, surest
 from leapjax.policies.parameters import THRESHOLD
 from leapjax.types import ANCHOR, TOP1
 
@@ -31,7 +33,7 @@ def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decisi
     Returns:
       A Decision; kind anchor where the threshold is reached, else top1.
     """
-    sure = masked & (proposal.confidence >= info.parameters["threshold"][:, None])
+    sure = masked & reaches(proposal.confidence, info.parameters["threshold"])
     kind = jnp.where(sure, ANCHOR, TOP1)
     return commits(sure | surest(proposal.confidence, masked), kind)
 

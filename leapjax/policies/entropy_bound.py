@@ -5,6 +5,8 @@ H_1 + ... + H_k - max(H_1 ... H_k) <= gamma; the left side bounds what the k tok
 about each other. No code by the authors was found; the rule was checked against the copies in
 PC-Sampler (src/generate.py) and in Diffusers (`EntropyBoundScheduler`), whose default of
 0.1 is ours; the paper sweeps about 0.001 to 0.1. The error proxy is the entropy, as there.
+
+SDAR's rule, whose sum includes the largest entropy, is `entropy_bounded`.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from leapjax.errors import UserError
-from leapjax.policies.base import Parameter, Policy, commits, surest
+from leapjax.policies.base import Parameter, Policy, commits, reaches, surest
 from leapjax.policies.parameters import RADIUS, RELAXED_THRESHOLD, THRESHOLD
 from leapjax.types import ANCHOR, PROPAGATED, TOP1
 
@@ -66,7 +66,7 @@ def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decisi
       A Decision; kinds anchor, propagated, and top1 for a surest position that is neither.
     """
     numbers, confidence = info.parameters, proposal.confidence
-    anchor = masked & (confidence >= numbers["threshold"][:, None])
+    anchor = masked & reaches(confidence, numbers["threshold"])
     # Clipped to the window: without an anchor the distance is large, not infinite.
     w = jnp.int32(anchor.shape[1])
     before, behind = anchor_distances(anchor)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 
-from leapjax.policies.base import Policy, best_of, commits, surest
+from leapjax.policies.base import Policy, best_of, commits, reaches, surest
 from leapjax.policies.localleap import anchor_distances
 from leapjax.policies.parameters import RADIUS, RELAXED_THRESHOLD, THRESHOLD
 from leapjax.types import ANCHOR, PROPAGATED, TOP1
@@ -37,7 +37,7 @@ def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decisi
       position that is neither.
     """
     numbers, confidence = info.parameters, proposal.confidence
-    anchor = masked & (confidence >= numbers["threshold"][:, None])
+    anchor = masked & reaches(confidence, numbers["threshold"])
     count = jnp.sum(anchor, axis=1, dtype=jnp.int32)
     centre = best_of(proposal.uniform, masked, count)  # the anchors' own places may be drawn
     distance = jnp.minimum(*anchor_distances(centre))

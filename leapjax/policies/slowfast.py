@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 import numpy as np
 
-from leapjax.policies.base import Parameter, Policy, commits, surest
+from leapjax.policies.base import Parameter, Policy, commits, reaches, surest
 from leapjax.policies.parameters import THRESHOLD
 from leapjax.types import ANCHOR, TOP1
 
@@ -74,7 +74,7 @@ def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decisi
     settled = jnp.where(decide & (steady | last), 1, settled)
 
     scope = jnp.where(exploring[:, None], rest, span)
-    sure = scope & (confidence >= numbers["threshold"][:, None])
+    sure = scope & reaches(confidence, numbers["threshold"])
     many = jnp.sum(sure, axis=1, dtype=jnp.int32)[:, None] > 1
     chosen = jnp.where(many, sure, surest(confidence, scope))
     after = {

@@ -28,7 +28,6 @@ from tests.models.transcription import Model
 ROWS = 4
 TOLERANCE = 1e-4  # below this distance float32 may decide otherwise
 SEEDS = (0, 3, -1)  # models: a random one, a sure one, and one that likes the mask token
-THRESHOLDS = {"localleap", "confidence_threshold"}
 
 # What is compiled: (policy, family, structure, what rows may vary besides).
 STRUCTURES = {
@@ -51,6 +50,8 @@ STRUCTURES = {
     "margin": ("margin", "dream", {}, ()),
     "entropy": ("entropy", "llada", {}, ()),
     "random": ("random", "llada", {}, ()),
+    "sequential": ("sequential", "dream", {}, ()),
+    "low_confidence_dynamic": ("low_confidence_dynamic", "llada", {}, ()),
     "random-sampled-infill": (
         "random",
         "dream",
@@ -84,13 +85,14 @@ def row_options(draw, policy, blocks, varied):
         "confidence_eos_eot_inf": draw(st.booleans()) and draw(st.booleans()),
         "seed": draw(st.integers(0, 2**32 - 1)),
     }
-    if policy in THRESHOLDS:
+    reads = POLICIES[policy].reads
+    if "threshold" in reads:
         o["threshold"] = draw(st.sampled_from([0.0, 0.3, 0.6, 0.8, 0.9, 1.0]))
     if policy == "localleap":
         share = draw(st.sampled_from([0.0, 0.3, 0.7, 1.0]))
         o["relaxed_threshold"] = o["threshold"] * share
         o["radius"] = draw(st.sampled_from([0, 1, 2, 4, 2**31 - 1]))
-    if policy not in THRESHOLDS:
+    if "steps" in reads:
         o["steps"] = blocks * draw(st.integers(1, 12 // blocks + 2))
     if "cfg_scale" in varied:
         o["cfg_scale"] = draw(st.sampled_from([0.0, 0.5, 2.0]))
@@ -181,7 +183,11 @@ def compare(name, examples):
     check()
     # Most were really compared, and decoding did all it can do.
     assert seen["compared"] > 0.8 * seen["rows"], seen
-    kinds = {"localleap": {"anchor", "propagated", "top1"}, "confidence_threshold": {"anchor"}}
+    kinds = {
+        "localleap": {"anchor", "propagated", "top1"},
+        "confidence_threshold": {"anchor"},
+        "low_confidence_dynamic": {"anchor", "schedule"},
+    }
     wanted = kinds.get(policy, {"schedule"})
     wanted |= {"kept open"} if program.holds_masks else set()
     assert seen["facts"] >= wanted, seen

@@ -59,10 +59,10 @@ class Margin:
         self.least = min(self.least, abs(distance) / scale)
 
     def reaches(self, confidence, threshold):
-        """`confidence >= threshold`; nothing is below 0, so that is no decision."""
-        if threshold > 0:
+        """`confidence >= threshold`; none is below 0 and none reaches 1: those are no decisions."""
+        if 0 < threshold < 1:
             self.saw(confidence - threshold)
-        return confidence >= threshold
+        return confidence >= threshold and threshold < 1
 
 
 def softmax(x):
@@ -155,6 +155,17 @@ def confidence_threshold(confidence, masked, o, margin):
     return _with_surest(out, confidence, masked, margin)
 
 
+def low_confidence_dynamic(confidence, masked, o, count, margin):
+    """As above: all above the threshold if they are enough, else the `count` surest."""
+    sure = [i for i in masked if confidence[i] > o["threshold"]]
+    for i in masked:
+        if o["threshold"] < 1:
+            margin.saw(confidence[i] - o["threshold"])
+    if len(sure) >= count:
+        return dict.fromkeys(sure, "anchor")
+    return dict.fromkeys(ranked(confidence, masked, count, margin), "schedule")
+
+
 def _with_surest(out, confidence, masked, margin):
     (surest,) = ranked(confidence, masked, 1, Margin())
     if surest not in out:
@@ -199,7 +210,7 @@ def decode(logits_of, given_ids, is_open, o, ids, noise, origin=0):
     commit_step = [-1 if x else -2 for x in still]
     kinds, confidences = ["none"] * n, [0.0] * n
     margin, steps, kept_open = Margin(), 0, 0
-    fixed = o["policy"] not in ("localleap", "confidence_threshold")
+    fixed = "steps" in o
     passes = o["steps"] // (o["gen_length"] // w) if fixed else None
     grid = still.index(True)  # blocks are cut from the first open position on
     for start in range(grid, n, w):
@@ -232,14 +243,18 @@ def decode(logits_of, given_ids, is_open, o, ids, noise, origin=0):
                     count = dream_quota(len(masked), taken, passes, margin)
                 else:
                     count = even_quota(total, taken, passes)
-                score = {
+                scores = {
                     "low_confidence": confidence,
                     "margin": lead,
                     "entropy": {i: -e for i, e in entropy.items()},
                     "random": order,
-                }[o["policy"]]
-                best = ranked(score, masked, count, margin)
-                chosen = dict.fromkeys(best, "schedule")
+                    "sequential": {i: -i for i in masked},
+                }
+                if o["policy"] == "low_confidence_dynamic":
+                    chosen = low_confidence_dynamic(confidence, masked, o, count, margin)
+                else:
+                    best = ranked(scores[o["policy"]], masked, count, margin)
+                    chosen = dict.fromkeys(best, "schedule")
             for i, kind in chosen.items():
                 if held[i]:
                     kept_open += 1

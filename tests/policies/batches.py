@@ -107,6 +107,7 @@ def stack(rows, policy=None):
         columns=columns,
         block=np.full(b, LEFT, np.int32),
         open=np.concatenate([np.zeros((b, LEFT), bool), masked], axis=1),
+        end=np.full(b, LEFT + WIDTH, np.int32),
         memory=memory,
         decided=~masked,
     )
@@ -133,6 +134,11 @@ def check_rule(name, rule, examples=200):
             assert chosen == rule(row), row
 
     check()
+
+
+def reaches(confidence, threshold):
+    """A confidence is at least the threshold; none reaches 1, to which float32 rounds."""
+    return confidence >= threshold and threshold < 1
 
 
 def open_positions(row):

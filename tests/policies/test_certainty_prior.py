@@ -55,20 +55,25 @@ commit = jax.jit(POLICIES["certainty_prior"].commit)
 )
 def test_density(known, sigma):
     columns = np.arange(40, dtype=np.int32)[None, :]
-    got = density_jit(~np.array([known]), columns, np.array([sigma], np.float32))
+    got = density_jit(
+        ~np.array([known]), columns, np.array([40], np.int32), np.array([sigma], np.float32)
+    )
     want = [density(known, i, sigma) for i in range(40)]
     np.testing.assert_allclose(got[0], want, rtol=2e-5, atol=2e-6)
 
 
-def test_pads_in_front_change_nothing():
-    """A longer bucket has more columns left of the row, and they count as known anyway."""
+def test_pads_change_nothing():
+    """In front of a row everything counts as known; what lies behind its end is not read."""
     rng = np.random.default_rng(0)
-    open_ = rng.random((1, 12)) < 0.5
-    sigma = np.array([4.0], np.float32)
-    columns = np.arange(4, 12, dtype=np.int32)[None, :]
-    wide = np.concatenate([np.zeros((1, 9), bool), open_], axis=1)
-    np.testing.assert_allclose(
-        certainty_density(open_, columns, sigma),
-        certainty_density(wide, columns + 9, sigma),
-        atol=1e-6,
-    )
+    open_ = rng.random((4, 12)) < 0.5
+    open_[:, -1] = [False, True, False, True]
+    sigma = np.full(4, 4.0, np.float32)
+    columns = np.broadcast_to(np.arange(4, 12, dtype=np.int32), (4, 8))
+    want = density_jit(open_, columns, np.full(4, 12, np.int32), sigma)
+    front = np.concatenate([np.zeros((4, 9), bool), open_], axis=1)
+    got = density_jit(front, columns + 9, np.full(4, 21, np.int32), sigma)
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    for behind in (False, True):
+        wide = np.concatenate([open_, np.full((4, 9), behind)], axis=1)
+        got = density_jit(wide, columns, np.full(4, 12, np.int32), sigma)
+        np.testing.assert_allclose(got, want, atol=1e-6)

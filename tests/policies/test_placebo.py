@@ -1,12 +1,12 @@
 """LocalLeap's neighbourhoods around random open positions, against the rule in plain Python."""
 
-from tests.policies.batches import check_rule, open_positions, surest
+from tests.policies.batches import check_rule, open_positions, reaches, surest
 
 
 def published_rule(row):
     """One position at a time; the drawn are those of the largest noise, the left of equals."""
     left = open_positions(row)
-    out = {i: "anchor" for i in left if row["confidence"][i] >= row["threshold"]}
+    out = {i: "anchor" for i in left if reaches(row["confidence"][i], row["threshold"])}
     drawn = sorted(left, key=lambda i: (-row["uniform"][i], i))[: len(out)]
     for i in left:
         near = any(abs(i - d) <= row["radius"] for d in drawn)

@@ -4,7 +4,7 @@ import statistics
 
 import numpy as np
 
-from tests.policies.batches import WIDTH, check_run, open_positions
+from tests.policies.batches import WIDTH, check_run, open_positions, reaches
 
 
 class Rule:
@@ -44,7 +44,7 @@ class Rule:
         self.explored += 1
 
     def fill(self, row, scope):
-        sure = [i for i in scope if row["confidence"][i] >= self.o["threshold"]]
+        sure = [i for i in scope if reaches(row["confidence"][i], self.o["threshold"])]
         if len(sure) > 1:
             return {i: "anchor" for i in sure}
         return {max(scope, key=lambda i: row["confidence"][i]): "top1"}

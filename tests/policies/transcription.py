@@ -3,6 +3,8 @@
 Each takes a row (dict of lists and numbers) and gives {position: kind}.
 """
 
+from tests.policies.batches import reaches
+
 
 def surest(row):
     """The most confident masked position; the leftmost of equals."""
@@ -13,7 +15,7 @@ def surest(row):
 def confidence_threshold(row):
     out = {}
     for i, masked in enumerate(row["masked"]):
-        if masked and row["confidence"][i] >= row["threshold"]:
+        if masked and reaches(row["confidence"][i], row["threshold"]):
             out[i] = "anchor"
     best = surest(row)
     if best is not None:
@@ -25,7 +27,7 @@ def localleap(row):
     out = {}
     width = len(row["masked"])
     for i in range(width):
-        if row["masked"][i] and row["confidence"][i] >= row["threshold"]:
+        if row["masked"][i] and reaches(row["confidence"][i], row["threshold"]):
             out[i] = "anchor"
     own = row["own"]
     for a in sorted(out):
@@ -68,6 +70,20 @@ def random(row):
     return _scheduled(row, row["uniform"])
 
 
+def sequential(row):
+    left = [i for i, m in enumerate(row["masked"]) if m]
+    return dict.fromkeys(left[: row["quota"]], "schedule")
+
+
+def low_confidence_dynamic(row):
+    """SDAR's and LLaDA2.0's."""
+    left = [i for i, m in enumerate(row["masked"]) if m]
+    sure = [i for i in left if row["confidence"][i] > row["threshold"]]
+    if len(sure) >= row["quota"]:
+        return dict.fromkeys(sure, "anchor")
+    return low_confidence(row)
+
+
 RULES = {
     "localleap": localleap,
     "confidence_threshold": confidence_threshold,
@@ -75,4 +91,6 @@ RULES = {
     "margin": margin,
     "entropy": entropy,
     "random": random,
+    "sequential": sequential,
+    "low_confidence_dynamic": low_confidence_dynamic,
 }
