@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
 import threading
@@ -13,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from leapjax.checkpoint import Writer, is_checkpoint, read_config, refuse_existing
+from leapjax.checkpoint import Writer, is_checkpoint, keys_of_name, read_config, refuse_existing
 from leapjax.errors import UserError
-from leapjax.model_files import side_files
+from leapjax.model_files import read_json, side_files
 from leapjax.models import ModelConfig, parse_config
 
 from .mapping import Piece, Plan, make_plan
@@ -143,8 +144,8 @@ def convert(
                     progress(done, total)
         if plan.tied_head is not None:
             require_tied(plan.pieces["embed"][0].tensor, plan.tied_head)
-        for name, path in sides.items():
-            writer.add_file(name, path)
+        for name, content in (sides | _named_config(source.folder)).items():
+            writer.add_file(name, content)
         stored = sorted({p.tensor.dtype.name for p in work})
         digest = writer.commit(
             {
@@ -172,6 +173,13 @@ def _copy(piece: Piece, dtype: np.dtype, writer: Writer):
         yield rows.size * tensor.dtype.itemsize
 
 
+def _named_config(folder: Path) -> dict[str, bytes]:
+    """The config.json to write where only the folder's name tells some key; else nothing."""
+    raw = read_json(folder, "config.json")
+    named = keys_of_name(folder, raw)
+    return {"config.json": (json.dumps(raw | named, indent=2) + "\n").encode()} if named else {}
+
+
 def require_tied(embed: Tensor, head: Tensor) -> None:
     """Refuse a head that differs from the embedding it is tied to.
 
@@ -191,6 +199,8 @@ def require_tied(embed: Tensor, head: Tensor) -> None:
 def _report(source: Source, config: ModelConfig, plan: Plan) -> Report:
     dtypes = {dtype.name for _, dtype in plan.leaves.values()}
     notes = list(source.notes)
+    for key, value in keys_of_name(source.folder, read_json(source.folder, "config.json")).items():
+        notes.append(f"{key} {value} is that of the model's name; config.json lacks the key")
     if plan.ignored:
         notes.append(f"{len(plan.ignored)} buffers that the config determines are left out")
     if plan.tied_head is not None:

@@ -1,7 +1,8 @@
 """Hub folders with a released model's exact layout and random weights, for tests and trials.
 
 Config keys, tensor names, number of shards and index are those of the model on the hub;
-the values are noise. Nothing is downloaded, and the folder is written as a stream.
+the values are noise. Nothing is downloaded, and the folder is written as a stream. There are no
+tokenizer files, so config.json has the mask id too.
 """
 
 from __future__ import annotations
@@ -111,8 +112,123 @@ _DREAM_7B = {
     "vocab_size": 152064,
 }
 
-MODELS = {"llada-8b-instruct": (_LLADA_8B, 6), "dream-7b-instruct": (_DREAM_7B, 4)}
-"""Name -> (config.json, number of shards on the hub)."""
+
+def _sdar(width: int, layers: int, heads: int, inner: int) -> dict:
+    """The config.json of a dense SDAR or TraDo."""
+    return {
+        "architectures": ["SDARForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "auto_map": {
+            "AutoConfig": "configuration_sdar.SDARConfig",
+            "AutoModel": "modeling_sdar.SDARModel",
+            "AutoModelForCausalLM": "modeling_sdar.SDARForCausalLM",
+        },
+        "block_size": 4,
+        "bos_token_id": 151643,
+        "debug": False,
+        "eos_token_id": 151643,
+        "ep_size": 1,
+        "fuse_cross_entropy": True,
+        "head_dim": 128,
+        "hidden_act": "silu",
+        "hidden_size": width,
+        "initializer_range": 0.02,
+        "intermediate_size": inner,
+        "mask_token_id": 151669,
+        "max_position_embeddings": 32768,
+        "max_window_layers": layers,
+        "micro_forward": False,
+        "model_type": "sdar",
+        "num_attention_heads": heads,
+        "num_hidden_layers": layers,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": None,
+        "rope_theta": 1000000,
+        "skip_checkpoint": False,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.52.4",
+        "use_cache": True,
+        "use_deepep": False,
+        "use_sliding_window": False,
+        "vocab_size": 151936,
+    }
+
+
+def _fast_dllm_v2(**shape: object) -> dict:
+    """The config.json of a Fast-dLLM v2."""
+    return {
+        "architectures": ["Fast_dLLM_QwenForCausalLM"],
+        "attention_dropout": 0.0,
+        "auto_map": {
+            "AutoConfig": "configuration.Fast_dLLM_QwenConfig",
+            "AutoModel": "modeling.Fast_dLLM_QwenModel",
+            "AutoModelForCausalLM": "modeling.Fast_dLLM_QwenForCausalLM",
+        },
+        "bd_size": 32,
+        "bos_token_id": 151643,
+        "conplemenrary_mask": True,
+        "eos_token_id": 151645,
+        "hidden_act": "silu",
+        "initializer_range": 0.02,
+        "layer_types": ["full_attention"] * 28,
+        "mask_token_id": 151665,
+        "max_position_embeddings": 32768,
+        "max_window_layers": 28,
+        "model_type": "Fast_dLLM_Qwen",
+        "num_hidden_layers": 28,
+        "pad_token_id": 151645,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": None,
+        "rope_theta": 1000000.0,
+        "sliding_window": None,
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.53.1",
+        "use_cache": True,
+        "use_sliding_window": False,
+        **shape,
+    }
+
+
+MODELS = {
+    "llada-8b-instruct": (_LLADA_8B, 6),
+    "dream-7b-instruct": (_DREAM_7B, 4),
+    "sdar-1.7b-chat": (_sdar(2048, 28, 16, 6144), 1),
+    "sdar-4b-chat": (_sdar(2560, 36, 32, 9728), 2),
+    "sdar-8b-chat": (_sdar(4096, 36, 32, 12288), 4),
+    "trado-4b-instruct": (_sdar(2560, 36, 32, 9728), 2),
+    "trado-8b-instruct": (_sdar(4096, 36, 32, 12288), 4),
+    "fast-dllm-v2-7b": (
+        _fast_dllm_v2(
+            hidden_size=3584,
+            intermediate_size=18944,
+            num_attention_heads=28,
+            num_key_value_heads=4,
+            tie_word_embeddings=False,
+            vocab_size=152064,
+        ),
+        4,
+    ),
+    "fast-dllm-v2-1.5b": (
+        _fast_dllm_v2(
+            hidden_size=1536,
+            intermediate_size=8960,
+            num_attention_heads=12,
+            num_key_value_heads=2,
+            tie_word_embeddings=True,
+            vocab_size=151936,
+        ),
+        1,
+    ),
+}
+"""Name -> (config.json, number of shards).
+
+Shards are the hub's for LLaDA, Dream and Fast-dLLM v2 7B; else as transformers cuts (5 GB). Of
+Fast-dLLM v2 1.5B the shape is its parent's, Qwen2.5-1.5B.
+"""
 
 
 def scaled(model: str, *, layers: int | None = None, scale: int = 1) -> dict:
@@ -142,11 +258,16 @@ def scaled(model: str, *, layers: int | None = None, scale: int = 1) -> dict:
     n, width, heads, kv_heads, inner = names
     if layers is not None:
         raw[n] = layers
+        if "layer_types" in raw:
+            raw["layer_types"] = raw["layer_types"][:1] * layers
     if scale > 1:
-        groups = raw[heads] // raw[kv_heads]
+        before, groups = raw[heads], raw[heads] // raw[kv_heads]
         raw[kv_heads] = max(1, raw[kv_heads] // scale)
         raw[heads] = groups * raw[kv_heads]
+        share = raw.get("head_dim", 0) * before / raw[width]  # of a head's width in the stream's
         raw[width] = raw[width] // scale // (2 * raw[heads]) * (2 * raw[heads])
+        if "head_dim" in raw:
+            raw["head_dim"] = int(share * raw[width] / raw[heads]) // 2 * 2
         raw[inner] //= scale
         # Special ids keep their distance from the end of the vocabulary.
         cut = raw["vocab_size"] - raw["vocab_size"] // scale

@@ -33,6 +33,7 @@ __all__ = [
     "flatten",
     "hash_params",
     "is_checkpoint",
+    "keys_of_name",
     "load_params",
     "model_hash",
     "new_folder",
@@ -72,8 +73,9 @@ def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
 def read_config(path: str | os.PathLike) -> dict:
     """The `config.json` of a checkpoint or hub folder, parsed.
 
-    Special ids that it lacks are those of the tokenizer's files, as far as they tell. Of other keys
-    the family knows where they are (`complete`, `leapjax.models.families`).
+    Special ids that it lacks are those of the tokenizer's files, as far as they tell. Some families
+    have keys that only the checkpoint's name or generation_config.json tells (`from_name`,
+    `from_generation`; `leapjax.models.families`).
 
     Raises:
       UserError: no such file, or not a JSON object; another file is needed and damaged.
@@ -83,32 +85,44 @@ def read_config(path: str | os.PathLike) -> dict:
 
     folder = Path(path)
     raw = read_json(folder, "config.json")
-    complete = getattr(family_module(raw), "complete", None)
-    if complete is not None:
+    told = keys_of_name(folder, raw)
+    if tell := getattr(family_module(raw), "from_generation", None):
         file = "generation_config.json"
-        generation = read_json(folder, file) if os.path.lexists(folder / file) else {}
-        raw |= complete(raw, _names(folder, raw), generation)
+        told |= tell(read_json(folder, file) if os.path.lexists(folder / file) else {})
     lacking = [name for name in SPECIAL_IDS if raw.get(name) is None]
     if lacking:
         from leapjax.text.files import special_ids
 
         found = special_ids(folder)
-        raw |= {name: found[name] for name in lacking if name in found}
-    return raw
+        told |= {name: found[name] for name in lacking if name in found}
+    return raw | {k: v for k, v in told.items() if v is not None and raw.get(k) is None}
 
 
-def _names(folder: Path, raw: Mapping[str, Any]) -> list[str]:
-    """The names of the model in a folder: the folder's, the hub's, the one in config.json.
+def keys_of_name(folder: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys that config.json lacks and that a model's name tells.
 
-    Folders of converted models are named by their user, so they don't count.
+    Its name is the hub folder's, the hub's, or the one in config.json. A converted folder is named
+    as its user likes: its name says nothing, and the conversion wrote these keys down.
+
+    Args:
+      folder: the model's.
+      raw: its config.json, parsed.
     """
-    names = []
+    from leapjax.models.families import family_module
+
+    tell = getattr(family_module(raw), "from_name", None)
+    if tell is None:
+        return {}
+    names = [raw.get("_name_or_path"), raw.get("name_or_path")]
     if not is_checkpoint(folder):
-        names = [Path(os.path.abspath(folder)).name, (home := folder.resolve()).name]
+        home = folder.resolve()
         if home.parent.name == "snapshots":  # the hub's cache: models--ORG--NAME/snapshots/COMMIT
-            names.append(home.parent.parent.name)
-    given = (raw.get("_name_or_path"), raw.get("name_or_path"))
-    return [*names, *(name for name in given if isinstance(name, str))]
+            names.insert(0, home.parent.parent.name)
+        names[:0] = [Path(os.path.abspath(folder)).name, home.name]
+    found: dict[str, Any] = {}
+    for name in names:
+        found = (tell(name) if isinstance(name, str) else {}) | found
+    return {k: v for k, v in found.items() if raw.get(k) is None}
 
 
 def model_hash(path: str | os.PathLike) -> str:

@@ -1,8 +1,8 @@
 """Write a hub folder laid out exactly like a released model, filled with noise.
 
-Config keys, tensor names, shard count and index are LLaDA-8B-Instruct's or
-Dream-7B-Instruct's; there are no tokenizer files. For trying conversion and decoding at
-real size without the real weights:
+Config keys, tensor names, shard count and index are the model's; there are no tokenizer files,
+so config.json has the mask id. For trying conversion and decoding at real size without the real
+weights:
 
     python scripts/make_fake_checkpoint.py llada-8b-instruct fake/llada-8b   # 16 GB
     python scripts/make_fake_checkpoint.py dream-7b-instruct fake/dream --layers 4
@@ -20,8 +20,10 @@ with installed():
 
 def command(argv):
     """Parse the arguments and write the folder."""
+    from leapjax.converters import fake
+
     parser = Parser(prog="make_fake_checkpoint", description=__doc__)
-    parser.add_argument("model", help="llada-8b-instruct or dream-7b-instruct")
+    parser.add_argument("model", help=", ".join(fake.MODELS))
     parser.add_argument("dst", help="folder to create")
     parser.add_argument("--layers", type=int, help="fewer layers than the model has")
     parser.add_argument("--scale", type=int, default=1, help="divide widths and vocabulary by this")

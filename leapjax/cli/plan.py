@@ -60,9 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     from leapjax.caches import CACHES
     from leapjax.config import QUANTIZATIONS
+    from leapjax.planning.models import PRESETS
 
     add, count = parser.add_argument, at_least(1)
-    add("--model", default="llada-8b", metavar="NAME", help="llada-8b, dream-7b, 100b or a folder")
+    shapes = f"{', '.join(PRESETS)} or a folder"
+    add("--model", default="llada-8b", metavar="NAME", help=shapes)
     add("--topology", metavar="CHIP:SHAPE", help="v5e:2x4, v6e:16x16, v5p:2x2x2, 7x:2x2x1, …")
     add("--mesh", metavar="AXES", help="data=2,tensor=4 (default: the fastest by a roofline)")
     add("--batch", type=count, metavar="N", help="rows at once on the slice (default: searched)")

@@ -113,11 +113,7 @@ class Keys:
         Args:
           name: the key.
         """
-        value = self._get(name, None)
-        listed = value if isinstance(value, list) else [] if value is None else [value]
-        if not all(type(i) is int and 0 <= i <= _LARGEST for i in listed):
-            self.refuse(name, value, "a token id or a list of them")
-        return tuple(dict.fromkeys(listed))
+        return token_ids(self._get(name, None), f"config.json: {name}")
 
     def only(self, table: Mapping[str, tuple[tuple, Any]]) -> None:
         """Refuse unsupported values.
@@ -226,6 +222,22 @@ class Keys:
                     f"leapjax knows for {self._family}, so it may change what the model computes; "
                     "delete it if it doesn't"
                 )
+
+
+def token_ids(value: Any, what: str) -> tuple[int, ...]:
+    """Token ids from JSON: one, or a list; () for `null`.
+
+    Args:
+      value: the parsed JSON.
+      what: its file and key, for messages.
+
+    Raises:
+      UserError: anything else.
+    """
+    listed = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(i) is int and 0 <= i <= _LARGEST for i in listed):
+        raise UserError(f"{what} is {shown(value)}, expected a token id or a list of them")
+    return tuple(dict.fromkeys(listed))
 
 
 def shown(value: Any) -> str:

@@ -3,13 +3,63 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from leapjax import checkpoint, models
 from leapjax.errors import UserError
+from leapjax.models.attention import BlockCausal
 from leapjax.models.config import ModelConfig
 
-# From the hub's config.json of GSAI-ML/LLaDA-8B-Instruct and Dream-org/Dream-v0-Instruct-7B;
-# the 100B shape is dense, ours, and follows no release.
+_QWEN: dict[str, Any] = {
+    "head_dim": 128,
+    "rope_theta": 1_000_000.0,
+    "norm_eps": 1e-6,
+    "max_length": 32_768,
+}
+
+
+def _sdar(d_model: int, n_layers: int, n_heads: int, mlp_hidden_size: int) -> ModelConfig:
+    """A dense SDAR with blocks of 4."""
+    return ModelConfig(
+        family="sdar",
+        vocab_size=151_936,
+        d_model=d_model,
+        n_layers=n_layers,
+        n_heads=n_heads,
+        n_kv_heads=8,
+        mlp_hidden_size=mlp_hidden_size,
+        mask_token_id=151_669,
+        eos_token_id=151_643,
+        pad_token_id=151_643,
+        qk_norm=True,
+        attention=BlockCausal(4),
+        canvas="to_border",
+        stop_ids=(151_645, 151_643),
+        **_QWEN,
+    )
+
+
+def _fast_dllm_v2(**shape: Any) -> ModelConfig:
+    """A Fast-dLLM v2, made from a Qwen2.5 of this shape."""
+    return ModelConfig(
+        family="fast_dllm_v2",
+        n_layers=28,
+        mask_token_id=151_665,
+        eos_token_id=151_645,
+        pad_token_id=151_645,
+        qkv_bias=True,
+        shift_logits=True,
+        attention=BlockCausal(32),
+        canvas="whole_blocks",
+        seeds_blocks=True,
+        sub_block_length=8,
+        **_QWEN | shape,
+    )
+
+
+# From the hub's config.json of GSAI-ML/LLaDA-8B-Instruct, Dream-org/Dream-v0-Instruct-7B, JetLM's
+# SDAR and Fast_dLLM_v2_7B; TraDo's shapes are SDAR's, that of Fast-dLLM v2 1.5B is its parent's,
+# Qwen2.5-1.5B. The 100B shape is dense, ours, and follows no release.
 PRESETS = {
     "llada-8b": ModelConfig(
         family="llada",
@@ -44,6 +94,26 @@ PRESETS = {
         pad_token_id=151_643,
         qkv_bias=True,
         shift_logits=True,
+    ),
+    "sdar-1.7b": _sdar(2048, 28, 16, 6144),
+    "sdar-4b": _sdar(2560, 36, 32, 9728),
+    "sdar-8b": _sdar(4096, 36, 32, 12_288),
+    "trado-4b": _sdar(2560, 36, 32, 9728),
+    "trado-8b": _sdar(4096, 36, 32, 12_288),
+    "fast-dllm-v2-1.5b": _fast_dllm_v2(
+        vocab_size=151_936,
+        d_model=1536,
+        n_heads=12,
+        n_kv_heads=2,
+        mlp_hidden_size=8960,
+        tie_embeddings=True,
+    ),
+    "fast-dllm-v2-7b": _fast_dllm_v2(
+        vocab_size=152_064,
+        d_model=3584,
+        n_heads=28,
+        n_kv_heads=4,
+        mlp_hidden_size=18_944,
     ),
     "100b": ModelConfig(
         family="llada",

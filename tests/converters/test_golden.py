@@ -17,7 +17,7 @@ from leapjax.converters import source
 from leapjax.models import param_shapes, parse_config, transformer
 
 NAMES = ["llada-a", "llada-b-gqa-bias-bf16", "llada-c-tied", "dream-a", "dream-b-tied-bf16"]
-NAMES += ["a2d-a", "a2d-b-qwen2"]
+NAMES += ["a2d-a", "a2d-b-qwen2", "sdar-a", "fast-dllm-v2-a"]
 SHARDED = ["llada-a", "dream-a"]
 
 
@@ -40,6 +40,8 @@ def test_logits_are_the_originals(name, golden, tmp_path):
     with np.load(golden / f"{name}.logits.npz") as wanted:
         for key in [k for k in wanted if k.startswith("ids")]:
             want = wanted[key.replace("ids", "logits")]
+            if (block := key.replace("ids", "block")) in wanted:
+                config = config.with_block_length(int(wanted[block]))
             got = np.asarray(raw_logits(params, config, wanted[key]))
             for row, ref in zip(got, want, strict=True):
                 assert np.abs(row - ref).max() <= 2e-5 * np.abs(ref).max()
@@ -152,7 +154,9 @@ def test_dtype_casts_each_weight(name, dtype, golden, tmp_path):
     same(converters.load_hub(golden / name, config, dtype=dtype), jax.tree.map(np.asarray, got))
 
 
-@pytest.mark.parametrize(("name", "key"), [("llada-a", "torch_dtype"), ("a2d-a", "dtype")])
+@pytest.mark.parametrize(
+    ("name", "key"), [("llada-a", "torch_dtype"), ("a2d-a", "dtype"), ("sdar-a", "torch_dtype")]
+)
 def test_export_after_a_cast_says_so_in_the_config(name, key, golden, tmp_path):
     converters.convert(golden / name, tmp_path / "out", dtype="bfloat16")
     converters.to_hub(tmp_path / "out", tmp_path / "hub")

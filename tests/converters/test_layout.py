@@ -1,28 +1,38 @@
 """The released models' exact layouts at small width, and the memory a conversion takes."""
 
+import dataclasses
 import json
+import math
+import os
+import re
+import struct
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from leapjax import converters
+from leapjax import UserError, converters
 from leapjax.checkpoint_writer import CHUNK_BYTES
 from leapjax.converters import fake
+from leapjax.converters.mapping import expected
+from leapjax.models import parse_config
+from leapjax.planning.models import PRESETS
 
 # Parameters (the hub shows 8.02B and 7.62B), tensors, shards, bytes.
 RELEASED = {
     "llada-8b-instruct": (8_015_581_184, 291, 6, 16_031_162_368),
     "dream-7b-instruct": (7_615_616_512, 339, 4, 15_231_233_024),
+    "sdar-1.7b-chat": (2_031_739_904, 311, 1, 4_063_479_808),
+    "sdar-4b-chat": (4_411_424_256, 399, 2, 8_822_848_512),
+    "sdar-8b-chat": (8_190_735_360, 399, 4, 16_381_470_720),
+    "fast-dllm-v2-7b": (7_615_616_512, 339, 4, 15_231_233_024),
+    "fast-dllm-v2-1.5b": (1_543_714_304, 338, 1, 3_087_428_608),
 }
 
 
 @pytest.mark.parametrize("model", RELEASED)
 def test_config_gives_the_released_size(model):
-    from leapjax.converters.mapping import expected
-    from leapjax.models import parse_config
-
     config = parse_config(fake.scaled(model))
     shapes = [weight.hub_shape() for weight, _ in expected(config)]
     params, tensors, _, nbytes = RELEASED[model]
@@ -38,16 +48,54 @@ def test_released_layout_at_small_width(model, tmp_path, read_all):
     shards = RELEASED[model][2]
     size = sum(fake.write_fake(tmp_path / "hub", raw, shards))
     files = sorted(p.name for p in (tmp_path / "hub").glob("*.safetensors"))
-    assert files == [f"model-{i:05d}-of-{shards:05d}.safetensors" for i in range(1, shards + 1)]
-    index = json.loads((tmp_path / "hub" / "model.safetensors.index.json").read_text())
-    assert index["metadata"] == {"total_size": size}
-    assert len(index["weight_map"]) == RELEASED[model][1]
+    if shards == 1:
+        assert files == ["model.safetensors"]
+    else:
+        assert files == [f"model-{i:05d}-of-{shards:05d}.safetensors" for i in range(1, shards + 1)]
+        index = json.loads((tmp_path / "hub" / "model.safetensors.index.json").read_text())
+        assert index["metadata"] == {"total_size": size}
+        assert len(index["weight_map"]) == RELEASED[model][1]
     report = converters.check(tmp_path / "hub", tmp_path / "out")
     assert (report.tensors, len(report.files)) == RELEASED[model][1:3]
     assert report.target_bytes == report.source_bytes == size and not report.notes
     converters.convert(tmp_path / "hub", tmp_path / "out")
     converters.to_hub(tmp_path / "out", tmp_path / "back")
     assert read_all(tmp_path / "back") == read_all(tmp_path / "hub")
+
+
+@pytest.mark.parametrize("model", ["sdar-8b-chat", "fast-dllm-v2-7b"])
+def test_check_of_the_true_size(model, tmp_path):
+    """Headers of 16 GB, with nothing behind them: `--check` reads no weight."""
+    raw = fake.scaled(model)
+    shapes = {row.hub_name(layer): row.hub_shape() for row, layer in expected(parse_config(raw))}
+    head = {"dtype": "BF16"}
+    files = [f"model-{i:05d}-of-00004.safetensors" for i in range(1, 5)]
+    where = {name: files[n * 4 // len(shapes)] for n, name in enumerate(shapes)}
+    for file in files:
+        header, end = {}, 0
+        for name in (n for n in shapes if where[n] == file):
+            start, end = end, end + 2 * math.prod(shapes[name])
+            header[name] = head | {"shape": shapes[name], "data_offsets": [start, end]}
+        text = json.dumps(header).encode()
+        (tmp_path / file).write_bytes(struct.pack("<Q", len(text)) + text)
+        os.truncate(tmp_path / file, 8 + len(text) + end)
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    report = converters.check(tmp_path)
+    facts = (report.param_count, report.tensors, len(report.files), report.source_bytes)
+    assert facts == RELEASED[model] and report.dtype == "bfloat16"
+    del where["lm_head.weight"]
+    index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    with pytest.raises(UserError, match=r"lm_head\.weight"):
+        converters.check(tmp_path)
+
+
+@pytest.mark.parametrize("model", fake.MODELS)
+def test_plans_have_the_shapes_of_the_released_models(model):
+    preset = re.sub("-(instruct|chat)$", "", model)
+    config = parse_config(fake.scaled(model))  # without generation_config.json: no stop ids
+    assert config == dataclasses.replace(PRESETS[preset], stop_ids=())
 
 
 def test_names_are_llada_8bs(tmp_path):

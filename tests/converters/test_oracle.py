@@ -1,4 +1,4 @@
-"""A second oracle: transformers' Llama, Qwen2 and Qwen3, attending both ways, same weights."""
+"""A second oracle: transformers' Llama, Qwen2 and Qwen3 under our masks, same weights."""
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +29,11 @@ LLADA_NAMES = {
 }
 
 
-def theirs(model, ids):
-    """Logits with nothing masked out: an additive mask of zeros."""
-    mask = torch.zeros(ids.shape[0], 1, T, T)
+def theirs(model, ids, block=T):
+    """Logits where a position sees its own block and those before: an additive mask."""
+    place = torch.arange(T) // block
+    hidden = (place[:, None] < place[None, :]) * torch.finfo(torch.float32).min
+    mask = hidden.expand(ids.shape[0], 1, T, T)
     with torch.no_grad():
         return model(torch.tensor(ids), attention_mask=mask).logits.numpy()
 
@@ -50,21 +52,24 @@ def ours(folder, out, ids):
     return np.asarray(forward(jnp.asarray(ids)))
 
 
-def randomise(model, seed):
-    """Weights large enough that attention and biases matter."""
+def randomise(model, seed, stored="float32"):
+    """Weights large enough that attention and biases matter, and that `stored` holds."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
             noise = torch.randn(p.shape, generator=generator)
-            p.copy_(1 + 0.2 * noise if "norm" in name else noise * (0.5 if p.ndim == 1 else 0.15))
+            noise = 1 + 0.2 * noise if "norm" in name else noise * (0.5 if p.ndim == 1 else 0.15)
+            p.copy_(noise.to(getattr(torch, stored)))
     return model.float().eval()
 
 
-def agree(model, folder, tmp_path):
+def agree(model, folder, tmp_path, block=T):
     ids = np.random.default_rng(0).integers(0, V, (3, T)).astype(np.int32)
-    want = theirs(model, ids)
-    causal = model(torch.tensor(ids)).logits.detach().numpy()
-    assert np.abs(causal - want).max() > 0.01 * np.abs(want).max()  # the mask has a say
+    want = theirs(model, ids, block)
+    others = [model(torch.tensor(ids)).logits.detach().numpy()]  # causal
+    others += [theirs(model, ids)] if block < T else []
+    for other in others:
+        assert np.abs(other - want).max() > 0.01 * np.abs(want).max()  # the mask has a say
     for row, ref in zip(ours(folder, tmp_path / "out", ids), want, strict=True):
         assert np.abs(row - ref).max() <= 2e-5 * np.abs(ref).max()
 
@@ -129,17 +134,27 @@ def test_llada_is_a_bidirectional_llama(heads, kv_heads, bias, tied, theta, tmp_
     agree(model, write_hub(tmp_path / "hub", raw, values), tmp_path)
 
 
+QWEN3 = ("a2d-qwen3", "sdar")
+BLOCKS = {"sdar": "block_size", "Fast_dLLM_Qwen": "bd_size"}
+
+
 @pytest.mark.parametrize(
-    "family, heads, kv_heads, tied",
+    "family, heads, kv_heads, tied, block, stored",
     [
-        ("Dream", 4, 4, False),
-        ("Dream", 6, 2, False),
-        ("Dream", 4, 1, True),
-        ("a2d-qwen2", 6, 2, False),
-        ("a2d-qwen3", 4, 2, True),
+        ("Dream", 4, 4, False, T, "float32"),
+        ("Dream", 6, 2, False, T, "float32"),
+        ("Dream", 4, 1, True, T, "float32"),
+        ("a2d-qwen2", 6, 2, False, T, "float32"),
+        ("a2d-qwen3", 4, 2, True, T, "float32"),
+        ("sdar", 4, 2, False, 4, "float32"),
+        ("sdar", 6, 1, True, 8, "bfloat16"),
+        ("sdar", 2, 2, False, 1, "bfloat16"),
+        ("Fast_dLLM_Qwen", 6, 2, False, 8, "float32"),
+        ("Fast_dLLM_Qwen", 4, 1, True, 5, "bfloat16"),
+        ("Fast_dLLM_Qwen", 4, 4, True, 16, "float32"),
     ],
 )
-def test_qwen_made_bidirectional(family, heads, kv_heads, tied, tmp_path, write_hub):
+def test_qwen_under_another_mask(family, heads, kv_heads, tied, block, stored, tmp_path, write_hub):
     sizes = {
         "vocab_size": V,
         "hidden_size": 16 * heads,
@@ -152,16 +167,19 @@ def test_qwen_made_bidirectional(family, heads, kv_heads, tied, tmp_path, write_
         "rms_norm_eps": 1e-6,
         "max_position_embeddings": 64,
     }
-    kind = "Qwen3" if family == "a2d-qwen3" else "Qwen2"
+    kind = "Qwen3" if family in QWEN3 else "Qwen2"
     if kind == "Qwen3":
         sizes["head_dim"] = 24
     config = getattr(transformers, f"{kind}Config")(**sizes, attn_implementation="eager")
-    model = randomise(getattr(transformers, f"{kind}ForCausalLM")(config), heads)
+    model = randomise(getattr(transformers, f"{kind}ForCausalLM")(config), heads, stored)
     raw = sizes | {
         "model_type": family,
         "mask_token_id": V - 1,
         "eos_token_id": V - 2,
         "pad_token_id": V - 2,
     }
+    if family in BLOCKS:
+        raw[BLOCKS[family]] = block
     # A tied torch module lists its head twice; here both copies stay, as older files have it.
-    agree(model, write_hub(tmp_path / "hub", raw, arrays(model)), tmp_path)
+    values = {k: v.astype(jnp.dtype(stored)) for k, v in arrays(model).items()}
+    agree(model, write_hub(tmp_path / "hub", raw, values), tmp_path, block)

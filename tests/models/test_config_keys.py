@@ -14,7 +14,8 @@ from leapjax.models import parse_config
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = ["llada-a", "llada-b-gqa-bias-bf16", "llada-c-tied", "dream-a", "dream-b-tied-bf16"]
-NAMES += ["a2d-a", "a2d-b-qwen2"]
+NAMES += ["a2d-a", "a2d-b-qwen2", "sdar-a", "fast-dllm-v2-a"]
+FAMILIES = ["llada-a", "dream-a", "a2d-a", "sdar-a", "fast-dllm-v2-a"]
 
 
 def raw(name):
@@ -72,7 +73,7 @@ def test_all_spellings_of_one_base(name):
     assert parse_config(absent).rope_theta == 10000.0  # both originals' default
 
 
-@pytest.mark.parametrize("name", ["llada-a", "dream-a", "a2d-a"])
+@pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -118,18 +119,24 @@ def accepted(name, key, value):
         return number
     if key.endswith("_token_id"):
         return type(value) is int and value == 0
-    return value is None and key in ("n_kv_heads", "num_key_value_heads", "embedding_size")
+    optional = {"n_kv_heads", "num_key_value_heads", "embedding_size"}
+    optional |= {"sdar-a": {"block_size"}, "fast-dllm-v2-a": {"head_dim"}}.get(name, set())
+    return value is None and key in optional
 
 
-@pytest.mark.parametrize("name", ["llada-a", "dream-a", "a2d-a"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_wrong_types_and_numbers_name_their_key(name):
+    qwen = (
+        "hidden_size num_attention_heads num_hidden_layers num_key_value_heads "
+        "intermediate_size max_position_embeddings vocab_size "
+    )
     sizes = {
         "llada-a": "d_model n_heads n_layers n_kv_heads mlp_hidden_size max_sequence_length "
         "vocab_size embedding_size",
-        "dream-a": "hidden_size num_attention_heads num_hidden_layers num_key_value_heads "
-        "intermediate_size max_position_embeddings vocab_size",
-        "a2d-a": "hidden_size num_attention_heads num_hidden_layers num_key_value_heads head_dim "
-        "intermediate_size max_position_embeddings vocab_size",
+        "dream-a": qwen,
+        "a2d-a": f"{qwen} head_dim",
+        "sdar-a": f"{qwen} head_dim block_size",
+        "fast-dllm-v2-a": f"{qwen} head_dim bd_size",
     }[name].split()
     for key in (*sizes, "rope_theta", "rms_norm_eps", "mask_token_id", "eos_token_id"):
         for value in BAD:
@@ -140,7 +147,7 @@ def test_wrong_types_and_numbers_name_their_key(name):
                 assert "wrong type" not in refused(config, key)
 
 
-@pytest.mark.parametrize("name", ["llada-a", "dream-a", "a2d-a"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_needed_key_that_is_absent_is_named(name):
     config = raw(name)
     optional = 0
@@ -156,12 +163,12 @@ def test_a_needed_key_that_is_absent_is_named(name):
         # Only the originals' own defaults stand in: see the families' files.
         assert {k for k, v in dataclasses.asdict(got).items() if same[k] != v} <= {
             "rope_theta", "max_length", "tie_embeddings", "mlp_hidden_size", "n_kv_heads",
-            "head_dim", "pad_token_id",
+            "head_dim", "pad_token_id", "stop_ids",
         }  # fmt: skip
     assert optional > 10
 
 
-@pytest.mark.parametrize("name", ["llada-a", "dream-a", "a2d-a"])
+@pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -191,6 +198,18 @@ def test_unknown_keys_are_refused_by_name(name, key, value):
         ("a2d-a", "layer_types", ["full_attention"] * 2, ["sliding_attention"] * 3),
         ("a2d-b-qwen2", "layer_types", ["linear_attention"] * 3, ["full_attention"] * 3),
         ("a2d-b-qwen2", "num_attention_heads", 5, 6),
+        ("sdar-a", "attention_bias", True, None),
+        ("sdar-a", "use_sliding_window", True, None),
+        ("sdar-a", "hidden_act", "gelu", "silu"),
+        ("sdar-a", "layer_types", ["full_attention"] * 2 + ["sliding_attention"], None),
+        ("sdar-a", "rope_scaling", {"rope_type": "yarn", "factor": 4.0}, None),
+        ("sdar-a", "stop_ids", [322, "320"], [322, 320]),
+        ("fast-dllm-v2-a", "use_sliding_window", True, None),
+        ("fast-dllm-v2-a", "layer_types", ["sliding_attention"] * 3, ["full_attention"] * 3),
+        ("fast-dllm-v2-a", "rope_scaling", {"type": "linear", "factor": 2.0}, {"type": "default"}),
+        ("fast-dllm-v2-a", "num_attention_heads", 5, 6),
+        ("fast-dllm-v2-a", "head_dim", 0, 8),
+        ("fast-dllm-v2-a", "bd_size", None, 32),
         ("dream-a", "attention_bias", False, True),
         ("dream-a", "tie_word_embeddings", "false", False),
         ("dream-a", "tie_word_embeddings", 0, None),
@@ -231,6 +250,30 @@ def test_a2d_is_qwen3_or_qwen2():
     assert parse_config(raw("a2d-b-qwen2") | {"head_dim": 16}).head_dim == 16
     less = {k: v for k, v in raw("a2d-a").items() if k != "head_dim"}
     assert parse_config(less).head_dim == 128  # Qwen3's default, not D / H
+
+
+def test_sdar_is_qwen3_in_blocks():
+    config = parse_config(raw("sdar-a"))
+    assert (config.qk_norm, config.qkv_bias, config.shift_logits) == (True, False, False)
+    assert (config.block_length, config.canvas, config.stop_ids) == (4, "to_border", (322, 320))
+    less = {k: v for k, v in raw("sdar-a").items() if k != "head_dim"}
+    assert parse_config(less).head_dim == 128  # not D / H
+    ours = "debug ep_size fuse_cross_entropy micro_forward skip_checkpoint use_deepep".split()
+    assert parse_config(raw("sdar-a") | dict.fromkeys(ours, True)) == config
+    refused(raw("sdar-a") | {"model_type": "sdar_moe"}, "sdar_moe", "experts", "not support yet")
+    refused(raw("sdar-a") | {"output_router_logits": False}, "output_router_logits")
+
+
+def test_fast_dllm_v2_is_qwen2_in_blocks():
+    config = parse_config(raw("fast-dllm-v2-a"))
+    assert (config.qk_norm, config.qkv_bias, config.shift_logits) == (False, True, True)
+    assert (config.canvas, config.seeds_blocks, config.stop_ids) == ("whole_blocks", True, ())
+    for block, sub_block in ((16, 8), (8, 8), (12, 12), (4, 4), (32, 8)):
+        got = parse_config(raw("fast-dllm-v2-a") | {"bd_size": block})
+        assert (got.block_length, got.sub_block_length) == (block, sub_block)
+    for more in ({"attention_bias": False}, {"conplemenrary_mask": False}):
+        assert parse_config(raw("fast-dllm-v2-a") | more) == config
+    assert parse_config(raw("fast-dllm-v2-a") | {"head_dim": 16}).head_dim == 16
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,8 +2,8 @@
 
 A family's module has `MODEL_TYPES` (names in config.json), `parse` (config.json -> ModelConfig),
 `HUB` (short names of weights -> the hub's) and `IGNORED` (hub tensors to skip). It has
-`TEMPLATE_OPTIONS` if its originals set variables of the chat template, and `complete` if the files
-around config.json, or the checkpoint's name, tell what config.json lacks (`leapjax.checkpoint`).
+`TEMPLATE_OPTIONS` if its originals set variables of the chat template; `from_name` and
+`from_generation` if the checkpoint's name or generation_config.json tell what config.json lacks.
 """
 
 from __future__ import annotations

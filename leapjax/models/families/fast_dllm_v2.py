@@ -33,7 +33,7 @@ def parse(raw: dict) -> ModelConfig:
     """Read Fast-dLLM v2's `config.json`.
 
     Args:
-      raw: the parsed JSON object. The originals keep the mask id in the tokenizer's files only.
+      raw: the parsed JSON object, with what `leapjax.checkpoint.read_config` adds to it.
 
     Raises:
       UserError: a needed key is missing or mistyped, or one could change what is computed.

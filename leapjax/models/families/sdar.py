@@ -7,13 +7,13 @@ Dense models only. Source: arXiv 2510.06303, github.com/JetAstra/SDAR (`configur
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from leapjax.models.attention import BlockCausal
 from leapjax.models.config import ModelConfig
 from leapjax.models.families import qwen
-from leapjax.models.keys import Keys
+from leapjax.models.keys import Keys, token_ids
 
 MODEL_TYPES = ("sdar",)
 
@@ -36,31 +36,31 @@ _HARMLESS = (
 ).split()
 
 
-def complete(
-    raw: Mapping[str, Any], names: Sequence[str], generation: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Keys that config.json lacks, from what lies around it.
+def from_name(name: str) -> dict[str, Any]:
+    """Keys that a checkpoint's name tells: `block_size` of names that end like `-b16`.
 
-    Args:
-      raw: the parsed config.json.
-      names: names of the checkpoint: a block other than 4 may be the ending of one, `-b16`.
-      generation: the parsed generation_config.json, whose `eos_token_id` lists the stop ids.
-
-    Returns:
-      `block_size` and `stop_ids`, as far as they are told and config.json lacks them.
+    >>> from_name("JetLM/SDAR-8B-Chat-b32"), from_name("JetLM/SDAR-8B-Chat")
+    ({'block_size': 32}, {})
     """
-    endings = (re.search(r"-b([1-9]\d{0,3})/?$", name) for name in names)
-    block = next((int(found[1]) for found in endings if found), None)
-    told = {"block_size": block, "stop_ids": generation.get("eos_token_id")}
-    return {k: v for k, v in told.items() if v is not None and raw.get(k) is None}
+    found = re.search(r"-b([1-9]\d{0,3})/?$", name)
+    return {"block_size": int(found[1])} if found else {}
+
+
+def from_generation(generation: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys that generation_config.json tells: its `eos_token_id` lists the stop ids.
+
+    >>> from_generation({"eos_token_id": [151645, 151643]})
+    {'stop_ids': [151645, 151643]}
+    """
+    ids = token_ids(generation.get("eos_token_id"), "generation_config.json: eos_token_id")
+    return {"stop_ids": [*ids]} if ids else {}
 
 
 def parse(raw: dict) -> ModelConfig:
     """Read SDAR's `config.json`.
 
     Args:
-      raw: the parsed JSON object, completed by `complete`. The originals keep the mask id in the
-        tokenizer's files only.
+      raw: the parsed JSON object, with what `leapjax.checkpoint.read_config` adds to it.
 
     Raises:
       UserError: a needed key is missing or mistyped, or one could change what is computed.
