@@ -148,7 +148,7 @@ BLOCKS = {"sdar": "block_size", "Fast_dLLM_Qwen": "bd_size"}
         ("a2d-qwen3", 4, 2, True, T, "float32"),
         ("sdar", 4, 2, False, 4, "float32"),
         ("sdar", 6, 1, True, 8, "bfloat16"),
-        ("sdar", 2, 2, False, 1, "bfloat16"),
+        ("sdar", 2, 2, False, 3, "bfloat16"),
         ("Fast_dLLM_Qwen", 6, 2, False, 8, "float32"),
         ("Fast_dLLM_Qwen", 4, 1, True, 5, "bfloat16"),
         ("Fast_dLLM_Qwen", 4, 4, True, 16, "float32"),
