@@ -166,6 +166,22 @@ def low_confidence_dynamic(confidence, masked, o, count, margin):
     return dict.fromkeys(ranked(confidence, masked, count, margin), "schedule")
 
 
+def entropy_bounded(entropy, masked, o, margin):
+    """As above: the lowest entropies, while their sum is below the bound; one at least."""
+    order = sorted(masked, key=lambda i: (entropy[i], i))
+    total, within = 0.0, []
+    for i in order:
+        total += entropy[i]
+        margin.saw(total - o["eb_threshold"])
+        if total >= o["eb_threshold"]:
+            break
+        within.append(i)
+    last = max(len(within), 1)
+    if last < len(order):
+        margin.saw(entropy[order[last]] - entropy[order[last - 1]])
+    return dict.fromkeys(within, "anchor") or {order[0]: "top1"}
+
+
 def _with_surest(out, confidence, masked, margin):
     (surest,) = ranked(confidence, masked, 1, Margin())
     if surest not in out:
@@ -187,6 +203,47 @@ def dream_quota(left, taken, passes, margin):
     share = left * (1 - times[taken + 1] / times[taken])
     margin.saw(share - round(share))
     return int(share)
+
+
+def offers(out, masked, o, ids, last_pass, noise, step, origin, margin):
+    """What a pass proposes at the masked positions: name -> {position: value}.
+
+    Args:
+      out: (T, V) float64 logits, guidance applied.
+      step: of the row, from 0; with the canvas position it decides the noise.
+    """
+    names = ("token", "confidence", "lead", "entropy", "held")
+    offered = {name: {} for name in (*names, "uniform")}
+    for i in masked:
+        row = out[i - 1 if ids.shift and i > 0 else i]
+        gumbel = noise.gumbel(step, i - origin, len(row)) if o["temperature"] > 0 else None
+        for name, value in zip(names, propose(row, o, ids, last_pass, gumbel, margin), strict=True):
+            offered[name][i] = value
+        if o["policy"] == "random":
+            offered["uniform"][i] = noise.uniform(step, i - origin)
+    return offered
+
+
+def choose(offered, masked, o, count, margin):
+    """{position: kind} of what the policy commits; `count` is a schedule's quota."""
+    confidence, entropy = offered["confidence"], offered["entropy"]
+    match o["policy"]:
+        case "localleap":
+            return localleap(confidence, masked, o, margin)
+        case "confidence_threshold":
+            return confidence_threshold(confidence, masked, o, margin)
+        case "low_confidence_dynamic":
+            return low_confidence_dynamic(confidence, masked, o, count, margin)
+        case "entropy_bounded":
+            return entropy_bounded(entropy, masked, o, margin)
+    score = {
+        "low_confidence": confidence,
+        "margin": offered["lead"],
+        "entropy": {i: -e for i, e in entropy.items()},
+        "random": offered["uniform"],
+        "sequential": {i: -i for i in masked},
+    }[o["policy"]]
+    return dict.fromkeys(ranked(score, masked, count, margin), "schedule")
 
 
 def decode(logits_of, given_ids, is_open, o, ids, noise, origin=0):
@@ -224,37 +281,14 @@ def decode(logits_of, given_ids, is_open, o, ids, noise, origin=0):
                 out = un + (o["cfg_scale"] + 1) * (out - un)
             masked = [i for i in members if still[i]]
             last_pass = fixed and taken >= passes - 1
-            token, confidence, lead, entropy, held, order = {}, {}, {}, {}, {}, {}
-            for i in masked:
-                row = out[i - 1 if ids.shift and i > 0 else i]
-                gumbel = None
-                if o["temperature"] > 0:
-                    gumbel = noise.gumbel(steps, i - origin, len(row))
-                answer = propose(row, o, ids, last_pass, gumbel, margin)
-                token[i], confidence[i], lead[i], entropy[i], held[i] = answer
-                if o["policy"] == "random":
-                    order[i] = noise.uniform(steps, i - origin)
-            if o["policy"] == "localleap":
-                chosen = localleap(confidence, masked, o, margin)
-            elif o["policy"] == "confidence_threshold":
-                chosen = confidence_threshold(confidence, masked, o, margin)
-            else:
-                if o.get("schedule") == "dream":
-                    count = dream_quota(len(masked), taken, passes, margin)
-                else:
-                    count = even_quota(total, taken, passes)
-                scores = {
-                    "low_confidence": confidence,
-                    "margin": lead,
-                    "entropy": {i: -e for i, e in entropy.items()},
-                    "random": order,
-                    "sequential": {i: -i for i in masked},
-                }
-                if o["policy"] == "low_confidence_dynamic":
-                    chosen = low_confidence_dynamic(confidence, masked, o, count, margin)
-                else:
-                    best = ranked(scores[o["policy"]], masked, count, margin)
-                    chosen = dict.fromkeys(best, "schedule")
+            offered = offers(out, masked, o, ids, last_pass, noise, steps, origin, margin)
+            count = 0
+            if fixed and o["schedule"] == "dream":
+                count = dream_quota(len(masked), taken, passes, margin)
+            elif fixed:
+                count = even_quota(total, taken, passes)
+            chosen = choose(offered, masked, o, count, margin)
+            token, confidence, held = offered["token"], offered["confidence"], offered["held"]
             for i, kind in chosen.items():
                 if held[i]:
                     kept_open += 1

@@ -1,0 +1,147 @@
+"""Decodes of block-causal models in plain Python: one row, no cache, no pads.
+
+Every pass computes the whole sequence under the block-causal mask. Written from the rules of SDAR
+and Fast-dLLM v2 (docs/contract.md and the papers), not from the implementation. Proposals and
+policies are those of `transcription.py`.
+"""
+
+import numpy as np
+
+from tests.decoding.transcription import Ids, Margin, choose, offers
+
+
+def canvas_positions(model, prompt, gen, block):
+    """Positions behind a prompt of so many tokens."""
+    if model.canvas == "to_border":
+        return next(n for n in range(gen, gen + block) if (prompt + n) % block == 0)
+    assert model.canvas == "whole_blocks"
+    return gen // block * block - prompt % block
+
+
+def first_stop(tokens, still, begin, stop_ids):
+    """(index of the first decided stop id from `begin` on, whether all before it is decided)."""
+    for i in range(begin, len(tokens)):
+        if not still[i] and tokens[i] in stop_ids:
+            return i, not any(still[begin:i])
+    return None, False
+
+
+class Row:
+    """A row that is decoded."""
+
+    def __init__(self, logits_of, prompt, o, model, eot, noise):
+        self.logits_of, self.o, self.model, self.noise = logits_of, o, model, noise
+        self.ids = Ids(model.mask_token_id, model.eos_token_id, eot, shift=model.shift_logits)
+        self.begin = len(prompt)
+        canvas = canvas_positions(model, self.begin, o["gen_length"], o["block_length"])
+        self.tokens = [*prompt, *[self.ids.mask] * canvas]
+        self.still = [False] * self.begin + [True] * canvas
+        self.commit_step = [-2] * self.begin + [-1] * canvas
+        self.kinds = ["none"] * len(self.tokens)
+        self.confidence = [0.0] * len(self.tokens)
+        self.margin, self.steps, self.stopped = Margin(), 0, False
+
+    def logits(self):
+        """(T, V) logits of the row as it stands, guidance applied."""
+        out = np.asarray(self.logits_of(self.tokens), np.float64)
+        if self.o["cfg_scale"] > 0:
+            blind = [self.ids.mask] * self.begin + self.tokens[self.begin :]
+            un = np.asarray(self.logits_of(blind), np.float64)
+            out = un + (self.o["cfg_scale"] + 1) * (out - un)
+        return out
+
+    def seed(self, at):
+        """Decide a block's first token: the most probable one after the block before."""
+        plain = self.o | {"temperature": 0.0, "policy": "localleap"}
+        offered = offers(
+            self.logits(), [at], plain, self.ids, False, None, self.steps, 0, self.margin
+        )
+        self.tokens[at], self.still[at], self.commit_step[at] = offered["token"][at], False, -3
+
+    def a_pass(self, masked, count):
+        """Offer the masked positions to the policy; the tokens that it commits."""
+        out = self.logits()
+        offered = offers(
+            out, masked, self.o, self.ids, False, self.noise, self.steps, self.begin, self.margin
+        )
+        chosen = choose(offered, masked, self.o, count, self.margin)
+        for i, kind in chosen.items():
+            self.tokens[i], self.still[i] = offered["token"][i], False
+            self.commit_step[i], self.kinds[i] = self.steps, kind
+            self.confidence[i] = offered["confidence"][i]
+        self.steps += 1
+        return [self.tokens[i] for i in chosen]
+
+    def settled(self):
+        """A stop id stands, and no mask before it."""
+        return first_stop(self.tokens, self.still, self.begin, self.o["stop_ids"])[1]
+
+    def block(self, start):
+        """Decode the block that begins at a position; `stopped` says whether the row ends."""
+        o, width = self.o, self.o["block_length"]
+        places = range(start, start + width)
+        if self.model.seeds_blocks and start > 0 and all(self.still[i] for i in places):
+            self.seed(start)
+        part = o.get("sub_block_length") or width
+        taken = 0
+        while any(self.still[i] for i in places):
+            if o["early_stop"] == "settled" and self.settled():
+                self.stopped = True
+                return
+            left = [i for i in places if self.still[i]]
+            masked = [i for i in left if (i - start) // part == (left[0] - start) // part]
+            count = None
+            if "steps_per_block" in o:
+                passes = o["steps_per_block"]
+                count = width // passes + (1 if taken < width % passes else 0)
+            new = self.a_pass(masked, count)
+            taken += 1
+            if o["early_stop"] == "on_eos" and set(new) & set(o["stop_ids"]) and self.settled():
+                self.stopped = True
+                return
+        generated = [self.tokens[i] for i in places if i >= self.begin]
+        self.stopped = o["early_stop"] != "off" and bool(set(generated) & set(o["stop_ids"]))
+
+    def fill(self):
+        """What is not decided is eos; where the answer is cut, all behind the first stop id is."""
+        if self.o["early_stop"] == "on_eos":
+            cuts = True
+        else:
+            cuts = self.stopped and self.model.canvas == "whole_blocks"
+        end = first_stop(self.tokens, self.still, self.begin, self.o["stop_ids"])[0]
+        for i in range(self.begin, len(self.tokens)):
+            if self.still[i] or (cuts and end is not None and i > end):
+                self.tokens[i], self.still[i], self.commit_step[i] = self.ids.eos, False, -1
+
+
+def decode(logits_of, prompt, o, model, eot=None, noise=None):
+    """Decode one prompt to its end.
+
+    Args:
+      logits_of: list of T ids -> (T, V) raw logits, under the block-causal mask.
+      prompt: its ids.
+      o: every option's value in force: `DecodeConfig.to_dict()` of the model's own options.
+      model: its shape and special ids.
+      eot: end-of-turn id.
+      noise: `transcription.Noise`, or None if nothing draws.
+
+    Returns:
+      dict of the canvas' output_ids, commit_step, commit_kind and commit_confidence; of steps, and
+      the margin (`transcription.Margin`).
+    """
+    row = Row(logits_of, prompt, o, model, eot, noise)
+    width = o["block_length"]
+    for start in range(row.begin // width * width, len(row.tokens), width):
+        row.block(start)
+        if row.stopped:
+            break
+    row.fill()
+    canvas = slice(row.begin, None)
+    return {
+        "output_ids": row.tokens[canvas],
+        "steps": row.steps,
+        "commit_step": row.commit_step[canvas],
+        "commit_kind": row.kinds[canvas],
+        "commit_confidence": row.confidence[canvas],
+        "margin": row.margin.least,
+    }

@@ -1,0 +1,94 @@
+"""Block-causal decodes: a transcription, the originals' decodes, and the compiled loop."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from leapjax.models import transformer
+from leapjax.models.attention import Bidirectional
+from tests.decoding import block_causal_oracle as oracle
+from tests.decoding.test_golden import GOLDEN, load
+
+LENGTH = 192  # columns of the forward passes of the goldens
+FILES = ("decode-sdar.jsonl", "decode-fast-dllm-v2.jsonl")
+CASES = [json.loads(line) for name in FILES for line in (GOLDEN / name).read_text().splitlines()]
+# `block_cache` is an approximation, which the transcription does not make.
+CASES = [c for c in CASES if not c["options"].get("block_cache")]
+
+
+@functools.cache
+def forward(name):
+    """Ids (1, T), block -> (T, V) logits; the block is traced, so all cases share a program."""
+    model, params, _ = load(name)
+    free = dataclasses.replace(model, attention=Bidirectional())
+    place = np.arange(LENGTH, dtype=np.int32)[None, :]
+
+    @jax.jit
+    def run(ids, block):
+        mask = place[:, None, :] // block <= place[:, :, None] // block
+        hidden = transformer.hidden_states(params, free, ids, place, mask)
+        return transformer.head(params, free, hidden)[0]
+
+    return run
+
+
+def logits_of(name, block):
+    def run(tokens):
+        ids = np.zeros((1, LENGTH), np.int32)
+        ids[0, : len(tokens)] = tokens
+        return np.asarray(forward(name)(ids, jnp.int32(block)))[: len(tokens)]
+
+    return run
+
+
+def options_in_force(model, given):
+    """Every option that the transcription reads, in leapjax's names."""
+    o = {"temperature": 0.0, "cfg_scale": 0.0, "decay": 0.0, "top_p": 1.0, "top_k": None}
+    o |= {"logits_eos_inf": False, "confidence_eos_eot_inf": False, "stop_ids": ()} | given
+    passes = o.pop("denoising_steps", None)
+    if passes:
+        o["steps_per_block"] = passes
+    if o["policy"] == "low_confidence_static":
+        o |= {"policy": "low_confidence_dynamic", "threshold": 1.0}
+    settled = model.seeds_blocks and o["policy"] == "confidence_threshold"
+    o["early_stop"] = ("settled" if settled else "block") if o["early_stop"] else "off"
+    return o
+
+
+def kind(case):
+    """What a case exercises."""
+    o = case["options"]
+    return case["model"], o["policy"], o["early_stop"]
+
+
+# The shortest case of each kind.
+QUICK = {min((c["steps"], c["id"]) for c in CASES if kind(c) == k)[1] for k in map(kind, CASES)}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(c, id=c["id"], marks=() if c["id"] in QUICK else pytest.mark.slow)
+        for c in CASES
+    ],
+)
+def test_transcription_gives_the_originals_decodes(case):
+    model, _, eot = load(case["model"])
+    o = options_in_force(model, case["options"])
+    got = oracle.decode(
+        logits_of(case["model"], o["block_length"]), case["prompt_ids"], o, model, eot
+    )
+    n = len(case["output_ids"])
+    assert got["output_ids"][:n] == case["output_ids"]
+    assert got["commit_step"][:n] == case["commit_step"]
+    assert got["steps"] == case["steps"]
+    rest = len(got["output_ids"]) - n
+    assert not rest or (case["options"]["early_stop"] and model.canvas == "whole_blocks")
+    assert got["output_ids"][n:] == [model.eos_token_id] * rest
+    assert got["commit_step"][n:] == [-1] * rest
+    assert got["margin"] > 1e-5  # logits count a tenth of the goldens' margin
