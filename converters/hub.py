@@ -14,7 +14,9 @@ _SAFETENSORS = ["model*.safetensors", "model.safetensors.index.json"]
 _TORCH = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 
 
-def resolve(path_or_id: str | os.PathLike, revision: str | None = None) -> Path:
+def resolve(
+    path_or_id: str | os.PathLike, revision: str | None = None, *, weights: bool = True
+) -> Path:
     """A folder on disk for a path or hub id; an id is fetched to the hub's cache.
 
     Only weights, config and tokenizer files are fetched, never code.
@@ -22,6 +24,7 @@ def resolve(path_or_id: str | os.PathLike, revision: str | None = None) -> Path:
     Args:
       path_or_id: a folder, or `organisation/name` on the hub.
       revision: branch, tag or commit; for ids only.
+      weights: fetch the weights too; without them, config and tokenizer files alone.
 
     Raises:
       UserError: neither, or it can't be fetched.
@@ -35,10 +38,10 @@ def resolve(path_or_id: str | os.PathLike, revision: str | None = None) -> Path:
         raise UserError(
             f"{text or repr(text)}: no such folder, and not a hub id (organisation/name) either"
         )
-    return _fetch(text, revision)
+    return _fetch(text, revision, weights)
 
 
-def _fetch(name: str, revision: str | None) -> Path:
+def _fetch(name: str, revision: str | None, with_weights: bool) -> Path:
     import huggingface_hub as hub
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -57,7 +60,7 @@ def _fetch(name: str, revision: str | None) -> Path:
             raise
         except Exception:  # noqa: BLE001 - offline in one of many ways: the cache may have it
             pass
-        patterns = [*weights, *SIDE_FILES]
+        patterns = [*(weights if with_weights else ()), *SIDE_FILES]
         return Path(hub.snapshot_download(name, revision=revision, allow_patterns=patterns))
     except GatedRepoError as e:
         raise UserError(

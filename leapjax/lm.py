@@ -123,7 +123,7 @@ class LM:
         return self.options()
 
     def options(self, config: DecodeConfig | None = None, **options: Any) -> DecodeConfig:
-        """The options in force for a decode.
+        """The options in force for a decode, with the model's own defaults filled in.
 
         Args:
           config: complete options, which replace the checkpoint's `decode.yaml`; None uses the
@@ -131,10 +131,10 @@ class LM:
           **options: options by name (docs/contract.md, Options); they override both.
 
         Raises:
-          UserError: an unknown option or an unusable value.
+          UserError: an unknown option, an unusable value, or one that the model can't use.
         """
         arguments.check_names(options, "options")
-        return from_python(config, options, self.defaults)
+        return from_python(config, options, self.defaults, self.config)
 
     @property
     def mesh(self) -> MeshShape | None:

@@ -15,6 +15,7 @@ from leapjax.config.resolve import checkpoint_options
 from leapjax.errors import UserError
 from leapjax.fit import Auto, choose
 from leapjax.lm import LM
+from leapjax.models.config import ModelConfig
 from leapjax.models.quantize import quantize as quantized
 from leapjax.ops import hardware
 from leapjax.ops.split import split_layers
@@ -68,22 +69,44 @@ def load(
         raise UserError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}")
     if quantize is not None and quantize not in QUANTIZATIONS:
         raise UserError(f"quantize is {quantize!r}; choose one of {', '.join(QUANTIZATIONS)}")
-    if path is None and not checkpoint.is_checkpoint(embedded_path()):
-        raise UserError(
-            "this installation has no embedded model; name a checkpoint (--model PATH; leapjax "
-            "convert makes one), or install a released wheel"
-        )
+    _check_embedded(path)
     with busy(f"loading {path or 'the embedded model'}"):
         return _load(
             path, dtype or hardware.defaults().dtype, revision, quantize, mesh, template_options
         )
 
 
+def _check_embedded(path: str | Path | None) -> None:
+    if path is None and not checkpoint.is_checkpoint(embedded_path()):
+        raise UserError(
+            "this installation has no embedded model; name a checkpoint (--model PATH; leapjax "
+            "convert makes one), or install a released wheel"
+        )
+
+
+def model_config(path: str | Path | None, revision: str | None = None) -> ModelConfig:
+    """The shape and special ids of a model, without its weights.
+
+    Args:
+      path: as in `load`; for a hub id, only config and tokenizer files are fetched.
+      revision: as in `load`.
+
+    Raises:
+      UserError: no such model, or its config can't be used.
+    """
+    _check_embedded(path)
+    folder = Path(path) if path is not None else embedded_path()
+    if not checkpoint.is_checkpoint(folder):
+        from leapjax import converters
+
+        folder = converters.resolve(str(folder), revision, weights=False)
+    return models.parse_config(checkpoint.read_config(folder))
+
+
 def _load(path, dtype, revision, quantize, mesh, template_options) -> LM:
     if mesh == "auto":
         mesh = Auto()
     shape = parse(mesh) if isinstance(mesh, str) else mesh
-    defaults = checkpoint_options(path)
     folder = Path(path) if path is not None else embedded_path()
     if checkpoint.is_checkpoint(folder):
         config = models.parse_config(checkpoint.read_config(folder))
@@ -99,6 +122,7 @@ def _load(path, dtype, revision, quantize, mesh, template_options) -> LM:
         read = functools.partial(converters.load_hub, folder, config)
         stored = functools.partial(converters.stored_leaves, folder, config)
         model_hash = None
+    defaults = checkpoint_options(path, config)
     codec = load_codec(folder, config, template_options)
     if isinstance(shape, Auto):
         shape = choose(shape, stored, config, dtype=str(dtype), quantize=quantize)

@@ -48,9 +48,10 @@ def to_request(
 
     Args:
       record: a record, or a prompt alone: a str, messages, token ids. A `Request` is
-        checked and returned.
+        checked and returned, its options complete.
       line: its line number, from 1: the id of a record without one.
-      job: the job's options; the record's own go over them.
+      job: the job's options; the record's own go over them, and both are made complete for the
+        model (`DecodeConfig.for_model`).
       model: the model's config.
       codec: the model's codec, None if the checkpoint has no tokenizer.
       raw: a prompt's control tokens are parsed, and no template is applied.
@@ -65,8 +66,9 @@ def to_request(
     try:
         if isinstance(record, Request):
             _check_ids(record.ids, "ids", model)
-            _check_fit(len(record.ids), record.config, record.infill, model)
-            return record
+            config = record.config.for_model(model)
+            _check_fit(len(record.ids), config, record.infill, model)
+            return record if config is record.config else dataclasses.replace(record, config=config)
         return _request(_as_record(record), line, job, model, codec, raw, stop, sample)
     except UserError as e:
         raise UserError(f"{where}: {e}") from e
@@ -245,7 +247,8 @@ def _request(
     kind = _promptkind_of(record)
     own = record.get("options")
     # An options object that is null says nothing.
-    config = job if own is None else _own_options(job, own)
+    config = job.for_model(model)
+    config = config if own is None else _own_options(config, own)
     seed = config.seed if own and own.get("seed") is not None else None
     ids = _ids(record[kind], kind, model, codec, raw)
     infill = kind in ("infill", "infill_ids")

@@ -10,6 +10,7 @@ from leapjax.config import OPTIONS, DecodeConfig
 from leapjax.config.resolve import resolve
 from leapjax.errors import UserError
 from leapjax.options import add_option_flags, read_config, set_flags
+from leapjax.testing import tiny_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -96,12 +97,12 @@ def test_flags_that_are_not_understood(argv, message, capsys):
 )
 def test_values_that_are_refused(given, message):
     with pytest.raises(UserError, match=message):
-        resolve(given)
+        resolve(given, model=tiny_config)
 
 
 def test_a_flag_wins_over_the_file_and_the_file_over_the_default(tmp_path):
     file = yaml_file(tmp_path, "threshold: 0.8\nradius: 2\ntop_k: off\nearly_stop: off\n")
-    config = resolve({"threshold": 0.95}, file)
+    config = resolve({"threshold": 0.95}, file, model=tiny_config)
     assert (config.threshold, config.radius, config.block_length) == (0.95, 2, 32)
     assert (config.top_k, config.early_stop) == (None, False)
     assert resolve({"early_stop": True}, file).early_stop

@@ -18,7 +18,7 @@ from leapjax.types import Completion, Request
 FOLDER = Path(__file__).parent / "golden" / "llada-a"
 MODEL = parse_config(json.loads((FOLDER / "config.json").read_text()))
 CODEC = load_codec(FOLDER, MODEL)
-JOB = DecodeConfig(gen_length=64, block_length=16)
+JOB = DecodeConfig(gen_length=64, block_length=16).for_model(MODEL)
 MASK = MODEL.mask_token_id
 
 

@@ -13,6 +13,7 @@ import leapjax
 from leapjax import DecodeConfig, UserError
 from leapjax.config.resolve import checkpoint_options, resolve
 from leapjax.likelihood import likelihoods
+from leapjax.loader import model_config
 from leapjax.options import read_config
 
 GOLDEN = Path(__file__).parent / "golden" / "llada-a"
@@ -39,7 +40,8 @@ BOMB = (
     + "".join(f", &x{n} [{', '.join([f'*x{n - 1}'] * 10)}]" for n in range(1, 11))
     + "]\n"
 )
-OWN = DecodeConfig(gen_length=16, block_length=8, logits_eos_inf=True)
+MODEL = model_config(GOLDEN)
+OWN = DecodeConfig(gen_length=16, block_length=8, logits_eos_inf=True).for_model(MODEL)
 
 
 def test_python_goes_by_the_checkpoint(lm):
@@ -51,11 +53,12 @@ def test_python_goes_by_the_checkpoint(lm):
     open_ids = [lm.config.mask_token_id] * 3
     assert lm.infill([open_ids], policy="greedy")[0].steps == 3
     # A config is complete, and keywords go over it.
-    config = DecodeConfig(gen_length=32)
+    config = DecodeConfig(gen_length=32).for_model(MODEL)
     assert lm.request("a", config).config == config
     assert lm.request("a", config, seed=3).config == config.replace(seed=3)
     # Canvas and block go together.
-    assert lm.request("a", gen_length=64).config == DecodeConfig(gen_length=64, logits_eos_inf=True)
+    longer = DecodeConfig(gen_length=64, logits_eos_inf=True).for_model(MODEL)
+    assert lm.request("a", gen_length=64).config == longer
     counted = lm.with_token_counts([1] * lm.config.vocab_size)
     assert counted.default_config == OWN
 
@@ -109,12 +112,16 @@ def test_the_harness_and_ray_go_by_the_same(folder, lm):
 def test_the_order_of_the_levels(tmp_path, folder):
     (tmp_path / "c.yaml").write_text("seed: 3\nearly_stop: off\n")
     file, own = read_config(tmp_path / "c.yaml"), checkpoint_options(folder)
-    config = resolve({"seed": 4}, file, own, TASK)
+
+    def shape():
+        return MODEL
+
+    config = resolve({"seed": 4}, file, own, TASK, model=shape)
     assert config == OWN.replace(seed=4, early_stop=False)
     assert resolve({}, file, None, TASK).gen_length == 256
-    assert resolve({"gen_length": 64}, None, own, TASK).block_length == 32
+    assert resolve({"gen_length": 64}, None, own, TASK, model=shape).block_length == 32
     with pytest.raises(UserError, match="^block_length 32 does not divide gen_length 48"):
-        resolve({"gen_length": 48}, file, own, TASK)
+        resolve({"gen_length": 48}, file, own, TASK, model=shape)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +143,7 @@ def test_a_checkpoints_file_is_not_trusted(tmp_path, text, message):
     folder = tmp_path / "m"
     shutil.copytree(GOLDEN, folder)
     (folder / "decode.yaml").write_text(text)
-    for call in (checkpoint_options, leapjax.load):
+    for call in (lambda path: checkpoint_options(path, MODEL), leapjax.load):
         with pytest.raises(UserError, match=message) as e:
             call(folder)
         assert str(folder / "decode.yaml") in str(e.value) and "\n" not in str(e.value)
@@ -205,7 +212,7 @@ def test_a_keyword_threshold_takes_the_lower_one_along(lm):
             lm.request("a", threshold=0.5, relaxed_threshold=0.7)
     with pytest.warns(UserWarning, match="radius is ignored, policy threshold"):
         made = lm.request("a", DecodeConfig(radius=2, seed=5), policy="threshold").config
-    assert made == DecodeConfig(policy="confidence_threshold", seed=5)
+    assert made == DecodeConfig(policy="confidence_threshold", seed=5).for_model(MODEL)
 
 
 def test_what_is_printed_is_short(lm, folder):

@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry the command out; see `leapjax.cli.common.command`."""
     from leapjax import tasks
-    from leapjax.config.resolve import CANVAS, checkpoint_options, resolve
+    from leapjax.config.resolve import CANVAS, for_checkpoint
     from leapjax.options import set_flags
     from leapjax.studies import setting_grids, step_curves
 
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         if axis.name in given:
             flag = axis.name.replace("_", "-")
             raise UserError(f"--{flag} is set, and an axis of --grid too; keep one")
-    base = resolve(given, None, checkpoint_options(args.model), task)
+    base = for_checkpoint(given, None, args.model, task)
     if args.study:
         made = step_curves.study(args.study, base)
         configs = made.configs

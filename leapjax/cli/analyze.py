@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def configs(args: argparse.Namespace) -> dict[str, Any]:
     """The decode options of each policy; those that can't be analysed are refused."""
     from leapjax import tasks
-    from leapjax.config.resolve import CANVAS, checkpoint_options, resolve
+    from leapjax.config.resolve import CANVAS, for_checkpoint
     from leapjax.options import read_config, set_flags
     from leapjax.policies.names import row_names
     from leapjax.studies.observation_plots import MOST_POLICIES
@@ -95,7 +95,7 @@ def configs(args: argparse.Namespace) -> dict[str, Any]:
     file = read_config(args.config) if args.config else None
     args.model = args.model or (file.model if file else None)
     task = tasks.get(args.task or "wordproblems") if args.input is None else None
-    base = resolve(set_flags(args, CANVAS), file, checkpoint_options(args.model), task)
+    base = for_checkpoint(set_flags(args, CANVAS), file, args.model, task)
     out = {n: config_for(n, base) for n in names}
     for name, config in out.items():
         check(config, f"--policies {name}")

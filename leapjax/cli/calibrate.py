@@ -179,14 +179,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _base(args: argparse.Namespace, file, model: str | None, task):
     """Options that every setting has."""
-    from leapjax.config.resolve import CANVAS, checkpoint_options, resolve
+    from leapjax.config.resolve import CANVAS, for_checkpoint
     from leapjax.options import set_flags
     from leapjax.policies import PARAMETERS
 
     for name in ("policy", *PARAMETERS):
         if file and name in file.options:
             raise UserError(f"{args.config}: {name} is the ladder's to set; remove it")
-    base = resolve(set_flags(args, (*CANVAS, "cache")), file, checkpoint_options(model), task)
+    base = for_checkpoint(set_flags(args, (*CANVAS, "cache")), file, model, task)
     if base.temperature > 0:
         raise UserError(f"temperature is {base.temperature}; only answers without noise can agree")
     return base

@@ -31,14 +31,14 @@ def run(args: argparse.Namespace) -> int:
     """
     from leapjax.cli import decode_folder
     from leapjax.compilation import enable_cache
-    from leapjax.config.resolve import checkpoint_options, resolve
+    from leapjax.config.resolve import for_checkpoint
     from leapjax.jobs.peers import count_of
     from leapjax.options import read_config, set_flags
     from leapjax.terminal import show
 
     file = read_config(args.config) if args.config else None
     model = args.model or (file.model if file else None)
-    config = resolve(set_flags(args), file, checkpoint_options(model), warn=note)
+    config = for_checkpoint(set_flags(args), file, model, warn=note)
     if args.chat and args.output:
         raise UserError("--output does not go together with --chat; leave one of them out")
     if args.output == "-":  # records on stdout

@@ -87,14 +87,14 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name):
             raise UserError(f"--{name.replace('_', '-')} is only read with --reproduce NAME")
     from leapjax import tasks
-    from leapjax.config.resolve import CANVAS, checkpoint_options, resolve
+    from leapjax.config.resolve import CANVAS, for_checkpoint
     from leapjax.options import set_flags
     from leapjax.studies import policy_rows
 
     if not args.policies or not args.caches:
         raise UserError("--policies and --caches need at least one name")
     task = tasks.get(args.task)
-    base = resolve(set_flags(args, CANVAS), None, checkpoint_options(args.model), task)
+    base = for_checkpoint(set_flags(args, CANVAS), None, args.model, task)
     rows = policy_rows.rows(args.policies, args.caches, base)
     problems = task.problems(args.split, args.strata, args.limit, args.seed)
     if args.markdown and not Path(args.markdown).absolute().parent.is_dir():

@@ -64,17 +64,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measure(args: argparse.Namespace, row, problems, prompts) -> dict[str, Any]:
+    from leapjax.loader import model_config
     from leapjax.studies import files, runner
     from leapjax.studies import paper_reproduction as reproduction
 
     batch_size = args.batch_size or runner.default_batch_size()
-    lm = load_model(args, "leapjax evaluate", args.model, row.decode, batch_size)
+    config = row.decode.for_model(model_config(args.model))
+    lm = load_model(args, "leapjax evaluate", args.model, config, batch_size)
     folder = Path(args.output) if args.output else None
     asked = [
-        runner.Question(record["id"], lm.request(record, row.decode))
+        runner.Question(record["id"], lm.request(record, config))
         for record in reproduction.records(row, problems, prompts, lm.codec)
     ]
-    options = row.decode.to_dict()
+    options = config.to_dict()
     how: dict[str, Any] = {"batch_size": batch_size, "timed": True}
     with counted(row.name, len(asked), "problem") as how["show"]:
         answers = runner.decode(lm, asked, folder, row.name, options, **how)

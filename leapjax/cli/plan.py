@@ -70,8 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=count, metavar="N", help="rows at once on the slice (default: searched)")
     add("--prompt-length", type=count, default=512, metavar="N", help="tokens (512)")
     add("--gen-length", type=count, default=256, metavar="N", help="canvas (256)")
-    add("--block-length", type=count, default=32, metavar="N", help="block (32)")
-    add("--cache", default="dual", choices=CACHES, help="KV cache (dual)")
+    add("--block-length", type=count, metavar="N", help="block (32; the model's if block-causal)")
+    add("--cache", choices=CACHES, help="KV cache (dual; the default if block-causal)")
     add("--policy", default="localleap", metavar="NAME", help="policy (localleap)")
     add("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="(bfloat16)")
     add(
@@ -146,14 +146,16 @@ def run(args: argparse.Namespace) -> int:
     if not args.compile_timeout > 0:
         raise UserError(f"--compile-timeout is {args.compile_timeout:g}; expected seconds, > 0")
     prices = _prices(args.price)
+    model = models.find(args.model)
+    config = DecodeConfig(
+        policy=args.policy,
+        gen_length=args.gen_length,
+        block_length=args.block_length,
+        cache=args.cache or (None if model.block_causal else "dual"),
+    )
     work = candidates.Workload(
-        model=models.find(args.model),
-        config=DecodeConfig(
-            policy=args.policy,
-            gen_length=args.gen_length,
-            block_length=args.block_length,
-            cache=args.cache,
-        ),
+        model=model,
+        config=config.for_model(model),
         prompt_length=args.prompt_length,
         dtype=args.dtype,
         batch=args.batch,

@@ -14,7 +14,8 @@ from leapjax.config import pairs
 from leapjax.errors import UserError
 from leapjax.policies import PARAMETERS, POLICIES, Parameter, Policy
 from leapjax.policies.names import policy_of, suggestion
-from leapjax.policies.registry import plain
+from leapjax.policies.parameters import SCHEDULED
+from leapjax.policies.registry import ROWS, plain
 
 if TYPE_CHECKING:
     from leapjax.config.decode import DecodeConfig
@@ -137,50 +138,34 @@ def common(values: Mapping[str, Any], options: Mapping[str, Parameter]) -> None:
       options: their declarations.
 
     Raises:
-      UserError: a value is out of range, or block_length does not divide gen_length.
+      UserError: a value is out of range.
     """
     for name, p in options.items():
         in_range(p, values[name])
-    gen, block = values["gen_length"], values["block_length"]
-    if gen % block:
-        raise UserError(
-            f"block_length {block} does not divide gen_length {gen}; "
-            f"choose a divisor, such as {_nearest_divisor(gen, block)}"
-        )
 
 
-def policy(values: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def policy(written: str, own: Mapping[str, Any]) -> tuple[str, str]:
     """Resolve the name of a policy.
 
     Args:
-      values: the options of every decode, checked.
+      written: the name as given.
       own: the policy parameters that are set.
 
     Returns:
-      The registry's name, and the parameters that the written name implies.
+      The registry's name, and the row of `ROWS` whose number of passes the written name stands
+      for, or "" where the policy's defaults say the same.
 
     Raises:
-      UserError: the name is unknown or contradicts `steps` or `schedule`.
+      UserError: the name is unknown.
     """
-    written, gen = values["policy"], values["gen_length"]
     found = policy_of(written)
     if found is None:
         raise UserError(f"policy is {shown(written)}; {suggestion(written)}")
     name, tokens = found
-    if not tokens:
-        return name, {}
-    # A schedule takes at least one pass per block.
-    blocks = gen // values["block_length"]
-    steps = max(gen // tokens // blocks, 1) * blocks
-    for option, meant in (("steps", steps), ("schedule", "even")):
-        given = own.get(option)
-        if given not in (None, meant):
-            raise UserError(
-                f"{option} is {given}, but policy {written} is {name} with {option} {meant}; "
-                f"remove {option} or set policy {name}"
-            )
-    # With one token per step, steps equals gen_length, which is the default anyway.
-    return name, {} if tokens == 1 else {"steps": steps}
+    # One token per step is what the schedule's defaults are.
+    if tokens > 1 or (tokens and any(p.name in own for p in SCHEDULED)):
+        return name, next(row for row in ROWS if plain(row) == plain(written))
+    return name, ""
 
 
 def parameters(c: DecodeConfig) -> None:
@@ -204,12 +189,13 @@ def parameters(c: DecodeConfig) -> None:
         in_range(chosen.reads[name], value)
     if chosen.check is not None:
         chosen.check(c)
-    if wrong := pairs.refusal(c.cache, c.policy):
+    if c.cache is not None and (wrong := pairs.refusal(c.cache, c.policy)):
         raise UserError(wrong)
     for p in chosen.parameters:
-        if p.at_most and c.value(p.name) > c.value(p.at_most):
+        upper = c.value(p.at_most) if p.at_most else None
+        if upper is not None and c.value(p.name) > upper:
             raise UserError(
-                f"{p.name} {c.value(p.name)} is above {p.at_most} {c.value(p.at_most)}; "
+                f"{p.name} {c.value(p.name)} is above {p.at_most} {upper}; "
                 f"lower {p.name} or raise {p.at_most}"
             )
         if p.check is not None:
@@ -251,8 +237,3 @@ def declaration(p: Parameter, owner: Policy) -> None:
             in_range(p, coerce(p, p.default))
         except UserError as e:
             raise UserError(f"policy {owner.name}: the default of {e}") from e
-
-
-def _nearest_divisor(n: int, wanted: int) -> int:
-    divisors = {d for i in range(1, math.isqrt(n) + 1) if n % i == 0 for d in (i, n // i)}
-    return min(divisors, key=lambda d: (abs(d - wanted), d))

@@ -15,9 +15,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from leapjax.caches import CACHES
-from leapjax.config import check
+from leapjax.config import check, of_model
 from leapjax.errors import UserError
-from leapjax.policies import PARAMETERS, POLICIES, Parameter
+from leapjax.models.config import ModelConfig
+from leapjax.policies import PARAMETERS, POLICIES, ROWS, Parameter
 from leapjax.policies.names import policy_of
 
 QUANTIZATIONS = ("int8",)
@@ -61,8 +62,13 @@ class DecodeConfig:
 
     policy: str = _option("localleap", str, "which positions commit in a pass", traced=False)
     gen_length: int = _option(256, int, "canvas: tokens to generate", low=1, traced=False)
-    block_length: int = _option(
-        32, int, "block, decoded left to right; divides gen_length", low=1, traced=False
+    block_length: Any = _option(
+        None,
+        int,
+        "block, decoded left to right (default: 32, which divides gen_length, or the block of a "
+        "block-causal model)",
+        low=1,
+        traced=False,
     )
     temperature: float = _option(0.0, float, "0 takes the most probable token", low=0)
     top_p: float = _option(
@@ -78,31 +84,77 @@ class DecodeConfig:
     confidence_eos_eot_inf: bool = _option(
         False, bool, "commit eos and end-of-turn last: confidence 0 (LLaDA's option)"
     )
-    cache: str = _option(
-        "none",
+    cache: Any = _option(
+        None,
         str,
-        f"KV cache; a pass computes: {', '.join(f'{c.help} ({n})' for n, c in CACHES.items())}",
+        f"KV cache; a pass computes: {', '.join(f'{c.help} ({n})' for n, c in CACHES.items())} "
+        "(default: none, or block for a block-causal model)",
         choices=tuple(CACHES),
         traced=False,
     )
     __signature__ = _Signature()
     # The policy's parameters that are set: (name, value), sorted by name.
     parameters: tuple[tuple[str, Any], ...] = ()
+    # The name of a fixed schedule's row, such as `schedule-2`, until the model is known.
+    row: str = ""
+    # The options as they were given: (name, value).
+    given: tuple[tuple[str, Any], ...] = dataclasses.field(default=(), compare=False)
+    model: ModelConfig | None = dataclasses.field(default=None, compare=False)
 
     def __init__(self, *args: Any, **options: Any):
         if args:
             raise UserError("DecodeConfig: give options by name, such as threshold=0.9")
-        if isinstance(options.get("parameters"), tuple):  # from dataclasses.replace
-            options = dict(options.pop("parameters")) | options
+        model = None
+        if isinstance(options.get("given"), tuple):  # from dataclasses.replace
+            options, model = _changed_fields(options)
         check_keys(options, "DecodeConfig")
+        self._set(options, model)
+
+    def _set(self, options: Mapping[str, Any], model: ModelConfig | None) -> None:
+        """Check options and set every field."""
         values = {n: check.coerce(p, options.get(n, p.default)) for n, p in COMMON.items()}
         own = {n: check.coerce(p, options[n]) for n, p in PARAMETERS.items() if n in options}
+        own = {n: v for n, v in own.items() if v is not None}
         check.common(values, COMMON)
-        values["policy"], fixed = check.policy(values, own)
-        own = {n: v for n, v in (own | fixed).items() if v is not None}
-        for name, value in (values | {"parameters": tuple(sorted(own.items()))}).items():
+        values["policy"], row = check.policy(values["policy"], own)
+        given = {n: values[n] for n, v in options.items() if n in COMMON and v is not None} | own
+        if model is not None:
+            values = of_model.filled(values, model)
+            steps = of_model.row_steps(values, own, row, model)
+            own, given, row = own | steps, given | steps, ""
+        if "policy" in given:
+            given["policy"] = row or values["policy"]
+        fields = {"parameters": tuple(sorted(own.items())), "row": row}
+        fields |= {"given": tuple(given.items()), "model": model}
+        for name, value in (values | fields).items():
             object.__setattr__(self, name, value)
         check.parameters(self)
+        if model is not None:
+            of_model.check(self, model)
+
+    def for_model(self, model: ModelConfig) -> DecodeConfig:
+        """The same options for a model: its own defaults are filled in, and all is checked.
+
+        Requests hold such options. A copy by `replace` is for the same model.
+
+        Args:
+          model: the model's shape and special ids.
+
+        Raises:
+          UserError: the options don't go with the model.
+
+        >>> from leapjax.testing import tiny_config
+        >>> config = DecodeConfig(gen_length=64)
+        >>> config.block_length, config.for_model(tiny_config()).block_length
+        (None, 32)
+        """
+        return self if self.model == model else self._of(dict(self.given), model)
+
+    @classmethod
+    def _of(cls, options: Mapping[str, Any], model: ModelConfig | None) -> DecodeConfig:
+        made = object.__new__(cls)
+        made._set(options, model)
+        return made
 
     def __getattr__(self, name: str) -> Any:
         """A policy's parameter: its value, or None if unset."""
@@ -119,8 +171,23 @@ class DecodeConfig:
 
     @property
     def blocks(self) -> int:
-        """Number of blocks in the canvas."""
+        """Number of blocks in the canvas; the model must be known (`for_model`)."""
         return self.gen_length // self.block_length
+
+    @property
+    def tokens_per_step(self) -> float | None:
+        """Tokens that a pass of a fixed schedule commits on average; None without a schedule.
+
+        >>> DecodeConfig(policy="margin", gen_length=64, steps=16).tokens_per_step
+        4.0
+        """
+        if self.row:
+            return ROWS[self.row].tokens
+        if not POLICIES[self.policy].scheduled:
+            return None
+        if self.model is not None and self.model.block_causal:
+            return self.block_length / self.value("steps_per_block")
+        return self.gen_length / self.value("steps")
 
     def value(self, name: str) -> Any:
         """The value in force: the given value, else the policy's default.
@@ -129,8 +196,10 @@ class DecodeConfig:
           name: an option's name.
 
         Returns:
-          The value, or None if the policy does not read the option.
+          The value; None if the policy or the model does not read the option.
         """
+        if self.model is not None and name == of_model.unread(self.model):
+            return None
         parameter = POLICIES[self.policy].reads.get(name)
         own = getattr(self, name)
         if own is not None or parameter is None:
@@ -138,20 +207,31 @@ class DecodeConfig:
         return self.value(parameter.follows) if parameter.follows else parameter.default
 
     def replace(self, **changes) -> DecodeConfig:
-        """A validated copy with some options changed."""
+        """A validated copy with some options changed, for the same model."""
         check_keys(changes, "option")
-        return dataclasses.replace(self, **changes)
+        return self._of(dict(self.given) | changes, self.model)
 
     def changed(self) -> dict[str, Any]:
-        """The options that differ from their defaults."""
-        values = {name: getattr(self, name) for name in OPTIONS}
+        """The options that differ from their defaults, as they were given."""
+        given = dict(self.given)
         usual = {name: p.default for name, p in COMMON.items()}
-        return {name: v for name, v in values.items() if v != usual.get(name)}
+        return {n: given[n] for n in OPTIONS if n in given and given[n] != usual.get(n)}
 
     def to_dict(self) -> dict[str, Any]:
-        """Every option that the policy reads, with its value in force; JSON-ready."""
-        reads = POLICIES[self.policy].reads
-        return {n: self.value(n) for n in OPTIONS if n in COMMON or n in reads}
+        """Every option that policy and model read, with its value in force; JSON-ready."""
+        reads = {*COMMON, *POLICIES[self.policy].reads}
+        if self.model is not None:
+            reads -= {of_model.unread(self.model)}
+        return {n: self.value(n) for n in OPTIONS if n in reads}
+
+
+def _changed_fields(fields: dict[str, Any]) -> tuple[dict[str, Any], ModelConfig | None]:
+    """The options that `dataclasses.replace` stands for, and the model they are for."""
+    model, given = fields.pop("model"), dict(fields.pop("given"))
+    before = DecodeConfig(**given) if model is None else DecodeConfig(**given).for_model(model)
+    own = {n: v for n, v in fields.items() if n in OPTIONS}
+    changed = {n: v for n, v in own.items() if n not in COMMON or v != getattr(before, n)}
+    return given | changed, model
 
 
 # The options of every decode, by name.
@@ -197,7 +277,7 @@ def row_config(job: DecodeConfig, options: Mapping[str, Any], where: str) -> Dec
     """The job's options, overridden by a record's own per-row options.
 
     Args:
-      job: the job's options.
+      job: the job's options, for the model that decodes (`DecodeConfig.for_model`).
       options: the record's `options`.
       where: for messages, such as `line 3`.
 
@@ -215,7 +295,7 @@ def row_config(job: DecodeConfig, options: Mapping[str, Any], where: str) -> Dec
                     f"option {name!r} is the same for the whole job; "
                     f"set it with --{name.replace('_', '-')}"
                 )
-        return dataclasses.replace(job, **own) if own else job
+        return job.replace(**own) if own else job
     except UserError as e:
         raise UserError(f"{where}: {e}") from e
 
@@ -225,6 +305,6 @@ def _same(job: DecodeConfig, name: str, given: Any) -> bool:
     value = check.coerce(OPTIONS[name], given)
     if name != "policy" or value == job.policy:
         return value == job.value(name)
-    # Another name may mean the job's policy; `replace` refuses one that implies other steps.
+    # Another name may mean the job's policy; `replace` refuses one that implies other passes.
     same = (policy_of(value) or ("",))[0] == job.policy
-    return same and dataclasses.replace(job, policy=value) == job
+    return same and job.replace(policy=value) == job

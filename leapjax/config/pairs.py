@@ -17,9 +17,24 @@ CACHES_FOR = {
     "bidirectional": ("none", "prefix", "dual"),
     "windowed": ("none", "prefix", "dual"),
     # A finished block never changes, so an approximate cache would lose exactness for nothing.
-    "block_causal": ("none",),
+    "block_causal": ("none", *(CACHES.keys() & {"block"})),
     "causal": ("none",),
 }
+
+
+def default_cache(policy: str, attention: Iterable[Rule]) -> str:
+    """The cache of a decode that names none: an exact one, if model and policy can use it.
+
+    Args:
+      policy: name in `POLICIES`.
+      attention: the rules of the model's layers.
+
+    >>> from leapjax.models.attention import Bidirectional
+    >>> default_cache("localleap", [Bidirectional()])
+    'none'
+    """
+    rules, exact = list(attention), (n for n, c in CACHES.items() if c.exact and c.stores)
+    return next((name for name in exact if not refusal(name, policy, rules)), "none")
 
 
 def refusal(cache: str, policy: str, attention: Iterable[Rule] = ()) -> str | None:

@@ -6,19 +6,22 @@ A model that was trained on a canvas of 64 says so in its `decode.yaml`.
 
 Canvas and block go together, because a checkpoint's block may not divide the user's canvas: a
 level that sets one of the two discards both from the levels below. Flags and YAML count as one
-level for this.
+level for this. The block of a block-causal model need not divide the canvas, so that they don't go
+together there, and a task does not choose it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from leapjax.config.check import shown
 from leapjax.config.decode import COMMON, DecodeConfig, check_keys
 from leapjax.errors import UserError
+from leapjax.models.config import ModelConfig
 from leapjax.options import ConfigFile, read_config
 from leapjax.policies import PARAMETERS, POLICIES
 from leapjax.policies.names import policy_of
@@ -28,11 +31,12 @@ CHECKPOINT_FILE = "decode.yaml"
 CANVAS = ("gen_length", "block_length")
 
 
-def checkpoint_options(model: str | Path | None) -> ConfigFile:
+def checkpoint_options(model: str | Path | None, shape: ModelConfig | None = None) -> ConfigFile:
     """The options of a model's `decode.yaml`.
 
     Args:
       model: a folder, a hub id (which has no such file), or None for the embedded model.
+      shape: the model's config, which the options must suit; None checks the options alone.
 
     Returns:
       The file's options, empty without a file. Without one, the embedded model gets the canvas of
@@ -55,7 +59,9 @@ def checkpoint_options(model: str | Path | None) -> ConfigFile:
     if file.model is not None:
         raise UserError(f"{path}: model does not belong here")
     try:
-        DecodeConfig(**file.options)
+        config = DecodeConfig(**file.options)
+        if shape is not None:
+            config.for_model(shape)
     except UserError as e:
         raise UserError(f"{path}: {e}") from e
     return file
@@ -74,6 +80,7 @@ def resolve(
     checkpoint: ConfigFile | None = None,
     task: Any = None,
     warn: Callable[[str], None] = lambda line: None,
+    model: Callable[[], ModelConfig] | None = None,
 ) -> DecodeConfig:
     """Merge all levels into the options in force.
 
@@ -82,7 +89,10 @@ def resolve(
       file: the `--config` file, or None.
       checkpoint: from `checkpoint_options`, or None.
       task: a study's task, with `gen_length` and `block_length`, or None.
-      warn: called with one line per option of the file that the given policy does not read.
+      warn: called with one line per option of the file that the given policy does not read, and
+        for a block that is not the checkpoint's.
+      model: reads the model's config; called once the options are known to be good in themselves.
+        None leaves the model's own defaults open (`DecodeConfig.for_model`).
 
     Raises:
       UserError: unknown name, unusable value, or a parameter that the policy does not read.
@@ -97,22 +107,83 @@ def resolve(
             )
             del written[name]
     own = dict(checkpoint.options) if checkpoint else {}
-    merged: dict[str, Any] = {}
     canvas = {} if task is None else {name: getattr(task, name) for name in CANVAS}
-    for level in (canvas, own, {**written, **given}):
+    levels = (canvas, own, {**written, **given})
+    merged = _merged(levels)
+    with _origin(file, given, checkpoint, merged):
+        config = DecodeConfig(**merged)
+    if model is None:
+        return config
+    shape = model()
+    if shape.block_causal:
+        canvas.pop("block_length", None)
+        merged = {n: v for level in levels for n, v in level.items()}
+    with _origin(file, given, checkpoint, merged):
+        return _for_model(DecodeConfig(**merged), shape, warn)
+
+
+def for_checkpoint(
+    given: Mapping[str, Any],
+    file: ConfigFile | None,
+    path: str | Path | None,
+    task: Any = None,
+    warn: Callable[[str], None] = lambda line: None,
+    revision: str | None = None,
+) -> DecodeConfig:
+    """The options in force for a model that is not loaded yet.
+
+    Args:
+      given: as in `resolve`.
+      file: as in `resolve`.
+      path: as in `leapjax.load`; its `decode.yaml` and config are read.
+      task: as in `resolve`.
+      warn: as in `resolve`.
+      revision: as in `leapjax.load`.
+
+    Raises:
+      UserError: as `resolve`; no such model.
+    """
+    from leapjax.loader import model_config
+
+    own = checkpoint_options(path)
+    return resolve(given, file, own, task, warn, model=lambda: model_config(path, revision))
+
+
+@contextlib.contextmanager
+def _origin(file, given, checkpoint, merged) -> Iterator[None]:
+    """Begins errors with the file that the option's value comes from."""
+    try:
+        yield
+    except UserError as e:
+        # A message begins with the option's name.
+        words = str(e).split()
+        if file and words[0] not in given and not {*file.options}.isdisjoint(words):
+            raise UserError(f"{file.path}: {e}") from e
+        own = checkpoint.options if checkpoint else {}
+        if words[0] in own and merged.get(words[0]) is own[words[0]]:
+            raise UserError(f"{checkpoint.path}: {e}") from e
+        raise
+
+
+def _merged(levels: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The levels over each other, the lowest first; canvas and block go together."""
+    merged: dict[str, Any] = {}
+    for level in levels:
         if level.keys() & set(CANVAS):
             merged = {name: v for name, v in merged.items() if name not in CANVAS}
         merged |= level
-    try:
-        return DecodeConfig(**merged)
-    except UserError as e:
-        # A message begins with the option's name; prepend the file that its value comes from.
-        words = str(e).split()
-        if file and words[0] not in given and not written.keys().isdisjoint(words):
-            raise UserError(f"{file.path}: {e}") from e
-        if checkpoint and words[0] in own and merged.get(words[0]) is own[words[0]]:
-            raise UserError(f"{checkpoint.path}: {e}") from e
-        raise
+    return merged
+
+
+def _for_model(
+    config: DecodeConfig, model: ModelConfig, warn: Callable[[str], None]
+) -> DecodeConfig:
+    made = config.for_model(model)
+    if model.block_causal and made.block_length != model.block_length:
+        warn(
+            f"block_length is {made.block_length}; the model was trained with {model.block_length}"
+        )
+    return made
 
 
 def _unread(given: Mapping[str, Any], written: Mapping[str, Any]) -> list[str]:
@@ -132,7 +203,10 @@ def _unread(given: Mapping[str, Any], written: Mapping[str, Any]) -> list[str]:
 
 
 def from_python(
-    config: DecodeConfig | None, options: Mapping[str, Any], checkpoint: ConfigFile | None
+    config: DecodeConfig | None,
+    options: Mapping[str, Any],
+    checkpoint: ConfigFile | None,
+    model: ModelConfig,
 ) -> DecodeConfig:
     """The options in force for a call from Python.
 
@@ -140,12 +214,14 @@ def from_python(
       config: complete options, which replace the checkpoint's; None uses the checkpoint's.
       options: keyword arguments, which override both.
       checkpoint: from `checkpoint_options`, or None.
+      model: the model's shape and special ids.
 
     Raises:
       UserError: as `resolve`, or `config` is not a DecodeConfig.
     """
     if config is None:
-        return resolve(_cap_defaults(options, {}), checkpoint=checkpoint, warn=_warn)
+        given = _cap_defaults(options, {})
+        return resolve(given, checkpoint=checkpoint, warn=_warn, model=lambda: model)
     if isinstance(config, Mapping):
         check_keys(config, "config")
         said = ", ".join(f"{name}={shown(value)}" for name, value in config.items())
@@ -156,9 +232,10 @@ def from_python(
     if not isinstance(config, DecodeConfig):
         raise UserError(f"config is {shown(config)}; expected a leapjax.DecodeConfig")
     if not options:
-        return config
+        return config if config.model == model else _for_model(config, model, _warn)
     said = config.changed()
-    return resolve(_cap_defaults(options, said), ConfigFile("config", said), warn=_warn)
+    given = _cap_defaults(options, said)
+    return resolve(given, ConfigFile("config", said), warn=_warn, model=lambda: model)
 
 
 def _cap_defaults(options: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from leapjax.caches import CACHES, Cache
-from leapjax.config import DecodeConfig, pairs
-from leapjax.errors import UserError
+from leapjax.config import DecodeConfig
 from leapjax.models.config import ModelConfig
 from leapjax.policies import POLICIES, Policy
 
@@ -103,11 +102,9 @@ def program_for(
       refresh_group: see `Program`; ignored without a KV cache.
 
     Raises:
-      UserError: the cache does not support the model's attention rule.
+      UserError: the options don't go with the model.
     """
-    rules = (run.attention for run in model.runs)
-    if wrong := pairs.refusal(config.cache, config.policy, rules):
-        raise UserError(wrong)
+    config = config.for_model(model)
     sampling = config.temperature > 0
     parameters = POLICIES[config.policy].parameters
     return Program(

@@ -188,7 +188,7 @@ def row_arrays(request: Request, program: Program) -> dict[str, Any]:
     given = np.zeros(t, bool)
     given[first:] = ~is_open[first:]
     block = int(np.argmax(is_open))
-    c = request.config
+    c = request.config.for_model(model)
     return {
         "tokens": tokens,
         "open": is_open,
@@ -228,7 +228,7 @@ def row_arrays(request: Request, program: Program) -> dict[str, Any]:
 def idle_row(program: Program) -> dict[str, Any]:
     """The row of an idle slot: done from the start."""
     shape = {name: getattr(program, name) for name in ("gen_length", "block_length")}
-    config = DecodeConfig(policy=program.policy_name, **shape)
+    config = DecodeConfig(policy=program.policy_name, **shape).for_model(program.model)
     row = row_arrays(Request(id="", ids=(), config=config, seed=0), program)
     row["tokens"][:] = program.model.pad_token_id
     row["open"][:] = False

@@ -76,14 +76,18 @@ class LeapjaxLM(TemplateLM):
     ):
         super().__init__()
         from leapjax.config.resolve import checkpoint_options, resolve
-        from leapjax.loader import load
+        from leapjax.loader import load, model_config
         from leapjax.options import read_config
 
         check_keys(options, "model_args", (*OPTIONS, *_ARGUMENTS), "argument")
         file = read_config(config) if config else None
         pretrained = pretrained or (file.model if file else None)
         own = checkpoint_options(pretrained) if lm is None else lm.defaults
-        self.options = resolve(options, file, own, warn=_LOG.warning)
+
+        def shape():
+            return lm.config if lm is not None else model_config(pretrained)
+
+        self.options = resolve(options, file, own, warn=_LOG.warning, model=shape)
         self._canvas_said = any(
             "gen_length" in level
             for level in (options, file and file.options, own and own.options)

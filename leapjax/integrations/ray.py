@@ -92,14 +92,14 @@ class Decoder:
     ):
         import leapjax
         from leapjax.compilation import enable_cache
-        from leapjax.config.resolve import checkpoint_options, resolve
+        from leapjax.config.resolve import for_checkpoint
         from leapjax.fit import wanted
         from leapjax.options import read_config
 
         check_keys(options, "Decoder", (*OPTIONS, *_ARGUMENTS), "argument")
         file = read_config(config) if config else None
         model = model or (file.model if file else None)
-        self.options = resolve(options, file, checkpoint_options(model))
+        self.options = for_checkpoint(options, file, model, revision=revision)
         enable_cache()  # an actor that takes another's place need not compile again
         self.lm = leapjax.load(
             model,

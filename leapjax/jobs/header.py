@@ -42,7 +42,7 @@ def describe(lm, spec: JobSpec, info: InputInfo) -> dict[str, Any]:
         "tokenizer": tokenizer_hash(lm.path),
         "dtype": lm.dtype,
         "quantization": lm.quantization,
-        "options": spec.options.to_dict(),
+        "options": spec.options.for_model(lm.config).to_dict(),
         "num_samples": spec.num_samples,
         "details": spec.details,
         "fields": None if spec.fields is None else list(spec.fields),

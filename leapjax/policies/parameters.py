@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
 
 def _check_schedule(c: DecodeConfig) -> None:
+    if c.model is None:
+        return
+    if c.model.block_causal:
+        _check_block_schedule(c)
+        return
     if c.value("schedule") == "dream" and c.block_length != c.gen_length:
         raise UserError(
             f"schedule dream runs over the whole canvas; set block_length to gen_length "
@@ -21,6 +26,25 @@ def _check_schedule(c: DecodeConfig) -> None:
         raise UserError(
             f"steps {c.value('steps')} is not a multiple of the {c.blocks} blocks "
             f"(gen_length {c.gen_length} / block_length {c.block_length})"
+        )
+    if c.steps_per_block is not None:
+        raise UserError(
+            f"steps_per_block is {c.steps_per_block}, but the model is not block-causal; set "
+            f"steps, the passes over the whole canvas"
+        )
+
+
+def _check_block_schedule(c: DecodeConfig) -> None:
+    """Rows of a block-causal model have different numbers of blocks."""
+    if c.steps is not None:
+        raise UserError(
+            f"steps is {c.steps}, but the model is block-causal, so that rows have different "
+            f"numbers of blocks; set steps_per_block (default: block_length {c.block_length})"
+        )
+    if c.value("schedule") == "dream":
+        raise UserError(
+            "schedule is dream, which runs over the whole canvas, but the model is block-causal; "
+            "remove schedule and set steps_per_block"
         )
 
 
@@ -45,6 +69,13 @@ STEPS = Parameter(
     low=1,
     check=_check_schedule,
 )
+STEPS_PER_BLOCK = Parameter(
+    "steps_per_block",
+    int,
+    "passes of a fixed schedule over a block, for block-causal models",
+    follows="block_length",
+    low=1,
+)
 SCHEDULE = Parameter(
     "schedule",
     str,
@@ -54,4 +85,4 @@ SCHEDULE = Parameter(
     traced=False,
 )
 # The parameters of a policy with a fixed schedule (`info.quota`).
-SCHEDULED = (STEPS, SCHEDULE)
+SCHEDULED = (STEPS, STEPS_PER_BLOCK, SCHEDULE)

@@ -121,14 +121,15 @@ class Engine:
 
     def program(self, request: Request) -> Program:
         """The program that a request needs."""
-        w = request.config.block_length
+        config = request.config.for_model(self.model)
+        w = config.block_length
         if request.infill:
             length = max(bucket(len(request.ids)), w)
         else:
-            length = bucket(len(request.ids)) + request.config.gen_length
+            length = bucket(len(request.ids)) + config.gen_length
         default = hardware.defaults().refresh_group(length, self.dtype)
         return program_for(
-            request.config,
+            config,
             self.model,
             length=length,
             dtype=self.dtype,

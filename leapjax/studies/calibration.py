@@ -29,7 +29,7 @@ from leapjax.types import Request
 
 def greedy_setting(base: DecodeConfig) -> DecodeConfig:
     """One token a step without a cache; its answers are the reference."""
-    return base.replace(policy="low_confidence", steps=base.gen_length, cache="none")
+    return base.replace(policy="low_confidence", cache="none")
 
 
 def answer_key(extract: Callable[[str], Hashable | None] | None, text: str) -> Hashable:

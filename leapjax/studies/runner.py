@@ -211,9 +211,10 @@ def greedy(config: DecodeConfig) -> DecodeConfig:
     >>> greedy(DecodeConfig(gen_length=16, block_length=8, cache="dual")).value("steps")
     16
     """
-    return DecodeConfig(
+    made = DecodeConfig(
         policy="low_confidence", gen_length=config.gen_length, block_length=config.block_length
     )
+    return made if config.model is None else made.for_model(config.model)
 
 
 def row_numbers(config: DecodeConfig) -> dict[str, Any]:

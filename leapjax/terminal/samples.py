@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import time
 from typing import IO
@@ -10,6 +9,7 @@ from typing import IO
 from leapjax import tasks
 from leapjax.config import DecodeConfig
 from leapjax.lm import LM
+from leapjax.policies import PARAMETERS
 from leapjax.studies.counts import counts
 from leapjax.tasks.base import Problem
 from leapjax.terminal import canvas
@@ -45,7 +45,7 @@ def problems(seed: int, count: int = COUNT) -> list[Problem]:
 
 def greedy(config: DecodeConfig) -> DecodeConfig:
     """One token a step, everything else alike."""
-    return dataclasses.replace(config, policy="greedy", parameters=())
+    return config.replace(policy="greedy", **dict.fromkeys(PARAMETERS))
 
 
 def share(steps: int, of: int) -> str:

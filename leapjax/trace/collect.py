@@ -10,6 +10,7 @@ from leapjax.errors import UserError
 from leapjax.lm import LM
 from leapjax.policies import PARAMETERS, POLICIES, ROWS
 from leapjax.policies.names import row_names
+from leapjax.policies.parameters import SCHEDULED
 from leapjax.trace.data import Item, Run, Trace, run_of
 from leapjax.types import Completion, Request
 
@@ -44,9 +45,7 @@ def names(asked: Sequence[str] | None, config: DecodeConfig) -> tuple[str, ...]:
 
 def name_of(config: DecodeConfig) -> str:
     """The name that a decode's options go by: one of `ROWS`, else the policy's own."""
-    per_step = None
-    if config.value("schedule") == "even":
-        per_step = config.gen_length / config.value("steps")
+    per_step = config.tokens_per_step if config.value("schedule") == "even" else None
     for name, row in ROWS.items():
         if row.policy == config.policy and row.tokens in (0, per_step):
             return name
@@ -70,7 +69,7 @@ def config_for(name: str, config: DecodeConfig) -> DecodeConfig:
         return config
     reads = POLICIES[ROWS[name].policy].reads
     kept = {n: getattr(config, n) if n in reads else None for n in PARAMETERS}
-    kept["steps"] = kept["schedule"] = None
+    kept |= dict.fromkeys(p.name for p in SCHEDULED)
     return config.replace(policy=name, **kept)
 
 
@@ -168,8 +167,7 @@ def describe(config: DecodeConfig) -> str:
     Args:
       config: decode options.
     """
-    if config.value("schedule") is not None:
-        per_step = config.gen_length / config.value("steps")
+    if (per_step := config.tokens_per_step) is not None:
         return f"{config.policy}, {per_step:g} token{'s' * (per_step != 1)} a step"
     shown = []
     for p in POLICIES[config.policy].parameters:

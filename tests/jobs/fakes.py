@@ -13,7 +13,7 @@ from leapjax.serve.engine import Progress
 from leapjax.testing import tiny_config
 from leapjax.types import Completion
 
-OPTIONS = DecodeConfig(gen_length=4, block_length=4)
+OPTIONS = DecodeConfig(gen_length=4, block_length=4).for_model(tiny_config())
 BAD = {3, 4, 12, 17, 23}  # of 23 records, 5 a shard: first, last, middle of a shard; the end
 
 

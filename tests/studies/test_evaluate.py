@@ -9,6 +9,7 @@ from leapjax.config import DecodeConfig
 from leapjax.errors import UserError
 from leapjax.studies.policy_rows import rows
 from leapjax.studies.store import AnswerStore
+from leapjax.testing import tiny_config
 
 LLADA = str(Path(__file__).parents[1] / "golden" / "llada-a")
 SMALL = ["--gen-length", "16", "--block-length", "8", "--batch-size", "4", "--strata", "easy,main"]
@@ -71,7 +72,7 @@ def test_results_survive_a_kill(tmp_path):
 
 
 def test_rows():
-    base = DecodeConfig(gen_length=64, block_length=32)
+    base = DecodeConfig(gen_length=64, block_length=32).for_model(tiny_config())
     made = rows(["localleap", "schedule-8"], ["dual"], base)
     assert [r.key for r in made] == [
         ("greedy", "none"),

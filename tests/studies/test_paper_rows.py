@@ -78,7 +78,7 @@ def test_published_rows():
         ("sources: [here]\n", "", ""),
         ("paper: a paper\n", "", "lacks paper"),
         ("template: user_turn", "template: chat", "template of"),
-        ("gen_length: 16", "gen_length: 15", "a.yaml, row a-gsm8k: "),
+        ("gen_length: 16", "gen_length: 0", "a.yaml, row a-gsm8k: "),
         ("gen_length: 16", "gen_lenght: 16", "gen_length"),
     ],
 )

@@ -5,8 +5,9 @@ import pytest
 from leapjax.config import DecodeConfig
 from leapjax.errors import UserError
 from leapjax.studies.setting_grids import build, parse_axis
+from leapjax.testing import tiny_config
 
-BASE = DecodeConfig(gen_length=16, block_length=8)
+BASE = DecodeConfig(gen_length=16, block_length=8).for_model(tiny_config())
 
 
 def grid(*axes, base=BASE):

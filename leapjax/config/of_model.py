@@ -1,0 +1,112 @@
+"""What a model says about options: the defaults that are its own, and the checks that need it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from leapjax.config import pairs
+from leapjax.errors import UserError
+from leapjax.models.config import ModelConfig
+from leapjax.policies.registry import ROWS
+
+if TYPE_CHECKING:
+    from leapjax.config.decode import DecodeConfig
+
+BLOCK_LENGTH = 32  # of models whose attention is not block-causal
+
+
+def filled(values: Mapping[str, Any], model: ModelConfig) -> dict[str, Any]:
+    """The options of every decode, with the model's own in place of None.
+
+    Args:
+      values: values by name, checked; `policy` is the registry's name.
+      model: the model's shape and special ids.
+    """
+    rules = [run.attention for run in model.runs]
+    own = {
+        "block_length": model.block_length or BLOCK_LENGTH,
+        "cache": pairs.default_cache(values["policy"], rules),
+    }
+    return {n: own.get(n) if v is None else v for n, v in values.items()}
+
+
+def unread(model: ModelConfig) -> str:
+    """The schedule's option that a model does not read.
+
+    Rows of a block-causal model have different numbers of blocks, so that its schedules count
+    passes per block; the others count passes over the whole canvas.
+    """
+    return "steps" if model.block_causal else "steps_per_block"
+
+
+def row_steps(
+    values: Mapping[str, Any], own: Mapping[str, Any], row: str, model: ModelConfig
+) -> dict[str, int]:
+    """The passes that the name of a fixed schedule stands for.
+
+    Args:
+      values: the options of every decode, from `filled`.
+      own: the policy's parameters that are set.
+      row: a name in `ROWS`, or "" for a policy's own name, which stands for no number of passes.
+      model: the model's shape.
+
+    Returns:
+      `steps` or `steps_per_block`; nothing where the policy's default says the same.
+
+    Raises:
+      UserError: the name contradicts a parameter.
+    """
+    if not row:
+        return {}
+    name, tokens, _ = ROWS[row]
+    gen, block = values["gen_length"], values["block_length"]
+    if model.block_causal:
+        option, passes = "steps_per_block", max(block // tokens, 1)
+    else:
+        _check_division(gen, block)
+        blocks = gen // block
+        option, passes = "steps", max(gen // tokens // blocks, 1) * blocks
+    for other, meant in ((option, passes), ("schedule", "even")):
+        given = own.get(other)
+        if given not in (None, meant):
+            raise UserError(
+                f"{other} is {given}, but policy {row} is {name} with {other} {meant}; "
+                f"remove {other} or set policy {name}"
+            )
+    return {} if tokens == 1 else {option: passes}
+
+
+def check(c: DecodeConfig, model: ModelConfig) -> None:
+    """Check options against a model.
+
+    Args:
+      c: options that are complete.
+      model: the model's shape and special ids.
+
+    Raises:
+      UserError: they don't go together.
+    """
+    if wrong := pairs.refusal(c.cache, c.policy, (run.attention for run in model.runs)):
+        raise UserError(wrong)
+    if not model.block_causal:
+        _check_division(c.gen_length, c.block_length)
+    elif model.canvas == "whole_blocks" and c.gen_length < c.block_length:
+        raise UserError(
+            f"gen_length is {c.gen_length}, less than a block of {c.block_length}, and this model "
+            f"generates whole blocks; raise gen_length"
+        )
+
+
+def _check_division(gen: int, block: int) -> None:
+    if gen % block:
+        raise UserError(
+            f"block_length {block} does not divide gen_length {gen}; "
+            f"choose a divisor, such as {_nearest_divisor(gen, block)}"
+        )
+
+
+def _nearest_divisor(n: int, wanted: int) -> int:
+    divisors = {d for i in range(1, math.isqrt(n) + 1) if n % i == 0 for d in (i, n // i)}
+    return min(divisors, key=lambda d: (abs(d - wanted), d))

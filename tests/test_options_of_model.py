@@ -1,0 +1,120 @@
+"""Options for a model: its own defaults, and what goes with it."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+
+from leapjax.caches import CACHES
+from leapjax.config import DecodeConfig, row_config
+from leapjax.config.resolve import resolve
+from leapjax.errors import UserError
+from leapjax.options import ConfigFile
+from leapjax.records import to_request
+from leapjax.studies.policy_rows import rows
+from leapjax.testing import tiny_config
+from leapjax.types import Request
+
+LLADA = tiny_config()
+SDAR = tiny_config("sdar").with_block_length(4)
+FAST = tiny_config("fast_dllm_v2").with_block_length(32)
+EXACT = next((n for n, c in CACHES.items() if c.exact and c.stores), "none")
+
+
+def test_a_model_fills_in_its_own_defaults():
+    unknown = DecodeConfig(gen_length=64)
+    assert (unknown.block_length, unknown.cache, unknown.model) == (None, None, None)
+    made = unknown.for_model(LLADA)
+    assert (made.block_length, made.blocks, made.cache) == (32, 2, "none")
+    assert made.for_model(LLADA) is made and unknown.changed() == made.changed()
+    own = unknown.for_model(SDAR)
+    assert (own.block_length, own.cache) == (4, EXACT)
+    # What was filled in belongs to the model, what was given does not.
+    assert made.for_model(SDAR) == own
+    given = DecodeConfig(block_length=8, cache="none").for_model(SDAR)
+    assert (given.block_length, given.cache) == (8, "none") and given.for_model(LLADA).blocks == 32
+    assert DecodeConfig(policy="wino").for_model(SDAR).cache == "none"
+    assert own.replace(policy="wino").cache == "none" and own.replace(seed=3).cache == EXACT
+
+
+def test_copies_stay_complete():
+    made = DecodeConfig(threshold=0.8, seed=2).for_model(SDAR)
+    for copy in (made.replace(seed=5), dataclasses.replace(made, seed=5)):
+        assert copy == DecodeConfig(threshold=0.8, seed=5).for_model(SDAR)
+        assert copy.model is SDAR and copy.threshold == 0.8
+    unknown = dataclasses.replace(DecodeConfig(policy="schedule-2"), gen_length=64)
+    assert unknown == DecodeConfig(policy="schedule-2", gen_length=64) and unknown.model is None
+    with pytest.raises(UserError, match="block_length 32 does not divide gen_length 48; choose"):
+        DecodeConfig().for_model(LLADA).replace(gen_length=48)
+    # A hand-made request gets complete options too.
+    request = Request(id=1, ids=(1, 2), config=DecodeConfig(seed=3))
+    got = to_request(request, job=DecodeConfig(), model=SDAR, codec=None)
+    assert got.config.block_length == 4 and got.config.seed == 3
+
+
+@pytest.mark.parametrize(
+    "model, options, message",
+    [
+        (LLADA, {"gen_length": 100}, "^block_length 32 does not divide gen_length 100; choose a"),
+        (LLADA, {"policy": "margin", "steps": 12}, "^steps 12 is not a multiple of the 8 blocks"),
+        (LLADA, {"policy": "margin", "schedule": "dream"}, "^schedule dream runs over the whole"),
+        (LLADA, {"policy": "margin", "steps_per_block": 4}, "^steps_per_block is 4.*; set steps,"),
+        (SDAR, {"policy": "margin", "steps": 8}, "^steps is 8.*; set steps_per_block"),
+        (SDAR, {"policy": "margin", "schedule": "dream"}, "^schedule is dream.*steps_per_block"),
+        (SDAR, {"cache": "dual"}, "^cache is dual, but the model's attention is block_causal"),
+        (SDAR, {"cache": "prefix"}, "^cache is prefix, but"),
+        (SDAR, {"policy": "schedule-2", "steps_per_block": 4}, "with steps_per_block 2; remove"),
+        (SDAR, {"policy": "greedy", "schedule": "dream"}, "policy greedy is low_confidence with"),
+        (LLADA, {"policy": "greedy", "steps": 8}, "policy greedy is low_confidence with steps 256"),
+        (FAST, {"gen_length": 31}, "^gen_length is 31, less than a block of 32.*; raise gen_le"),
+    ],
+)
+def test_what_a_model_does_not_take(model, options, message):
+    config = DecodeConfig(**options)
+    with pytest.raises(UserError, match=message) as e:
+        config.for_model(model)
+    assert "\n" not in str(e.value)
+
+
+def test_a_block_causal_models_block_need_not_divide_the_canvas():
+    assert DecodeConfig(gen_length=30).for_model(SDAR).gen_length == 30
+    assert DecodeConfig(gen_length=33).for_model(FAST).gen_length == 33
+
+
+def test_schedules_count_passes_where_the_model_does():
+    base = DecodeConfig(policy="entropy", gen_length=64)
+    whole, block = base.for_model(LLADA), base.for_model(SDAR)
+    assert (whole.value("steps"), whole.value("steps_per_block")) == (64, None)
+    assert (block.value("steps"), block.value("steps_per_block")) == (None, 4)
+    assert whole.tokens_per_step == block.tokens_per_step == base.tokens_per_step == 1
+    assert "steps_per_block" not in whole.to_dict() and "steps" not in block.to_dict()
+    assert block.replace(steps_per_block=3).tokens_per_step == 4 / 3
+    assert DecodeConfig().tokens_per_step is None
+
+
+@pytest.mark.parametrize("tokens, passes", [(1, 4), (2, 2), (4, 1), (8, 1)])
+def test_named_schedules_of_a_block_causal_model(tokens, passes):
+    name = "greedy" if tokens == 1 else f"schedule-{tokens}"
+    made = DecodeConfig(policy=name, gen_length=30).for_model(SDAR)
+    assert made.policy == "low_confidence" and made.value("steps_per_block") == passes
+    spelled = DecodeConfig(policy="low_confidence", gen_length=30, steps_per_block=passes)
+    assert spelled.for_model(SDAR).to_dict() == made.to_dict()
+    assert row_config(made, {"policy": name}, "line 1") == made
+    assert rows([name], ["none"], DecodeConfig().for_model(SDAR))[-1].config.policy == made.policy
+    unknown = DecodeConfig(policy=name)
+    assert unknown.tokens_per_step == tokens
+    assert DecodeConfig(**unknown.changed()) == unknown
+
+
+def test_the_levels_of_a_block_causal_model():
+    notes, task = [], SimpleNamespace(gen_length=64, block_length=32)
+    own = ConfigFile("decode.yaml", {"block_length": 8})
+    how = {"warn": notes.append, "model": lambda: SDAR}
+    # A task chooses no block; the canvas does not displace the checkpoint's.
+    assert resolve({}, None, None, task, **how).block_length == 4 and not notes
+    made = resolve({"gen_length": 30}, None, own, task, **how)
+    assert (made.gen_length, made.block_length) == (30, 8)
+    assert notes == ["block_length is 8; the model was trained with 4"]
+    with pytest.raises(UserError, match="^c.yaml: steps is 8"):
+        file = ConfigFile("c.yaml", {"policy": "margin", "steps": 8})
+        resolve({}, file, None, task, **how)
