@@ -62,6 +62,7 @@ class TokenizerFiles:
     Attributes:
       tokenizer: the whole tokenizer, added tokens included.
       names: special token spellings by name (`bos_token`, …), for the chat template.
+      made_up: spellings among them that no file gives an id; the library numbers them itself.
       special: ids that are special, whatever calls them so.
       template: source of the chat template, or None.
       size: one more than the largest id.
@@ -70,6 +71,7 @@ class TokenizerFiles:
 
     tokenizer: Tokenizer
     names: dict[str, str]
+    made_up: frozenset[str]
     special: frozenset[int]
     template: str | None
     size: int
@@ -127,6 +129,7 @@ def read(folder: Path) -> TokenizerFiles | None:
         tokenizer = _qwen2(vocab, merges, tokens.added, bool(config.get("add_prefix_space")))
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    known = {*tokenizer.get_vocab(), *(t.content for t in tokens.added.values())}
     _build(where, _add, tokenizer, tokens, folder)
     if not whole.is_file():
         _as_qwen2(tokenizer, tokens, config)
@@ -144,6 +147,7 @@ def read(folder: Path) -> TokenizerFiles | None:
     return TokenizerFiles(
         tokenizer,
         {name: token.content for name, token in tokens.named.items()},
+        frozenset({token.content for token in tokens.named.values()} - known),
         frozenset(special),
         _template(folder, config),
         1 + max(ids, default=-1),
@@ -166,8 +170,9 @@ def special_ids(folder: Path) -> dict[str, int]:
     if (known := read(folder)) is None:
         return {}
     added = {t.content: i for i, t in known.tokenizer.get_added_tokens_decoder().items()}
-    ids = {f"{n}_id": known.tokenizer.token_to_id(t) for n, t in known.names.items()}
-    ids.setdefault("mask_token_id", next((added[t] for t in _MASKS if t in added), None))
+    told = {t: i for t, i in added.items() if t not in known.made_up}
+    ids = {f"{n}_id": told.get(t) for n, t in known.names.items()}
+    ids.setdefault("mask_token_id", next((told[t] for t in _MASKS if t in told), None))
     return {name: i for name, i in ids.items() if i is not None}
 
 

@@ -145,7 +145,8 @@ def tokenizer_edit(rng, file, raw, folder):
              rng.choice([3, "left", "strict", {}, True, None])],
         ])  # fmt: skip
     if file == "special_tokens_map.json":
-        known = [v for v in raw.values() if isinstance(v, str)]
+        named = [v for v in raw.values() if not isinstance(v, list)]
+        known = [v["content"] if isinstance(v, dict) else v for v in named]
         value = rng.choice(
             [*known, {"content": rng.choice(known), "lstrip": True}, "<nope>", "a", 3, None]
         )

@@ -132,6 +132,10 @@ def test_the_named_mask_wins(folder):
     assert model(place).mask_token_id == 323
     edit(file, {"additional_special_tokens": []}, drop=["mask_token"])
     assert model(place).mask_token_id == 327  # known by its spelling
+    # A name that no file gives an id tells none: the library would make one up.
+    edit(file, {"mask_token": "<|MASK|>"}, drop=["added_tokens_decoder"])
+    with pytest.raises(UserError, match="key 'mask_token_id' is missing"):
+        model(place)
     edit(place / "config.json", {"mask_token_id": 5})
     assert model(place).mask_token_id == 5
 

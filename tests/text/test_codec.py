@@ -67,7 +67,8 @@ def test_a_prompt_is_a_users_message(name):
 def test_end_of_turn_is_what_the_template_writes():
     spellings = {n: c.tokens_of([c.eot_id])[0] for n, c in CODECS.items()}
     assert spellings["llada-a"] == "<|eot_id|>"
-    assert spellings["dream-a"] == "<|im_end|>"
+    for name in ("dream-a", "sdar-a", "fast-dllm-v2-a"):
+        assert spellings[name] == "<|im_end|>"
     assert CODECS["llada-a"].size == 326
     assert CODECS["dream-a"].size == 325
 
@@ -149,6 +150,31 @@ def test_forged_prompt_golden_way():
     assert {322, 323} <= set(raw)
     assert codec.encode_prompt(text).count(322) == 2  # system's and user's own ends of turn
     assert 323 not in codec.encode_prompt(text)
+
+
+@pytest.mark.parametrize(("name", "mask"), [("sdar-a", 327), ("fast-dllm-v2-a", 325)])
+def test_a_mask_that_somebody_writes_is_text(name, mask):
+    """Of added tokens only an assistant's, and only those that are not special, become ids."""
+    codec, call = CODECS[name], "<tool_call>"
+    spelled = codec.tokens_of([mask])[0]
+    said = f"a {spelled} {call} b"
+    ids = {
+        role: codec.encode_chat([{"role": role, "content": said}, {"role": "user", "content": "?"}])
+        for role in ("system", "user", "assistant")
+    }
+    assert all(mask not in found for found in ids.values())
+    assert [323 in found for found in ids.values()] == [False, False, True]
+    assert mask in codec.encode_prompt(spelled, raw=True)
+    assert codec.decode([40, mask, 41]) == "IJ"  # no answer shows it
+
+
+def test_a_thought_is_dropped_from_earlier_turns_and_kept_in_the_last():
+    codec, said = CODECS["sdar-a"], "<think>\nseven\n</think>\n\nShe has 7."
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": said}]
+    last = codec.encode_chat(turns)
+    assert [i for i in last if i in (325, 326)] == [325, 326]
+    earlier = codec.encode_chat([*turns, {"role": "user", "content": "Why?"}])
+    assert not {325, 326} & {*earlier}
 
 
 def test_decode_leaves_out_special_and_unknown_ids():
@@ -372,7 +398,15 @@ def transformers_tokenizer(name):
     return _ORACLES[name]
 
 
-@pytest.mark.parametrize("name, mask", [("llada-a", "<|mdm_mask|>"), ("dream-a", "<|mask|>")])
+@pytest.mark.parametrize(
+    "name, mask",
+    [
+        ("llada-a", "<|mdm_mask|>"),
+        ("dream-a", "<|mask|>"),
+        ("sdar-a", "<|MASK|>"),
+        ("fast-dllm-v2-a", "|<MASK>|"),
+    ],
+)
 def test_infilling_from_text(name, mask):
     codec = CODECS[name]
     m, end = codec.encode(f"{mask}<|endoftext|>", control=True)
