@@ -170,10 +170,17 @@ def _add_flag(group, p: Parameter) -> None:
         return
     if usual is not None:
         text = f"{text} (default: {usual})"
-    metavar = {int: "N", float: "X"}.get(p.kind, "{" + ",".join(choices) + "}")
+    if "off" in choices:  # words, and a switch
+        group.add_argument(flag, default=None, nargs="?", const=usual, metavar="WORD", help=text)
+        off = f"the same as {flag} off"
+        group.add_argument(
+            f"--no-{flag[2:]}", dest=p.name, action="store_const", const="off", help=off
+        )
+        return
+    metavar = {int: "N", float: "X", tuple: "ID,…"}.get(p.kind, "{" + ",".join(choices) + "}")
     if len(choices) > _FEW:
         metavar, text = "NAME", f"{text}: {', '.join(choices)}"
-    convert = _top_k if p.name == "top_k" else {int: _whole, float: _number}.get(p.kind, str)
+    convert = _top_k if p.name == "top_k" else _CONVERT.get(p.kind, str)
     # `choices` are left to DecodeConfig, which offers the nearest.
     group.add_argument(flag, default=None, type=convert, metavar=metavar, help=text)
 
@@ -202,3 +209,10 @@ def _number(text: str) -> float:
 
 def _top_k(text: str) -> int:
     return 0 if text == "off" else _whole(text)
+
+
+def _ids(text: str) -> list[int]:
+    return [_whole(part) for part in text.replace(",", " ").split()]
+
+
+_CONVERT = {int: _whole, float: _number, tuple: _ids}

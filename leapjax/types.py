@@ -16,6 +16,9 @@ NONE, TOP1, ANCHOR, PROPAGATED, SCHEDULE = range(len(COMMIT_KINDS))
 # one that it decided; open that one again.
 KEEP, COMMIT, REPLACE, REOPEN = range(4)
 
+# What ends a row early; rows hold the index (docs/contract.md, Options).
+EARLY_STOPS = ("off", "block", "settled", "on_eos")
+
 
 class Proposal(NamedTuple):
     """What the model offers for each position of the window.

@@ -3,10 +3,11 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from leapjax.cli.common import Parser
-from leapjax.config import OPTIONS, DecodeConfig
+from leapjax.config import OPTIONS, DecodeConfig, row_config
 from leapjax.config.resolve import resolve
 from leapjax.errors import UserError
 from leapjax.options import add_option_flags, read_config, set_flags
@@ -35,6 +36,43 @@ def test_every_field_is_a_flag():
     assert names == set(OPTIONS)
 
 
+@pytest.mark.parametrize(
+    "argv, stop",
+    [
+        (["--early-stop"], "block"),
+        (["--no-early-stop"], "off"),
+        (["--early-stop", "--seed", "1"], "block"),
+        (["--early-stop", "on-eos"], "on_eos"),
+        (["--early-stop", "settled"], "settled"),
+        (["--early-stop", "on"], "block"),
+    ],
+)
+def test_early_stop_is_a_switch_and_a_word(argv, stop):
+    assert resolve(flags(*argv)).early_stop == stop
+    assert DecodeConfig(early_stop=stop).early_stop == stop
+    assert row_config(DecodeConfig(), {"early_stop": stop}, "line 1").early_stop == stop
+
+
+def test_early_stop_was_a_switch(tmp_path):
+    for text, stop in (("on", "block"), ("off", "off"), ("true", "block"), ("on_eos", "on_eos")):
+        assert resolve({}, yaml_file(tmp_path, f"early_stop: {text}\n")).early_stop == stop
+    assert DecodeConfig(early_stop=True) == DecodeConfig() != DecodeConfig(early_stop=False)
+    assert row_config(DecodeConfig(), {"early_stop": False}, "line 1").early_stop == "off"
+
+
+def test_stop_ids_are_a_list(tmp_path):
+    for text in ("7,5", "7 5", "7, 5"):
+        assert resolve(flags("--stop-ids", text)).stop_ids == (7, 5)
+    assert resolve({}, yaml_file(tmp_path, "stop_ids: [7, 5, 7]\n")).stop_ids == (7, 5)
+    assert DecodeConfig(stop_ids=7).stop_ids == (7,) and DecodeConfig().stop_ids is None
+    assert DecodeConfig(stop_ids=np.array([7, 5])) == DecodeConfig(stop_ids=[7, 5])
+    assert DecodeConfig(stop_ids=[7, 5]).to_dict()["stop_ids"] == [7, 5]  # as JSON has it
+    job = DecodeConfig(stop_ids=[7, 5])
+    assert row_config(job, {"stop_ids": [7, 5]}, "line 1") == job
+    with pytest.raises(UserError, match="'stop_ids' is the same for the whole job"):
+        row_config(job, {"stop_ids": [7]}, "line 1")
+
+
 def test_flags_set_what_they_say():
     got = flags(
         *"--threshold 0.95 --radius 2 --no-early-stop --logits-eos-inf --top-k off".split(),
@@ -43,7 +81,7 @@ def test_flags_set_what_they_say():
     assert got == {
         "threshold": 0.95,
         "radius": 2,
-        "early_stop": False,
+        "early_stop": "off",
         "logits_eos_inf": True,
         "top_k": 0,
         "seed": 4,
@@ -51,7 +89,7 @@ def test_flags_set_what_they_say():
         "temperature": 0.1,
     }
     config = resolve(got)
-    assert (config.top_k, config.early_stop, config.threshold) == (None, False, 0.95)
+    assert (config.top_k, config.early_stop, config.threshold) == (None, "off", 0.95)
     assert resolve(flags("--top-k", "5")).top_k == 5
 
 
@@ -59,6 +97,7 @@ def test_flags_set_what_they_say():
     "argv, message",
     [
         (["--threshold", "high"], "argument --threshold: 'high' is not a number"),
+        (["--stop-ids", "7,a"], "argument --stop-ids: 'a' is not a whole number"),
         (["--radius", "1.5"], "argument --radius: '1.5' is not a whole number"),
         (["--thresh", "0.5"], "unrecognized arguments: --thresh"),
     ],
@@ -88,6 +127,13 @@ def test_flags_that_are_not_understood(argv, message, capsys):
         ({"policy": "certainty_prior", "sigma": 0}, "expected a number between 0.1 and 100"),
         ({"policy": "certainty_prior", "sigma": 1e9}, "a number between 0.1 and 100"),
         ({"policy": "wino", "cache": "dual"}, "policy wino reads the whole sequence"),
+        ({"early_stop": "sometimes"}, "early_stop is 'sometimes'; did you mean 'settled'. choose"),
+        ({"early_stop": 1}, "early_stop is 1; expected one of off, block, settled, on_eos"),
+        ({"stop_ids": []}, "stop_ids is ..; expected a list of token ids"),
+        ({"stop_ids": "7,5"}, "stop_ids is '7,5'; expected a list of token ids"),
+        ({"stop_ids": [7, -1]}, "stop_ids is -1; expected at least 0"),
+        ({"stop_ids": [7, 1.5]}, "stop_ids is .7, 1.5.; expected a list of token ids"),
+        ({"stop_ids": [40]}, "stop_ids holds 40, outside the vocabulary of 40"),
         ({"policy": "klass", "kl_history": 0}, "kl_history is 0; expected at least 1"),
         ({"policy": "klass", "kl_history": 1.5}, "expected a whole number"),
         ({"policy": "slowfast", "explore_steps": 2**31}, "expected at most"),
@@ -104,8 +150,8 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_default(tmp_path):
     file = yaml_file(tmp_path, "threshold: 0.8\nradius: 2\ntop_k: off\nearly_stop: off\n")
     config = resolve({"threshold": 0.95}, file, model=tiny_config)
     assert (config.threshold, config.radius, config.block_length) == (0.95, 2, 32)
-    assert (config.top_k, config.early_stop) == (None, False)
-    assert resolve({"early_stop": True}, file).early_stop
+    assert (config.top_k, config.early_stop) == (None, "off")
+    assert resolve({"early_stop": True}, file).early_stop == "block"
 
 
 def test_numbers_as_people_write_them(tmp_path):

@@ -66,6 +66,11 @@ def test_copies_stay_complete():
         (SDAR, {"policy": "schedule-2", "steps_per_block": 4}, "with steps_per_block 2; remove"),
         (SDAR, {"policy": "greedy", "schedule": "dream"}, "policy greedy is low_confidence with"),
         (LLADA, {"policy": "greedy", "steps": 8}, "policy greedy is low_confidence with steps 256"),
+        (SDAR, {"sub_block_length": 2}, "^sub_block_length is 2, but the model's blocks have no"),
+        (LLADA, {"sub_block_cache": True}, "^sub_block_cache is True, but the model's blocks"),
+        (FAST, {"sub_block_length": 12}, "^sub_block_length 12 does not divide block_length 32; "),
+        (FAST, {"sub_block_cache": True, "cache": "none"}, "^sub_block_cache is on, but cache is"),
+        (LLADA, {"stop_ids": [1, 99]}, "^stop_ids holds 99, outside the vocabulary of 40"),
         (FAST, {"gen_length": 31}, "^gen_length is 31, less than a block of 32.*; raise gen_le"),
     ],
 )
@@ -79,6 +84,18 @@ def test_what_a_model_does_not_take(model, options, message):
 def test_a_block_causal_models_block_need_not_divide_the_canvas():
     assert DecodeConfig(gen_length=30).for_model(SDAR).gen_length == 30
     assert DecodeConfig(gen_length=33).for_model(FAST).gen_length == 33
+
+
+def test_what_ends_an_answer_and_where_policies_decide():
+    assert DecodeConfig().for_model(LLADA).stop_ids == (LLADA.eos_token_id,)
+    assert DecodeConfig().for_model(SDAR).stop_ids == SDAR.stop_ids
+    assert DecodeConfig(stop_ids=[3]).for_model(SDAR).stop_ids == (3,)
+    for block, sub in ((None, 4), (2, 2), (8, 4)):
+        assert DecodeConfig(block_length=block).for_model(FAST).sub_block_length == sub
+    assert DecodeConfig(sub_block_length=16).for_model(FAST).sub_block_length == 16
+    assert DecodeConfig().for_model(SDAR).sub_block_length is None
+    with pytest.raises(UserError, match="^sub_block_length 4 does not divide block_length 6"):
+        DecodeConfig(block_length=6).for_model(FAST)
 
 
 def test_schedules_count_passes_where_the_model_does():

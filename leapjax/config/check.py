@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 import reprlib
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from leapjax.config.decode import DecodeConfig
 
 _KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+_IDS = "a list of token ids"
 _LARGEST_INT = 2**31 - 1
 _LARGEST_FLOAT = 1e30  # its product with any logit is within float32's range
 _BRIEF = reprlib.Repr()
@@ -61,6 +63,10 @@ def coerce(p: Parameter, value: Any) -> Any:
             raise UserError(
                 f"{name} is traced by jax; set it with with_options (docs/research.md)"
             ) from None
+    if kind is tuple:
+        return _ids(value, bad)
+    if "off" in p.choices and (isinstance(value, bool) or str(value) == "on"):
+        value = p.default if value else "off"  # YAML reads bare `on` and `off` as booleans
     if kind in (bool, str):
         if not isinstance(value, kind):
             raise bad
@@ -80,7 +86,20 @@ def coerce(p: Parameter, value: Any) -> Any:
     return value
 
 
+def _ids(value: Any, bad: UserError) -> tuple[int, ...]:
+    value = value.tolist() if hasattr(value, "tolist") else value
+    value = [value] if isinstance(value, int) else value
+    if not isinstance(value, list | tuple) or not value:
+        raise bad
+    whole = [int(i) for i in value if isinstance(i, int | np.integer) and not isinstance(i, bool)]
+    if len(whole) < len(value):
+        raise bad
+    return tuple(dict.fromkeys(whole))
+
+
 def _expected(p: Parameter) -> str:
+    if p.kind is tuple:
+        return _IDS
     return f"one of {', '.join(p.choices)}" if p.choices else _KIND_NAMES[p.kind]
 
 
@@ -100,6 +119,10 @@ def in_range(p: Parameter, value: Any) -> None:
       UserError: the value is too small or too large.
     """
     if value is None or p.kind in (bool, str):
+        return
+    if p.kind is tuple:
+        for each in value:
+            in_range(dataclasses.replace(p, kind=int), each)
         return
     low, high = _bounds(p)
     # The decode computes in float32, where very small floats round to 0.

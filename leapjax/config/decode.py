@@ -20,6 +20,7 @@ from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
 from leapjax.policies import PARAMETERS, POLICIES, ROWS, Parameter
 from leapjax.policies.names import policy_of
+from leapjax.types import EARLY_STOPS
 
 QUANTIZATIONS = ("int8",)
 
@@ -79,7 +80,16 @@ class DecodeConfig:
     cfg_scale: float = _option(
         0.0, float, "classifier-free guidance; two evaluations a pass", low=0
     )
-    early_stop: bool = _option(True, bool, "end a row once a finished block holds eos")
+    early_stop: str = _option(
+        "block",
+        str,
+        "end a row at a stop id: once a block that holds one is finished (block), no mask stands "
+        "before it (settled), or an eos is committed behind no mask (on_eos); off",
+        choices=EARLY_STOPS,
+    )
+    stop_ids: Any = _option(
+        None, tuple, "ids that end an answer (default: the model's)", low=0, traced=False
+    )
     logits_eos_inf: bool = _option(False, bool, "never propose eos (LLaDA's option)")
     confidence_eos_eot_inf: bool = _option(
         False, bool, "commit eos and end-of-turn last: confidence 0 (LLaDA's option)"
@@ -90,6 +100,21 @@ class DecodeConfig:
         f"KV cache; a pass computes: {', '.join(f'{c.help} ({n})' for n, c in CACHES.items())} "
         "(default: none, or block for a block-causal model)",
         choices=tuple(CACHES),
+        traced=False,
+    )
+    sub_block_length: Any = _option(
+        None,
+        int,
+        "part of a block that is decided before the next one; divides block_length (default: the "
+        "model's; only for models with sub-blocks)",
+        low=1,
+        traced=False,
+    )
+    sub_block_cache: bool = _option(
+        False,
+        bool,
+        "reuse a block's keys and values between its passes, an approximation; with cache block "
+        "and sub-blocks",
         traced=False,
     )
     __signature__ = _Signature()
@@ -222,7 +247,8 @@ class DecodeConfig:
         reads = {*COMMON, *POLICIES[self.policy].reads}
         if self.model is not None:
             reads -= {of_model.unread(self.model)}
-        return {n: self.value(n) for n in OPTIONS if n in reads}
+        values = {n: self.value(n) for n in OPTIONS if n in reads}
+        return {n: [*v] if isinstance(v, tuple) else v for n, v in values.items()}
 
 
 def _changed_fields(fields: dict[str, Any]) -> tuple[dict[str, Any], ModelConfig | None]:

@@ -25,10 +25,14 @@ def filled(values: Mapping[str, Any], model: ModelConfig) -> dict[str, Any]:
       model: the model's shape and special ids.
     """
     rules = [run.attention for run in model.runs]
-    own = {
+    own: dict[str, Any] = {
         "block_length": model.block_length or BLOCK_LENGTH,
         "cache": pairs.default_cache(values["policy"], rules),
+        "stop_ids": model.stop_ids or (model.eos_token_id,),
     }
+    if model.sub_block_length is not None:
+        block = values["block_length"] or own["block_length"]
+        own["sub_block_length"] = min(model.sub_block_length, block)
     return {n: own.get(n) if v is None else v for n, v in values.items()}
 
 
@@ -96,6 +100,32 @@ def check(c: DecodeConfig, model: ModelConfig) -> None:
         raise UserError(
             f"gen_length is {c.gen_length}, less than a block of {c.block_length}, and this model "
             f"generates whole blocks; raise gen_length"
+        )
+    for token in c.stop_ids:
+        if token >= model.vocab_size:
+            raise UserError(
+                f"stop_ids holds {token}, outside the vocabulary of {model.vocab_size}; remove it"
+            )
+    _check_sub_blocks(c, model)
+
+
+def _check_sub_blocks(c: DecodeConfig, model: ModelConfig) -> None:
+    for name in ("sub_block_length", "sub_block_cache"):
+        if model.sub_block_length is None and getattr(c, name):
+            raise UserError(
+                f"{name} is {getattr(c, name)}, but the model's blocks have no sub-blocks; "
+                f"remove {name}"
+            )
+    if c.sub_block_length is not None and c.block_length % c.sub_block_length:
+        raise UserError(
+            f"sub_block_length {c.sub_block_length} does not divide block_length "
+            f"{c.block_length}; choose a divisor, such as "
+            f"{_nearest_divisor(c.block_length, c.sub_block_length)}"
+        )
+    if c.sub_block_cache and c.cache != "block":
+        raise UserError(
+            f"sub_block_cache is on, but cache is {c.cache}; set cache block or remove "
+            f"sub_block_cache"
         )
 
 

@@ -212,7 +212,7 @@ def row_arrays(request: Request, program: Program) -> dict[str, Any]:
             "cfg_scale": np.float32(c.cfg_scale),
             # An eos ends no infilled sequence, and a policy may reopen one that it committed.
             "early_stop": np.bool_(
-                c.early_stop and not request.infill and not program.policy.reopens
+                c.early_stop != "off" and not request.infill and not program.policy.reopens
             ),
             "logits_eos_inf": np.bool_(c.logits_eos_inf),
             "confidence_eos_eot_inf": np.bool_(c.confidence_eos_eot_inf),

@@ -9,6 +9,8 @@ import json
 import platform
 from typing import Any
 
+from leapjax.config import OPTIONS
+from leapjax.config.check import coerce
 from leapjax.decoding import NOISE_VERSION
 from leapjax.jobs.source import InputInfo
 from leapjax.jobs.spec import JobSpec
@@ -84,10 +86,16 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
             else:
                 found.append(f"{name} was {_shown(old.get(key))}, now {_shown(new[key])}")
     for name in {**old["options"], **new["options"]}:
-        was, now_is = old["options"].get(name), new["options"].get(name)
+        was, now_is = (_option(name, header["options"].get(name)) for header in (old, new))
         if was != now_is:
             found.append(f"{name} was {_shown(was)}, now {_shown(now_is)}")
     return found
+
+
+def _option(name: str, value: Any) -> Any:
+    """An option's value as it is written today; `early_stop` was true or false once."""
+    known = OPTIONS.get(name)
+    return coerce(known, value) if known and known.choices and isinstance(value, bool) else value
 
 
 def _shown(value: Any) -> str:

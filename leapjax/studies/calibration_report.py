@@ -17,7 +17,8 @@ def label(config: DecodeConfig) -> str:
     >>> label(DecodeConfig(threshold=0.8, radius=2))
     'threshold 0.8, radius 2'
     """
-    said = [f"{n} {v:g}" for n, v in config.changed().items() if OPTIONS[n].traced]
+    changed = {n: v for n, v in config.changed().items() if OPTIONS[n].traced}
+    said = [f"{n} {v if isinstance(v, str) else f'{v:g}'}" for n, v in changed.items()]
     return ", ".join(said) or "defaults"
 
 

@@ -206,7 +206,7 @@ def decode(lm: LM, questions: Sequence[Question], *where, **how) -> list[dict[st
 
 
 def greedy(config: DecodeConfig) -> DecodeConfig:
-    """Greedy decoding on a setting's canvas: one token a step, without a cache.
+    """Greedy decoding on a setting's canvas: one token a step, without an approximate cache.
 
     >>> greedy(DecodeConfig(gen_length=16, block_length=8, cache="dual")).value("steps")
     16
@@ -264,9 +264,9 @@ def decode_settings(
     Returns:
       Setting -> one answer per problem, with `correct`.
     """
-    groups: dict[tuple, list[DecodeConfig]] = {}
+    groups: dict[str, list[DecodeConfig]] = {}
     for config in dict.fromkeys(configs):
-        groups.setdefault(tuple(shared_options(config).items()), []).append(config)
+        groups.setdefault(json.dumps(shared_options(config)), []).append(config)
     out: dict[DecodeConfig, list[dict[str, Any]]] = {}
     for group in groups.values():
         first, before = group[0], len(out) * len(problems)

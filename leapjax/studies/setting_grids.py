@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from leapjax.config import OPTIONS, DecodeConfig, check_keys, per_row
+from leapjax.config.check import coerce
 from leapjax.errors import UserError
 from leapjax.policies import PARAMETERS, POLICIES, Parameter
 from leapjax.policies.names import policy_of, suggestion
@@ -96,10 +97,16 @@ def _linspace(text: str, first: str, last: str, count: str) -> list[float]:
 
 
 def _value(name: str, kind: type, text: str) -> Any:
+    switch = {"true": True, "false": False}
     if kind is bool:
-        if text not in ("true", "false"):
+        if text not in switch:
             raise UserError(f"--grid: {name} is {text!r}; expected true or false")
-        return text == "true"
+        return switch[text]
+    if OPTIONS[name].choices:
+        try:
+            return coerce(OPTIONS[name], switch.get(text, text))
+        except UserError as e:
+            raise UserError(f"--grid: {e}") from e
     try:
         return kind(text)
     except ValueError:

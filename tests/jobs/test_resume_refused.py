@@ -15,6 +15,8 @@ CHANGES = {
     "threshold was 0.9, now 0.8": {"options": OPTIONS.replace(threshold=0.8)},
     'cache was "none", now "dual"': {"options": OPTIONS.replace(cache="dual")},
     "seed was 0, now 1": {"options": OPTIONS.replace(seed=1)},
+    'early_stop was "block", now "off"': {"options": OPTIONS.replace(early_stop=False)},
+    r"stop_ids was \[38\], now \[7\]": {"options": OPTIONS.replace(stop_ids=[7])},
     "num_samples was 2, now 3": {"num_samples": 3},
     "num_samples was 2, now off": {"num_samples": None},
     "details was true, now false": {"details": False},
@@ -59,6 +61,15 @@ def test_another_version_is_a_note(spec, tmp_path):
     assert len(notes) == 1  # it had ended
     job.run(FakeLM(), spec(overwrite=True), note=notes.append)
     assert len(notes) == 1
+
+
+def test_a_switch_that_became_a_word_is_the_same(spec, tmp_path):
+    interrupted(spec)
+    options = json.loads((tmp_path / "out" / "journal").read_text().split("\n", 1)[0])["options"]
+    begun_with(tmp_path / "out", options=options | {"early_stop": True})
+    with pytest.raises(UserError, match='early_stop was "block", now "off"'):
+        job.run(FakeLM(), spec(resume=True, options=OPTIONS.replace(early_stop="off")))
+    job.run(FakeLM(), spec(resume=True))
 
 
 @pytest.mark.parametrize("together", [False, True])

@@ -24,7 +24,7 @@ def grid(*axes, base=BASE):
         ("radius=4:9:1", "radius", (4,)),
         ("block-length= 8, 16", "block_length", (8, 16)),
         ("policy=localleap,factor", "policy", ("localleap", "factor")),
-        ("early_stop=true,false", "early_stop", (True, False)),
+        ("early_stop=true,false", "early_stop", ("block", "off")),
         ("decay=0,0,0.5", "decay", (0.0, 0.5)),
     ],
 )
@@ -48,7 +48,8 @@ def test_axes(text, name, values):
         ("radius=0:5:3", "whole numbers, not 2.5"),
         ("radius=1.5", "expected a whole number"),
         ("threshold=high", "expected a number"),
-        ("early_stop=yes", "expected true or false"),
+        ("early_stop=yes", "--grid: early_stop is 'yes'; choose one of off, block, settled"),
+        ("logits_eos_inf=yes", "expected true or false"),
         ("cache=none:dual:2", "expected NAME=a,b,c"),
     ],
 )
