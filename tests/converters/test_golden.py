@@ -91,6 +91,55 @@ def test_there_and_back_is_bit_exact(name, golden, tmp_path, read_all):
         assert match == sides and not differ and not errors
 
 
+@pytest.fixture
+def small(golden, tmp_path, write_hub):
+    """small(name, **changes): a bfloat16 copy, tied, with one KV head; a change None drops it."""
+
+    def make(name, **changes):
+        raw = checkpoint.read_config(golden / name)
+        width = raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"]
+        tensors = source.open_source(golden / name).tensors
+        values = {}
+        for key, tensor in tensors.items():
+            rows = width if ".k_proj" in key or ".v_proj" in key else tensor.shape[0]
+            values[key] = tensor.rows(0, rows).astype(ml_dtypes.bfloat16)
+        values["lm_head.weight"] = values["model.embed_tokens.weight"]
+        values = {k: v for k, v in (values | changes).items() if v is not None}
+        raw |= {"num_key_value_heads": 1, "tie_word_embeddings": True, "torch_dtype": "bfloat16"}
+        return write_hub(tmp_path / "hub", raw, values)
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["sdar-a", "fast-dllm-v2-a"])
+@pytest.mark.parametrize("head", [True, False], ids=["head stored", "head left out"])
+def test_tied_with_one_kv_head_in_bfloat16(name, head, small, read_all, tmp_path):
+    folder = small(name, **({} if head else {"lm_head.weight": None}))
+    converters.convert(folder, tmp_path / "out")
+    converters.to_hub(tmp_path / "out", tmp_path / "back")
+    assert read_all(tmp_path / "back") == read_all(folder)
+    config = parse_config(checkpoint.read_config(tmp_path / "out"))
+    params = checkpoint.load_params(tmp_path / "out", config)
+    assert params["layers"]["k"].shape[2] == config.head_dim and params["embed"].dtype == "bfloat16"
+    same(converters.load_hub(folder, config), params)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [("sdar-a", "self_attn.q_proj.bias"), ("fast-dllm-v2-a", "self_attn.q_norm.weight")],
+)
+def test_the_other_qwens_tensors_are_refused(name, tensor, small, tmp_path, refused):
+    """And one that is missing, or a head that differs from the embedding it is tied to."""
+    extra, vector = f"model.layers.1.{tensor}", np.ones(8, ml_dtypes.bfloat16)
+    refused(lambda: converters.check(small(name, **{extra: vector})), extra, "unexpected")
+    gone = "model.layers.2.mlp.down_proj.weight"
+    refused(lambda: converters.check(small(name, **{gone: None})), gone, "missing")
+    head = np.ones((336, 48), ml_dtypes.bfloat16)
+    other = small(name, **{"lm_head.weight": head})
+    refused(lambda: converters.convert(other, tmp_path / "out"), "lm_head.weight", "differs")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", model_files.SIDE_FILES)
 def test_every_side_file_goes_along(name, hub, tmp_path):
     """Into a checkpoint, back, and into a model fine-tuned from either."""
