@@ -138,7 +138,8 @@ def _described(src: Path, report) -> str:
     lines = [
         f"{src}: {report.family}, {report.param_count:,} parameters, complete",
         f"  shape   {c.n_layers} layers, width {c.d_model}, {c.n_heads} heads on "
-        f"{c.n_kv_heads}, MLP {c.mlp_hidden_size}, vocabulary {c.vocab_size}",
+        f"{c.n_kv_heads}, MLP {c.mlp_hidden_size}, vocabulary {c.vocab_size}"
+        + (f", blocks of {c.block_length}" if c.block_causal else ""),
         f"  source  {report.tensors} tensors, {human_bytes(report.source_bytes)} in "
         f"{plural(len(report.files), 'file')}",
         f"  result  {report.dtype}, {human_bytes(report.target_bytes)} on disk",

@@ -69,7 +69,8 @@ def test_other_families_have_no_such_names(tmp_path):
 def test_a_conversion_writes_the_block_down(folder, tmp_path, capsys):
     place = folder("SDAR-b8")
     assert convert(["--check", str(place)]) == 0
-    assert "block_size 8 is that of the model's name" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "blocks of 8\n" in said and "block_size 8 is that of the model's name" in said
     converters.convert(place, tmp_path / "plain-b2")
     converters.to_hub(tmp_path / "plain-b2", tmp_path / "back")
     for copy in ("plain-b2", "back"):
