@@ -14,6 +14,7 @@ from leapjax.decoding import DecodeState, Program, initial_state
 from leapjax.decoding.state import with_cache
 from leapjax.errors import UserError
 from leapjax.serve.completion import completion
+from leapjax.serve.lane import RESULT
 from leapjax.types import Completion, Request
 
 if TYPE_CHECKING:
@@ -55,9 +56,7 @@ class Batch:
         Returns:
           One Completion a row.
         """
-        names = ("tokens", "commit_step", "commit_kind", "commit_confidence")
-        names += ("first", "steps", "full_passes")
-        host = {name: np.asarray(getattr(final, name)) for name in names}
+        host = {name: np.asarray(getattr(final, name)) for name in RESULT}
         return [
             completion(request, {k: v[b] for k, v in host.items()}, self.program, self.finish)
             for b, request in enumerate(self.requests)

@@ -9,15 +9,17 @@ import dataclasses
 from typing import Any, NamedTuple
 
 # Why a position was committed; the codes stored in `commit_kind`, in this order.
-COMMIT_KINDS = ("none", "top1", "anchor", "propagated", "schedule")
-NONE, TOP1, ANCHOR, PROPAGATED, SCHEDULE = range(len(COMMIT_KINDS))
+COMMIT_KINDS = ("none", "top1", "anchor", "propagated", "schedule", "seed")
+NONE, TOP1, ANCHOR, PROPAGATED, SCHEDULE, SEED = range(len(COMMIT_KINDS))
+
+# What ends a row before its canvas is full: nothing; a finished block that holds a stop id; a stop
+# id with no open position before it; the same, in a pass that commits a stop id. Rows hold the
+# index (docs/contract.md, Options).
+EARLY_STOPS = ("off", "block", "settled", "on_eos")
 
 # What a policy does with a position: nothing; decide an open one; put another token in place of
 # one that it decided; open that one again.
 KEEP, COMMIT, REPLACE, REOPEN = range(4)
-
-# What ends a row early; rows hold the index (docs/contract.md, Options).
-EARLY_STOPS = ("off", "block", "settled", "on_eos")
 
 
 class Proposal(NamedTuple):

@@ -10,10 +10,11 @@ combinations are allowed.
 from __future__ import annotations
 
 from leapjax.caches.base import Cache, Outcome
+from leapjax.caches.block import SUB_BLOCK, Block
 from leapjax.caches.dual import Dual
 from leapjax.caches.none import NoCache
 from leapjax.caches.prefix import Prefix
 
-CACHES: dict[str, Cache] = {cache.name: cache for cache in (NoCache(), Prefix(), Dual())}
+CACHES: dict[str, Cache] = {cache.name: cache for cache in (NoCache(), Prefix(), Dual(), Block())}
 
-__all__ = ["CACHES", "Cache", "Outcome"]
+__all__ = ["CACHES", "SUB_BLOCK", "Cache", "Outcome"]

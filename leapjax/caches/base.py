@@ -27,6 +27,7 @@ class Outcome(NamedTuple):
       cache: the new `DecodeState.cache`.
       shadow: (R, W, D); hidden states of a copy of the window in which no output sees the token
         that it predicts. None unless the policy needs `recheck`.
+      stored: (B,) int32; the new `DecodeState.stored`, None if unchanged.
       refreshed: () int32; rows that refreshes of the cache computed, those that fill a turn
         included.
     """
@@ -37,6 +38,7 @@ class Outcome(NamedTuple):
     cache: Any
     shadow: Any = None
     refreshed: Any = 0
+    stored: Any = None
 
 
 class Cache(ABC):
@@ -49,8 +51,7 @@ class Cache(ABC):
     Attributes:
       name: the name that users write.
       help: the columns that most passes compute.
-      stores: whether it keeps keys and values. Then a row begins with a full pass, and most other
-        passes compute only a part.
+      stores: whether it keeps keys and values. Then most passes compute only a part of a row.
       exact: whether the hidden states equal those of a pass over the whole sequence.
     """
 
@@ -58,6 +59,11 @@ class Cache(ABC):
     help: ClassVar[str]
     stores: ClassVar[bool]
     exact: ClassVar[bool]
+
+    @property
+    def refreshes(self) -> bool:
+        """Whether a row begins each block with a full pass."""
+        return self.stores and not self.exact
 
     def shapes(self, program: Program, slots: int) -> tuple[jax.ShapeDtypeStruct, ...]:
         """Shapes of keys and values, each (L, R, K, T, E); empty if nothing is stored."""

@@ -24,13 +24,13 @@ class NoCache(Cache):
     def steady(self, params, rows, columns, cache):
         """One pass over whole sequences; see `Cache.steady`."""
         program = rows.program
-        place = jnp.arange(program.length, dtype=jnp.int32)[None, :] - rows.state.first[:, None]
+        column = jnp.arange(program.length, dtype=jnp.int32)[None, :]
         return transformer.hidden_states(
             params,
             program.model,
             rows.ids(),
-            rows.both(jnp.maximum(place, 0)),
-            rows.both(place >= 0),
+            rows.both(rows.positions(column)),
+            rows.both(rows.valid()),
             program.compute_dtype,
             outputs=rows.both(rows.predictors(columns)),
         )
@@ -41,7 +41,14 @@ class NoCache(Cache):
             hidden, shadow = _forward_with_shadow(params, rows, columns)
         else:
             hidden, shadow = self.steady(params, rows, columns, None), None
-        return Outcome(hidden, ~rows.state.done, ~rows.state.done, None, shadow)
+        state, live = rows.state, ~rows.state.done
+        if not rows.program.model.seeds_blocks:
+            return Outcome(hidden, live, live, None, shadow)
+        # A pass of its own for the first token of a block, as with a cache.
+        seeds = state.stored < state.block
+        stored = jnp.where(seeds, state.block, state.stored)
+        served = live & ~seeds
+        return Outcome(hidden, served, served, None, shadow, stored=stored)
 
 
 @jax.named_scope("full pass")
@@ -57,8 +64,7 @@ def _forward_with_shadow(params, rows, columns):
     t, w = program.length, program.block_length
     source = rows.predictors(columns)
     all_columns = jnp.arange(t, dtype=jnp.int32)[None, :]
-    place = all_columns - state.first[:, None]
-    b, real = place.shape[0], (place >= 0)[:, None, :]
+    b, real = state.first.shape[0], rows.valid()[:, None, :]
     row_to_row = jnp.broadcast_to(real, (b, t, t))
     row_to_shadow = jnp.zeros((b, t, w), bool)
     shadow_to_row = real & (all_columns[:, None, :] != columns[:, :, None])  # (B, W, T)
@@ -70,14 +76,14 @@ def _forward_with_shadow(params, rows, columns):
         ],
         axis=1,
     )
-    places = jnp.concatenate([place, source - state.first[:, None]], axis=1)
+    places = jnp.concatenate([rows.positions(all_columns), rows.positions(source)], axis=1)
     ids = rows.ids()
     masks = jnp.full((ids.shape[0], w), program.model.mask_token_id, ids.dtype)
     hidden = transformer.hidden_states(
         params,
         program.model,
         jnp.concatenate([ids, masks], axis=1),
-        rows.both(jnp.maximum(places, 0)),
+        rows.both(places),
         rows.both(mask),
         program.compute_dtype,
     )

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from leapjax.caches.base import Cache, Outcome
+from leapjax.caches.turns import take_turn
 from leapjax.models import transformer
 from leapjax.ops.primitives import take
 
@@ -54,8 +55,8 @@ class Refreshing(Cache):
             params,
             program.model,
             take(rows.ids(), rows.both(window)),
-            rows.both(_rope_positions(rows, window)),
-            rows.both(_valid(rows)),
+            rows.both(rows.positions(window)),
+            rows.both(rows.valid()),
             cache,
             rows.both(start),
             (rows.both(low), rows.both(self.end(rows))),
@@ -88,27 +89,6 @@ def lead(program) -> int:
     return 1 if program.model.shift_logits else 0
 
 
-def _turn(waiting, group: int):
-    """Select the rows of a turn: the first `group` rows that wait.
-
-    Args:
-      waiting: (B,) bool, at least one True.
-      group: G.
-
-    Returns:
-      (G,) int32 rows, and (B,) bool, the rows that wait afterwards. If fewer than G rows wait, the
-      last of them fills the turn and is computed again.
-
-    >>> rows, after = _turn(jnp.array([False, True, True, False, True]), 2)
-    >>> rows.tolist(), after.tolist(), _turn(after, 2)[0].tolist()
-    ([1, 2], [False, False, False, False, True], [4, 4])
-    """
-    count = jnp.cumsum(waiting, dtype=jnp.int32)  # of a waiting row: its number, from 1
-    number = jnp.minimum(jnp.arange(1, group + 1, dtype=jnp.int32), count[-1])
-    rows = jnp.argmax(count[None, :] == number[:, None], axis=1)
-    return rows.astype(jnp.int32), waiting & (count > group)
-
-
 def _refresh(params, rows, columns, waiting, group: int, hidden, cache):
     """Run full passes over the waiting rows, `group` rows a turn.
 
@@ -119,13 +99,13 @@ def _refresh(params, rows, columns, waiting, group: int, hidden, cache):
     b, program = columns.shape[0], rows.program
     all_columns = jnp.arange(program.length, dtype=jnp.int32)[None, :]
     ids = rows.ids()
-    positions = rows.both(_rope_positions(rows, all_columns))
-    valid, outputs = rows.both(_valid(rows)), rows.both(rows.predictors(columns))
+    positions = rows.both(rows.positions(all_columns))
+    valid, outputs = rows.both(rows.valid()), rows.both(rows.predictors(columns))
 
     @jax.named_scope("refresh pass")
     def turn(carry):
         hidden, cache, waiting, computed = carry
-        chosen, after = _turn(waiting, group)
+        chosen, after = take_turn(waiting, group)
         waits = waiting[chosen]
         if program.guidance:  # the unconditional branch of row i is row b + i
             chosen, waits = jnp.concatenate([chosen, chosen + b]), jnp.concatenate([waits, waits])
@@ -151,13 +131,3 @@ def _refresh(params, rows, columns, waiting, group: int, hidden, cache):
     carry = (hidden, cache, waiting, jnp.int32(0))
     hidden, cache, _, computed = lax.while_loop(lambda carry: jnp.any(carry[2]), turn, carry)
     return hidden, cache, computed
-
-
-def _rope_positions(rows, columns):
-    """RoPE positions of columns: (B, S) int32, counted from the row's first token."""
-    return jnp.maximum(columns - rows.state.first[:, None], 0)
-
-
-def _valid(rows):
-    """(B, T) bool: columns that hold a token."""
-    return jnp.arange(rows.program.length, dtype=jnp.int32)[None, :] >= rows.state.first[:, None]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from leapjax.caches import CACHES
 from leapjax.config import pairs
 from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
@@ -122,7 +123,7 @@ def _check_sub_blocks(c: DecodeConfig, model: ModelConfig) -> None:
             f"{c.block_length}; choose a divisor, such as "
             f"{_nearest_divisor(c.block_length, c.sub_block_length)}"
         )
-    if c.sub_block_cache and c.cache != "block":
+    if c.sub_block_cache and not (CACHES[c.cache].stores and CACHES[c.cache].exact):
         raise UserError(
             f"sub_block_cache is on, but cache is {c.cache}; set cache block or remove "
             f"sub_block_cache"

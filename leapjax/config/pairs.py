@@ -16,8 +16,8 @@ CACHES_FOR = {
     # Every position depends on later ones, so cached keys and values go stale.
     "bidirectional": ("none", "prefix", "dual"),
     "windowed": ("none", "prefix", "dual"),
-    # A finished block never changes, so an approximate cache would lose exactness for nothing.
-    "block_causal": ("none", *(CACHES.keys() & {"block"})),
+    # A finished block never changes, so its keys and values are exact.
+    "block_causal": ("none", "block"),
     "causal": ("none",),
 }
 

@@ -46,6 +46,30 @@ class Rows:
         mask = jnp.int32(self.program.model.mask_token_id)
         return jnp.concatenate([tokens, jnp.where(self.state.given, mask, tokens)])
 
+    def select(self, chosen: Int32[Array, " G"], wanted: Bool[Array, " G"]) -> Rows:
+        """Some of the rows, as far as a forward pass reads them.
+
+        Args:
+          chosen: (G,) int32.
+          wanted: (G,) bool; rows where it is False get other tokens.
+        """
+        names = ("tokens", "given", "open", "first", "origin", "end", "block", "stored")
+        fields = {name: getattr(self.state, name)[chosen] for name in names}
+        fields["tokens"] = jnp.where(wanted[:, None], fields["tokens"], 0)
+        return Rows(self.state.replace(**fields), self.program)
+
+    def positions(self, columns: Int32[Array, "#B S"]) -> Int32[Array, "B S"]:
+        """RoPE positions of columns: (B, S) int32, counted from the row's first token."""
+        return jnp.maximum(columns - self.state.first[:, None], 0)
+
+    def valid(self) -> Bool[Array, "B T"]:
+        """(B, T) bool: columns that belong to the row."""
+        column = jnp.arange(self.program.length, dtype=jnp.int32)[None, :]
+        valid = column >= self.state.first[:, None]
+        if not self.program.model.block_causal:  # these rows end with the last column
+            return valid
+        return valid & (column < self.state.end[:, None])
+
     def both(self, x: Shaped[Array, " B *rest"]) -> Shaped[Array, " R *rest"]:
         """Repeat a (B, ...) array for both copies if guided: (R, ...)."""
         return jnp.concatenate([x, x]) if self.program.guidance else x
@@ -53,8 +77,8 @@ class Rows:
     def predictors(self, columns: Int32[Array, "B W"]) -> Int32[Array, "B W"]:
         """(B, W) int32, the columns whose outputs predict the given columns (B, W).
 
-        Dream's output at i - 1 predicts position i. A row's first token has no predecessor and is
-        predicted by its own output.
+        Shifted outputs: the one at i - 1 predicts position i (Dream, Fast-dLLM v2). A row's first
+        token has no predecessor and is predicted by its own output.
         """
         if not self.program.model.shift_logits:
             return columns

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from leapjax.decoding.prefill import prefill_all, prefills
 from leapjax.decoding.program import Program
 from leapjax.decoding.state import DecodeState, refill, with_cache
 from leapjax.decoding.step import step
@@ -72,5 +73,7 @@ def decode(params: Weights, state: DecodeState, program: Program) -> DecodeState
     """
     if state.cache is None:
         state = with_cache(state, program)
+    if prefills(program):
+        state = prefill_all(params, state, program)
     rows = jnp.int32(state.done.shape[0])
     return run(params, state, jnp.int32(2**30), rows, program)

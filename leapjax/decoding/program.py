@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from leapjax.caches import CACHES, Cache
+from leapjax.caches import CACHES, SUB_BLOCK, Cache
 from leapjax.config import DecodeConfig
 from leapjax.models.config import ModelConfig
 from leapjax.policies import POLICIES, Policy
@@ -32,6 +32,11 @@ class Program:
       infill: open positions may be anywhere; no canvas is appended.
       refresh_group: rows G that a refresh computes together; 1 without a KV cache.
       static: (name, value) of the policy's static parameters.
+      stop_ids: ids that end an answer.
+      sub_block_length: policies decide within sub-blocks of this many positions; None is the
+        whole block.
+      sub_block_cache: keys and values of the active block are reused between its passes
+        (Fast-dLLM v2's approximation).
     """
 
     model: ModelConfig
@@ -48,6 +53,9 @@ class Program:
     infill: bool = False
     refresh_group: int = 1
     static: tuple[tuple[str, Any], ...] = ()
+    stop_ids: tuple[int, ...] = ()
+    sub_block_length: int | None = None
+    sub_block_cache: bool = False
 
     @property
     def policy(self) -> Policy:
@@ -57,7 +65,7 @@ class Program:
     @property
     def kv_cache(self) -> Cache:
         """The cache's registry entry."""
-        return CACHES[self.cache]
+        return SUB_BLOCK if self.sub_block_cache else CACHES[self.cache]
 
     @property
     def holds_masks(self) -> bool:
@@ -71,7 +79,7 @@ class Program:
 
     @property
     def blocks(self) -> int:
-        """Number of blocks in the canvas."""
+        """Number of blocks in the canvas of a bidirectional model."""
         return self.gen_length // self.block_length
 
     @property
@@ -95,7 +103,7 @@ def program_for(
     Args:
       config: the request's options.
       model: the model's shape.
-      length: columns T of the batch.
+      length: columns T of the batch; a block-causal model's are rounded up to whole blocks.
       dtype: compute dtype's name.
       eot_token_id: end-of-turn id, or None.
       infill: see `Program`.
@@ -105,6 +113,9 @@ def program_for(
       UserError: the options don't go with the model.
     """
     config = config.for_model(model)
+    if model.block_causal:
+        model = model.with_block_length(config.block_length)
+        length = -(-length // config.block_length) * config.block_length  # whole blocks
     sampling = config.temperature > 0
     parameters = POLICIES[config.policy].parameters
     return Program(
@@ -121,5 +132,8 @@ def program_for(
         dtype=dtype,
         infill=infill,
         refresh_group=refresh_group if CACHES[config.cache].stores else 1,
+        stop_ids=config.stop_ids,
+        sub_block_length=config.sub_block_length,
+        sub_block_cache=config.sub_block_cache,
         static=tuple((p.name, config.value(p.name)) for p in parameters if not p.traced),
     )

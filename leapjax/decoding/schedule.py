@@ -1,6 +1,7 @@
 """The number of positions that a fixed schedule commits in a pass.
 
-Sources: LLaDA's `generate` (even), Dream's `diffusion_generate` (dream); rules only.
+Sources: LLaDA's `generate` (even), Dream's `diffusion_generate` (dream), SDAR's `generate.py`
+(by_block); rules only.
 """
 
 from __future__ import annotations
@@ -33,6 +34,27 @@ def even(
     [3, 2, 2]
     """
     return block_masks // passes + (block_step < block_masks % passes).astype(jnp.int32)
+
+
+def by_block(
+    block_length: int, block_step: Int32[Array, " B"], passes: Int32[Array, " B"]
+) -> Int32[Array, " B"]:
+    """Spread a block's commits evenly, as if all of it were open; for block-causal models.
+
+    A block that begins with prompt tokens is done in fewer passes.
+
+    Args:
+      block_length: positions of a block.
+      block_step: (B,) int32, passes already spent in the block.
+      passes: (B,) int32, passes per block.
+
+    Returns:
+      (B,) int32, at least 1 while `block_step` is below `block_length`.
+
+    >>> by_block(8, jnp.array([0, 1, 2]), jnp.array([3, 3, 3])).tolist()
+    [3, 3, 2]
+    """
+    return block_length // passes + (block_step < block_length % passes).astype(jnp.int32)
 
 
 def dream(

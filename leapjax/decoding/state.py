@@ -1,7 +1,7 @@
 """`DecodeState`: the loop carry, with one slot per row.
 
-Rows are left-padded to T columns: pads, then prompt and canvas (or the whole sequence when
-infilling). Rows share nothing, so refilling a slot does not affect the others.
+`leapjax.decoding.layout` says where a row's tokens lie. Rows share nothing, so refilling a slot
+does not affect the others.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import numpy as np
 from flax import struct
 
 from leapjax.config import DecodeConfig
+from leapjax.decoding.layout import layout
 from leapjax.decoding.program import Program
 from leapjax.idset import digest
-from leapjax.types import Request
+from leapjax.types import EARLY_STOPS, Request
 
 
 class RowOptions(struct.PyTreeNode):
@@ -28,7 +29,7 @@ class RowOptions(struct.PyTreeNode):
       top_p: (B,) float32 in (0, 1]; 1 keeps everything.
       top_k: (B,) int32; 0 keeps everything.
       cfg_scale: (B,) float32; 0 is no guidance.
-      early_stop: (B,) bool; a finished block that contains eos ends the row.
+      early_stop: (B,) int8; what ends a row early, index in `leapjax.types.EARLY_STOPS`.
       logits_eos_inf: (B,) bool; eos is never proposed.
       confidence_eos_eot_inf: (B,) bool; eos and eot proposals have confidence 0.
       parameters: name -> (B,) float32, int32 or bool of each traced parameter of the policy.
@@ -62,19 +63,24 @@ class DecodeState(struct.PyTreeNode):
     """State of B rows (B slots, T columns).
 
     Attributes:
-      tokens: (B, T) int32; the mask id where open, the pad id before the row.
+      tokens: (B, T) int32; the mask id where open, the pad id outside the row.
       open: (B, T) bool; positions still to be decided, never inferred from ids.
       given: (B, T) bool; tokens of the request.
       first: (B,) int32; column of the row's first real token.
       origin: (B,) int32; column of canvas position 0, from which noise positions count.
+      end: (B,) int32; column past the row's last position.
       block: (B,) int32; column where the active block starts.
       block_masks: (B,) int32; open positions the active block had at its start.
       block_step: (B,) int32; passes spent in the active block. With a KV cache, a row refreshes in
         the pass before which it is 0.
       steps: (B,) int32; passes offered to this row's policy.
-      full_passes: (B,) int32; the steps that computed the whole sequence.
+      full_passes: (B,) int32; the steps that computed the whole sequence; of a block-causal row
+        with a KV cache, 1 if its prompt has whole blocks, which a prefill computes.
+      stored: (B,) int32; block-causal rows: the cache holds the keys and values of the columns
+        before. Without a cache, the end of the last block whose successor's first token is known.
+      other_passes: (B,) int32; passes that were no steps: prefills, and those that only store.
       done: (B,) bool; finished, or an idle slot.
-      commit_step: (B, T) int32; -2 given, -1 not committed by a policy.
+      commit_step: (B, T) int32; -3 a seeded block's first token, -2 given, -1 not committed.
       commit_kind: (B, T) int8; codes of `COMMIT_KINDS`.
       commit_confidence: (B, T) float32 in [0, 1].
       key: (B, 5) uint32; material of the row's PRNG key (`row_keys`).
@@ -90,11 +96,14 @@ class DecodeState(struct.PyTreeNode):
     given: Any
     first: Any
     origin: Any
+    end: Any
     block: Any
     block_masks: Any
     block_step: Any
     steps: Any
     full_passes: Any
+    stored: Any
+    other_passes: Any
     done: Any
     commit_step: Any
     commit_kind: Any
@@ -174,32 +183,39 @@ def row_arrays(request: Request, program: Program) -> dict[str, Any]:
     ids = np.asarray(request.ids, np.int32)
     tokens = np.full(t, model.pad_token_id, np.int32)
     is_open = np.zeros(t, bool)
+    first, origin, end = layout(request, program)
+    tokens[first : first + len(ids)] = ids
     if request.infill:
-        first = t - len(ids)
-        tokens[first:] = ids
-        is_open[first:] = ids == model.mask_token_id
-        origin = first
+        is_open[first:end] = ids == model.mask_token_id
     else:
-        origin = t - program.gen_length
-        first = origin - len(ids)
-        tokens[first:origin] = ids
-        tokens[origin:] = model.mask_token_id
-        is_open[origin:] = True
+        tokens[origin:end] = model.mask_token_id
+        is_open[origin:end] = True
     given = np.zeros(t, bool)
-    given[first:] = ~is_open[first:]
+    given[first:end] = ~is_open[first:end]
     block = int(np.argmax(is_open))
+    if model.block_causal:
+        block = block // w * w
+    prefilled = int(prefill_end(np.int32(block), is_open[block], program))
+    prefills = program.kv_cache.stores and prefilled > 0
     c = request.config.for_model(model)
+    stop = c.early_stop
+    # An eos ends no infilled sequence, and a policy may reopen one that it committed.
+    if request.infill or program.policy.reopens:
+        stop = "off"
     return {
         "tokens": tokens,
         "open": is_open,
         "given": given,
         "first": np.int32(first),
         "origin": np.int32(origin),
+        "end": np.int32(end),
         "block": np.int32(block),
         "block_masks": np.int32(is_open[block : block + w].sum()),
         "block_step": np.int32(0),
         "steps": np.int32(0),
-        "full_passes": np.int32(0),
+        "full_passes": np.int32(prefills),
+        "stored": np.int32(0 if program.kv_cache.stores else prefilled),
+        "other_passes": np.int32(prefills),
         "done": np.bool_(not is_open.any()),
         "commit_step": np.where(given, -2, -1).astype(np.int32),
         "commit_kind": np.zeros(t, np.int8),
@@ -210,10 +226,7 @@ def row_arrays(request: Request, program: Program) -> dict[str, Any]:
             "top_p": np.float32(c.top_p),
             "top_k": np.int32(c.top_k or 0),
             "cfg_scale": np.float32(c.cfg_scale),
-            # An eos ends no infilled sequence, and a policy may reopen one that it committed.
-            "early_stop": np.bool_(
-                c.early_stop != "off" and not request.infill and not program.policy.reopens
-            ),
+            "early_stop": np.int8(EARLY_STOPS.index(stop)),
             "logits_eos_inf": np.bool_(c.logits_eos_inf),
             "confidence_eos_eot_inf": np.bool_(c.confidence_eos_eot_inf),
             "parameters": {
@@ -223,6 +236,27 @@ def row_arrays(request: Request, program: Program) -> dict[str, Any]:
             },
         },
     }
+
+
+def prefill_end(block, is_open, program: Program):
+    """The end of the columns that a prefill stores: whole blocks before the first active one.
+
+    If the model seeds blocks, the pass that stores the last of them also decides the active
+    block's first token, so it is left to the loop.
+
+    Args:
+      block: () int32, the first active block's first column; or (B,).
+      is_open: () bool, whether that column is open; or (B,).
+      program: static structure.
+
+    Returns:
+      () int32, or (B,); 0 for bidirectional models.
+    """
+    if not program.model.block_causal:
+        return block * 0
+    if not program.model.seeds_blocks:
+        return block
+    return block - np.int32(program.block_length) * (is_open & (block > 0))
 
 
 def idle_row(program: Program) -> dict[str, Any]:

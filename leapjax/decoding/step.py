@@ -6,19 +6,20 @@ state -> window columns -> forward pass with the cache: hidden states, rows serv
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
-from leapjax.decoding import forward, schedule, summary
+from leapjax.decoding import advance, forward, schedule, summary
 from leapjax.decoding.program import Program
 from leapjax.decoding.proposal import never_proposed, probability, propose
 from leapjax.decoding.state import DecodeState, PassCounts, row_keys
 from leapjax.ops.arrangement import as_arranged
 from leapjax.ops.primitives import take
 from leapjax.policies import Pass
-from leapjax.types import COMMIT, NONE, REOPEN, REPLACE
+from leapjax.types import COMMIT, NONE, REOPEN, REPLACE, SEED
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Int32, Key
@@ -51,6 +52,9 @@ def quota(state: DecodeState, masked: Bool[Array, "B W"], program: Program) -> I
     """(B,) int32: positions that the schedule commits now; zeros for threshold policies."""
     if not program.policy.scheduled:
         return jnp.zeros_like(state.block_step)
+    if program.model.block_causal:
+        passes = state.options.parameters["steps_per_block"]
+        return schedule.by_block(program.block_length, state.block_step, passes)
     passes = passes_per_block(state, program)
     if program.schedule == "dream":
         return schedule.dream(jnp.sum(masked, axis=1, dtype=jnp.int32), state.block_step, passes)
@@ -72,6 +76,8 @@ def step(params: Weights, state: DecodeState, program: Program) -> DecodeState:
     outcome = forward.model_pass(params, state, columns, program)
     live = outcome.served
     masked = take(state.open, columns) & in_block & live[:, None]
+    active = _active_sub_block(masked, program)
+    masked = masked & active
     info = Pass(
         quota=quota(state, masked, program),
         parameters=state.options.parameters | dict(program.static),
@@ -82,23 +88,30 @@ def step(params: Weights, state: DecodeState, program: Program) -> DecodeState:
         memory=_memory_at_start(state),
     )
     if program.policy.revises:
-        decided = take(~state.open & ~state.given, columns) & in_block & live[:, None]
+        decided = take(state.commit_step >= 0, columns) & in_block & active & live[:, None]
         info = info._replace(decided=decided, standing=take(state.tokens, columns))
-    proposal, info = _proposal(params, state, outcome, masked, info, program)
+    proposal, info, first = _proposal(params, state, outcome, masked, info, program)
     decision = program.policy.commit(proposal, masked, info)
     with jax.named_scope("commit"):
-        state = _apply(state, masked, info, proposal, decision, program)
+        if program.model.seeds_blocks:
+            state, moved = _seed(state, outcome, first, program)
+        else:
+            moved = live
+        state, chosen = _apply(state, masked, info, proposal, decision, program)
         one, full = live.astype(jnp.int32), outcome.full & live
+        other = ~state.done & ~live
         state = state.replace(
             steps=state.steps + one,
             block_step=state.block_step + one,
             full_passes=state.full_passes + full.astype(jnp.int32),
+            stored=state.stored if outcome.stored is None else outcome.stored,
+            other_passes=state.other_passes + other.astype(jnp.int32),
             iteration=state.iteration + 1,
             cache=outcome.cache,
             counts=_counted(state.counts, live, full, outcome, program),
             memory=_select_rows(live, decision.memory, state.memory),
         )
-        return _advance(state, live, program)
+        return advance.advance(state, moved, chosen, program)
 
 
 def _counted(counts: PassCounts, live, full, outcome, program: Program) -> PassCounts:
@@ -113,7 +126,12 @@ def _counted(counts: PassCounts, live, full, outcome, program: Program) -> PassC
 
 
 def _proposal(params, state: DecodeState, outcome, masked, info: Pass, program: Program):
-    """The model's proposal for the window, and `info` with the memory that `adjust` returned."""
+    """The model's proposal for the window, and `info` with the memory that `adjust` returned.
+
+    Third: the most probable token of the window's first position and its confidence, (B,) each, if
+    the model seeds blocks.
+    """
+    greedy = None
     if summary.applies(params, program):
         proposal = summary.propose(params, outcome.hidden, state.options, program)
     else:
@@ -122,6 +140,11 @@ def _proposal(params, state: DecodeState, outcome, masked, info: Pass, program: 
             last_pass = state.block_step >= passes_per_block(state, program) - 1
         keys = noise_keys(state, info.columns, program)
         logits = forward.window_logits(params, outcome.hidden, state, program)
+        if program.model.seeds_blocks:
+            plain = dataclasses.replace(
+                program, policy_name="confidence_threshold", static=(), sampling=False
+            )
+            greedy = propose(logits[:, :1], state.options, None, None, plain)
         if program.policy.adjust is not None:
             barred = never_proposed(logits.shape[-1], state.options, program)
             logits, memory = program.policy.adjust(logits, barred, masked, info)
@@ -132,7 +155,37 @@ def _proposal(params, state: DecodeState, outcome, masked, info: Pass, program: 
         shadow = forward.window_logits(params, outcome.shadow, state, program)
         standing = probability(shadow, take(state.tokens, info.columns))
         proposal = proposal._replace(recheck=standing)
-    return proposal, info
+    greedy = greedy or proposal
+    return proposal, info, (greedy.token[:, 0], greedy.confidence[:, 0])
+
+
+def _active_sub_block(masked, program: Program):
+    """(B, W) bool: the window's first sub-block that has a mask; all of it without sub-blocks."""
+    size = program.sub_block_length
+    if size is None or size == program.block_length:
+        return jnp.ones_like(masked)
+    number = jnp.arange(masked.shape[1], dtype=jnp.int32)[None, :] // size
+    return number == jnp.argmax(masked, axis=1).astype(jnp.int32)[:, None] // size
+
+
+def _seed(state: DecodeState, outcome, first, program: Program):
+    """Decide the first token of each block whose predecessor this pass has stored.
+
+    Returns:
+      The state, and (B,) bool, the rows that this pass changed or served.
+    """
+    token, confidence = first
+    stored = (state.stored < state.block) & (outcome.stored >= state.block) & ~state.done
+    column = jnp.arange(program.length, dtype=jnp.int32)[None, :]
+    where = stored[:, None] & (column == state.block[:, None]) & state.open
+    state = state.replace(
+        tokens=jnp.where(where, token[:, None], state.tokens),
+        open=state.open & ~where,
+        commit_step=jnp.where(where, -3, state.commit_step),
+        commit_kind=jnp.where(where, jnp.int8(SEED), state.commit_kind),
+        commit_confidence=jnp.where(where, confidence[:, None], state.commit_confidence),
+    )
+    return state, stored | outcome.served
 
 
 def _memory_at_start(state: DecodeState):
@@ -155,8 +208,12 @@ def _select_rows(rows, memory, otherwise):
 
 def _apply(
     state: DecodeState, masked, info: Pass, proposal, decision, program: Program
-) -> DecodeState:
-    """Apply the policy's decision: commit, replace and reopen positions."""
+) -> tuple[DecodeState, Any]:
+    """Apply the policy's decision: commit, replace and reopen positions.
+
+    Returns:
+      The state, and (B,) bool, rows in which it committed a stop id.
+    """
     commit = masked & (decision.action == COMMIT)
     if proposal.held is not None:
         commit = commit & ~proposal.held
@@ -166,7 +223,7 @@ def _apply(
     if program.policy.reopens:
         back = info.decided & (decision.action == REOPEN)
         state = _reopen(state, info.columns, back, program)
-    return state
+    return state, jnp.any(commit & advance.is_stop(proposal.token, program), axis=1)
 
 
 def _commit(state: DecodeState, columns, commit, proposal, decision) -> DecodeState:
@@ -231,34 +288,3 @@ def _write(state: DecodeState, columns, where, **values) -> DecodeState:
 
     fields = {name: write(getattr(state, name), new) for name, new in values.items()}
     return state.replace(**fields)
-
-
-def _advance(state: DecodeState, live, program: Program) -> DecodeState:
-    """Move rows with a finished block to their next block, or end them."""
-    w = program.block_length
-    column = jnp.arange(program.length, dtype=jnp.int32)[None, :]
-    block = state.block[:, None]
-    in_block = (column >= block) & (column < block + w)
-    finished = live & ~jnp.any(state.open & in_block, axis=1)
-    # Early stop: a finished block with a generated eos fills the rest of the row with eos.
-    eos = jnp.int32(program.model.eos_token_id)
-    ended = jnp.any(in_block & ~state.given & (state.tokens == eos), axis=1)
-    stop = finished & ended & state.options.early_stop
-    tokens = jnp.where(stop[:, None] & state.open, eos, state.tokens)
-    still_open = state.open & ~stop[:, None]
-    done = state.done | (finished & ~jnp.any(still_open, axis=1))
-    # The next block is the first block with an open position.
-    next_open = jnp.argmax(still_open, axis=1).astype(jnp.int32)
-    ahead = state.block + (next_open - state.block) // w * w
-    moved = finished & ~done
-    block = jnp.where(moved, ahead, state.block)
-    in_next = (column >= block[:, None]) & (column < block[:, None] + w)
-    masks = jnp.sum(still_open & in_next, axis=1, dtype=jnp.int32)
-    return state.replace(
-        tokens=tokens,
-        open=still_open,
-        done=done,
-        block=block,
-        block_masks=jnp.where(moved, masks, state.block_masks),
-        block_step=jnp.where(moved, 0, state.block_step),
-    )

@@ -7,7 +7,8 @@
     refresh_states  the whole sequence; also fills a KV cache
     window_states   a window of each row, against cached keys and values
 
-The operations are `leapjax.ops`; nothing here depends on the device or on the layout of weights.
+Passes of block-causal models with a cache are in `leapjax.models.block_passes`. The operations are
+`leapjax.ops`; nothing here depends on the device or on the layout of weights.
 
 Shapes: B rows, T sequence, S positions computed now, W window, V vocabulary, L layers,
 H query heads, K key/value heads, D width, E head width.
@@ -45,7 +46,7 @@ Params = dict[str, Any]
 Weights = Mapping[str, Any] | Arranged
 
 
-def _block(ops, x, layer, head_dim: int, rope, valid, cached=None, outputs=None):
+def layer_block(ops, x, layer, head_dim: int, rope, mix, outputs=None):
     """One transformer block.
 
     Args:
@@ -54,12 +55,11 @@ def _block(ops, x, layer, head_dim: int, rope, valid, cached=None, outputs=None)
       layer: the layer's weights.
       head_dim: E.
       rope: cosines and sines of the S positions.
-      valid: (B, S) or (B, S, S) bool, the attention mask of the S positions.
-      cached: keys and values to attend to as well.
+      mix: attention, (q, k, v, Rope, outputs) -> (B, S or W, H * E) and whatever the caller keeps.
       outputs: (B, W) int32, the columns to compute beyond keys and values; None computes all.
 
     Returns:
-      (B, S, D) or (B, W, D), and the fresh keys and values, (B, S, K, E) each.
+      (B, S, D) or (B, W, D), and what `mix` returned besides.
     """
     with jax.named_scope("attention"):
         own = rope
@@ -68,16 +68,49 @@ def _block(ops, x, layer, head_dim: int, rope, valid, cached=None, outputs=None)
         else:
             v, k = ops.heads(x, layer, ("v", "k"), rope, head_dim)
             x, *own = (take(part, outputs) for part in (x, *rope))
-            valid = valid if valid.ndim == 2 else take(valid, outputs)
             (q,) = ops.heads(x, layer, ("q",), own, head_dim)
-        mixed, k = ops.attention(q, k, v, valid, Rope(own, rope), cached)
+        mixed, kept = mix(q, k, v, Rope(own, rope), outputs)
         x = ops.linear(mixed, layer["o"], x)
     with jax.named_scope("mlp"):
-        return ops.mlp(x, layer), (k, v)
+        return ops.mlp(x, layer), kept
+
+
+def mixer(ops, valid, cached=None):
+    """Attention under masks: the `mix` of `layer_block`, which keeps rotated keys, and values.
+
+    Args:
+      ops: the backend's operations.
+      valid: (B, S) or (B, S, S) bool, the attention mask of the S fresh keys; or a tuple of
+        (B, S) masks, one for each of equal parts of the queries.
+      cached: keys and values to attend to as well.
+    """
+
+    def mix(q, k, v, rope, outputs=None):
+        if not isinstance(valid, tuple):
+            own = valid if outputs is None or valid.ndim == 2 else take(valid, outputs)
+            mixed, k = ops.attention(q, k, v, own, rope, cached)
+            return mixed, (k, v)
+        size = q.shape[1] // len(valid)
+        parts, keys = [], k
+        for i, mask in enumerate(valid):
+            part = slice(i * size, (i + 1) * size)
+            own = Rope([x[:, part] for x in rope.queries], rope.keys)
+            mixed, keys = ops.attention(q[:, part], k, v, mask, own, cached)
+            parts.append(mixed)
+        return jnp.concatenate(parts, axis=1), (keys, v)
+
+    return mix
+
+
+def begin(params, config: ModelConfig, ids, positions, dtype):
+    """The arranged weights, their backend, the embeddings, cosines and sines."""
+    model = as_arranged(params, config)
+    rope = rope_tables(positions, config.head_dim, config.rope_theta)
+    return model, BACKENDS[model.backend], embed(model, config, ids, dtype), rope
 
 
 def _prepare(params, config: ModelConfig, ids, positions, valid, dtype, cache=None):
-    """The common start of all forward passes.
+    """The start of the forward passes whose masks follow from the rule.
 
     Args:
       params: as for `hidden_states`.
@@ -93,9 +126,7 @@ def _prepare(params, config: ModelConfig, ids, positions, valid, dtype, cache=No
       The arranged weights, the embeddings, and one block per run, which takes (x, layer, index)
       and `outputs`.
     """
-    model = as_arranged(params, config)
-    rope = rope_tables(positions, config.head_dim, config.rope_theta)
-    ops = BACKENDS[model.backend]
+    model, ops, x, rope = begin(params, config, ids, positions, dtype)
 
     def block_of(rule: Rule):
         mask = attention_mask(rule, positions, positions, valid)
@@ -105,12 +136,14 @@ def _prepare(params, config: ModelConfig, ids, positions, valid, dtype, cache=No
 
         def block(x, layer, index, outputs=None):
             cached = None if cache is None else kv.Cached(keys, values, columns, index)
-            return _block(ops, x, layer, config.head_dim, rope, mask, cached, outputs)
+            return layer_block(
+                ops, x, layer, config.head_dim, rope, mixer(ops, mask, cached), outputs
+            )
 
         return block
 
     blocks = [block_of(run.attention) for run in config.runs]
-    return model, embed(model, config, ids, dtype), blocks
+    return model, x, blocks
 
 
 def embed(

@@ -8,6 +8,7 @@ CPU device). The arranged weights name their backend, so the model never checks 
 backend is one module and one line in `leapjax.ops.arrangement.BACKENDS`.
 
     heads         norm, projections, per-head norm            -> (B, S, heads, E) each
+    rotated       RoPE of what `heads` returned               -> (B, S, heads, E)
     attention     queries over cached or fresh keys           -> (B, S, H * E), rotated keys
     linear        product, bias, residual sum                 -> (B, S, D)
     mlp           norm, gated MLP, residual sum               -> (B, S, D)

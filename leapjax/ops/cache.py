@@ -18,7 +18,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec, get_abstract_mesh
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int32
+    from jaxtyping import Array, Bool, Float, Int32
 
 
 class Cached(NamedTuple):
@@ -64,8 +64,39 @@ def write_rows(
     return _in_order(cache, "cuda", "rocm")
 
 
+def write_columns(
+    cache: Float[Array, "L B K T E"],
+    rows: Int32[Array, " G"],
+    columns: Int32[Array, " G"],
+    stores: Bool[Array, " G"],
+    fresh: Float[Array, "L G S K E"],
+) -> Float[Array, "L B K T E"]:
+    """Replace S columns of some rows in all layers, one slice update a row.
+
+    Args:
+      cache: (L, B, K, T, E).
+      rows: (G,) int32, each row's place in the cache.
+      columns: (G,) int32, the first of its columns to replace.
+      stores: (G,) bool; rows where it is False keep their columns.
+      fresh: (L, G, S, K, E).
+
+    >>> cache, fresh = jnp.zeros((1, 2, 1, 4, 1)), jnp.ones((1, 1, 2, 1, 1))
+    >>> cache = write_columns(cache, jnp.array([1]), jnp.array([2]), jnp.array([True]), fresh)
+    >>> cache.reshape(2, 4).tolist()
+    [[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]]
+    """
+    fresh = fresh.transpose(0, 1, 3, 2, 4)
+    layers, _, heads, size, width = fresh.shape
+    for i in range(fresh.shape[1]):
+        place = (0, rows[i], 0, columns[i], 0)
+        old = lax.dynamic_slice(cache, place, (layers, 1, heads, size, width))
+        update = jnp.where(stores[i], fresh[:, i : i + 1], old)
+        cache = lax.dynamic_update_slice(cache, _update_in_order(update), place)
+    return _in_order(cache, "cuda", "rocm")
+
+
 def _update_in_order(update):
-    """One row's keys or values (1, 1, K, T, E), in the cache's order on a TPU.
+    """One row's keys or values (L, 1, K, T, E), in the cache's order on a TPU.
 
     Without this, the TPU compiler chooses for the cache the order in which `attention` left the
     fresh values: it lays the cache out anew at the start and end of a chunk, and window passes read

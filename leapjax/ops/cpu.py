@@ -83,6 +83,11 @@ def heads(
     ]
 
 
+def rotated(x: Float[Array, "B S H E"], rope) -> Float[Array, "B S H E"]:
+    """See `leapjax.ops.xla.rotated`; these heads are rotated already."""
+    return x
+
+
 def attention(
     q: Float[Array, "B S H E"],
     k: Float[Array, "B N G E"],

@@ -42,8 +42,26 @@ class Defaults:
         >>> TPU.refresh_group(768, "bfloat16"), TPU.refresh_group(64, "bfloat16")
         (1, 3)
         """
-        columns = self.ridge * jnp.dtype(dtype).itemsize / 2  # 2 FLOPs a column and weight
-        return max(1, int(columns // length))
+        return max(1, int(self._columns(dtype) // length))
+
+    def storing_group(self, block_length: int, dtype: str) -> int:
+        """Default number of rows that store a finished block together, `cache` block.
+
+        Such a pass is two blocks wide. With at most this many rows, every pass of all rows is: it
+        takes little longer than one of a block.
+
+        Args:
+          block_length: tokens of a block.
+          dtype: compute dtype's name.
+
+        >>> TPU.storing_group(4, "bfloat16"), CPU.storing_group(32, "float32")
+        (60, 0)
+        """
+        return int(2 * self._columns(dtype) // (2 * block_length))
+
+    def _columns(self, dtype: str) -> float:
+        """Columns of a pass that takes as long for its FLOPs as for the weights' bytes."""
+        return self.ridge * jnp.dtype(dtype).itemsize / 2  # 2 FLOPs a column and weight
 
 
 # Ridges. CPU: 326 GFLOP/s over 41.5 GB/s, measured on 2 cores (docs/performance.md). Accelerators,

@@ -16,7 +16,7 @@ from jax import lax
 
 from leapjax.ops.attention import attention as attention
 from leapjax.ops.mesh import add_to_residual, gather
-from leapjax.ops.primitives import along_last, precision_for, rms_norm
+from leapjax.ops.primitives import along_last, precision_for, rms_norm, rotate
 from leapjax.ops.weights import GROUPS, Arranged, Head, Matrices, Norm
 
 if TYPE_CHECKING:
@@ -89,6 +89,18 @@ def heads(
     return [
         head_normed(y.reshape(shape), layer, name) for name, y in zip(names, products, strict=True)
     ]
+
+
+def rotated(
+    x: Float[Array, "B S heads E"], rope: Sequence[Float32[Array, "B S 1 E//2"]]
+) -> Float[Array, "B S heads E"]:
+    """Queries or keys from `heads`, rotated.
+
+    Args:
+      x: (B, S, heads, E).
+      rope: cosines and sines, (B, S, 1, E / 2) each.
+    """
+    return rotate(x, *rope)
 
 
 def head_normed(

@@ -24,8 +24,8 @@ def completion(
       program: its program.
       finish: see `Engine`.
     """
-    start = int(row["first"]) if request.infill else program.length - program.gen_length
-    ids = row["tokens"][start:].tolist()
+    canvas = slice(int(row["origin"]), int(row["end"]))
+    ids = row["tokens"][canvas].tolist()
     text, reason = finish(request, ids)
     steps = int(row["steps"])
     return Completion(
@@ -35,10 +35,10 @@ def completion(
         finish_reason=reason,
         steps=steps,
         full_passes=int(row["full_passes"]),
-        nfe=steps * (2 if program.guidance else 1),
-        commit_step=row["commit_step"][start:].tolist(),
-        commit_kind=[COMMIT_KINDS[k] for k in row["commit_kind"][start:].tolist()],
-        commit_confidence=row["commit_confidence"][start:].tolist(),
+        nfe=(steps + int(row["other_passes"])) * (2 if program.guidance else 1),
+        commit_step=row["commit_step"][canvas].tolist(),
+        commit_kind=[COMMIT_KINDS[k] for k in row["commit_kind"][canvas].tolist()],
+        commit_confidence=row["commit_confidence"][canvas].tolist(),
         sample=request.sample,
         metadata=request.metadata,
     )

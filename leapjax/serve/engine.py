@@ -127,7 +127,9 @@ class Engine:
             length = max(bucket(len(request.ids)), w)
         else:
             length = bucket(len(request.ids)) + config.gen_length
-        default = hardware.defaults().refresh_group(length, self.dtype)
+        group = hardware.defaults().refresh_group(length, self.dtype)
+        if self.model.block_causal:
+            group = hardware.defaults().storing_group(w, self.dtype)
         return program_for(
             config,
             self.model,
@@ -135,7 +137,7 @@ class Engine:
             dtype=self.dtype,
             eot_token_id=self.eot_token_id,
             infill=request.infill,
-            refresh_group=self._refresh_group or default,
+            refresh_group=self._refresh_group or group,
         )
 
     def submit(self, request: Request, mailbox: dict[int, Completion] | None = None) -> int:

@@ -15,7 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from leapjax.decoding import DecodeState, Program, initial_state, refill_jit, run, run_jit
-from leapjax.decoding.state import idle_row, refill, row_arrays, stack_rows, with_cache
+from leapjax.decoding.prefill import copy_prefix, prefill, prefills
+from leapjax.decoding.state import (
+    idle_row,
+    prefill_end,
+    refill,
+    row_arrays,
+    stack_rows,
+    with_cache,
+)
 from leapjax.serve.memory import array_bytes
 from leapjax.serve.refreshes import Refreshes, refreshes
 from leapjax.sharding import Placement, under_mesh
@@ -25,7 +33,9 @@ from leapjax.types import Request
 ROWS_PER_SLOT = 8
 
 # Fields of a finished row that the host reads.
-_RESULT = ("tokens", "commit_step", "commit_kind", "commit_confidence")
+RESULT = (
+    "tokens commit_step commit_kind commit_confidence origin end steps full_passes other_passes"
+).split()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +153,16 @@ def _refill(placement: Placement | None, program: Program, slots: int):
     return jax.jit(refill, donate_argnames="state", out_shardings=shardings)
 
 
+@functools.lru_cache
+def _prefills(placement: Placement | None, program: Program, slots: int):
+    """The jitted prefill of a row, and the jitted copy of another row's prefix."""
+    out = (
+        {} if placement is None else {"out_shardings": abstract_state(program, slots, placement)[1]}
+    )
+    static = {"static_argnames": "program", "donate_argnames": "state"}
+    return jax.jit(prefill, **static, **out), jax.jit(copy_prefix, **static, **out)
+
+
 class Lane:
     """B slots that decode one program.
 
@@ -172,6 +192,9 @@ class Lane:
         self.tickets: list[Any] = [None] * slots  # ticket of the row in each slot
         self._run = executable or compile_run(params, program, slots, placement)
         self._refill = _refill(placement, program, slots)
+        self._placement = placement
+        # By slot: the prompt's columns whose keys and values the cache holds.
+        self._held: list[tuple[int, ...]] = [()] * slots
         self._idle = idle_row(program)
         # Rows that may still be seated while another lane waits for memory.
         self.rows_before_drain = ROWS_PER_SLOT * slots
@@ -210,11 +233,35 @@ class Lane:
         chosen = np.zeros(self.slots, bool)
         chosen[list(self._cancelled)] = True
         self._cancelled.clear()
-        for slot, (ticket, request) in zip(self.free, arrivals, strict=False):
+        seats = list(zip(self.free, arrivals, strict=False))
+        for slot, (ticket, request) in seats:
             rows[slot] = row_arrays(request, self.program)
             chosen[slot] = True
             self.tickets[slot] = ticket
         self._state = self._refill(self._state, stack_rows(rows), chosen)
+        if prefills(self.program):
+            for slot, (_, request) in seats:
+                self._prefill(slot, request, rows[slot])
+
+    def _prefill(self, slot: int, request: Request, row: dict[str, Any]) -> None:
+        """Store a prompt's whole blocks; those that a slot holds already are copied."""
+        w, block = self.program.block_length, row["block"]
+        end = int(prefill_end(block, row["open"][block], self.program))
+        wanted = request.ids[:end]
+        self._held[slot], before = (), self._held[slot]
+        if not end:
+            return
+        source, shared = slot, _common(before, wanted, w)
+        for other, held in enumerate(self._held):
+            if (length := _common(held, wanted, w)) > shared:
+                source, shared = other, length
+        prefill_row, copy = _prefills(self._placement, self.program, self.slots)
+        with under_mesh(self._placement):
+            state, at, program = self._state, np.int32(slot), self.program
+            if source != slot:
+                state = copy(state, np.int32(source), at, np.int32(shared), program=program)
+            self._state = prefill_row(self.params, state, at, np.int32(shared), program=program)
+        self._held[slot] = wanted
 
     def start(self, max_passes: int, until_free: int) -> None:
         """Start a chunk of passes asynchronously.
@@ -251,21 +298,34 @@ class Lane:
         self._busy = False
         self.device_s += time.perf_counter() - self._started
         self.passes = int(self._state.iteration)
-        if self.program.kv_cache.stores:
+        if self.program.kv_cache.refreshes:
             counts = jax.device_get(self._state.counts)
             self.refreshes = refreshes(self.program, self.slots, counts)
         blocks = np.asarray(self._state.block) - np.asarray(self._state.origin)
-        self.rows_in_flight_done = float(blocks[~done].sum()) / self.program.gen_length
+        self.rows_in_flight_done = (
+            float(np.maximum(blocks, 0)[~done].sum()) / self.program.gen_length
+        )
         finished = [i for i, t in enumerate(self.tickets) if t is not None and done[i]]
         if not finished:
             return []
-        host = {name: np.asarray(getattr(self._state, name)) for name in _RESULT}
-        host |= {n: np.asarray(getattr(self._state, n)) for n in ("first", "steps", "full_passes")}
+        host = {name: np.asarray(getattr(self._state, name)) for name in RESULT}
         out = []
         for slot in finished:
             out.append((self.tickets[slot], {k: v[slot] for k, v in host.items()}))
             self.tickets[slot] = None
         return out
+
+
+def _common(a: tuple[int, ...], b: tuple[int, ...], block: int) -> int:
+    """Columns of the common prefix of two prompts, in whole blocks.
+
+    >>> _common((1, 2, 3, 4, 5), (1, 2, 3, 4, 6), 2), _common((), (1,), 2)
+    (4, 0)
+    """
+    count = 0
+    while count < min(len(a), len(b)) and a[count : count + block] == b[count : count + block]:
+        count += block
+    return min(count, len(a), len(b)) // block * block
 
 
 def finished(working: list[tuple[int, Lane]]) -> list[tuple[int, Lane]]:

@@ -21,7 +21,13 @@ from leapjax.policies import POLICIES
 from leapjax.testing import tiny_config
 from tests.decoding.harness import decode, params_of, request, structure
 
-FAMILIES = ("llada", "dream")
+FAMILIES = ("llada", "dream", "sdar", "fast_dllm_v2")
+CASES = [
+    (name, family)
+    for name in CACHES
+    for family in FAMILIES
+    if not pairs.refusal(name, "localleap", [tiny_config(family).attention])
+]
 
 
 def shapes(tree):
@@ -29,8 +35,7 @@ def shapes(tree):
 
 
 @pytest.mark.parametrize("guidance", [{}, {"cfg_scale": 1.0}], ids=["plain", "guided"])
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", CACHES)
+@pytest.mark.parametrize(("name", "family"), CASES)
 def test_shapes(name, family, guidance):
     """The state keeps its structure over a step; passes give the window of each evaluation."""
     config, program = structure(family=family, cache=name, **guidance)
@@ -94,9 +99,12 @@ def test_a_model_whose_finished_blocks_stay_has_no_approximate_cache(cache):
     if cache == "none":
         assert made(config, model).model == model
         return
+    rule, choices = ("bidirectional", "none or prefix or dual") if cache == "block" else (
+        "block_causal", "none or block"
+    )  # fmt: skip
     with pytest.raises(
         UserError,
-        match=f"^cache is {cache}, but the model's attention is block_causal; choose cache none$",
+        match=f"^cache is {cache}, but the model's attention is {rule}; choose cache {choices}$",
     ):
         made(config, model)
 
@@ -104,8 +112,9 @@ def test_a_model_whose_finished_blocks_stay_has_no_approximate_cache(cache):
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("cache", CACHES)
 def test_pairs(cache, policy):
-    """Bidirectional attention takes every cache; a policy that looks twice takes none."""
-    wrong = pairs.refusal(cache, policy, [Bidirectional()])
+    """Attention takes every cache of its rule; a policy that looks twice takes none."""
+    rule = BlockCausal(4) if cache == "block" else Bidirectional()
+    wrong = pairs.refusal(cache, policy, [rule])
     if cache == "none" or "recheck" not in POLICIES[policy].needs:
         assert wrong is None
         assert DecodeConfig(policy=policy, cache=cache).cache == cache

@@ -12,7 +12,7 @@ from leapjax.models import transformer
 from leapjax.testing import tiny_config, tiny_params
 from leapjax.types import COMMIT_KINDS
 
-MODELS = {"llada": tiny_config("llada"), "dream": tiny_config("dream")}
+MODELS = {name: tiny_config(name) for name in ("llada", "dream", "sdar", "fast_dllm_v2")}
 EOT = 5  # an ordinary token of the tiny models that plays end-of-turn
 BUCKET = 10  # columns for prompts
 
@@ -49,14 +49,14 @@ def run(params, state, program, passes=10_000):
 
 
 def row(state, b, full=False):
-    """One row's results from its first token on; `full` keeps the pads too."""
-    at = 0 if full else int(state.first[b])
+    """One row's results from its first token to its end; `full` keeps the pads too."""
+    at = slice(None) if full else slice(int(state.first[b]), int(state.end[b]))
     return {
-        "tokens": np.asarray(state.tokens[b])[at:].tolist(),
+        "tokens": np.asarray(state.tokens[b])[at].tolist(),
         "steps": int(state.steps[b]),
-        "commit_step": np.asarray(state.commit_step[b])[at:].tolist(),
-        "commit_kind": [COMMIT_KINDS[k] for k in np.asarray(state.commit_kind[b])[at:]],
-        "commit_confidence": np.asarray(state.commit_confidence[b])[at:].tolist(),
+        "commit_step": np.asarray(state.commit_step[b])[at].tolist(),
+        "commit_kind": [COMMIT_KINDS[k] for k in np.asarray(state.commit_kind[b])[at]],
+        "commit_confidence": np.asarray(state.commit_confidence[b])[at].tolist(),
         "done": bool(state.done[b]),
     }
 

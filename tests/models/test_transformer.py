@@ -111,7 +111,9 @@ def test_one_block(name):
     def block(x, layer, positions):
         rope = primitives.rope_tables(positions, config.head_dim, config.rope_theta)
         valid = attention_mask(kind.attention, positions, positions, jnp.ones((1, 6), bool))
-        return transformer._block(xla, x, layer, config.head_dim, rope, valid)[0]
+        return transformer.layer_block(
+            xla, x, layer, config.head_dim, rope, transformer.mixer(xla, valid)
+        )[0]
 
     got = block(x, arranged, positions[None])
     wide = {k: v.astype(np.float64) for k, v in layer.items()}

@@ -1,0 +1,79 @@
+"""The end of a step: rows with a finished block move to their next block, or end.
+
+Shapes: B rows, T columns, W block.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+
+from leapjax.decoding.program import Program
+from leapjax.decoding.state import DecodeState
+from leapjax.types import EARLY_STOPS
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Int32
+
+
+def is_stop(tokens: Int32[Array, "B S"], program: Program) -> Bool[Array, "B S"]:
+    """(B, S) bool: tokens that end an answer."""
+    found = [tokens == stop for stop in program.stop_ids]
+    return jnp.any(jnp.stack(found), axis=0)
+
+
+def advance(
+    state: DecodeState, live: Bool[Array, " B"], chosen: Bool[Array, " B"], program: Program
+) -> DecodeState:
+    """Move rows with a finished block to their next block, or end them.
+
+    Args:
+      state: after the pass's commits.
+      live: (B,) bool, rows that the pass served.
+      chosen: (B,) bool, rows in which the pass committed a stop id.
+      program: static structure.
+    """
+    w = program.block_length
+    column = jnp.arange(program.length, dtype=jnp.int32)[None, :]
+    block = state.block[:, None]
+    in_block = (column >= block) & (column < block + w)
+    finished = live & ~jnp.any(state.open & in_block, axis=1)
+    kind = state.options.early_stop
+    decided = ~state.given & ~state.open & (column < state.end[:, None])
+    stops = decided & is_stop(state.tokens, program)
+    ended = jnp.any(in_block & stops, axis=1)
+    # No open position stands before the first stop id.
+    first = jnp.argmax(stops, axis=1).astype(jnp.int32)[:, None]
+    settled = live & jnp.any(stops, axis=1) & ~jnp.any(state.open & (column < first), axis=1)
+    off, block_end, at_once, on_eos = range(len(EARLY_STOPS))
+    stop = (
+        (finished & ended & (kind == block_end))
+        | (settled & (kind == at_once))
+        | (settled & chosen & (kind == on_eos))
+    )
+    eos = jnp.int32(program.model.eos_token_id)
+    still_open = state.open & ~stop[:, None]
+    over = stop | (finished & ~jnp.any(still_open, axis=1))
+    fill = stop[:, None] & state.open
+    # All behind the first stop id, decided or not.
+    behind = (over & (kind == on_eos))[:, None] & jnp.any(stops, axis=1)[:, None]
+    behind = behind & (column > first) & ~state.given & (column < state.end[:, None])
+    tokens = jnp.where(fill | behind, eos, state.tokens)
+    commit_step = jnp.where(behind, -1, state.commit_step)
+    # The next block is the first block with an open position.
+    next_open = jnp.argmax(still_open, axis=1).astype(jnp.int32)
+    ahead = state.block + (next_open - state.block) // w * w
+    moved = finished & ~over
+    block = jnp.where(moved, ahead, state.block)
+    in_next = (column >= block[:, None]) & (column < block[:, None] + w)
+    masks = jnp.sum(still_open & in_next, axis=1, dtype=jnp.int32)
+    return state.replace(
+        tokens=tokens,
+        open=still_open,
+        done=state.done | over,
+        block=block,
+        block_masks=jnp.where(moved, masks, state.block_masks),
+        block_step=jnp.where(moved, 0, state.block_step),
+        commit_step=commit_step,
+    )

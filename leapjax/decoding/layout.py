@@ -1,0 +1,68 @@
+"""Where a row's tokens lie in its T columns.
+
+Rows of bidirectional models are right-aligned: pads, prompt, canvas. Rows of block-causal models
+are left-aligned, so that a column is a position: a block begins at a multiple of its length, equal
+prefixes lie in equal columns, and pads on the right are never attended.
+
+    bidirectional   | pads | prompt | canvas |        block-causal   | prompt | canvas | pads |
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from leapjax.decoding.program import Program
+from leapjax.types import Request
+
+
+class Layout(NamedTuple):
+    """Columns of one row.
+
+    Attributes:
+      first: the first token.
+      origin: canvas position 0, from which noise and output ids count; `first` when infilling.
+      end: past the last position.
+    """
+
+    first: int
+    origin: int
+    end: int
+
+
+def layout(request: Request, program: Program) -> Layout:
+    """The columns of a request's row.
+
+    Args:
+      request: tokenised.
+      program: static structure.
+
+    >>> from leapjax.decoding import program_for
+    >>> from leapjax.testing import tiny_config
+    >>> from leapjax import DecodeConfig
+    >>> config, request = DecodeConfig(gen_length=16, block_length=8), Request("a", (5, 6, 7), None)
+    >>> shape = dict(length=48, dtype="float32", eot_token_id=None)
+    >>> layout(request, program_for(config, tiny_config(), **shape))
+    Layout(first=29, origin=32, end=48)
+    """
+    n, columns = len(request.ids), program.length
+    if not program.model.block_causal:
+        start = columns - n - (0 if request.infill else program.gen_length)
+        return Layout(start, start if request.infill else start + n, columns)
+    if request.infill:
+        return Layout(0, 0, n)
+    return Layout(0, n, n + canvas_positions(n, program))
+
+
+def canvas_positions(prompt: int, program: Program) -> int:
+    """Positions of the canvas behind a prompt (`leapjax.models.config.CANVASES`).
+
+    Args:
+      prompt: tokens of the prompt.
+      program: static structure.
+    """
+    block, gen = program.block_length, program.gen_length
+    if program.model.canvas == "to_border":
+        return -(-(prompt + gen) // block) * block - prompt
+    if program.model.canvas == "whole_blocks":
+        return gen // block * block - prompt % block
+    return gen

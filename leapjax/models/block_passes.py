@@ -1,0 +1,132 @@
+"""Forward passes of block-causal models against a KV cache.
+
+    block_states    a few blocks of each row; also returns their keys and values
+    prefill_states  a piece of a prompt; fills the cache
+
+Shapes: B rows, G rows of a prefill, T cached columns, S columns computed now, L layers, H query
+heads, K key/value heads, D width, E head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+from jax import lax
+
+from leapjax.models.attention import Rule, attention_mask
+from leapjax.models.config import ModelConfig
+from leapjax.models.transformer import begin, layer_block, mixer
+from leapjax.ops import cache as kv
+from leapjax.ops.attention import attend
+from leapjax.ops.runs import fold
+
+if TYPE_CHECKING:
+    from jax.typing import DTypeLike
+    from jaxtyping import Array, Bool, Float, Int32
+
+    from leapjax.models.transformer import KeysValues, Weights
+
+
+def block_states(
+    params: Weights,
+    config: ModelConfig,
+    ids: Int32[Array, "B S"],
+    positions: Int32[Array, "B S"],
+    fresh: Sequence[Bool[Array, "B S"]],
+    cache: KeysValues,
+    stored: Bool[Array, "B T"],
+    dtype: DTypeLike = jnp.float32,
+) -> tuple[Float[Array, "B S D"], tuple[Float[Array, "L B S K E"], Float[Array, "L B S K E"]]]:
+    """Forward pass of a few blocks of each row, under block-causal attention.
+
+    All queries of a block have the same mask, so no mask has an entry per query.
+
+    Args:
+      params: as for `hidden_states`.
+      config: static shape.
+      ids: (B, S) int32, the window's tokens.
+      positions: (B, S) int32, their rotary positions.
+      fresh: for each block of the window, (B, S) bool: the window's columns that it attends to.
+      cache: (keys, values), each (L, B, K, T, E).
+      stored: (B, T) bool, the cached columns that the whole window attends to.
+      dtype: compute dtype.
+
+    Returns:
+      (B, S, D) hidden states, and the window's rotated keys and values, (L, B, S, K, E) each.
+    """
+    model, ops, x, rope = begin(params, config, ids, positions, dtype)
+    shape = (config.n_layers, *ids.shape, config.n_kv_heads, config.head_dim)
+    masks = tuple(fresh)
+
+    def body(index, layer, carry, outputs):
+        x, *kept = carry
+        mix = mixer(ops, masks, kv.Cached(*cache, stored, index))
+        x, own = layer_block(ops, x, layer, config.head_dim, rope, mix)
+        update = lax.dynamic_update_index_in_dim
+        return x, *(update(all_, one, index, 0) for all_, one in zip(kept, own, strict=True))
+
+    empty = jnp.zeros(shape, x.dtype)
+    x, keys, values = fold(model, [body] * len(config.runs), (x, empty, empty))
+    return x, (keys, values)
+
+
+def prefill_states(
+    params: Weights,
+    config: ModelConfig,
+    ids: Int32[Array, "G S"],
+    positions: Int32[Array, "G S"],
+    rows: KeysValues,
+    start: Int32[Array, ""],
+    dtype: DTypeLike = jnp.float32,
+) -> KeysValues:
+    """Store keys and values of S columns, under block-causal attention.
+
+    The columns are whole blocks, and the cache holds the columns before. Each layer stores its
+    fresh keys first and then attends to the cache alone, in the order of its columns. So the keys
+    and values of a column do not depend on where the piece begins.
+
+    Args:
+      params: as for `hidden_states`.
+      config: static shape.
+      ids: (G, S) int32, tokens of columns `start` to `start` + S.
+      positions: (G, S) int32, their rotary positions.
+      rows: (keys, values) of these rows alone, each (L, G, K, T, E).
+      start: () int32.
+      dtype: compute dtype.
+
+    Returns:
+      `rows` with the S columns replaced.
+    """
+    model, ops, x, rope = begin(params, config, ids, positions, dtype)
+    column = jnp.arange(rows[0].shape[3], dtype=jnp.int32)[None, :]
+    begins = positions[:, :1] - start  # position of column 0
+    everything = jnp.ones(column.shape, bool)
+
+    def body_of(rule: Rule):
+        mask = attention_mask(rule, positions, column + begins, everything)
+
+        def body(index, layer, carry, outputs):
+            x, *stores = carry
+
+            def mix(q, k, v, rope, outputs=None):
+                k = ops.rotated(k, rope.keys)
+                place = (index, 0, 0, start, 0)
+                kept, own = [], []
+                for store, one in zip(stores, (k, v), strict=True):
+                    update = one.transpose(0, 2, 1, 3)[None]
+                    kept.append(lax.dynamic_update_slice(store, update, place))
+                    layers = lax.dynamic_index_in_dim(kept[-1], index, keepdims=False)
+                    own.append(layers.transpose(0, 2, 1, 3))
+                mixed, _ = attend(ops.rotated(q, rope.queries), *own, mask)
+                return mixed, kept
+
+            x, stores = layer_block(ops, x, layer, config.head_dim, rope, mix)
+            return x, *stores
+
+        return body
+
+    bodies = [body_of(run.attention) for run in config.runs]
+    _, *rows = fold(model, bodies, (x, *rows))
+    return tuple(rows)
