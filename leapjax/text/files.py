@@ -1,6 +1,6 @@
 """Read a checkpoint's tokenizer files; nothing in them is ever run.
 
-tokenizer.json                    -> the tokenizer as it is
+tokenizer.json                    -> the tokenizer as it is, unless the originals read the next ones
 vocab.json + merges.txt + extras  -> Qwen2's byte-level BPE
 chat_template.jinja, tokenizer_config.json, chat_template.json -> the chat template's source
 """
@@ -116,7 +116,7 @@ def read(folder: Path) -> TokenizerFiles | None:
             f"{where}: fast_tokenizer_files lists {versions}; only tokenizer.json is read"
         )
     tokens = _special(folder, config)
-    if whole.is_file():
+    if fast := whole.is_file() and not (_slow_only(config) and vocab.is_file()):
         tokenizer = _parse(whole)
     else:
         if not merges.is_file():
@@ -131,7 +131,7 @@ def read(folder: Path) -> TokenizerFiles | None:
     tokenizer.no_padding()
     known = {*tokenizer.get_vocab(), *(t.content for t in tokens.added.values())}
     _build(where, _add, tokenizer, tokens, folder)
-    if not whole.is_file():
+    if not fast:
         _as_qwen2(tokenizer, tokens, config)
     if config.get("split_special_tokens"):
         tokenizer.encode_special_tokens = True
@@ -153,6 +153,13 @@ def read(folder: Path) -> TokenizerFiles | None:
         1 + max(ids, default=-1),
         bool(config.get("clean_up_tokenization_spaces")) and not isinstance(tokenizer.model, BPE),
     )
+
+
+def _slow_only(config: dict) -> bool:
+    """Whether the originals' class is one that reads vocab.json and never tokenizer.json."""
+    classes = config.get("auto_map")
+    pair = classes.get("AutoTokenizer") if isinstance(classes, dict) else None
+    return isinstance(pair, list) and len(pair) == 2 and pair[1] is None
 
 
 def special_ids(folder: Path) -> dict[str, int]:

@@ -11,6 +11,7 @@ import leapjax
 from leapjax import UserError, checkpoint, converters
 from leapjax.cli.convert import main as convert
 from leapjax.models import parse_config
+from leapjax.text import load_codec
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -139,6 +140,18 @@ def test_the_named_mask_wins(folder):
         model(place)
     edit(place / "config.json", {"mask_token_id": 5})
     assert model(place).mask_token_id == 5
+
+
+def test_a_tokenizer_that_the_originals_do_not_read(folder):
+    """Their class has no fast twin, so a tokenizer.json with the other spelling says nothing."""
+    place = folder()
+    whole = load_codec(place, model(place))._full.to_str()
+    (place / "tokenizer.json").write_text(whole.replace("<|MASK|>", "<MASK>"))
+    assert model(place).mask_token_id == 327
+    assert load_codec(place, model(place)).encode("<|MASK|>", control=True) == [327]
+    edit(place / "tokenizer_config.json", {"auto_map": {"AutoTokenizer": [None, "a.Fast"]}})
+    with pytest.raises(UserError, match="the tokenizer files disagree"):
+        model(place)
 
 
 @pytest.mark.parametrize(("name", "mask"), [("sdar-a", 327), ("fast-dllm-v2-a", 325)])

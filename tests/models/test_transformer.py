@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from leapjax.models import param_shapes, transformer
-from leapjax.models.attention import BlockCausal, Causal, Windowed, attention_mask
+from leapjax.models.attention import Causal, Windowed, attention_mask
 from leapjax.models.config import Run
 from leapjax.ops import attention, primitives, xla
 from leapjax.ops.arrangement import as_arranged
@@ -26,7 +26,7 @@ VARIANTS = {
     ),
     "dream": tiny_config("dream"),
     "qk-norm": tiny_config("dream", qk_norm=True, head_dim=6, norm_bias=True),
-    "block-causal": tiny_config("dream", attention=BlockCausal(4)),
+    "block-causal": tiny_config("sdar"),
     "causal": tiny_config("llada", attention=Causal()),
     "unlike-runs": tiny_config(
         "llada",
