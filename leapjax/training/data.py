@@ -1,9 +1,6 @@
 """Batches as a pure function of (seed, step), so that a resumed run sees the same data.
 
-    problem or record -> (prompt ids, answer ids) -> one padded row of a batch
-
-A row of prompt and answer is laid out as at decode time: pads, prompt, then a canvas of
-fixed length holding the answer and eos tokens.
+problem or record -> (prompt ids, answer ids) -> one padded row of a batch (`layout`)
 """
 
 from __future__ import annotations
@@ -21,69 +18,7 @@ from leapjax.tasks import wordproblem_tokenizer, wordproblems
 from leapjax.tasks.base import Problem
 from leapjax.text import TextCodec
 from leapjax.training.config import Phase, Shape, TrainConfig
-
-
-def pack(pairs, prompt_length: int, gen_length: int, pad_id: int, eos_id: int) -> dict:
-    """Lay out (prompt, answer) rows: `[pads] prompt | answer eos eos …`.
-
-    Args:
-      pairs: B pairs of id lists.
-      prompt_length: columns for pads and prompt.
-      gen_length: columns of the canvas; an answer must leave room for one eos.
-      pad_id: fills the left.
-      eos_id: fills the canvas; trained, it is how the model stops.
-
-    Returns:
-      `ids` (B, T) int32, `valid` (B, T) bool and `trainable` (B, T) bool.
-
-    Raises:
-      UserError: a row does not fit.
-    """
-    shape = (len(pairs), prompt_length + gen_length)
-    ids = np.full(shape, pad_id, np.int32)
-    valid = np.zeros(shape, bool)
-    trainable = np.zeros(shape, bool)
-    for row, (prompt, answer) in enumerate(pairs):
-        if len(prompt) > prompt_length or len(answer) >= gen_length:
-            raise UserError(
-                f"a prompt of {len(prompt)} and an answer of {len(answer)} tokens do not fit "
-                f"prompt_length {prompt_length} and gen_length {gen_length}"
-            )
-        start = prompt_length - len(prompt)
-        ids[row, start:prompt_length] = prompt
-        ids[row, prompt_length:] = eos_id
-        ids[row, prompt_length : prompt_length + len(answer)] = answer
-        valid[row, start:] = True
-        trainable[row, prompt_length:] = True
-    return {"ids": ids, "valid": valid, "trainable": trainable}
-
-
-def into_blocks(batch: dict, rng: np.random.Generator, share: float, block_length: int) -> dict:
-    """Narrow some rows to one block of the canvas, as a decoder of blocks meets it.
-
-    Uniform masks hardly ever show a model what block-wise decoding asks of it: everything
-    behind the current block still masked, everything before it settled.
-
-    Args:
-      batch: what `pack` returns.
-      rng: chooses the rows and their blocks.
-      share: how many of the rows, 0 to 1.
-      block_length: tokens a block; the canvas's last block may be shorter.
-
-    Returns:
-      The batch with a narrower `trainable`, and with `unseen` (B, T) bool.
-    """
-    trainable = batch["trainable"]
-    rows, columns = trainable.shape
-    first = np.argmax(trainable, axis=1)
-    blocks = -(-trainable.sum(axis=1) // block_length)
-    start = first + block_length * rng.integers(0, blocks)
-    chosen = (rng.random(rows) < share)[:, None]
-    column = np.arange(columns)[None, :]
-    inside = (column >= start[:, None]) & (column < start[:, None] + block_length)
-    behind = trainable & (column >= start[:, None] + block_length)
-    return {**batch, "trainable": trainable & (inside | ~chosen), "unseen": behind & chosen}
-
+from leapjax.training.layout import into_blocks, lay_out, pack_text
 
 Pair = tuple[list[int], list[int]]
 
@@ -98,6 +33,7 @@ class WordProblems:
         encode: Callable[[Sequence[Problem]], list[Pair]] | None = None,
         pad_id: int | None = None,
         eos_id: int | None = None,
+        block_length: int | None = None,
     ):
         """Take the plan of the run and, for a model with a tokenizer of its own, that.
 
@@ -107,9 +43,19 @@ class WordProblems:
           encode: problems to (prompt ids, answer ids); None: the task's own tokenizer.
           pad_id: None: the own tokenizer's.
           eos_id: None: the own tokenizer's.
+          block_length: of block-causal models; None: rows for the others.
+
+        Raises:
+          UserError: block_share with block-causal models.
         """
         self.phases = tuple(phases)
         self.seed = seed
+        self.block_length = block_length
+        if block_length and any(b.block_share for p in phases for b in p.batches):
+            raise UserError(
+                "block_share is for bidirectional models; block-causal ones always train on "
+                "blocks: leave it out"
+            )
         self.tokenizer = wordproblem_tokenizer.build()
         bos, user, assistant, eos = (
             self.tokenizer.encode(spelling).ids[0]
@@ -148,8 +94,7 @@ class WordProblems:
           step: from 0.
 
         Returns:
-          What `pack` returns, and `window`, the number of columns at the end that can be
-          trained (here: the canvas).
+          What `lay_out` returns.
 
         Raises:
           UserError: hardly any problem fits the batch's lengths.
@@ -177,12 +122,19 @@ class WordProblems:
                 for q, a in self.encode(problems)
                 if len(q) <= shape.prompt_length and len(a) < shape.gen_length
             ]
-        out = pack(pairs, shape.prompt_length, shape.gen_length, self.pad_id, self.eos_id)
+        out = lay_out(
+            pairs,
+            shape.prompt_length,
+            shape.gen_length,
+            self.pad_id,
+            self.eos_id,
+            self.block_length,
+        )
         if shape.block_share:
             out = into_blocks(out, rng, shape.block_share, shape.block_length)
         if shape.mask_floor:
             out["floor"] = np.float32(shape.mask_floor)
-        return {**out, "window": shape.gen_length}
+        return out
 
 
 class Rows:
@@ -213,25 +165,6 @@ class Rows:
         return self.make([self.rows[self._index(first + i)] for i in range(self.batch_size)])
 
 
-def pack_text(rows: Sequence[list[int]], length: int, pad_id: int) -> dict:
-    """Lay out texts: `text [pads]`, every token of the text trainable.
-
-    Args:
-      rows: B lists of at most `length` ids.
-      length: columns T.
-      pad_id: fills the right.
-
-    Returns:
-      `ids` (B, T) int32, `valid` (B, T) bool, `trainable` (B, T) bool and `window` T.
-    """
-    ids = np.full((len(rows), length), pad_id, np.int32)
-    valid = np.zeros(ids.shape, bool)
-    for row, text in enumerate(rows):
-        ids[row, : len(text)] = text
-        valid[row, : len(text)] = True
-    return {"ids": ids, "valid": valid, "trainable": valid.copy(), "window": length}
-
-
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
     """The records of a JSONL file with their line numbers, from 1.
 
@@ -255,7 +188,13 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
         raise UserError(f"{path}: can't be read ({reason})") from e
 
 
-def from_jsonl(config: TrainConfig, codec: TextCodec, pad_id: int, eos_id: int) -> Rows:
+def from_jsonl(
+    config: TrainConfig,
+    codec: TextCodec,
+    pad_id: int,
+    eos_id: int,
+    block_length: int | None = None,
+) -> Rows:
     """Training rows from a user's file.
 
     A record is `{"prompt", "response"}`, `{"messages"}` with an assistant's turn last, or
@@ -266,6 +205,7 @@ def from_jsonl(config: TrainConfig, codec: TextCodec, pad_id: int, eos_id: int) 
       codec: the model's tokenizer.
       pad_id: the model's.
       eos_id: the model's.
+      block_length: of block-causal models.
 
     Raises:
       UserError: a bad record (with its line number), or nothing to train on.
@@ -307,8 +247,8 @@ def from_jsonl(config: TrainConfig, codec: TextCodec, pad_id: int, eos_id: int) 
         raise UserError(f"{config.data}: holds no record to train on")
 
     def make(rows):
-        out = pack(rows, config.prompt_length, config.gen_length, pad_id, eos_id)
-        return {**out, "window": config.gen_length}
+        lengths = config.prompt_length, config.gen_length
+        return lay_out(rows, *lengths, pad_id, eos_id, block_length)
 
     return Rows(pairs, config.batch_size, config.seed, make)
 

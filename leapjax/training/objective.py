@@ -74,6 +74,24 @@ def corrupt(
     return jnp.where(hidden, mask_token_id, ids), masked, p
 
 
+def masked_nats(
+    logits: Float32[Array, "B W V"], targets: Int32[Array, "B W"], masked: Bool[Array, "B W"]
+) -> Float32[Array, "B W"]:
+    """Cross-entropy of masked tokens, 0 elsewhere.
+
+    Args:
+      logits: (B, W, V) float32; logits[:, i] predicts targets[:, i].
+      targets: (B, W) int32.
+      masked: (B, W) bool.
+
+    Returns:
+      (B, W) float32, nats.
+    """
+    top = jax.nn.logsumexp(logits, axis=-1)
+    nats = top - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return jnp.where(masked, nats, 0.0)
+
+
 def weighted_loss(
     logits: Float32[Array, "B W V"],
     targets: Int32[Array, "B W"],
@@ -93,9 +111,7 @@ def weighted_loss(
     Returns:
       The loss (scalar, nats), and the plain mean cross-entropy of masked tokens (nats).
     """
-    top = jax.nn.logsumexp(logits, axis=-1)
-    nats = top - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    nats = jnp.where(masked, nats, 0.0)
+    nats = masked_nats(logits, targets, masked)
     length = jnp.maximum(jnp.sum(trainable, axis=1, dtype=jnp.float32), 1.0)
     rows = jnp.sum(nats, axis=1) / p / length
     count = jnp.maximum(jnp.sum(masked, dtype=jnp.float32), 1.0)

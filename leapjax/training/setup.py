@@ -176,7 +176,7 @@ def batches(config: TrainConfig, start: Start):
     model, codec = start.model, start.codec
     if config.task:
         if start.folder is None and not config.tokenizer:
-            return data.WordProblems(config.phases, config.seed)
+            return data.WordProblems(config.phases, config.seed, block_length=model.block_length)
         if codec is None:
             raise UserError(f"{config.init_from}: the model has no tokenizer")
 
@@ -188,8 +188,14 @@ def batches(config: TrainConfig, start: Start):
             ]
 
         return data.WordProblems(
-            config.phases, config.seed, encode, model.pad_token_id, model.eos_token_id
+            config.phases,
+            config.seed,
+            encode,
+            model.pad_token_id,
+            model.eos_token_id,
+            model.block_length,
         )
     if codec is None:
         raise UserError(f"{config.init_from}: the model has no tokenizer")
-    return data.from_jsonl(config, codec, model.pad_token_id, model.eos_token_id)
+    ids = model.pad_token_id, model.eos_token_id
+    return data.from_jsonl(config, codec, *ids, model.block_length)

@@ -29,7 +29,8 @@ from leapjax.errors import UserError
 from leapjax.models import ModelConfig, transformer
 from leapjax.progress import bar, busy, say
 from leapjax.sharding import MeshShape, parse
-from leapjax.training import objective, optimizer, setup
+from leapjax.training import block_diffusion, optimizer, setup
+from leapjax.training import objective as masked_diffusion
 from leapjax.training.config import TrainConfig
 from leapjax.training.placement import TrainingPlacement
 from leapjax.training.store import Store
@@ -90,6 +91,7 @@ def make_step(
       `number` is traced, `window` static: one program per batch shape.
     """
     rule = make_optimizer(config, model)
+    objective = block_diffusion if model.block_causal else masked_diffusion
     # Weights were drawn from key(seed); masks have a key of their own.
     key = jax.random.key(config.seed + 1)
 

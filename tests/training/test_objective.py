@@ -10,7 +10,7 @@ import pytest
 
 from leapjax.models import ModelConfig, transformer
 from leapjax.ops.arrangement import as_arranged, for_training
-from leapjax.training import data, objective
+from leapjax.training import layout, objective
 
 LLADA = ModelConfig("llada", 23, 16, 2, 4, 4, 4, 24, 1e4, 1e-5, 64, 1, 0, 0)
 DREAM = dataclasses.replace(
@@ -39,9 +39,9 @@ def direct(logits, batch, masked, p, shift):
 @pytest.mark.parametrize("seed", range(4))
 def test_loss_is_the_formula(config, kind, seed):
     if kind == "answers":
-        batch, window = data.pack(PAIRS, 5, 6, 0, 0), 6
+        batch, window = layout.pack(PAIRS, 5, 6, 0, 0), 6
     else:
-        batch = data.pack_text([q + a for q, a in PAIRS], 7, 0)
+        batch = layout.pack_text([q + a for q, a in PAIRS], 7, 0)
         window = batch.pop("window")
     params = transformer.init_params(config, jax.random.key(seed))
     params["embed"] = params["embed"] * 30  # far from a uniform prediction
@@ -92,7 +92,7 @@ def test_a_floor_lifts_every_masking_probability():
 
 
 def test_pack_lays_rows_out_as_at_decode_time():
-    batch = data.pack(PAIRS[:2], 3, 5, pad_id=20, eos_id=21)
+    batch = layout.pack(PAIRS[:2], 3, 5, pad_id=20, eos_id=21)
     assert batch["ids"].tolist() == [
         [5, 6, 7, 8, 9, 21, 21, 21],
         [20, 20, 5, 10, 11, 12, 13, 21],
@@ -104,7 +104,7 @@ def test_pack_lays_rows_out_as_at_decode_time():
 @MODELS
 def test_the_flat_forward_is_the_models(config):
     params = transformer.init_params(config, jax.random.key(0))
-    batch = data.pack(PAIRS, 5, 6, 0, 0)
+    batch = layout.pack(PAIRS, 5, 6, 0, 0)
     positions = np.maximum(np.cumsum(batch["valid"], 1) - 1, 0).astype(np.int32)
     args = (params, config, batch["ids"], positions, batch["valid"])
     want = np.asarray(transformer.hidden_states(*args))[batch["valid"]]
@@ -116,7 +116,7 @@ def test_the_flat_forward_is_the_models(config):
 @MODELS
 def test_gradients_are_those_of_the_models_own_forward(config, monkeypatch):
     params = transformer.init_params(config, jax.random.key(0))
-    batch = data.pack(PAIRS, 5, 6, 0, 0)
+    batch = layout.pack(PAIRS, 5, 6, 0, 0)
 
     def gradient():
         return jax.grad(lambda p: objective.loss(p, config, batch, jax.random.key(4), 6)[0])(params)

@@ -1,0 +1,191 @@
+"""The block diffusion objective, for models with block-causal attention.
+
+    columns    noisy blocks that are trained, W | the clean row, T
+    a query    in noisy block b attends to noisy block b and to clean blocks < b,
+               in clean block b to clean blocks <= b
+
+    t ~ U(0, 1) for each block,  p = (1 - eps) t + eps,  each trainable token masked with its p
+    loss of a row = sum over masked positions of cross-entropy / p, divided by the row's length
+
+Source: BD3LM (arXiv 2503.09573), equation 8 with the linear schedule, whose weight is 1 / t;
+copies and mask as in its section 3.2 and in SDAR (arXiv 2510.06303), whose training code has the
+same 1 / p and divides by the answers' tokens. Here, each row is divided by its own, as in
+`objective`. SDAR's code draws one t for a whole answer; BD3LM and Fast-dLLM v2 (arXiv 2509.26328)
+one a block. Blocks begin at multiples of their length, counted from the row's first token, so a
+block may begin with prompt tokens, which are never masked. Both copies have the same rotary
+positions: a noisy block is computed as a decoder computes it against the finished blocks.
+
+With `shift_logits` the output at i - 1 predicts position i: that of the noisy copy, but for a
+block's first token that of the clean copy. A decoder of `seeds_blocks` models takes this token
+from the pass that stores the finished block before, which is the clean copy of that block. So
+it is known before the block's first pass. It is therefore never masked, is always scored, and
+its p is 1: the loss stays a bound of the answer's likelihood,
+log p(block) = log p(first | blocks before) + log p(rest | first, blocks before). Fast-dLLM v2's own
+training reads it from the noisy block before, which no decoder sees, masks it as any other token,
+weights every masked token alike and gives each row a second time with the complementary masks. The
+levels are stratified over the batch's blocks instead, at no cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from leapjax.models import transformer
+from leapjax.models.config import ModelConfig
+from leapjax.ops.arrangement import for_training
+from leapjax.ops.primitives import take
+from leapjax.training.objective import mask_probabilities, masked_nats
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float32, Int32, Key
+
+
+def side_by_side(
+    noisy: Int32[Array, "B W"], clean: Int32[Array, "B T"], length: int
+) -> Bool[Array, "B W+T W+T"]:
+    """The attention mask of noisy and clean columns, by their positions.
+
+    Args:
+      noisy: (B, W) int32, positions of the noisy columns.
+      clean: (B, T) int32, positions of the clean columns.
+      length: tokens per block.
+
+    Returns:
+      (B, W + T, W + T) bool.
+
+    >>> import numpy as np
+    >>> place = np.arange(4)[None]
+    >>> side_by_side(place[:, 2:], place, 2)[0].astype(int).tolist()  # the last block is noisy
+    ... # doctest: +NORMALIZE_WHITESPACE
+    [[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 0, 0],
+     [0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]]
+    """
+    block = jnp.concatenate([noisy, clean], axis=1) // length
+    is_clean = jnp.arange(block.shape[1])[None, :] >= noisy.shape[1]
+    queries, keys = block[:, :, None], block[:, None, :]
+    earlier = (keys < queries) & is_clean[:, None, :]
+    return earlier | ((keys == queries) & (is_clean[:, :, None] == is_clean[:, None, :]))
+
+
+def corrupt(
+    key: Key[Array, ""],
+    ids: Int32[Array, "B T"],
+    trainable: Bool[Array, "B T"],
+    config: ModelConfig,
+    floor: Float32[Array, ""] | None = None,
+) -> tuple[Int32[Array, "B T"], Bool[Array, "B T"], Float32[Array, "B T"]]:
+    """Mask each trainable token with its block's probability.
+
+    Args:
+      key: PRNG key.
+      ids: (B, T) int32, rows that begin in column 0.
+      trainable: (B, T) bool; prompts and pads are False and stay as they are.
+      config: static shape with block-causal attention.
+      floor: () float32 or None; the least masking probability, None is `objective.EPS`.
+
+    Returns:
+      The noisy ids (B, T), scored (B, T) bool (masked tokens, and tokens that seed their block)
+      and p (B, T) float32.
+    """
+    ratio_key, order_key, token_key = jax.random.split(key, 3)
+    rows, columns = ids.shape
+    length = config.block_length or columns
+    blocks = -(-columns // length)
+    # One block in each of B x blocks equal strata; in random order, so that neither a row nor a
+    # place in the row has levels of its own.
+    p = mask_probabilities(ratio_key, rows * blocks)
+    if floor is not None:
+        p = floor + (1.0 - floor) * p
+    p = jax.random.permutation(order_key, p).reshape(rows, blocks)
+    p = jnp.repeat(p, length, axis=1)[:, :columns]
+    masked = (jax.random.uniform(token_key, ids.shape) < p) & trainable
+    scored = masked
+    place = jnp.arange(columns)[None, :]
+    if config.seeds_blocks:
+        seed = trainable & (place % length == 0)
+        masked = masked & ~seed
+        scored = masked | seed
+        p = jnp.where(seed, 1.0, p)
+    if config.shift_logits:
+        scored = scored & (place > 0)  # no output predicts a row's first token
+    return jnp.where(masked, config.mask_token_id, ids), scored, p
+
+
+def hidden_states(
+    params: Any,
+    config: ModelConfig,
+    noisy: Int32[Array, "B W"],
+    places: Int32[Array, "B W"],
+    clean: Int32[Array, "B T"],
+    valid: Bool[Array, "B T"],
+    outputs: Int32[Array, "B O"] | None = None,
+) -> Float32[Array, "B columns D"]:
+    """One forward pass over whole noisy blocks and the clean row.
+
+    Args:
+      params: as for `transformer.hidden_states`.
+      config: static shape with block-causal attention.
+      noisy: (B, W) int32 ids.
+      places: (B, W) int32, the noisy columns' places in the row.
+      clean: (B, T) int32 ids.
+      valid: (B, T) bool, False marks pads of the row.
+      outputs: (B, O) int32, columns of the W + T to return; None returns all.
+
+    Returns:
+      (B, O or W + T, D) float32, before the final norm.
+    """
+    own = jnp.broadcast_to(jnp.arange(clean.shape[1], dtype=jnp.int32)[None, :], clean.shape)
+    mask = side_by_side(places, own, config.block_length or clean.shape[1])
+    mask = mask & jnp.concatenate([take(valid, places), valid], axis=1)[:, None, :]
+    ids, positions = (jnp.concatenate(x, axis=1) for x in ((noisy, clean), (places, own)))
+    return transformer.hidden_states(params, config, ids, positions, mask, outputs=outputs)
+
+
+def loss(
+    params: Mapping[str, Any],
+    config: ModelConfig,
+    batch: Mapping[str, Array],
+    key: Key[Array, ""],
+    window: int,
+) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
+    """The objective of one batch.
+
+    Args:
+      params: the model's pytree, float32.
+      config: static shape with block-causal attention.
+      batch: dict of `ids` (B, T) int32, `valid` (B, T) bool (False: pads, on the right),
+        `trainable` (B, T) bool and optionally `floor` () float32 (see `corrupt`). Rows begin in
+        column 0.
+      key: PRNG key of the corruption.
+      window: W <= T, static: columns of whole blocks, enough for all of a row that are trained.
+
+    Returns:
+      The loss (scalar, nats), and the mean cross-entropy of scored tokens (nats).
+    """
+    ids, trainable = batch["ids"], batch["trainable"]
+    rows, columns = ids.shape
+    length = config.block_length or columns
+    noisy, scored, p = corrupt(key, ids, trainable, config, batch.get("floor"))
+    first = jnp.argmax(trainable, axis=1).astype(jnp.int32) // length * length
+    first = jnp.minimum(first, columns - window)[:, None]
+    own = jnp.arange(window, dtype=jnp.int32)[None, :]
+    places = first + own
+    outputs = jnp.broadcast_to(own, places.shape)
+    if config.shift_logits:
+        in_clean = jnp.maximum(window + places - 1, window)
+        outputs = jnp.where(places % length == 0, in_clean, own - 1)
+    weights = for_training(params, config)
+    hidden = hidden_states(
+        weights, config, take(noisy, places), places, ids, batch["valid"], outputs
+    )
+    logits = transformer.head(weights, config, hidden.reshape(1, -1, config.d_model))
+    scored = take(scored, places)
+    nats = masked_nats(logits.reshape(rows, window, -1), take(ids, places), scored)
+    lengths = jnp.maximum(jnp.sum(trainable, axis=1, dtype=jnp.float32), 1.0)
+    total = jnp.mean(jnp.sum(nats / take(p, places), axis=1) / lengths)
+    count = jnp.maximum(jnp.sum(scored, dtype=jnp.float32), 1.0)
+    return total, jnp.sum(nats) / count
