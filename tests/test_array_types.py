@@ -28,13 +28,14 @@ from leapjax.models import attention, transformer
 from leapjax.ops import arrangement, primitives
 from leapjax.policies import POLICIES, base
 from leapjax.testing import tiny_config, tiny_params
-from leapjax.training import objective
+from leapjax.training import block_diffusion, objective
 from tests.decoding import harness
 
 NAMES = """
     models.attention models.transformer ops.arrangement ops.cache ops.cpu ops.primitives ops.runs
     ops.split ops.xla decoding.forward decoding.loop decoding.proposal decoding.schedule
-    decoding.step decoding.summary likelihood training.objective policies.base
+    decoding.step decoding.summary likelihood training.objective training.block_diffusion
+    policies.base
 """.split()
 POLICY_MODULES = {name: importlib.import_module(f"leapjax.policies.{name}") for name in POLICIES}
 MODULES = [importlib.import_module(f"leapjax.{name}") for name in NAMES]
@@ -148,6 +149,9 @@ def trace_a_loss(params, config):
     batch = {name: ids > 0 for name in ("valid", "trainable", "unseen")}
     batch |= {"ids": ids, "floor": jnp.float32(0.5)}
     jax.eval_shape(lambda p: objective.loss(p, config, batch, key, 4), params)
+    config = tiny_config("sdar")
+    params = tiny_params(config)
+    jax.eval_shape(lambda p: block_diffusion.loss(p, config, batch, key, 4), params)
 
 
 def test_what_is_computed_keeps_to_the_types(called):

@@ -10,7 +10,8 @@ from leapjax.errors import UserError
 from leapjax.training.config import FIELDS, STRUCTURED, TrainConfig, make, read
 
 DESCRIPTION = """\
-Train a masked diffusion model with LLaDA's objective, or fine-tune a checkpoint.
+Train a masked diffusion model, or fine-tune a checkpoint: bidirectional models with
+LLaDA's objective, block-causal ones (SDAR, Fast-dLLM v2) with block diffusion's.
 
 A run writes checkpoints and metrics.jsonl to its output folder. Stopped (Ctrl-C,
 SIGTERM) or killed, the same command goes on from the newest checkpoint, bit for bit
@@ -25,13 +26,16 @@ examples:
   # Its weights, averaged, as a model folder for --model
   leapjax train --export models/wordproblems --output runs/wordproblems
 
+  # A small block-causal model, SDAR's kind
+  leapjax train --config configs/train-wordproblems-block.yaml --output runs/block
+
   # Fine-tune a checkpoint on prompt/response, messages or text records
   leapjax train --init-from checkpoints/dream --data mine.jsonl --output runs/mine \\
       --steps 500 --learning-rate 1e-5 --prompt-length 256 --gen-length 256
 
 The keys of the YAML file are the options above, and three with a structure of their own:
-model (LLaDA config.json keys), phases (which problems, and when) and decode (options
-that suit the model, exported with it). Flags win.
+model (config.json keys; model_type is llada, sdar or Fast_dLLM_Qwen), phases (which
+problems, and when) and decode (options that suit the model, exported with it). Flags win.
 """
 
 _HELP = {

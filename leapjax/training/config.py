@@ -72,7 +72,8 @@ class TrainConfig:
       output: folder for checkpoints and metrics.
       seed: of weights, data and masks.
       steps: optimiser steps of the whole run; the schedule's length.
-      model: LLaDA `config.json` keys of a model to train from scratch.
+      model: `config.json` keys of a model to train from scratch; `model_type` is llada (without
+        it), sdar or Fast_dLLM_Qwen.
       init_from: checkpoint or hub folder to fine-tune, instead of `model`.
       tokenizer: folder of tokenizer files for a model from scratch; "" is the word
         problems' own.

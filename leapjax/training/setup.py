@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,51 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from leapjax import checkpoint, models
-from leapjax.config import check_keys
 from leapjax.errors import UserError
 from leapjax.model_files import side_files
 from leapjax.models import ModelConfig, transformer
 from leapjax.tasks import wordproblem_tokenizer
 from leapjax.text import TextCodec, load_codec
-from leapjax.training import data
+from leapjax.training import data, from_scratch
 from leapjax.training.config import TrainConfig
-
-# An ordinary LLaDA config.json; the `model` key of a run overrides it.
-LLADA = {
-    "activation_type": "silu",
-    "alibi": False,
-    "architectures": ["LLaDAModelLM"],
-    "attention_dropout": 0.0,
-    "attention_layer_norm": False,
-    "attention_layer_norm_with_affine": True,
-    "bias_for_layer_norm": False,
-    "block_group_size": 1,
-    "block_type": "llama",
-    "d_model": 160,
-    "embedding_dropout": 0.0,
-    "flash_attention": False,
-    "include_bias": False,
-    "include_qkv_bias": False,
-    "input_emb_norm": False,
-    "layer_norm_type": "rms",
-    "layer_norm_with_affine": True,
-    "max_sequence_length": 512,
-    "mlp_hidden_size": 448,
-    "mlp_ratio": 4,
-    "model_type": "llada",
-    "multi_query_attention": None,
-    "n_heads": 5,
-    "n_kv_heads": None,
-    "n_layers": 6,
-    "residual_dropout": 0.0,
-    "rms_norm_eps": 1e-5,
-    "rope": True,
-    "rope_full_precision": True,
-    "rope_theta": 10000.0,
-    "scale_logits": False,
-    "use_cache": False,
-    "weight_tying": False,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,29 +84,23 @@ def prepare(config: TrainConfig) -> Start:
         raw = checkpoint.read_config(folder)
         model = models.parse_config(raw)
         return Start(model, raw, side_content(folder), load_codec(folder, model), folder)
-    known = [
-        *LLADA,
-        "eos_token_id",
-        "pad_token_id",
-        "mask_token_id",
-        "vocab_size",
-        "embedding_size",
-    ]
-    check_keys(config.model, "model", known, "key")
     with tempfile.TemporaryDirectory() as scratch:
         if config.tokenizer:
             folder = Path(config.tokenizer)
         else:
             folder = Path(scratch)
             wordproblem_tokenizer.save(folder)
-        raw = LLADA | _token_ids(folder) | config.model
-        raw["n_kv_heads"] = raw["n_kv_heads"] or raw["n_heads"]
+        raw = from_scratch.config(config.model, _token_ids(folder))
         model = models.parse_config(raw)
-        return Start(model, raw, side_content(folder), load_codec(folder, model), None)
+        files = side_content(folder)
+        if model.block_causal:  # their originals look for stop ids there
+            stops = {"eos_token_id": [*model.stop_ids] or [model.eos_token_id]}
+            files.setdefault("generation_config.json", json.dumps(stops, indent=2).encode() + b"\n")
+        return Start(model, raw, files, load_codec(folder, model), None)
 
 
 def _token_ids(folder: Path) -> dict[str, int]:
-    """Vocabulary size and special ids of a tokenizer, as `config.json` keys."""
+    """Vocabulary size and special ids of a tokenizer, by their `config.json` keys."""
     from leapjax.text import files
 
     read = files.read(folder)
