@@ -1,1 +1,1 @@
-"""Training: LLaDA's objective, the loop with exact resume, and export."""
+"""Training: the objectives, the loop with exact resume, and export."""

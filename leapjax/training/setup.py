@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from leapjax import checkpoint, models
+from leapjax.config import DecodeConfig
 from leapjax.errors import UserError
 from leapjax.model_files import side_files
 from leapjax.models import ModelConfig, transformer
@@ -73,17 +74,29 @@ def prepare(config: TrainConfig) -> Start:
       config: the run.
 
     Raises:
-      UserError: no such model or tokenizer, or one that can't be used.
+      UserError: no such model or tokenizer, or one that can't be used; decode options that don't
+        go with the model.
     """
-    if config.init_from:
-        folder = Path(config.init_from)
-        if not checkpoint.is_checkpoint(folder):
-            from leapjax import converters
+    start = _fine_tuned(config) if config.init_from else _from_scratch(config)
+    try:
+        DecodeConfig(**config.decode).for_model(start.model)
+    except UserError as e:
+        raise UserError(f"decode: {e}") from e
+    return start
 
-            folder = converters.resolve(config.init_from)
-        raw = checkpoint.read_config(folder)
-        model = models.parse_config(raw)
-        return Start(model, raw, side_content(folder), load_codec(folder, model), folder)
+
+def _fine_tuned(config: TrainConfig) -> Start:
+    folder = Path(config.init_from)
+    if not checkpoint.is_checkpoint(folder):
+        from leapjax import converters
+
+        folder = converters.resolve(config.init_from)
+    raw = checkpoint.read_config(folder)
+    model = models.parse_config(raw)
+    return Start(model, raw, side_content(folder), load_codec(folder, model), folder)
+
+
+def _from_scratch(config: TrainConfig) -> Start:
     with tempfile.TemporaryDirectory() as scratch:
         if config.tokenizer:
             folder = Path(config.tokenizer)

@@ -105,6 +105,12 @@ def test_fine_tuning_fast_dllm_v2_on_a_users_file(tmp_path):
     assert leapjax.load(tmp_path / "tuned").config == setup.prepare(config).model
 
 
+def test_decode_options_have_to_go_with_the_model(tmp_path):
+    path = write(tmp_path, model=SDAR, decode="{gen_length: 12, policy: low_confidence, steps: 4}")
+    with pytest.raises(UserError, match="decode: .*steps"):
+        setup.prepare(load(path, phases=PHASES))
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
