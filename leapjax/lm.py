@@ -382,4 +382,5 @@ class LM:
           request: the request.
           ids: token ids of the canvas.
         """
-        return finish(ids, self.codec, self.config, request.stop, request.whole)
+        given = request.config.stop_ids
+        return finish(ids, self.codec, self.config, request.stop, request.whole, given)

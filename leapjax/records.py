@@ -106,7 +106,7 @@ class Intake:
     ):
         if samples is not None and samples < 1:
             raise UserError(f"num_samples is {samples}; expected at least 1")
-        self.job, self.model, self.codec = job, model, codec
+        self.job, self.model, self.codec = job.for_model(model), model, codec
         self.raw, self.stop, self.samples = raw, _stops(stop), samples
         self._seen, self._earlier = IdSet(), earlier
 

@@ -116,7 +116,7 @@ def ablate(args: argparse.Namespace, task, problems, base, made, configs) -> dic
         )
     head = about(args, lm, task, problems, base, batch_size)
     if args.study:
-        return head | ablation_report.study_report(made, every, lm.config.eos_token_id)
+        return head | ablation_report.study_report(made, every, base.end_ids)
     return head | ablation_report.grid_report(made, every)
 
 

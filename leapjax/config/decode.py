@@ -200,6 +200,12 @@ class DecodeConfig:
         return self.gen_length // self.block_length
 
     @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The ids at which an answer ends: stop ids and eos; the model must be known."""
+        assert self.model is not None
+        return tuple(sorted({*self.stop_ids, self.model.eos_token_id}))
+
+    @property
     def tokens_per_step(self) -> float | None:
         """Tokens that a pass of a fixed schedule commits on average; None without a schedule.
 

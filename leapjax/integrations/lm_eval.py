@@ -208,7 +208,8 @@ class LeapjaxLM(TemplateLM):
             return completion.text
         from leapjax.text import finish
 
-        return finish(completion.output_ids[:asked], self.codec, self.lm.config, stop)[0]
+        ids, stop_ids = completion.output_ids[:asked], self.options.stop_ids
+        return finish(ids, self.codec, self.lm.config, stop, stop_ids=stop_ids)[0]
 
     def _note(self, line: str) -> None:
         """Warn of something once."""

@@ -161,9 +161,8 @@ class _Run:
             self._folder = self._stack.enter_context(locked(self._folder, own))
         self._gather("locked")
         share = Share(state, self._peers)
-        shards = Shards(
-            self._folder, state, self._peers.index, self._spec, self._lm.config.eos_token_id
-        )
+        ends = self._spec.options.for_model(self._lm.config).end_ids
+        shards = Shards(self._folder, state, self._peers.index, self._spec, ends)
         with self._closing(shards), self._show(share.total(self._spec.records(info))) as seen:
             summary = self._decode(info, state, share, shards, seen)
         told = self._gather("finished", [shards.written.hexdigest(), dataclasses.asdict(summary)])

@@ -133,7 +133,7 @@ class Loop:
         self._finished_before = 0  # by the engine, in other streams
         self._refreshes: Callable[[], Refreshes] = Refreshes  # gives the refreshes of this run
         self.progress = Progress(
-            Summary(eos_id=lm.config.eos_token_id),
+            Summary(intake.job.end_ids),
             records=records,
             first=records,
             errors=errors,

@@ -44,11 +44,13 @@ class Shards:
       state: of the job when the run begins.
       index: number of this process.
       spec: the job.
-      eos_id: the model's eos token.
+      ends: the ids that end an answer (`DecodeConfig.end_ids`).
     """
 
-    def __init__(self, folder: Folder, state: State, index: int, spec: JobSpec, eos_id: int):
-        self._folder, self._state, self._spec, self._eos_id = folder, state, spec, eos_id
+    def __init__(
+        self, folder: Folder, state: State, index: int, spec: JobSpec, ends: tuple[int, ...]
+    ):
+        self._folder, self._state, self._spec, self._ends = folder, state, spec, ends
         self.written = hashlib.sha256()
         self._journal_name = of_process(JOURNAL, index)
         self._journal: Growing | None = None
@@ -67,7 +69,7 @@ class Shards:
         """Take the next answer of the record in progress."""
         record = to_record(completion, self._spec.details, self._spec.fields)
         self._rows.append(to_line(record).encode())
-        self._row_counts.update(counts_of(completion, self._eos_id))
+        self._row_counts.update(counts_of(completion, self._ends))
 
     def keep_bad(self, record: dict[str, Any]) -> None:
         """Take the error of the record in progress."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Collection
 
 from leapjax.serve.refreshes import Refreshes
 from leapjax.types import Completion
@@ -15,9 +16,9 @@ class Summary:
     """Counts over the completions of a run.
 
     Attributes:
-      eos_id: the model's eos token, or None to count whole canvases.
+      ends: the ids that end an answer (`DecodeConfig.end_ids`); () counts whole canvases.
       answers: completions.
-      tokens: output ids before the first eos.
+      tokens: output ids before the first end.
       steps: steps, summed over the rows.
       committed: positions that a step committed, without those that early stop filled.
       seconds: time from `started` to the last completion.
@@ -25,7 +26,7 @@ class Summary:
       started: reading of the clock when the run began.
     """
 
-    eos_id: int | None = None
+    ends: tuple[int, ...] = ()
     answers: int = 0
     tokens: int = 0
     steps: int = 0
@@ -36,7 +37,7 @@ class Summary:
 
     def add(self, completion: Completion) -> None:
         """Count one completion."""
-        counts = counts_of(completion, self.eos_id)
+        counts = counts_of(completion, self.ends)
         self.answers += 1
         self.tokens += counts["tokens"]
         self.steps += counts["steps"]
@@ -68,11 +69,11 @@ class Summary:
         )
 
 
-def counts_of(completion: Completion, eos_id: int | None) -> dict[str, int]:
-    """What a completion adds to a job's counts; `eos_id` as for `Summary`."""
+def counts_of(completion: Completion, ends: Collection[int]) -> dict[str, int]:
+    """What a completion adds to a job's counts; `ends` as for `Summary`."""
     ids, commits = completion.output_ids, completion.commit_step
     decided = [n for n, step in enumerate(commits) if step != -2]  # -2: given, not decoded
-    end = next((n for n in decided if ids[n] == eos_id), len(ids))
+    end = next((n for n in decided if ids[n] in ends), len(ids))
     return {
         "rows": 1,
         "tokens": sum(n < end for n in decided),

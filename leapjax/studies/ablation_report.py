@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,13 +106,13 @@ def grid_report(grid: Grid, made: Answers) -> dict[str, Any]:
     }
 
 
-def study_report(study: Study, made: Answers, eos_id: int) -> dict[str, Any]:
+def study_report(study: Study, made: Answers, ends: Collection[int]) -> dict[str, Any]:
     """Curves, comparisons at equal steps, and commits one by one.
 
     Args:
       study: the question.
       made: answers with details, of each setting and of greedy.
-      eos_id: the model's eos token.
+      ends: the ids that end an answer (`DecodeConfig.end_ids`).
     """
     base = made[greedy(study.configs[0])]
     outcomes = {name: [_outcome(made[c]) for c in x.configs] for name, x in study.curves.items()}
@@ -145,7 +145,7 @@ def study_report(study: Study, made: Answers, eos_id: int) -> dict[str, Any]:
         "curves": curves,
         "matched": matched,
         "commits": [
-            {"label": label, "rows": differences(made[config], base, eos_id)}
+            {"label": label, "rows": differences(made[config], base, ends)}
             for label, config in study.kinds
         ],
     }

@@ -8,7 +8,7 @@ errors.
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from leapjax.studies.statistics import wilson
@@ -41,14 +41,14 @@ def distances(commit_step: Sequence[int], commit_kind: Sequence[str]) -> list[in
 
 
 def differences(
-    these: Sequence[Mapping[str, Any]], greedy: Sequence[Mapping[str, Any]], eos_id: int
+    these: Sequence[Mapping[str, Any]], greedy: Sequence[Mapping[str, Any]], ends: Collection[int]
 ) -> list[dict[str, Any]]:
     """Shares of commits that differ from greedy's token at the same position.
 
     Args:
       these: answers with details.
       greedy: greedy's, to the same problems in the same order.
-      eos_id: the model's eos token; positions behind greedy's first one are left out.
+      ends: the ids that end an answer; positions behind greedy's first one are left out.
 
     Returns:
       Rows of `kind`, `distance` (of propagated commits only, else None), `clean` (only clean
@@ -58,7 +58,7 @@ def differences(
     seen: dict[tuple, list[float]] = collections.defaultdict(lambda: [0, 0, 0.0])
     for answer, other in zip(these, greedy, strict=True):
         steps, kinds, theirs = answer["commit_step"], answer["commit_kind"], other["output_ids"]
-        last = theirs.index(eos_id) if eos_id in theirs else len(theirs) - 1
+        last = next((n for n, i in enumerate(theirs) if i in ends), len(theirs) - 1)
         wrong = [a != b for a, b in zip(answer["output_ids"], theirs, strict=True)]
         wrong_steps = [s for s, w in zip(steps, wrong, strict=True) if w and s >= 0]
         first_wrong = min(wrong_steps, default=None)

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from leapjax.types import Completion
 
 
-def counts(completion: Completion, eos_id: int) -> dict[str, int]:
+def counts(completion: Completion, ends: Collection[int]) -> dict[str, int]:
     """Count steps and tokens of a completion that is a whole canvas.
 
     Args:
       completion: what was decoded.
-      eos_id: the model's eos token.
+      ends: the ids that end an answer (`DecodeConfig.end_ids`).
 
     Returns:
-      `tokens` (before the first eos; the whole canvas without one), `steps` (over the whole
-      canvas), `eos_steps` (until every position up to and including the first eos was decided),
+      `tokens` (before the first end; the whole canvas without one), `steps` (over the whole
+      canvas), `eos_steps` (until every position up to and including the first end was decided),
       `answer_steps` (those of them that decided at least one such position), `full_passes` (over
       the whole sequence), `nfe` (model evaluations).
     """
     ids, commits = completion.output_ids, completion.commit_step
-    end = ids.index(eos_id) if eos_id in ids else None
-    # Early stop needs an eos that a step decided, so no position up to the first is unfilled.
+    end = next((n for n, i in enumerate(ids) if i in ends), None)
+    # Early stop needs a stop id that a step decided, so no position up to the first is unfilled.
     decided = [s for s in (commits if end is None else commits[: end + 1]) if s >= 0]
     return {
         "tokens": len(ids) if end is None else end,

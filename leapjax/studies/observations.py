@@ -37,7 +37,7 @@ class Observations:
       block_length: W, positions.
       steps: (n,) int32.
       commit_step: (n, C) int32; -1 filled in by early stop.
-      answer: (n, C) bool; up to and including the first eos.
+      answer: (n, C) bool; up to and including the first id that ends it.
       since: (n, C) int32, as in `Replayed`, and so are the others.
       differs: (n,) int32.
       pairs: (n, 2, 2, confidences, distances) int32.
@@ -113,6 +113,7 @@ def collect(
         if r.infill:
             raise UserError(f"record {r.id}: infilling is not analysed; give a prompt")
     first = requests[0].config
+    ends = first.for_model(lm.config).end_ids
     keys = [f"{runner.setting_key(r.config)}/{runner.prompt_key(r)}" for r in requests]
     shared = runner.shared_options(first)
     made = runner.decode(
@@ -149,19 +150,19 @@ def collect(
         block_length=first.block_length,
         steps=np.array([a["steps"] for a in made], np.int32),
         commit_step=np.array([a["commit_step"] for a in made], np.int32),
-        answer=np.stack([answer_positions(x, lm.config.eos_token_id) for x in ids]),
+        answer=np.stack([answer_positions(x, ends) for x in ids]),
         **{name: np.stack([m[name] for m in measured]) for name in measured[0]},
     )
 
 
-def answer_positions(ids: Sequence[int], eos_id: int) -> np.ndarray:
-    """(C,) bool: the canvas up to and including its first eos, or all of it.
+def answer_positions(ids: Sequence[int], ends: Sequence[int]) -> np.ndarray:
+    """(C,) bool: the canvas up to and including the first id that ends it, or all of it.
 
-    >>> answer_positions([3, 7, 0, 0], eos_id=0).tolist()
+    >>> answer_positions([3, 7, 0, 0], ends=(0,)).tolist()
     [True, True, True, False]
     """
-    ends = np.flatnonzero(np.asarray(ids) == eos_id)
-    return np.arange(len(ids)) <= (ends[0] if len(ends) else len(ids))
+    found = np.flatnonzero(np.isin(ids, ends))
+    return np.arange(len(ids)) <= (found[0] if len(found) else len(ids))
 
 
 def _replay(
@@ -172,9 +173,10 @@ def _replay(
     final = np.full((slots, c), lm.config.pad_token_id, np.int32)
     commit = np.full((slots, c), -1, np.int32)
     answer = np.zeros((slots, c), bool)
-    for b, (_, made) in enumerate(pairs):
+    for b, (request, made) in enumerate(pairs):
+        ends = request.config.for_model(lm.config).end_ids
         final[b], commit[b] = made["output_ids"], made["commit_step"]
-        answer[b] = answer_positions(made["output_ids"], lm.config.eos_token_id)
+        answer[b] = answer_positions(made["output_ids"], ends)
     whole = replay_program(program)
     out = replay_jit(
         engine.replicas[0].params,

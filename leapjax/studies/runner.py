@@ -16,7 +16,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,7 +155,8 @@ def answers(
     last = time.perf_counter()
     for done, (place, completion) in enumerate(engine.as_completed(requests), kept + 1):
         question = questions[todo[place]]
-        answer = _answer(question, completion, lm.config.eos_token_id, details)
+        ends = question.request.config.for_model(lm.config).end_ids
+        answer = _answer(question, completion, ends, details)
         now = time.perf_counter()
         if timed:
             answer["seconds"] = round(now - last, 6)
@@ -165,9 +166,11 @@ def answers(
         yield todo[place], answer
 
 
-def _answer(question: Question, made: Completion, eos_id: int, details: bool) -> dict[str, Any]:
+def _answer(
+    question: Question, made: Completion, ends: Collection[int], details: bool
+) -> dict[str, Any]:
     answer = {"id": question.id, **question.about, "text": made.text}
-    answer |= {"finish_reason": made.finish_reason, **counts(made, eos_id)}
+    answer |= {"finish_reason": made.finish_reason, **counts(made, ends)}
     if details:
         answer |= {name: getattr(made, name) for name in _DETAILS}
         answer["commit_confidence"] = [round(x, 5) for x in made.commit_confidence]

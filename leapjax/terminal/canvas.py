@@ -51,9 +51,9 @@ class Canvas:
           lm: the model that made it, for the texts of its tokens.
           completion: what came out.
         """
-        ids, eos = completion.output_ids, lm.config.eos_token_id
+        ids, ends = completion.output_ids, lm.default_config.end_ids
         pieces = lm.codec.tokens_of(ids)
-        shown = [None if i == eos else p for i, p in zip(ids, pieces, strict=True)]
+        shown = [None if i in ends else p for i, p in zip(ids, pieces, strict=True)]
         return cls(shown, completion.commit_step, completion.commit_kind, completion.steps)
 
     def after(self, done: int) -> Text:

@@ -62,7 +62,7 @@ def run(
                 if screen is None:
                     print(completion.text, file=stream, flush=True)
                 else:
-                    _show(lm, completion, seconds, screen, explained)
+                    _show(lm, config, completion, seconds, screen, explained)
             except UserError as e:
                 # Mostly a conversation that has grown too long; nothing of it is lost.
                 note(f"{e} (/reset starts again)")
@@ -72,7 +72,14 @@ def run(
                 note("stopped; Ctrl-C again or /quit ends the conversation")
 
 
-def _show(lm: LM, completion: Completion, seconds: float, screen, explained: set[str]) -> None:
+def _show(
+    lm: LM,
+    config: DecodeConfig,
+    completion: Completion,
+    seconds: float,
+    screen,
+    explained: set[str],
+) -> None:
     """Play an answer, then print it; kinds of commits are explained when they first appear."""
     new = set(completion.commit_kind) - explained
     legend = canvas.legend(new, signs=not explained)
@@ -81,7 +88,7 @@ def _show(lm: LM, completion: Completion, seconds: float, screen, explained: set
     explained |= new
     canvas.play(screen, canvas.Canvas.of(lm, completion))
     screen.print(f"\n{canvas.printable(completion.text)}")  # to be read and copied
-    tokens = plural(counts(completion, lm.config.eos_token_id)["tokens"], "token")
+    tokens = plural(counts(completion, lm.options(config).end_ids)["tokens"], "token")
     took = f"{plural(completion.steps, 'step')}, {tokens} in {seconds:.1f} s"
     screen.print(f"[{took}]", style="dim")
 

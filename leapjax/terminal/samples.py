@@ -78,7 +78,8 @@ def run(
         screen.print(canvas.legend([k for c in completions for k in c.commit_kind]))
     for problem, completion, base in zip(chosen, completions, baseline, strict=True):
         _show(lm, problem, completion, base, stream, screen)
-    tokens = sum(counts(c, lm.config.eos_token_id)["tokens"] for c in completions)
+    ends = lm.options(config).end_ids
+    tokens = sum(counts(c, ends)["tokens"] for c in completions)
     steps, of = sum(c.steps for c in completions), sum(c.steps for c in baseline)
     right = sum(task.score(c.text, p) for c, p in zip(completions, chosen, strict=True))
     print(

@@ -143,7 +143,7 @@ def decode(model, prompt, o):
                 ids[start + i], still[start + i] = token[i], False
                 commit_step[start + i - t0] = steps
             steps, taken = steps + 1, taken + 1
-        if o["early_stop"] and o["eos_id"] in ids[start:end]:
+        if o["early_stop"] != "off" and o["eos_id"] in ids[start:end]:
             ids[end:] = o["eos_id"]
             break
     return {

@@ -147,7 +147,7 @@ def compare(name, examples):
     def one(oracle, prompt, c, n, own):
         o = c.to_dict()
         if program.infill:
-            o["early_stop"] = False
+            o["early_stop"] = "off"
             whole, is_open = list(prompt), [i == ids.mask for i in prompt]
         else:
             whole = list(prompt) + [ids.mask] * program.gen_length

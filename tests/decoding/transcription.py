@@ -297,7 +297,7 @@ def decode(logits_of, given_ids, is_open, o, ids, noise, origin=0):
                 kinds[i], confidences[i] = kind, confidence[i]
             steps, taken = steps + 1, taken + 1
         ended = any(is_open[i] and tokens[i] == ids.eos for i in members)
-        if o["early_stop"] and ended and total:
+        if o["early_stop"] != "off" and ended and total:
             for i in range(n):
                 if still[i]:
                     tokens[i], still[i] = ids.eos, False

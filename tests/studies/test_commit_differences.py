@@ -26,7 +26,7 @@ def test_clean_commits_have_nothing_wrong_before_them():
         "commit_confidence": [0.9, 0.8, 0.7, 0.3, 0.95, 0.8],
     }
     answer["output_ids"][5] = 9  # behind the first eos: left out, whatever it holds
-    rows = {(r["kind"], r["distance"], r["clean"]): r for r in differences([answer], greedy, 9)}
+    rows = {(r["kind"], r["distance"], r["clean"]): r for r in differences([answer], greedy, (9,))}
 
     def cell(*where):
         return rows[where]["commits"], rows[where]["differ"]
@@ -48,7 +48,7 @@ def test_without_a_difference_everything_is_clean():
         "commit_kind": [TOP, TOP],
         "commit_confidence": [0.5, 0.5],
     }
-    rows = differences([answer], [{"output_ids": [1, 2]}], 9)
+    rows = differences([answer], [{"output_ids": [1, 2]}], (9,))
     assert [(r["clean"], r["commits"], r["differ"]) for r in rows] == [(False, 2, 0), (True, 2, 0)]
 
 

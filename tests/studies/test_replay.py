@@ -121,8 +121,8 @@ def _stop(now):
 
 
 def test_the_answer_ends_with_the_first_eos():
-    assert answer_positions([3, 7, 0, 0], 0).tolist() == [True, True, True, False]
-    assert answer_positions([3, 7], 0).tolist() == [True, True]
+    assert answer_positions([3, 7, 0, 0], (0,)).tolist() == [True, True, True, False]
+    assert answer_positions([3, 7], (0,)).tolist() == [True, True]
 
 
 @pytest.mark.parametrize(

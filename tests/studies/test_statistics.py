@@ -46,19 +46,22 @@ def completion(ids, commit, steps):
 
 def test_steps_to_the_first_eos():
     # Padding (step 0) before the answer (steps 1, 4), a late padding (7), early stop's (-1).
-    c = counts(completion([1, 2, EOS, EOS, 5, EOS], [4, 1, 0, 7, 7, -1], 8), EOS)
+    c = counts(completion([1, 2, EOS, EOS, 5, EOS], [4, 1, 0, 7, 7, -1], 8), [EOS])
     assert c == {"tokens": 2, "steps": 8, "eos_steps": 5, "answer_steps": 3} | {
         "full_passes": 8,
         "nfe": 8,
     }
     # Two positions of one step are one step of the answer.
-    c = counts(completion([1, 2, 3, EOS], [2, 2, 0, 5], 6), EOS)
+    c = counts(completion([1, 2, 3, EOS], [2, 2, 0, 5], 6), [EOS])
     assert (c["tokens"], c["eos_steps"], c["answer_steps"]) == (3, 6, 3)
     # Without an eos, all of them.
-    c = counts(completion([1, 2, 3, 4], [0, 1, 1, 1], 3), EOS)
+    c = counts(completion([1, 2, 3, 4], [0, 1, 1, 1], 3), [EOS])
     assert (c["tokens"], c["eos_steps"], c["answer_steps"]) == (4, 3, 2)
+    # Any id that ends an answer, not eos alone.
+    c = counts(completion([1, 7, EOS, EOS], [1, 0, -1, -1], 2), (7, EOS))
+    assert (c["tokens"], c["eos_steps"], c["answer_steps"]) == (1, 2, 2)
     # Nothing but eos.
-    c = counts(completion([EOS, EOS], [0, -1], 1), EOS)
+    c = counts(completion([EOS, EOS], [0, -1], 1), [EOS])
     assert (c["tokens"], c["eos_steps"], c["answer_steps"]) == (0, 1, 1)
 
 

@@ -53,7 +53,7 @@ def decode(lm, prompt, config):
             for i in rule(row):
                 canvas[start + i] = token[start + i]
                 commit[start + i] = len(passes) - 1
-        if config.early_stop and model.eos_token_id in [canvas[i] for i in block]:
+        if config.early_stop != "off" and model.eos_token_id in [canvas[i] for i in block]:
             canvas = [model.eos_token_id if t == model.mask_token_id else t for t in canvas]
             break
     return canvas, commit, passes

@@ -42,6 +42,21 @@ def test_without_a_tokenizer():
     assert finish([5, EOT], None, MODEL) == ("", "length")
 
 
+def test_stop_ids_end_an_answer():
+    """The model's own, or those of the request; eos and end-of-turn always."""
+    one = ids("one")
+    model = dataclasses.replace(MODEL, stop_ids=(BOS, 5))
+    for own, given, stop in (
+        (model, None, BOS),
+        (model, (7,), 7),
+        (MODEL, (7,), 7),
+        (model, (7,), EOS),
+        (MODEL, (7,), EOT),
+    ):
+        assert finish([*one, stop, 9], CODEC, own, stop_ids=given) == ("one", "stop")
+    assert finish([*one, BOS], CODEC, model, stop_ids=(7,)) == ("one", "length")
+
+
 def test_eos_comes_from_the_model():
     other = dataclasses.replace(MODEL, eos_token_id=5)
     assert finish([*ids("one"), 5, *ids("x")], CODEC, other) == ("one", "stop")
