@@ -291,10 +291,14 @@ _PLAIN = {
     "top_k": [0, 1, 5, 10**6, "off"],
     "seed": [0, 1, 2**32 - 1],
     "cfg_scale": [0.0, 1.0],
-    "early_stop": [True, False],
+    "early_stop": [True, False, "block", "settled", "on_eos"],
+    "stop_ids": [[322], [322, 320], [1, 2], 7],
+    "steps_per_block": [8, 4, 3, 1],
+    "sub_block_length": [4, 8, 2],
+    "sub_block_cache": [False, True],
     "logits_eos_inf": [True, False],
     "confidence_eos_eot_inf": [True, False],
-    "cache": ["none", "prefix", "dual"],
+    "cache": ["none", "prefix", "dual", "block"],
 }
 _ODD_WORDS = ["", " ", "nan", "inf", "-inf", "1e400", "-1", "0x10", "1_000", "٣", "1.5", "8.0", "true",
               "None", "null", "off", "0", "-0", "--", "\0", "é" * 100, "1e3", "+4", " 4 ", "4,4", "[4]"]  # fmt: skip
