@@ -29,14 +29,12 @@ def first_stop(tokens, still, begin, stop_ids):
 class Row:
     """A row that is decoded."""
 
-    def __init__(self, logits_of, prompt, o, model, eot, noise):
+    def __init__(self, logits_of, given_ids, is_open, o, model, eot, noise, origin):
         self.logits_of, self.o, self.model, self.noise = logits_of, o, model, noise
         self.ids = Ids(model.mask_token_id, model.eos_token_id, eot, shift=model.shift_logits)
-        self.begin = len(prompt)
-        canvas = canvas_positions(model, self.begin, o["gen_length"], o["block_length"])
-        self.tokens = [*prompt, *[self.ids.mask] * canvas]
-        self.still = [False] * self.begin + [True] * canvas
-        self.commit_step = [-2] * self.begin + [-1] * canvas
+        self.begin, self.is_open = origin, is_open
+        self.tokens, self.still = list(given_ids), list(is_open)
+        self.commit_step = [-1 if x else -2 for x in is_open]
         self.kinds = ["none"] * len(self.tokens)
         self.confidence = [0.0] * len(self.tokens)
         self.margin, self.steps, self.stopped = Margin(), 0, False
@@ -45,7 +43,8 @@ class Row:
         """(T, V) logits of the row as it stands, guidance applied."""
         out = np.asarray(self.logits_of(self.tokens), np.float64)
         if self.o["cfg_scale"] > 0:
-            blind = [self.ids.mask] * self.begin + self.tokens[self.begin :]
+            both = zip(self.tokens, self.is_open, strict=True)
+            blind = [t if x else self.ids.mask for t, x in both]
             un = np.asarray(self.logits_of(blind), np.float64)
             out = un + (self.o["cfg_scale"] + 1) * (out - un)
         return out
@@ -79,8 +78,8 @@ class Row:
     def block(self, start):
         """Decode the block that begins at a position; `stopped` says whether the row ends."""
         o, width = self.o, self.o["block_length"]
-        places = range(start, start + width)
-        if self.model.seeds_blocks and start > 0 and all(self.still[i] for i in places):
+        places = range(start, min(start + width, len(self.tokens)))
+        if self.model.seeds_blocks and start > 0 and self.still[start]:
             self.seed(start)
         part = o.get("sub_block_length") or width
         taken = 0
@@ -99,7 +98,7 @@ class Row:
             if o["early_stop"] == "on_eos" and set(new) & set(o["stop_ids"]) and self.settled():
                 self.stopped = True
                 return
-        generated = [self.tokens[i] for i in places if i >= self.begin]
+        generated = [self.tokens[i] for i in places if self.is_open[i]]
         self.stopped = o["early_stop"] != "off" and bool(set(generated) & set(o["stop_ids"]))
 
     def fill(self):
@@ -114,34 +113,43 @@ class Row:
                 self.tokens[i], self.still[i], self.commit_step[i] = self.ids.eos, False, -1
 
 
-def decode(logits_of, prompt, o, model, eot=None, noise=None):
-    """Decode one prompt to its end.
+def canvas(prompt, o, model):
+    """(ids, which are open) of a prompt and its canvas."""
+    size = canvas_positions(model, len(prompt), o["gen_length"], o["block_length"])
+    return [*prompt, *[model.mask_token_id] * size], [False] * len(prompt) + [True] * size
+
+
+def decode(logits_of, given_ids, is_open, o, model, eot=None, noise=None, origin=0):
+    """Decode one row to its end.
 
     Args:
       logits_of: list of T ids -> (T, V) raw logits, under the block-causal mask.
-      prompt: its ids.
-      o: every option's value in force: `DecodeConfig.to_dict()` of the model's own options.
+      given_ids: T ids; where open, the mask id.
+      is_open: T bools.
+      o: every option's value in force: `DecodeConfig.to_dict()` of the model's own options; with
+        infilling, `early_stop` is off.
       model: its shape and special ids.
       eot: end-of-turn id.
       noise: `transcription.Noise`, or None if nothing draws.
+      origin: index of canvas position 0.
 
     Returns:
-      dict of the canvas' output_ids, commit_step, commit_kind and commit_confidence; of steps, and
-      the margin (`transcription.Margin`).
+      dict of output_ids, commit_step, commit_kind and commit_confidence from `origin` on; of steps,
+      and the margin (`transcription.Margin`).
     """
-    row = Row(logits_of, prompt, o, model, eot, noise)
+    row = Row(logits_of, given_ids, is_open, o, model, eot, noise, origin)
     width = o["block_length"]
-    for start in range(row.begin // width * width, len(row.tokens), width):
+    for start in range(0, len(row.tokens), width):
         row.block(start)
         if row.stopped:
             break
     row.fill()
-    canvas = slice(row.begin, None)
+    out = slice(origin, None)
     return {
-        "output_ids": row.tokens[canvas],
+        "output_ids": row.tokens[out],
         "steps": row.steps,
-        "commit_step": row.commit_step[canvas],
-        "commit_kind": row.kinds[canvas],
-        "commit_confidence": row.confidence[canvas],
+        "commit_step": row.commit_step[out],
+        "commit_kind": row.kinds[out],
+        "commit_confidence": row.confidence[out],
         "margin": row.margin.least,
     }

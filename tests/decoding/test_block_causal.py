@@ -80,9 +80,9 @@ QUICK = {min((c["steps"], c["id"]) for c in CASES if kind(c) == k)[1] for k in m
 def test_transcription_gives_the_originals_decodes(case):
     model, _, eot = load(case["model"])
     o = options_in_force(model, case["options"])
-    got = oracle.decode(
-        logits_of(case["model"], o["block_length"]), case["prompt_ids"], o, model, eot
-    )
+    prompt = case["prompt_ids"]
+    run = logits_of(case["model"], o["block_length"])
+    got = oracle.decode(run, *oracle.canvas(prompt, o, model), o, model, eot, origin=len(prompt))
     n = len(case["output_ids"])
     assert got["output_ids"][:n] == case["output_ids"]
     assert got["commit_step"][:n] == case["commit_step"]
