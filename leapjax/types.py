@@ -13,8 +13,8 @@ COMMIT_KINDS = ("none", "top1", "anchor", "propagated", "schedule", "seed")
 NONE, TOP1, ANCHOR, PROPAGATED, SCHEDULE, SEED = range(len(COMMIT_KINDS))
 
 # What ends a row before its canvas is full: nothing; a finished block that holds a stop id; a stop
-# id with no open position before it; the same, in a pass that commits a stop id. Rows hold the
-# index (docs/contract.md, Options).
+# id with no open position before it; the same in a pass that commits a stop id, or a finished block
+# that holds one. Rows hold the index (docs/contract.md, Options).
 EARLY_STOPS = ("off", "block", "settled", "on_eos")
 
 # What a policy does with a position: nothing; decide an open one; put another token in place of

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from leapjax.decoding.program import Program
 from leapjax.decoding.state import DecodeState
-from leapjax.types import EARLY_STOPS
+from leapjax.types import EARLY_STOPS, NONE
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Int32
@@ -46,9 +46,9 @@ def advance(
     # No open position stands before the first stop id.
     first = jnp.argmax(stops, axis=1).astype(jnp.int32)[:, None]
     settled = live & jnp.any(stops, axis=1) & ~jnp.any(state.open & (column < first), axis=1)
-    off, block_end, at_once, on_eos = range(len(EARLY_STOPS))
+    off, _, at_once, on_eos = range(len(EARLY_STOPS))
     stop = (
-        (finished & ended & (kind == block_end))
+        (finished & ended & (kind != off))
         | (settled & (kind == at_once))
         | (settled & chosen & (kind == on_eos))
     )
@@ -56,11 +56,10 @@ def advance(
     still_open = state.open & ~stop[:, None]
     over = stop | (finished & ~jnp.any(still_open, axis=1))
     fill = stop[:, None] & state.open
-    # All behind the first stop id, decided or not.
-    behind = (over & (kind == on_eos))[:, None] & jnp.any(stops, axis=1)[:, None]
+    # All behind the first stop id, decided or not. Fast-dLLM v2 cuts every answer that stops.
+    cuts = (kind == on_eos) | (stop & (program.model.canvas == "whole_blocks"))
+    behind = (over & cuts & jnp.any(stops, axis=1))[:, None]
     behind = behind & (column > first) & ~state.given & (column < state.end[:, None])
-    tokens = jnp.where(fill | behind, eos, state.tokens)
-    commit_step = jnp.where(behind, -1, state.commit_step)
     # The next block is the first block with an open position.
     next_open = jnp.argmax(still_open, axis=1).astype(jnp.int32)
     ahead = state.block + (next_open - state.block) // w * w
@@ -69,11 +68,13 @@ def advance(
     in_next = (column >= block[:, None]) & (column < block[:, None] + w)
     masks = jnp.sum(still_open & in_next, axis=1, dtype=jnp.int32)
     return state.replace(
-        tokens=tokens,
+        tokens=jnp.where(fill | behind, eos, state.tokens),
         open=still_open,
         done=state.done | over,
         block=block,
         block_masks=jnp.where(moved, masks, state.block_masks),
         block_step=jnp.where(moved, 0, state.block_step),
-        commit_step=commit_step,
+        commit_step=jnp.where(behind, -1, state.commit_step),
+        commit_kind=jnp.where(behind, jnp.int8(NONE), state.commit_kind),
+        commit_confidence=jnp.where(behind, 0.0, state.commit_confidence),
     )

@@ -256,7 +256,8 @@ def prefill_end(block, is_open, program: Program):
         return block * 0
     if not program.model.seeds_blocks:
         return block
-    return block - np.int32(program.block_length) * (is_open & (block > 0))
+    leaves = (is_open & (block > 0)).astype(np.int32)
+    return block - np.int32(program.block_length) * leaves
 
 
 def idle_row(program: Program) -> dict[str, Any]:

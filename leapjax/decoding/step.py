@@ -84,7 +84,7 @@ def step(params: Weights, state: DecodeState, program: Program) -> DecodeState:
         columns=columns,
         block=state.block,
         open=state.open,
-        end=jnp.full_like(state.block, program.length),
+        end=state.end,
         memory=_memory_at_start(state),
     )
     if program.policy.revises:

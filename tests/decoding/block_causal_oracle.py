@@ -56,6 +56,7 @@ class Row:
             self.logits(), [at], plain, self.ids, False, None, self.steps, 0, self.margin
         )
         self.tokens[at], self.still[at], self.commit_step[at] = offered["token"][at], False, -3
+        self.kinds[at], self.confidence[at] = "seed", offered["confidence"][at]
 
     def a_pass(self, masked, count):
         """Offer the masked positions to the policy; the tokens that it commits."""
@@ -111,6 +112,7 @@ class Row:
         for i in range(self.begin, len(self.tokens)):
             if self.still[i] or (cuts and end is not None and i > end):
                 self.tokens[i], self.still[i], self.commit_step[i] = self.ids.eos, False, -1
+                self.kinds[i], self.confidence[i] = "none", 0.0
 
 
 def canvas(prompt, o, model):
