@@ -15,10 +15,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from leapjax.config import DecodeConfig, check_keys
+from leapjax.config import OPTIONS, DecodeConfig, check_keys
 from leapjax.errors import UserError
 from leapjax.models import FAMILIES, ModelConfig, param_shapes
 from leapjax.models.attention import BlockCausal
+from leapjax.policies import POLICIES
+from leapjax.policies.names import policy_of
 
 # What tiny models of a family have as the real ones do.
 _PARTICULAR: dict[str, dict[str, Any]] = {
@@ -41,8 +43,12 @@ _PARTICULAR: dict[str, dict[str, Any]] = {
         "sub_block_length": 4,
     },
 }
-# Family -> what its goldens call an option -> leapjax's name.
-_GOLDEN_NAMES: dict[str, dict[str, str]] = {}
+# What goldens call an option or a policy -> leapjax's name, and the options that make it the same.
+_GOLDEN_NAMES = {"denoising_steps": "steps_per_block"}
+_GOLDEN_POLICIES = {
+    "low_confidence_static": ("low_confidence_dynamic", {"threshold": 1.0}),
+    "llada2": ("low_confidence_dynamic", {}),
+}
 
 
 def tiny_config(family: str = "llada", **changes: Any) -> ModelConfig:
@@ -90,12 +96,22 @@ def tiny_config(family: str = "llada", **changes: Any) -> ModelConfig:
 def golden_config(model: ModelConfig, options: Mapping[str, Any]) -> DecodeConfig:
     """The decode options that a conformance case names.
 
-    Goldens use leapjax's names (docs/contract.md, Options) as far as leapjax has what they name. A
-    family whose originals call an option otherwise has a line in `_GOLDEN_NAMES`.
+    Goldens use leapjax's names (docs/contract.md, Options), and the originals' where these decide
+    in other words:
+
+    - `denoising_steps` is `steps_per_block`; a policy without a schedule ignores its passes.
+    - `low_confidence_static` is `low_confidence_dynamic` at threshold 1, `llada2` is that rule.
+    - `block_cache` is `sub_block_cache` with `cache: block`; `eos_early_stop` is `early_stop:
+      on_eos`.
+    - `early_stop: true` stops a confidence threshold of Fast-dLLM v2 as the original does, which is
+      `settled`.
 
     Args:
       model: of the checkpoint that the case belongs to.
       options: a case's `options`.
+
+    Returns:
+      The options for this model (`DecodeConfig.for_model`).
 
     Raises:
       UserError: an option that leapjax doesn't know, or an unusable value.
@@ -104,11 +120,26 @@ def golden_config(model: ModelConfig, options: Mapping[str, Any]) -> DecodeConfi
       >>> case = {"policy": "localleap", "threshold": 0.8, "gen_length": 32, "early_stop": False}
       >>> golden_config(tiny_config("a2d"), case).threshold
       0.8
+      >>> golden_config(tiny_config("sdar"), {"policy": "low_confidence_static"}).threshold
+      1.0
     """
-    names = _GOLDEN_NAMES.get(model.family, {})
-    given = {names.get(name, name): value for name, value in options.items()}
-    check_keys(given, "options")
-    return DecodeConfig(**given)
+    switches = ("block_cache", "eos_early_stop")
+    check_keys(options, "options", (*OPTIONS, *_GOLDEN_NAMES, *switches))
+    given = {_GOLDEN_NAMES.get(n, n): v for n, v in options.items() if n not in switches}
+    if options.keys() >= {"denoising_steps", "steps_per_block"}:
+        raise UserError("options: denoising_steps and steps_per_block are the same; remove one")
+    name = given.get("policy", OPTIONS["policy"].default)
+    name, fixed = _GOLDEN_POLICIES.get(name, (name, {}))
+    found = policy_of(name)
+    if found and not POLICIES[found[0]].scheduled:
+        given = {n: v for n, v in given.items() if n not in ("steps", "steps_per_block")}
+    if options.get("block_cache"):
+        given |= {"cache": "block", "sub_block_cache": True}
+    if options.get("eos_early_stop"):
+        given["early_stop"] = "on_eos"
+    elif given.get("early_stop") is True and model.seeds_blocks and name == "confidence_threshold":
+        given["early_stop"] = "settled"
+    return DecodeConfig(**(given | {"policy": name} | fixed)).for_model(model)
 
 
 def tiny_params(

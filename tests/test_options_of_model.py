@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from leapjax.caches import CACHES
 from leapjax.config import DecodeConfig, row_config
 from leapjax.config.resolve import resolve
 from leapjax.errors import UserError
@@ -18,7 +17,6 @@ from leapjax.types import Request
 LLADA = tiny_config()
 SDAR = tiny_config("sdar").with_block_length(4)
 FAST = tiny_config("fast_dllm_v2").with_block_length(32)
-EXACT = next((n for n, c in CACHES.items() if c.exact and c.stores), "none")
 
 
 def test_a_model_fills_in_its_own_defaults():
@@ -28,13 +26,13 @@ def test_a_model_fills_in_its_own_defaults():
     assert (made.block_length, made.blocks, made.cache) == (32, 2, "none")
     assert made.for_model(LLADA) is made and unknown.changed() == made.changed()
     own = unknown.for_model(SDAR)
-    assert (own.block_length, own.cache) == (4, EXACT)
+    assert (own.block_length, own.cache) == (4, "block")
     # What was filled in belongs to the model, what was given does not.
     assert made.for_model(SDAR) == own
     given = DecodeConfig(block_length=8, cache="none").for_model(SDAR)
     assert (given.block_length, given.cache) == (8, "none") and given.for_model(LLADA).blocks == 32
     assert DecodeConfig(policy="wino").for_model(SDAR).cache == "none"
-    assert own.replace(policy="wino").cache == "none" and own.replace(seed=3).cache == EXACT
+    assert own.replace(policy="wino").cache == "none" and own.replace(seed=3).cache == "block"
 
 
 def test_copies_stay_complete():
@@ -63,6 +61,7 @@ def test_copies_stay_complete():
         (SDAR, {"policy": "margin", "schedule": "dream"}, "^schedule is dream.*steps_per_block"),
         (SDAR, {"cache": "dual"}, "^cache is dual, but the model's attention is block_causal"),
         (SDAR, {"cache": "prefix"}, "^cache is prefix, but"),
+        (LLADA, {"cache": "block"}, "^cache is block, but the model.s attention is bidirectional"),
         (SDAR, {"policy": "schedule-2", "steps_per_block": 4}, "with steps_per_block 2; remove"),
         (SDAR, {"policy": "greedy", "schedule": "dream"}, "policy greedy is low_confidence with"),
         (LLADA, {"policy": "greedy", "steps": 8}, "policy greedy is low_confidence with steps 256"),
