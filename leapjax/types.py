@@ -107,7 +107,8 @@ class Completion:
       steps: passes whose proposals were offered to this row's policy.
       full_passes: passes over the whole sequence.
       nfe: model evaluations; guidance makes two a pass.
-      commit_step: the step that committed each position; -1 filled by early stop, -2 given.
+      commit_step: the step that committed each position; -1 filled by early stop, -2 given, -3
+        decided by no policy.
       commit_kind: why, names of `COMMIT_KINDS`.
       commit_confidence: the proposal's confidence when committed, in [0, 1].
       sample: which of several samples this is, or None.

@@ -59,7 +59,8 @@ records:
   keys come back as metadata.
 
 the summary on stderr:
-  tokens/s              tokens before the first eos, per second, with compiling
+  tokens/s              tokens before the first eos or stop id, per second, with
+                        compiling
   tokens per step       the same tokens, per step of a row
   16x fewer passes      one token a step would have taken 16 times as many for
                         the same positions (those that early stop fills in,

@@ -66,8 +66,8 @@ class DecodeConfig:
     block_length: Any = _option(
         None,
         int,
-        "block, decoded left to right (default: 32, which divides gen_length, or the block of a "
-        "block-causal model)",
+        "block, decoded left to right (default: a block-causal model's own; else 32, which must "
+        "divide gen_length)",
         low=1,
         traced=False,
     )
@@ -83,8 +83,9 @@ class DecodeConfig:
     early_stop: str = _option(
         "block",
         str,
-        "end a row at a stop id: once a block that holds one is finished (block), no mask stands "
-        "before it (settled), or an eos is committed behind no mask (on_eos); off",
+        "end a row at a stop id: once the block that holds it is finished (block), once no mask "
+        "stands before it (settled), or in a pass that commits one, if no mask stands before the "
+        "first (on_eos); off",
         choices=EARLY_STOPS,
     )
     stop_ids: Any = _option(
@@ -98,14 +99,14 @@ class DecodeConfig:
         None,
         str,
         f"KV cache; a pass computes: {', '.join(f'{c.help} ({n})' for n, c in CACHES.items())} "
-        "(default: none, or block for a block-causal model)",
+        "(default: block for a block-causal model, else none)",
         choices=tuple(CACHES),
         traced=False,
     )
     sub_block_length: Any = _option(
         None,
         int,
-        "part of a block that is decided before the next one; divides block_length (default: the "
+        "part of a block, decided before the next part; divides block_length (default: the "
         "model's; only for models with sub-blocks)",
         low=1,
         traced=False,
