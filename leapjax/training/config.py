@@ -28,15 +28,17 @@ class Shape:
       share: how often it is drawn, relative to the phase's other kinds.
       batch_size: rows B.
       prompt_length: columns for the prompt, in tokens.
-      gen_length: columns of the canvas, in tokens.
+      gen_length: columns of the canvas, in tokens; for block-causal models, the longest answer
+        with its eos.
       strata: stratum -> relative share of the rows.
       steps: longest solution to take, in equations (0: any).
       limit: largest number in a problem (0: the task's own limit).
-      block_share: share of the rows that are masked as a decoder of blocks meets them.
+      block_share: share of the rows that are masked as a decoder of blocks meets them; for
+        bidirectional models.
       block_length: length of those blocks, in tokens.
-      mask_floor: the least share of a row that is masked, 0 to 1: t ~ U(mask_floor, 1). Above 0
-        the objective is no likelihood bound any more; it shows results whose operands are
-        masked, too, more often.
+      mask_floor: the least share of a row (or block, of block-causal models) that is masked, 0
+        to 1: t ~ U(mask_floor, 1). Above 0 the objective is no likelihood bound any more; it
+        shows results whose operands are masked, too, more often.
     """
 
     share: float
