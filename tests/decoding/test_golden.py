@@ -25,7 +25,7 @@ from leapjax.types import COMMIT
 from tests.decoding import harness
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-# Of bidirectional models.
+# Of bidirectional models; `test_golden_blocks.py` has the others.
 FILES = [GOLDEN / "decode.jsonl", GOLDEN / "decode-a2d.jsonl"]
 CASES = [json.loads(line) for file in FILES for line in file.read_text().splitlines()]
 BUCKETS = (64, 128)  # columns for prompts
