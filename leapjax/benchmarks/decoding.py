@@ -7,6 +7,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+from leapjax.benchmarks.models import for_cache
 from leapjax.benchmarks.timing import alternate, ratios, summarise, timed
 from leapjax.benchmarks.workload import Case, ragged_requests, stream, uneven_requests
 from leapjax.lm import LM
@@ -17,15 +18,18 @@ def throughput(lm: LM, cases: Sequence[Case], rounds: int) -> list[dict[str, Any
     """Time whole decodes of a batch.
 
     Args:
-      lm: the model.
+      lm: the model; its block-causal twin decodes the cases that need one (`for_cache`).
       cases: what is decoded.
       rounds: of alternating turns.
 
     Returns:
       A row a case: seconds, tokens per second, passes.
     """
-    asked = {case: (lm.engine(case.batch), case.requests(lm.config)) for case in cases}
-    runs = {case: functools.partial(stream, *given) for case, given in asked.items()}
+    runs = {}
+    for case in cases:
+        own = for_cache(lm, case.cache, case.block_length)
+        requests = case.requests(own.config)
+        runs[case] = functools.partial(stream, own.engine(case.batch), requests)
     passes = {case: run() for case, run in runs.items()}  # compiles
     rows = []
     for case, times in alternate(runs, rounds).items():

@@ -8,9 +8,11 @@ import math
 import jax
 import jax.numpy as jnp
 
+from leapjax.config import pairs
 from leapjax.lm import LM
 from leapjax.loader import load
 from leapjax.models import ModelConfig, param_shapes, parameter_count, table
+from leapjax.models.attention import Bidirectional, BlockCausal
 from leapjax.models.transformer import init_scale
 from leapjax.ops.split import split_layers
 from leapjax.planning.models import PRESETS
@@ -123,6 +125,24 @@ def _random_params(config: ModelConfig, dtype: str, seed: int, place: Placement 
             leaf = draw(jax.random.fold_in(key, i), shape, scale, jnp.dtype(dtype))
         out.append(jax.block_until_ready(leaf))
     return jax.tree_util.tree_unflatten(tree, out)
+
+
+def for_cache(lm: LM, cache: str, block_length: int) -> LM:
+    """The model itself, or a twin with the attention that the cache needs.
+
+    The twin has the same shape and weights, so its products cost the same. Its answers mean nothing.
+
+    Args:
+      lm: a bidirectional or a block-causal model.
+      cache: KV cache.
+      block_length: the twin's block, tokens.
+    """
+    config = lm.config
+    if not pairs.refusal(cache, "low_confidence", [run.attention for run in config.runs]):
+        return lm
+    rule = Bidirectional() if config.block_causal else BlockCausal(block_length)
+    twin = dataclasses.replace(config, attention=rule)
+    return LM(None, twin, None, lm.dtype, replicas=lm.replicas)
 
 
 def by_name(name: str, quick: bool = False) -> LM:

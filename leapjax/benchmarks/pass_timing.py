@@ -44,7 +44,7 @@ def passes_of(case: Case) -> int:
 def program_of(case: Case, model: ModelConfig, dtype: str) -> Program:
     """The compiled structure; the schedule is no part of it."""
     return program_for(
-        case.config(),
+        case.config(model),
         model,
         length=case.columns,
         dtype=dtype,

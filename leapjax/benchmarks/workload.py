@@ -46,11 +46,17 @@ class Case:
         """Keys and values are kept, so that most passes compute the window alone."""
         return CACHES[self.cache].stores
 
-    def config(self) -> DecodeConfig:
-        """The decode options."""
+    def config(self, model: ModelConfig) -> DecodeConfig:
+        """The decode options.
+
+        Args:
+          model: the model that decodes; a block-causal one counts passes by block.
+        """
+        blocks = self.gen_length // self.block_length
+        per_block = self.gen_length // self.tokens_per_step // blocks
         return DecodeConfig(
             policy="low_confidence",
-            steps=self.gen_length // self.tokens_per_step,
+            **passes(model, per_block, blocks),
             gen_length=self.gen_length,
             block_length=self.block_length,
             cache=self.cache,
@@ -65,8 +71,25 @@ class Case:
           count: how many; default: a batch.
         """
         prompts = random_prompts(model, count or self.batch, self.prompt_length)
-        config = self.config()
+        config = self.config(model)
         return [Request(id=str(i), ids=ids, config=config) for i, ids in enumerate(prompts)]
+
+
+def passes(model: ModelConfig, per_block: int, blocks: int) -> dict[str, int]:
+    """The option of a fixed schedule that a model reads.
+
+    Args:
+      model: the model that decodes.
+      per_block: passes over a block.
+      blocks: blocks of the canvas.
+
+    >>> from leapjax.testing import tiny_config
+    >>> passes(tiny_config("llada"), 4, 8), passes(tiny_config("sdar"), 4, 8)
+    ({'steps': 32}, {'steps_per_block': 4})
+    """
+    if model.block_causal:
+        return {"steps_per_block": per_block}
+    return {"steps": per_block * blocks}
 
 
 def random_prompts(
@@ -94,11 +117,11 @@ def uneven_requests(model: ModelConfig, cache: str, count: int) -> list[Request]
       cache: KV cache.
       count: requests; their passes are drawn uniformly.
     """
-    steps = 8 * np.random.default_rng(1).integers(1, 9, count)
+    per_block = np.random.default_rng(1).integers(1, 9, count)
     return [
-        dataclasses.replace(request, config=request.config.replace(steps=int(n)))
+        dataclasses.replace(request, config=request.config.replace(**passes(model, int(n), 8)))
         for request, n in zip(
-            Case(cache, 1, 32, 64, 8, 1).requests(model, count), steps, strict=True
+            Case(cache, 1, 32, 64, 8, 1).requests(model, count), per_block, strict=True
         )
     ]
 
@@ -123,7 +146,7 @@ def ragged_requests(
         dataclasses.replace(
             request,
             ids=request.ids[: int(rng.integers(shortest, longest + 1))],
-            config=request.config.replace(steps=8 * int(rng.integers(2, 7))),
+            config=request.config.replace(**passes(model, int(rng.integers(2, 7)), 8)),
         )
         for request in case.requests(model, count)
     ]

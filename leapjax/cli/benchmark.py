@@ -70,7 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="embedded, 60m, llada-8b, or paths (embedded,60m; with --quick one)",
     )
     add(
-        "--caches", metavar="NAME,…", help=f"KV caches ({','.join(CACHES)}; none,dual with --quick)"
+        "--caches",
+        metavar="NAME,…",
+        help=f"KV caches ({','.join(CACHES)}; none,dual with --quick); where attention must be "
+        "block-causal, or must not, a model of the same shape and weights is timed",
     )
     add("--batches", type=numbers, metavar="N,…", help="rows (1,8,32; against torch 1,8)")
     add("--prompt-length", type=count, metavar="N", help="tokens (32; 512 with --floor)")

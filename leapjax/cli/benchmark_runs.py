@@ -123,6 +123,8 @@ def _decoding(args: argparse.Namespace, lm, show) -> dict[str, Any]:
     requests = args.engine_requests or (6 if few else 48) * slots
     rounds = args.engine_repeats or (1 if few else 2)
     for cache in caches:
+        if models.for_cache(lm, cache, args.block_length) is not lm:
+            continue  # the twin's
         gain = decoding.against_lock_step(lm, cache, slots, requests, rounds)
         host = decoding.host_share(lm, cache, slots, min(requests, 4 * slots))
         part["engine"].append(gain)
@@ -148,7 +150,8 @@ def _refreshes(args: argparse.Namespace, lm, show) -> dict[str, Any]:
     rounds = args.engine_repeats or (1 if few else 2)
     groups = args.refresh_groups or ([1, 2] if args.quick else [1, 2, 4])
     part: dict[str, Any] = {"refresh_groups": []}
-    stored = [c for c in (args.caches.split(",") if args.caches else CACHES) if CACHES[c].stores]
+    given = args.caches.split(",") if args.caches else CACHES
+    stored = [c for c in given if CACHES[c].refreshes]
     # The dual cache alone, whose passes are short, unless others are asked for.
     for cache in stored if args.caches else stored[-1:]:
         # Prompts of one length with --quick, whose programs are compiled soon.
