@@ -130,7 +130,7 @@ def _random_params(config: ModelConfig, dtype: str, seed: int, place: Placement 
 def for_cache(lm: LM, cache: str, block_length: int) -> LM:
     """The model itself, or a twin with the attention that the cache needs.
 
-    The twin has the same shape and weights, so its products cost the same. Its answers mean nothing.
+    Shape and weights are the same, so products cost the same. Its answers mean nothing.
 
     Args:
       lm: a bidirectional or a block-causal model.
