@@ -1,10 +1,16 @@
 """Fetching by id, with the hub's library replaced: no network."""
 
+import json
+from pathlib import Path
+
 import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
 from leapjax import converters
+from leapjax.loader import model_config
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "llada-a"
 
 
 class Response:
@@ -71,6 +77,17 @@ def test_bin_is_fetched_where_there_is_nothing_else(hub_has):
     calls = hub_has(["pytorch_model-00001-of-00002.bin", "config.json"])
     converters.resolve("org/name")
     assert matched(calls[0][2], "pytorch_model-00001-of-00002.bin")
+
+
+def test_a_models_config_comes_without_its_weights(hub_has, tmp_path):
+    """Options are checked against it before anything large is fetched."""
+    (tmp_path / "snapshot").mkdir()
+    raw = json.loads((GOLDEN / "config.json").read_text())
+    (tmp_path / "snapshot" / "config.json").write_text(json.dumps(raw))
+    calls = hub_has(["model.safetensors", "config.json"])
+    assert model_config("org/name", "v2") == model_config(GOLDEN)
+    assert calls[0][:2] == ("org/name", "v2") and matched(calls[0][2], "config.json")
+    assert not matched(calls[0][2], "model.safetensors")
 
 
 def test_offline_takes_the_cache(hub_has, tmp_path):
