@@ -88,7 +88,8 @@ def test_a_block_causal_models_block_need_not_divide_the_canvas():
 def test_what_ends_an_answer_and_where_policies_decide():
     assert DecodeConfig().for_model(LLADA).stop_ids == (LLADA.eos_token_id,)
     assert DecodeConfig().for_model(SDAR).stop_ids == SDAR.stop_ids
-    assert DecodeConfig(stop_ids=[3]).for_model(SDAR).stop_ids == (3,)
+    other = DecodeConfig(stop_ids=[3]).for_model(SDAR)
+    assert (other.stop_ids, other.end_ids) == ((3,), (3, SDAR.eos_token_id))
     for block, sub in ((None, 4), (2, 2), (8, 4)):
         assert DecodeConfig(block_length=block).for_model(FAST).sub_block_length == sub
     assert DecodeConfig(sub_block_length=16).for_model(FAST).sub_block_length == 16

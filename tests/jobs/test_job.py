@@ -44,6 +44,16 @@ def test_an_uninterrupted_run(spec, tmp_path):
     assert summary["options"] == OPTIONS.to_dict() and summary["weights"] == "0" * 64
 
 
+def test_tokens_are_counted_up_to_a_stop_id(spec, tmp_path):
+    result = job.run(FakeLM(), spec(options=OPTIONS.replace(stop_ids=[20])))
+    rows = [
+        json.loads(line) for data in shards(tmp_path / "out").values() for line in data.splitlines()
+    ]
+    ids = [row["output_ids"] for row in rows]
+    tokens = sum(i.index(20) if 20 in i else len(i) for i in ids)
+    assert result.content["tokens"] == result.summary.tokens == tokens < sum(map(len, ids))
+
+
 @pytest.mark.parametrize("save_seconds", [0, 1e9], ids=["saves often", "never saves"])
 def test_a_crash_at_every_operation(spec, on_disk, save_seconds):
     """Each write, sync, rename and removal in turn is the one that does not get through."""
