@@ -98,6 +98,25 @@ def test_what_ends_an_answer_and_where_policies_decide():
         DecodeConfig(block_length=6).for_model(FAST)
 
 
+@pytest.mark.parametrize(
+    "family, block, prompt, fits, total",
+    [("llada", 1, 500, 12, 513), ("sdar", 6, 500, 10, 516), ("fast_dllm_v2", 32, 400, 128, 544)],
+)
+def test_prompt_and_canvas_fit_the_model(family, block, prompt, fits, total):
+    """A canvas that ends with a block may be longer than gen_length, or shorter."""
+    model = tiny_config(family)  # takes 512 positions
+
+    def ask(gen):
+        job = DecodeConfig(gen_length=gen, block_length=block)
+        return to_request([1] * prompt, job=job, model=model, codec=None)
+
+    more = 1 if model.canvas != "whole_blocks" else block
+    assert ask(fits).config.gen_length == fits
+    message = f"gen_length {fits + more} that is {total}; the model takes 512.* at most {fits}$"
+    with pytest.raises(UserError, match=message):
+        ask(fits + more)
+
+
 def test_schedules_count_passes_where_the_model_does():
     base = DecodeConfig(policy="entropy", gen_length=64)
     whole, block = base.for_model(LLADA), base.for_model(SDAR)

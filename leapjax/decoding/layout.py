@@ -60,9 +60,4 @@ def canvas_positions(prompt: int, program: Program) -> int:
       prompt: tokens of the prompt.
       program: static structure.
     """
-    block, gen = program.block_length, program.gen_length
-    if program.model.canvas == "to_border":
-        return -(-(prompt + gen) // block) * block - prompt
-    if program.model.canvas == "whole_blocks":
-        return gen // block * block - prompt % block
-    return gen
+    return program.model.canvas_positions(prompt, program.gen_length, program.block_length)

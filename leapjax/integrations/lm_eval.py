@@ -287,18 +287,23 @@ class LeapjaxLM(TemplateLM):
         return [x.bound for x in found]
 
     def _greedy(self, pairs) -> list[bool]:
-        """Whether greedy decoding of just so many tokens gives the continuation."""
-        made = []
+        """Whether greedy decoding of just so many tokens gives the continuation.
+
+        It is one block, but for a block-causal model, whose canvas may end behind the continuation.
+        """
+        made, model = [], self.lm.config
+        w = model.block_length or 1
         for index, (context, answer) in enumerate(pairs):
+            gen, block = len(answer), None if model.block_causal else len(answer)
+            if model.canvas == "whole_blocks":
+                gen = -(-(gen + len(context) % w) // w) * w
             config = DecodeConfig(
-                policy="low_confidence",
-                gen_length=len(answer),
-                block_length=len(answer),
-                early_stop=False,
+                policy="low_confidence", gen_length=gen, block_length=block, early_stop=False
             )
             made.append(self.lm.request({"id": index, "prompt_ids": list(context)}, config))
         stream = self.lm.stream(made, batch_size=self.rows)
-        return [c.output_ids == list(answer) for c, (_, answer) in zip(stream, pairs, strict=True)]
+        answers = zip(stream, pairs, strict=True)
+        return [c.output_ids[: len(answer)] == list(answer) for c, (_, answer) in answers]
 
 
 _ARGUMENTS = (

@@ -118,6 +118,20 @@ class ModelConfig:
         runs = tuple(dataclasses.replace(run, attention=rule) for run in self.layer_runs)
         return dataclasses.replace(self, attention=rule, layer_runs=runs)
 
+    def canvas_positions(self, prompt: int, gen_length: int, block_length: int) -> int:
+        """Positions of the canvas behind a prompt; see `CANVASES`.
+
+        Args:
+          prompt: tokens of the prompt.
+          gen_length: tokens to generate.
+          block_length: tokens per block.
+        """
+        if self.canvas == "to_border":
+            return -(-(prompt + gen_length) // block_length) * block_length - prompt
+        if self.canvas == "whole_blocks":
+            return gen_length // block_length * block_length - prompt % block_length
+        return gen_length
+
     @property
     def runs(self) -> tuple[Run, ...]:
         """Runs of equal layers, in order."""

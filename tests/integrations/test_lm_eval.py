@@ -215,6 +215,19 @@ def test_greedy_flag(lm):
     assert [g for _, g in made._loglikelihood_tokens(asked, disable_tqdm=True)] == [True, False]
 
 
+def test_greedy_flag_of_a_block_causal_model():
+    """Its canvas ends with a block, behind the continuation."""
+    lm = leapjax.load(str(Path(LLADA).parent / "fast-dllm-v2-a"))
+    context = lm.codec.encode("Hal has", control=True)
+    w = lm.config.block_length
+    gen = {"policy": "greedy", "gen_length": w, "early_stop": False}
+    (done,) = lm.generate([{"prompt_ids": context}], **gen)
+    answer = done.output_ids[: w - len(context) % w]  # to the end of the prompt's block
+    made = model(lm, gen_length=w, block_length=w)
+    other = [(i + 1) % 5 for i in answer]
+    assert made._greedy([(context, answer), (context, other)]) == [True, False]
+
+
 @pytest.mark.slow
 def test_the_harness_command_line(tasks, tmp_path):
     """`python -m` registers the model, whatever the harness passes to it by default."""
