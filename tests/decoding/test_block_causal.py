@@ -11,6 +11,7 @@ import pytest
 
 from leapjax.models import transformer
 from leapjax.models.attention import Bidirectional
+from leapjax.testing import golden_config
 from tests.decoding import block_causal_oracle as oracle
 from tests.decoding.test_golden import GOLDEN, load
 
@@ -46,20 +47,6 @@ def logits_of(name, block):
     return run
 
 
-def options_in_force(model, given):
-    """Every option that the transcription reads, in leapjax's names."""
-    o = {"temperature": 0.0, "cfg_scale": 0.0, "decay": 0.0, "top_p": 1.0, "top_k": None}
-    o |= {"logits_eos_inf": False, "confidence_eos_eot_inf": False, "stop_ids": ()} | given
-    passes = o.pop("denoising_steps", None)
-    if passes:
-        o["steps_per_block"] = passes
-    if o["policy"] == "low_confidence_static":
-        o |= {"policy": "low_confidence_dynamic", "threshold": 1.0}
-    settled = model.seeds_blocks and o["policy"] == "confidence_threshold"
-    o["early_stop"] = ("settled" if settled else "block") if o["early_stop"] else "off"
-    return o
-
-
 def kind(case):
     """What a case exercises."""
     o = case["options"]
@@ -79,7 +66,7 @@ QUICK = {min((c["steps"], c["id"]) for c in CASES if kind(c) == k)[1] for k in m
 )
 def test_transcription_gives_the_originals_decodes(case):
     model, _, eot = load(case["model"])
-    o = options_in_force(model, case["options"])
+    o = golden_config(model, case["options"]).to_dict()
     prompt = case["prompt_ids"]
     run = logits_of(case["model"], o["block_length"])
     got = oracle.decode(run, *oracle.canvas(prompt, o, model), o, model, eot, origin=len(prompt))
