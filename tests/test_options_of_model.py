@@ -1,6 +1,9 @@
 """Options for a model: its own defaults, and what goes with it."""
 
 import dataclasses
+import importlib
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +17,7 @@ from leapjax.studies.policy_rows import rows
 from leapjax.testing import tiny_config
 from leapjax.types import Request
 
+GOLDEN = Path(__file__).parent / "golden"
 LLADA = tiny_config()
 SDAR = tiny_config("sdar").with_block_length(4)
 FAST = tiny_config("fast_dllm_v2").with_block_length(32)
@@ -154,3 +158,24 @@ def test_the_levels_of_a_block_causal_model():
     with pytest.raises(UserError, match="^c.yaml: steps is 8"):
         file = ConfigFile("c.yaml", {"policy": "margin", "steps": 8})
         resolve({}, file, None, task, **how)
+
+
+@pytest.mark.parametrize(
+    "module, argv, message",
+    [
+        ("decode", ["--prompt", "a", "--policy", "margin", "--steps", "8"], "steps is 8"),
+        ("decode", ["--prompt", "a", "--cache", "dual"], "cache is dual"),
+        ("decode", ["--prompt", "a", "--stop-ids", "9999"], "stop_ids holds 9999, outside"),
+        ("evaluate", ["--caches", "dual"], "cache is dual"),
+        ("ablate", ["--grid", "cache=prefix"], "--grid: cache is prefix"),
+        ("calibrate", ["--output", "x", "--cache", "dual", "--task", "wordproblems"], "cache is"),
+    ],
+)
+def test_commands_say_it_before_weights_are_loaded(tmp_path, capsys, module, argv, message):
+    """The folder holds none."""
+    folder = tmp_path / "sdar"
+    shutil.copytree(GOLDEN / "sdar-a", folder, ignore=shutil.ignore_patterns("*.safetensors*"))
+    command = importlib.import_module(f"leapjax.cli.{module}")
+    assert command.main(["--model", str(folder), *argv]) == 2
+    said = capsys.readouterr().err
+    assert f"error: {message}" in said and said.count("\n") == 1
