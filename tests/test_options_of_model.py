@@ -167,6 +167,7 @@ def test_the_levels_of_a_block_causal_model():
         ("decode", ["--prompt", "a", "--cache", "dual"], "cache is dual"),
         ("decode", ["--prompt", "a", "--stop-ids", "9999"], "stop_ids holds 9999, outside"),
         ("evaluate", ["--caches", "dual"], "cache is dual"),
+        ("analyze", ["--output", "x"], "--policies greedy: the model is block-causal"),
         ("ablate", ["--grid", "cache=prefix"], "--grid: cache is prefix"),
         ("calibrate", ["--output", "x", "--cache", "dual", "--task", "wordproblems"], "cache is"),
     ],

@@ -37,9 +37,9 @@ examples:
 
 --output DIR gets observations.json, observations.md (with definitions), three PNG figures
 (matplotlib draws them: pip install leapjax[plots]), and answers and measurements as they come:
-the same command goes on where it was. A KV cache, sampling, guidance and policies
-that take tokens back or change logits are refused: their passes can't be rebuilt from the commit
-steps.
+the same command goes on where it was. Block-causal models, a KV cache,
+sampling, guidance and policies that take tokens back or change logits are refused: their passes
+can't be rebuilt from the commit steps.
 
 exit status: 0 done, 2 bad input or options, 130 interrupted.
 """

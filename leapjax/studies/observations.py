@@ -62,12 +62,14 @@ def check(config: DecodeConfig, where: str = "analyze") -> None:
       where: named at the beginning of the message.
 
     Raises:
-      UserError: a KV cache, sampling, guidance, or a policy that changes committed tokens or
-        logits.
+      UserError: a block-causal model, a KV cache, sampling, guidance, or a policy that changes
+        committed tokens or logits.
     """
     policy = POLICIES[config.policy]
     wrong = None
-    if not CACHES[config.cache].exact:
+    if config.model is not None and config.model.block_causal:
+        wrong = "the model is block-causal, whose passes are not replayed yet; choose another model"
+    elif not CACHES[config.cache or "none"].exact:
         wrong = f"cache {config.cache} proposes from older keys and values; use cache none"
     elif config.temperature > 0:
         wrong = f"temperature {config.temperature} samples; use temperature 0"
