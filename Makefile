@@ -65,7 +65,7 @@ test: $(VENV)/.dev
 CACHED = tests/decoding/test_cached.py
 test-goldens: $(VENV)/.dev
 	LEAPJAX_TEST_OPTIMISED=1 $(BIN)/python -m pytest --dist worksteal -m "not tpu_compile and not oracle" \
-	  tests/decoding/test_golden.py tests/converters/test_golden.py \
+	  tests/decoding/test_golden.py tests/decoding/test_golden_blocks.py tests/converters/test_golden.py \
 	  $(CACHED)::test_the_loop_does_not_copy_the_cache \
 	  $(CACHED)::test_dual_window_cost_does_not_grow_with_the_canvas \
 	  $(CACHED)::test_a_pass_without_a_refresh_pays_for_none \

@@ -6,6 +6,7 @@ Shapes: B rows, W window (the active block's columns), T sequence, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 # Why a position was committed; the codes stored in `commit_kind`, in this order.
@@ -135,3 +136,21 @@ class Completion:
             f"Completion(id={self.id!r}{sample}, text={text!r}, steps={self.steps}, "
             f"finish_reason={self.finish_reason!r})"
         )
+
+
+def steps_until_shown(commit_step: Sequence[int], steps: int) -> list[int]:
+    """How many steps are done when each position of a canvas holds its final token.
+
+    Args:
+      commit_step: of a completion; -3 stands as soon as all before it does, -2 from the start, -1
+        at the end.
+      steps: the completion's.
+
+    >>> steps_until_shown([0, 1, -3, 2, -1], steps=3)
+    [1, 2, 2, 3, 3]
+    """
+    latest, out = 0, []
+    for step in commit_step:
+        latest = max(latest, step + 1)
+        out.append({-1: steps, -2: 0, -3: latest}.get(step, step + 1))
+    return out

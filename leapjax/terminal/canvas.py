@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from leapjax.types import Completion
+from leapjax.types import Completion, steps_until_shown
 
 # kind -> mark behind the token (none that sums are written with), style, what it means
 KINDS = {
@@ -22,6 +22,7 @@ KINDS = {
     "anchor": ("!", "bold green", "anchor: above the threshold"),
     "propagated": ("~", "bold cyan", "propagated: near an anchor, above the relaxed threshold"),
     "schedule": ("|", "bold blue", "schedule: its turn"),
+    "seed": ("@", "bold magenta", "seed: a block's first token, decided with the block before"),
 }
 OPEN, END, FILLED = "_", "$", "."  # open position, the first eos, an eos behind it
 FRAME_S = 0.15  # a pass lasts so long on the screen, slow enough to follow
@@ -33,7 +34,7 @@ class Canvas:
 
     Attributes:
       pieces: each token's text; None for eos.
-      steps: which step committed it, -1 early stop.
+      steps: which step committed it, as `Completion.commit_step`.
       kinds: why, names of `leapjax.types.COMMIT_KINDS`.
       last: steps in all.
     """
@@ -65,14 +66,13 @@ class Canvas:
         text = Text()
         # Behind the end there is only padding: a sign a position, without marks.
         end = self.pieces.index(None) + 1 if None in self.pieces else len(self.pieces)
+        shown = steps_until_shown(self.steps, self.last)
         for place, (piece, step, kind) in enumerate(
             zip(self.pieces, self.steps, self.kinds, strict=True)
         ):
-            if piece is None and place >= end and 0 <= step < done:
-                text.append(FILLED, "dim")
-            elif step >= done or (step < 0 and done < self.last):
+            if shown[place] > done:
                 text.append(OPEN, "dim")
-            elif step < 0:
+            elif step == -1 or (piece is None and place >= end):
                 text.append(FILLED, "dim")
             else:
                 mark, style, _ = KINDS.get(kind, ("", "", ""))

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from leapjax.types import Completion
+from leapjax.types import Completion, steps_until_shown
 
 # Colours of the kinds on light and on dark ground, told apart without red against green, and a
 # mark for those who see none. Kinds without a line (a policy's own) are shown as `schedule`.
@@ -19,6 +19,7 @@ KINDS = {
     "anchor": ("◆", "anchor: at least the threshold"),
     "propagated": ("◇", "propagated: near an anchor, at least the relaxed threshold"),
     "schedule": ("●", "schedule: its turn"),
+    "seed": ("■", "seed: a block's first token, decided with the block before"),
     "early_stop": ("·", "filled in behind the end, by no pass"),
     "given": ("", "given from the start"),
 }
@@ -30,9 +31,10 @@ class Token:
 
     Attributes:
       text: its token's text; a special token's spelling.
-      step: the step that committed it, from 0; -1 filled by early stop, -2 given.
+      step: the step that committed it, from 0; -1 filled by early stop, -2 given, -3 a seed.
       kind: a name in `KINDS`.
       confidence: of the proposal when committed, in [0, 1]; None where no pass decided.
+      shown: steps done when it stands on the canvas.
       special: a control token, such as eos.
       same: greedy has the same token here; None for greedy itself.
     """
@@ -41,6 +43,7 @@ class Token:
     step: int
     kind: str
     confidence: float | None
+    shown: int
     special: bool = False
     same: bool | None = None
 
@@ -64,17 +67,6 @@ class Run:
     decided: int
     answer: str
     tokens: tuple[Token, ...]
-
-    def visible(self, token: Token, done: int) -> bool:
-        """Whether a token stands on the canvas after so many steps.
-
-        Args:
-          token: of this run.
-          done: steps done, 0 to `steps`.
-        """
-        if token.step == -2:
-            return True
-        return done >= self.steps if token.step < 0 else token.step < done
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,16 +132,18 @@ def run_of(
         completion.commit_step,
         completion.commit_kind,
         completion.commit_confidence,
+        steps_until_shown(completion.commit_step, completion.steps),
         strict=True,
     )
     tokens = []
-    for place, (text, id_, step, kind, confidence) in enumerate(rows):
+    for place, (text, id_, step, kind, confidence, shown) in enumerate(rows):
         tokens.append(
             Token(
                 text=text,
                 step=step,
                 kind=_kind(step, kind),
-                confidence=round(confidence, 4) if step >= 0 else None,
+                confidence=None if step in (-1, -2) else round(confidence, 4),
+                shown=shown,
                 special=id_ in codec.special_ids or id_ == codec.eot_id,
                 same=None if greedy is None else greedy.output_ids[place] == id_,
             )
@@ -159,7 +153,7 @@ def run_of(
 
 
 def _kind(step: int, kind: str) -> str:
-    if step < 0:
+    if step in (-1, -2):
         return "given" if step == -2 else "early_stop"
     return kind if kind in KINDS else "schedule"
 

@@ -17,6 +17,7 @@ _FILL = {
     "anchor": "#a9d8f5",
     "propagated": "#a5e07f",
     "schedule": "#e3dcf5",
+    "seed": "#ffb98a",
     "early_stop": "#ffffff",
     "given": "#ffffff",
 }
@@ -145,7 +146,7 @@ class Painter:
         numbers: bool,
         last: int,
     ):
-        here = run.visible(token, done)
+        here = token.shown <= done
         fresh = here and token.step == last and not numbers
         pen.rounded_rectangle(
             (x, y, x + size, y + _BOX),
@@ -156,7 +157,7 @@ class Painter:
         )
         if not here:
             return
-        colour = _SOFT if token.special or token.step < 0 else _INK
+        colour = _SOFT if token.special or token.confidence is None else _INK
         pen.text((x + size / 2, y + 15), text, colour, font=self._text, anchor="mm")
         mark = KINDS[token.kind][0]
         if numbers and token.step >= 0:

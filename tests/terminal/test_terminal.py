@@ -21,20 +21,21 @@ def no_cache(monkeypatch):
 
 
 CANVAS = canvas.Canvas(
-    pieces=["Tom", " has", "\n", " 9", None, None],
-    steps=[0, 1, 1, 2, 0, -1],
-    kinds=["top1", "anchor", "propagated", "schedule", "anchor", "none"],
+    pieces=["Tom", " has", "\n", ",", " 9", None, None],
+    steps=[0, 1, 1, -3, 2, 0, -1],
+    kinds=["top1", "anchor", "propagated", "seed", "schedule", "anchor", "none"],
     last=3,
 )
 
 
 def test_marks_tell_the_kinds_apart():
-    assert CANVAS.after(0).plain == "______"
-    assert CANVAS.after(1).plain == "Tom^___$!_"
-    assert CANVAS.after(3).plain == "Tom^ has!~\n 9|$!."
+    assert CANVAS.after(0).plain == "_______"
+    assert CANVAS.after(1).plain == "Tom^____$!_"
+    assert CANVAS.after(2).plain == "Tom^ has!~\n,@_$!_"
+    assert CANVAS.after(3).plain == "Tom^ has!~\n,@ 9|$!."
     marks = {mark for mark, _, _ in canvas.KINDS.values()}
     styles = {style for _, style, _ in canvas.KINDS.values()}
-    assert len(marks) == len(styles) == len(canvas.KINDS) == 4
+    assert len(marks) == len(styles) == len(canvas.KINDS) == 5
     used = canvas.legend(["top1", "anchor"]).plain
     assert "token^" in used and "token!" in used and "token~" not in used
 

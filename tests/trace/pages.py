@@ -5,12 +5,13 @@ from leapjax.trace import Item, Run, Token, Trace
 HOSTILE = 'why </script><script>document.title="owned"</script><img src=x onerror="fetch(1)">'
 
 
-def token(text, step, kind="schedule", confidence=0.5, **more):
-    return Token(text, step, kind, None if step < 0 else confidence, **more)
+def token(text, step, kind="schedule", confidence=0.5, shown=None, **more):
+    sure = None if kind == "early_stop" else confidence
+    return Token(text, step, kind, sure, step + 1 if shown is None else shown, **more)
 
 
 def trace():
-    """Two prompts; localleap takes 2 steps, greedy 3, on a canvas of 4."""
+    """Two prompts; localleap takes 2 steps, greedy 3, on a canvas of 5."""
     runs = (
         Run(
             "localleap",
@@ -21,8 +22,9 @@ def trace():
             (
                 token("<b>two</b>", 1, "propagated", 0.8, same=True),
                 token(" words", 0, "anchor", 0.95, same=False),
+                token(".", -3, "seed", 0.97, shown=2, same=False),
                 token("<eos>", 0, "top1", 0.99, special=True, same=True),
-                token("<eos>", -1, "early_stop", special=True, same=True),
+                token("<eos>", -1, "early_stop", shown=2, special=True, same=True),
             ),
         ),
         Run(
@@ -34,9 +36,10 @@ def trace():
             (
                 token("<b>two</b>", 2),
                 token(" other", 1),
+                token("!", -3, "seed", shown=3),
                 token("<eos>", 0, special=True),
-                token("<eos>", -1, "early_stop", special=True),
+                token("<eos>", -1, "early_stop", shown=3, special=True),
             ),
         ),
     )
-    return Trace("tiny", "canvas 4", (Item("1", HOSTILE, runs), Item("2", "plain", runs)))
+    return Trace("tiny", "canvas 5", (Item("1", HOSTILE, runs), Item("2", "plain", runs)))

@@ -63,10 +63,10 @@ def texts(page, policy):
 
 def test_the_slider_commits_tokens_in_their_order(page):
     want = {
-        0: ([None] * 4, [None] * 4),
-        1: ([None, " words", "□", None], [None, None, "□", None]),
-        2: (["<b>two</b>", " words", "□", "□"], [None, " other", "□", None]),
-        3: (["<b>two</b>", " words", "□", "□"], ["<b>two</b>", " other", "□", "□"]),
+        0: ([None] * 5, [None] * 5),
+        1: ([None, " words", None, "□", None], [None, None, None, "□", None]),
+        2: (["<b>two</b>", " words", ".", "□", "□"], [None, " other", None, "□", None]),
+        3: (["<b>two</b>", " words", ".", "□", "□"], ["<b>two</b>", " other", "!", "□", "□"]),
     }
     slider = page.locator("#step")
     assert (slider.get_attribute("min"), slider.get_attribute("max")) == ("0", "3")
@@ -111,6 +111,9 @@ def test_play_and_pause(page):
 def test_hover_tells_and_hostile_text_is_text(page):
     page.locator('.run[aria-label="localleap"] .token').first.hover()
     assert "“<b>two</b>”, committed in step 2" in page.locator("#detail").inner_text()
+    page.locator('.run[aria-label="localleap"] .token').nth(2).hover()
+    told = page.locator("#detail").inner_text()
+    assert "“.”, seed: a block's first token" in told and "0.970; greedy has another" in told
     assert page.locator("#prompt").inner_text() == HOSTILE
     assert page.title() == "Decoding trace: tiny"
     assert page.locator("img, b b").count() == 0

@@ -11,11 +11,6 @@ const show = { prompt: 0, step: 0, timer: null, panels: [] };
 const count = (steps) => steps + (steps === 1 ? " step" : " steps");
 const quoted = (text) => "“" + text.replace(/\n/g, "↵") + "”";
 
-function stands(run, token, done) {
-  if (token.step === -2) return true;
-  return token.step < 0 ? done >= run.steps : token.step < done;
-}
-
 function last() {
   return Math.max(...trace.items[show.prompt].runs.map((run) => run.steps));
 }
@@ -28,11 +23,12 @@ function written(token) {
 
 function describe(run, token, place, done) {
   const name = run.policy + ", position " + (place + 1) + ": ";
-  if (!stands(run, token, done)) return name + "still open";
+  if (token.shown > done) return name + "still open";
   let text = name + quoted(token.text) + ", ";
   if (token.step === -2) return text + "given";
-  if (token.step < 0) return text + "filled in behind the end, by no pass";
-  text += "committed in step " + (token.step + 1) + " (" + trace.kinds[token.kind][1] + ")";
+  if (token.step === -1) return text + "filled in behind the end, by no pass";
+  if (token.step >= 0) text += "committed in step " + (token.step + 1) + " (" + trace.kinds[token.kind][1] + ")";
+  else text += trace.kinds[token.kind][1];
   text += ", confidence " + token.confidence.toFixed(3);
   if (token.same === false) text += "; greedy has another token here";
   return text;
@@ -118,7 +114,7 @@ function go(step) {
     const done = Math.min(show.step, run.steps);
     let decided = 0;
     run.tokens.forEach((token, place) => {
-      const node = boxes[place], here = stands(run, token, done);
+      const node = boxes[place], here = token.shown <= done;
       if (here && token.step >= 0) decided += 1;
       const fresh = here && token.step >= 0 && token.step === show.step - 1;
       node.className = "token" + (here ? " " + token.kind : " open") +
@@ -127,7 +123,7 @@ function go(step) {
       // An open box is as wide as its token will be, so that nothing jumps.
       node.firstChild.textContent = here ? text : "\u00a0".repeat([...text].length);
       const mark = here ? trace.kinds[token.kind][0] : "";
-      node.lastChild.textContent = here && token.same === false && token.step >= 0 ? mark + "≠" : mark;
+      node.lastChild.textContent = here && token.same === false && token.confidence !== null ? mark + "≠" : mark;
       node.setAttribute("aria-label", describe(run, token, place, done));
     });
     const over = done === run.steps;
