@@ -12,6 +12,7 @@ from leapjax.config import DecodeConfig, row_config
 from leapjax.config.resolve import resolve
 from leapjax.errors import UserError
 from leapjax.options import ConfigFile
+from leapjax.policies import POLICIES, ROWS
 from leapjax.records import to_request
 from leapjax.studies.policy_rows import rows
 from leapjax.testing import tiny_config
@@ -39,6 +40,16 @@ def test_a_model_fills_in_its_own_defaults():
     assert own.replace(policy="wino").cache == "none" and own.replace(seed=3).cache == "block"
 
 
+@pytest.mark.parametrize("policy", [*POLICIES, *ROWS])
+@pytest.mark.parametrize("model", [LLADA, SDAR, FAST], ids=lambda model: model.family)
+def test_what_is_in_force_spells_the_same_decode(model, policy):
+    made = DecodeConfig(policy=policy, gen_length=64).for_model(model)
+    spelled = {name: value for name, value in made.to_dict().items() if value is not None}
+    assert DecodeConfig(**spelled).for_model(model).to_dict() == made.to_dict()
+    assert row_config(made, made.to_dict(), "line 1").to_dict() == made.to_dict()
+    assert made == DecodeConfig(**dict(made.given)).for_model(model) == made.replace()
+
+
 def test_copies_stay_complete():
     made = DecodeConfig(threshold=0.8, seed=2).for_model(SDAR)
     for copy in (made.replace(seed=5), dataclasses.replace(made, seed=5)):
@@ -58,6 +69,7 @@ def test_copies_stay_complete():
     "model, options, message",
     [
         (LLADA, {"gen_length": 100}, "^block_length 32 does not divide gen_length 100; choose a"),
+        (LLADA, {"policy": "margin", "gen_length": 1}, "^block_length 32 does not divide gen_len"),
         (LLADA, {"policy": "margin", "steps": 12}, "^steps 12 is not a multiple of the 8 blocks"),
         (LLADA, {"policy": "margin", "schedule": "dream"}, "^schedule dream runs over the whole"),
         (LLADA, {"policy": "margin", "steps_per_block": 4}, "^steps_per_block is 4.*; set steps,"),

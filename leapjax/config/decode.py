@@ -154,9 +154,9 @@ class DecodeConfig:
         fields |= {"given": tuple(given.items()), "model": model}
         for name, value in (values | fields).items():
             object.__setattr__(self, name, value)
-        check.parameters(self)
         if model is not None:
             of_model.check(self, model)
+        check.parameters(self)
 
     def for_model(self, model: ModelConfig) -> DecodeConfig:
         """The same options for a model: its own defaults are filled in, and all is checked.

@@ -40,7 +40,9 @@ class Parameter:
       traced: each row has its own value, and a change does not recompile. Otherwise the value is
         static, and a job has only one.
       at_most: another option, whose value is the upper bound.
-      check: `(config) -> None`, raises a UserError if the value contradicts other options.
+      check: `(config) -> None`, raises a UserError if the value contradicts other options. It is
+        called when options are made, with `block_length` and `cache` None unless given, and again
+        once the model is known (`config.model`).
 
     >>> Parameter("warmth", float, "how bold a pass is", 0.5, low=0, high=1).default
     0.5
@@ -118,7 +120,8 @@ class Policy:
         traceable. Commits at least one position in each row with a mask, unless a schedule says
         otherwise.
       parameters: the options that it reads; `leapjax.policies.parameters` has shared ones.
-      check: `(config) -> None`, raises a UserError if values contradict each other.
+      check: `(config) -> None`, raises a UserError if values contradict each other; called as that
+        of a `Parameter`.
       needs: extra fields of `Proposal` to compute: margin, entropy, uniform, surprise, log_probs,
         recheck (every pass computes a shadow of the block, without a KV cache).
       memory: (block_length W, vocabulary V) -> name -> (shape without B, dtype): arrays that
