@@ -45,8 +45,10 @@ def test_a_model_fills_in_its_own_defaults():
 def test_what_is_in_force_spells_the_same_decode(model, policy):
     made = DecodeConfig(policy=policy, gen_length=64).for_model(model)
     spelled = {name: value for name, value in made.to_dict().items() if value is not None}
+    if "radius_left" in spelled:
+        del spelled["radius"]  # nothing would follow it
     assert DecodeConfig(**spelled).for_model(model).to_dict() == made.to_dict()
-    assert row_config(made, made.to_dict(), "line 1").to_dict() == made.to_dict()
+    assert row_config(made, spelled, "line 1").to_dict() == made.to_dict()
     assert made == DecodeConfig(**dict(made.given)).for_model(model) == made.replace()
 
 
