@@ -49,6 +49,10 @@ class Row:
             out = un + (self.o["cfg_scale"] + 1) * (out - un)
         return out
 
+    def outputs(self, masked):
+        """(T, V) logits that a pass offers for the masked positions."""
+        return self.logits()
+
     def seed(self, at):
         """Decide a block's first token: the most probable one after the block before."""
         plain = self.o | {"temperature": 0.0, "policy": "localleap"}
@@ -60,9 +64,16 @@ class Row:
 
     def a_pass(self, masked, count):
         """Offer the masked positions to the policy; the tokens that it commits."""
-        out = self.logits()
         offered = offers(
-            out, masked, self.o, self.ids, False, self.noise, self.steps, self.begin, self.margin
+            self.outputs(masked),
+            masked,
+            self.o,
+            self.ids,
+            False,
+            self.noise,
+            self.steps,
+            self.begin,
+            self.margin,
         )
         chosen = choose(offered, masked, self.o, count, self.margin)
         for i, kind in chosen.items():
@@ -115,6 +126,55 @@ class Row:
                 self.kinds[i], self.confidence[i] = "none", 0.0
 
 
+class SubBlockCache(Row):
+    """Fast-dLLM v2's `use_block_cache`: within a block, keys and values may be stale.
+
+    The block's first pass, and those in which the sub-block's first position is open, compute the
+    whole block; the others its sub-block, against the block's other keys and values as they are.
+    Finished blocks are exact.
+    """
+
+    def __init__(self, network, *row):
+        super().__init__(None, *row)
+        self.network, self.store = network, {}
+        self.start, self.stored, self.last, self.fresh = 0, 0, None, True
+
+    def compute(self, positions):
+        """(T, V) with the logits of these positions, which see what is computed so far."""
+        seen = max((positions[-1] + 1, *(len(keys) for keys, _ in self.store.values())))
+        for n, pair in self.store.items():
+            room = [(0, seen - len(pair[0])), (0, 0), (0, 0)]
+            self.store[n] = [np.pad(x, room) for x in pair]
+        out = np.full((len(self.tokens), self.model.vocab_size), np.nan)
+        out[positions] = self.network.logits(
+            np.array(self.tokens[:seen]), np.array(positions), self.store
+        )
+        return out
+
+    def logits(self):
+        """Those of the pass that stored the block before the active one."""
+        for start in range(self.stored, self.start, self.o["block_length"]):
+            self.last = self.compute(range(start, start + self.o["block_length"]))
+        self.stored = self.start
+        return self.last
+
+    def block(self, start):
+        """See `Row.block`."""
+        self.start, self.fresh = start, True
+        super().block(start)
+
+    def outputs(self, masked):
+        """See `Row.outputs`."""
+        self.logits()
+        start, part = self.start, self.o["sub_block_length"]
+        sub = start + (masked[0] - start) // part * part
+        places = range(start, start + self.o["block_length"])
+        if not (self.fresh or self.still[sub]):
+            places = range(sub, sub + part)
+        self.fresh = False
+        return self.compute([i for i in places if i < len(self.tokens)])
+
+
 def canvas(prompt, o, model):
     """(ids, which are open) of a prompt and its canvas."""
     size = canvas_positions(model, len(prompt), o["gen_length"], o["block_length"])
@@ -125,7 +185,8 @@ def decode(logits_of, given_ids, is_open, o, model, eot=None, noise=None, origin
     """Decode one row to its end.
 
     Args:
-      logits_of: list of T ids -> (T, V) raw logits, under the block-causal mask.
+      logits_of: list of T ids -> (T, V) raw logits, under the block-causal mask; with
+        `sub_block_cache` a `cached_oracle.NumpyModel`.
       given_ids: T ids; where open, the mask id.
       is_open: T bools.
       o: every option's value in force: `DecodeConfig.to_dict()` of the model's own options; with
@@ -139,7 +200,9 @@ def decode(logits_of, given_ids, is_open, o, model, eot=None, noise=None, origin
       dict of output_ids, commit_step, commit_kind and commit_confidence from `origin` on; of steps,
       and the margin (`transcription.Margin`).
     """
-    row = Row(logits_of, given_ids, is_open, o, model, eot, noise, origin)
+    row = (SubBlockCache if o["sub_block_cache"] else Row)(
+        logits_of, given_ids, is_open, o, model, eot, noise, origin
+    )
     width = o["block_length"]
     for start in range(0, len(row.tokens), width):
         row.block(start)

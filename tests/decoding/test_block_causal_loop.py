@@ -13,6 +13,7 @@ from leapjax import DecodeConfig
 from leapjax.testing import tiny_config, tiny_params
 from leapjax.types import EARLY_STOPS
 from tests.decoding import block_causal_oracle as oracle
+from tests.decoding.cached_oracle import NumpyModel
 from tests.decoding.transcription import Noise
 from tests.models.transcription import Model
 
@@ -20,12 +21,26 @@ ROWS, SLOTS, LONGEST = 4, 3, 14
 TOLERANCE = 1e-4  # below this distance float32 may decide otherwise
 SEEDS = (0, 3)
 STOP_IDS = {"sdar": [37, 38], "fast_dllm_v2": [6, 22]}  # tokens that are common in the answers
+SUB_BLOCK_CACHE = {"cache": "block", "sub_block_cache": True}
 
 # What is compiled: (policy, family, options, what rows may vary besides).
 STRUCTURES = {
     "localleap-sdar": ("localleap", "sdar", {}, ()),
     "localleap-fast-dllm-v2": ("localleap", "fast_dllm_v2", {"sub_block_length": 8}, ()),
     "threshold-fast-dllm-v2": ("confidence_threshold", "fast_dllm_v2", {}, ()),
+    "threshold-sub-block-cache": ("confidence_threshold", "fast_dllm_v2", SUB_BLOCK_CACHE, ()),
+    "sequential-sub-block-cache": (
+        "sequential",
+        "fast_dllm_v2",
+        SUB_BLOCK_CACHE | {"block_length": 12, "sub_block_length": 3, "gen_length": 24},
+        (),
+    ),
+    "localleap-sub-block-cache-infill": (
+        "localleap",
+        "fast_dllm_v2",
+        SUB_BLOCK_CACHE | {"sub_block_length": 2},
+        ("infill",),
+    ),
     "threshold-sdar-blocks-of-1": ("confidence_threshold", "sdar", {"block_length": 1}, ()),
     "dynamic-sdar": ("low_confidence_dynamic", "sdar", {"block_length": 8}, ()),
     "dynamic-fast-dllm-v2": ("low_confidence_dynamic", "fast_dllm_v2", {}, ()),
@@ -100,22 +115,24 @@ def wanted(model, network, record, request):
     noise = Noise(o["seed"], record["id"], record["options"]["seed"])
     if not request.infill:
         whole = oracle.canvas(ids, o, model)
-        return oracle.decode(network.logits, *whole, o, model, None, noise, len(ids))
+        return oracle.decode(network, *whole, o, model, None, noise, len(ids))
     is_open = [i == model.mask_token_id for i in ids]
-    return oracle.decode(
-        network.logits, ids, is_open, o | {"early_stop": "off"}, model, None, noise
-    )
+    return oracle.decode(network, ids, is_open, o | {"early_stop": "off"}, model, None, noise)
 
 
 def compare(name, examples):
     policy, family, options, varied = STRUCTURES[name]
     model = tiny_config(family)
     options = {"policy": policy, "gen_length": 16, "stop_ids": STOP_IDS[family]} | options
-    configs = [DecodeConfig(**options, cache=cache).for_model(model) for cache in ("none", "block")]
+    caches = [options["cache"]] if "cache" in options else ["none", "block"]
+    configs = [DecodeConfig(**options | {"cache": c}).for_model(model) for c in caches]
     weights = {seed: tiny_params(model, seed) for seed in SEEDS}
     lms = {seed: leapjax.LM(weights[seed], model, None) for seed in SEEDS}
     shape = model.with_block_length(configs[0].block_length)
-    networks = {seed: Model(weights[seed], shape) for seed in SEEDS}
+    if options.get("sub_block_cache"):
+        networks = {seed: NumpyModel(weights[seed], model) for seed in SEEDS}
+    else:
+        networks = {seed: Model(weights[seed], shape).logits for seed in SEEDS}
     seen = {"rows": 0, "compared": 0, "stopped": 0}
 
     @settings(max_examples=examples)
