@@ -8,6 +8,7 @@ import json
 
 import pytest
 
+import leapjax
 from leapjax.decoding import program_for
 from leapjax.testing import golden_config
 from leapjax.types import Request
@@ -72,11 +73,35 @@ def test_decodes_are_the_originals(group):
         for case, config in zip(cases, configs, strict=True)
     ]
     for case, got in zip(cases, harness.decode(params, requests, program), strict=True):
-        prompt, given = len(case["prompt_ids"]), case["output_ids"]
+        prompt = len(case["prompt_ids"])
         assert got["tokens"][:prompt] == case["prompt_ids"], case["id"]
-        tokens, steps = got["tokens"][prompt:], got["commit_step"][prompt:]
-        # An answer of Fast-dLLM v2 ends with its stop token; the canvas goes on with eos.
-        rest = len(tokens) - len(given)
-        assert tokens == given + [model.eos_token_id] * rest, case["id"]
-        assert steps == case["commit_step"] + [-1] * rest, case["id"]
-        assert got["steps"] == case["steps"], case["id"]
+        tokens, commit_step = got["tokens"][prompt:], got["commit_step"][prompt:]
+        check(case, model, tokens, commit_step, got["steps"])
+
+
+def check(case, model, tokens, commit_step, steps):
+    """An answer of Fast-dLLM v2 ends with its stop token; the canvas goes on with eos."""
+    rest = len(tokens) - len(case["output_ids"])
+    assert tokens == case["output_ids"] + [model.eos_token_id] * rest, case["id"]
+    assert commit_step == case["commit_step"] + [-1] * rest, case["id"]
+    assert steps == case["steps"], case["id"]
+
+
+SDAR, FAST = "sdar-a:block:low_confidence_dynamic:32:4", "fast-dllm-v2-a:block:localleap:64:32:32"
+MESHES = [(m, g) for m in ("tensor=2", "fsdp=2", "data=2") for g in (SDAR, FAST)]
+MESHES = [pytest.param(*pair, marks=pytest.mark.slow) for pair in MESHES]
+
+
+@pytest.mark.parametrize(("mesh", "group"), [("fsdp=2,tensor=2", FAST), *MESHES])
+def test_decodes_on_several_devices(mesh, group):
+    cases = [case for case, _ in GROUPS[group]]
+    lm = leapjax.load(GOLDEN / cases[0]["model"], mesh=mesh)
+    requests = [
+        lm.request(
+            {"id": case["id"], "prompt_ids": case["prompt_ids"]},
+            golden_config(lm.config, case["options"]),
+        )
+        for case in cases
+    ]
+    for case, got in zip(cases, lm.stream(requests, batch_size=4), strict=True):
+        check(case, lm.config, got.output_ids, list(got.commit_step), got.steps)
