@@ -25,7 +25,7 @@ from jax import lax
 from leapjax.caches.base import Cache, Outcome
 from leapjax.caches.turns import take_turn
 from leapjax.models import block_passes
-from leapjax.ops.cache import write_columns
+from leapjax.ops.cache import read_rows, write_columns
 from leapjax.ops.primitives import take
 
 
@@ -83,10 +83,11 @@ class Block(Cache):
             # As in a refresh: the ids depend on the carry, so that XLA can't hoist the pass.
             part = rows.select(chosen, waiting[chosen])
             both = jnp.concatenate([chosen, chosen + b]) if program.guidance else chosen
-            own = tuple(jnp.take(c, both, axis=1) for c in cache)
+            own = tuple(read_rows(c, both) for c in cache)
             fresh, kept = _wide(params, part, own)
             columns, start = part.both(part.state.stored), part.both(_wide_start(part))
-            cache = _store(cache, both, columns, part.both(waiting[chosen]), kept, part, start)
+            wanted = part.both(waiting[chosen])
+            cache = _store(cache, fresh, both, columns, wanted, kept, part, start)
             for i in range(both.shape[0]):
                 hidden = lax.dynamic_update_index_in_dim(hidden, fresh[i], both[i], 0)
             return hidden, cache, after
@@ -102,7 +103,8 @@ class Block(Cache):
         start = jnp.where(waits, state.stored, state.block)
         hidden, kept = _window(params, rows, state.cache, start, start, 1)
         stores, columns = rows.both(waits & ~state.done), rows.both(start)
-        cache = _store(state.cache, _all(columns), columns, stores, kept, rows, columns)
+        spots = _all(columns)
+        cache = _store(state.cache, hidden, spots, columns, stores, kept, rows, columns)
         stored = jnp.where(waits, state.stored + w, state.stored)
         served = ~state.done & ~waits
         hidden = _predicting(hidden, rows)
@@ -137,12 +139,12 @@ class SubBlock(Block):
         part, kept = _window(params, rows, state.cache, start, start, 1, s, others)
         spot = rows.both(start)
         some = rows.both(short & ~state.done)
-        cache = _store(state.cache, _all(spot), spot, some, kept, rows, spot, s)
+        cache = _store(state.cache, part, _all(spot), spot, some, kept, rows, spot, s)
 
         whole, kept = _window(params, rows, cache, begin, begin, 1)
         spot = rows.both(begin)
         most = rows.both(~short & ~state.done)
-        cache = _store(cache, _all(spot), spot, most, kept, rows, spot)
+        cache = _store(cache, whole, _all(spot), spot, most, kept, rows, spot)
 
         # Output j - 1 of the sub-block predicts its position j; its first position is known.
         places = jnp.arange(w, dtype=jnp.int32)[None, :] - 1 - rows.both(sub)[:, None]
@@ -225,15 +227,19 @@ def _wide_pass(params, rows, stores):
     state = rows.state
     hidden, kept = _wide(params, rows, state.cache)
     columns, start = rows.both(state.stored), rows.both(_wide_start(rows))
-    stores = rows.both(stores)
-    return hidden, _store(state.cache, _all(columns), columns, stores, kept, rows, start)
+    stores, spots = rows.both(stores), _all(columns)
+    return hidden, _store(state.cache, hidden, spots, columns, stores, kept, rows, start)
 
 
-def _store(cache, places, columns, stores, kept, rows, start, size=None):
-    """Write a block of each row that stores.
+def _store(cache, hidden, places, columns, stores, kept, rows, start, size=None):
+    """Write a block of each row that stores, row by row.
+
+    What is written depends on the hidden states, so that the loop begins after the pass's last read
+    of the cache. Otherwise a read might come after a write, and XLA's CPU backend copies the cache.
 
     Args:
       cache: (L, R, K, T, E) keys and values.
+      hidden: (G, W, D), the pass's result.
       places: (G,) int32, the rows' places in the cache.
       columns: (G,) int32, the columns to write.
       stores: (G,) bool.
@@ -243,21 +249,23 @@ def _store(cache, places, columns, stores, kept, rows, start, size=None):
       size: columns to write; default: one block.
     """
     size = size or rows.program.block_length
-    if kept[0].shape[2] == size:
-        own = kept
-    else:
-        offset = columns - start
+    number = jnp.arange(stores.shape[0], dtype=jnp.int32)
 
-        def cut(x):
-            each = [
-                lax.dynamic_slice_in_dim(x[:, i], offset[i], size, 1) for i in range(x.shape[1])
-            ]
-            return jnp.stack(each, axis=1)
+    def one(carry):
+        cache, waiting = carry
+        i = jnp.argmax(waiting).astype(jnp.int32)
 
-        own = tuple(cut(x) for x in kept)
-    return tuple(
-        write_columns(c, places, columns, stores, f) for c, f in zip(cache, own, strict=True)
-    )
+        def write(c, fresh):
+            layers, _, _, heads, width = fresh.shape
+            place = (0, i, columns[i] - start[i], 0, 0)
+            own = lax.dynamic_slice(fresh, place, (layers, 1, size, heads, width))
+            return write_columns(c, places[i], columns[i], own)
+
+        cache = tuple(write(c, f) for c, f in zip(cache, kept, strict=True))
+        return cache, waiting & (number != i)
+
+    carry = (cache, stores & ~jnp.isnan(hidden[:, 0, 0]))
+    return lax.while_loop(lambda carry: jnp.any(carry[1]), one, carry)[0]
 
 
 def _predicting(hidden, rows):

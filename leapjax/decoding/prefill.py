@@ -21,6 +21,7 @@ from leapjax.decoding.forward import Rows
 from leapjax.decoding.program import Program
 from leapjax.decoding.state import DecodeState, prefill_end
 from leapjax.models import block_passes
+from leapjax.ops.cache import read_rows
 from leapjax.ops.primitives import take
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def prefill(
     first_open = take(part.state.open, part.state.block[:, None])[0, 0]
     end = prefill_end(part.state.block[0], first_open, program)
     both = jnp.concatenate([chosen, chosen + state.done.shape[0]]) if program.guidance else chosen
-    own = tuple(jnp.take(c, both, axis=1) for c in state.cache)
+    own = tuple(read_rows(c, both) for c in state.cache)
     ids = part.ids()
 
     @jax.named_scope("prefill")

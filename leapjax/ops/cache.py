@@ -18,7 +18,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec, get_abstract_mesh
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int32
+    from jaxtyping import Array, Float, Int32
 
 
 class Cached(NamedTuple):
@@ -64,35 +64,47 @@ def write_rows(
     return _in_order(cache, "cuda", "rocm")
 
 
-def write_columns(
-    cache: Float[Array, "L B K T E"],
-    rows: Int32[Array, " G"],
-    columns: Int32[Array, " G"],
-    stores: Bool[Array, " G"],
-    fresh: Float[Array, "L G S K E"],
-) -> Float[Array, "L B K T E"]:
-    """Replace S columns of some rows in all layers, one slice update a row.
+def read_rows(
+    cache: Float[Array, "L B K T E"], rows: Int32[Array, " G"]
+) -> Float[Array, "L G K T E"]:
+    """Some rows of all layers; of a cache with a single row, the cache itself.
 
     Args:
       cache: (L, B, K, T, E).
-      rows: (G,) int32, each row's place in the cache.
-      columns: (G,) int32, the first of its columns to replace.
-      stores: (G,) bool; rows where it is False keep their columns.
-      fresh: (L, G, S, K, E).
+      rows: (G,) int32.
+
+    >>> cache = jnp.arange(6.0).reshape(2, 3, 1, 1, 1)
+    >>> read_rows(cache, jnp.array([2])).reshape(2).tolist()
+    [2.0, 5.0]
+    """
+    if cache.shape[1] == 1:
+        return cache
+    each = [lax.dynamic_slice_in_dim(cache, rows[i], 1, 1) for i in range(rows.shape[0])]
+    return jnp.concatenate(each, axis=1)
+
+
+def write_columns(
+    cache: Float[Array, "L B K T E"],
+    row: Int32[Array, ""],
+    column: Int32[Array, ""],
+    fresh: Float[Array, "L 1 S K E"],
+) -> Float[Array, "L B K T E"]:
+    """Replace S columns of a row in all layers, by one slice update.
+
+    Args:
+      cache: (L, B, K, T, E).
+      row: () int32.
+      column: () int32, the first column to replace.
+      fresh: (L, 1, S, K, E).
 
     >>> cache, fresh = jnp.zeros((1, 2, 1, 4, 1)), jnp.ones((1, 1, 2, 1, 1))
-    >>> cache = write_columns(cache, jnp.array([1]), jnp.array([2]), jnp.array([True]), fresh)
-    >>> cache.reshape(2, 4).tolist()
+    >>> write_columns(cache, jnp.int32(1), jnp.int32(2), fresh).reshape(2, 4).tolist()
     [[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]]
     """
-    fresh = fresh.transpose(0, 1, 3, 2, 4)
-    layers, _, heads, size, width = fresh.shape
-    for i in range(fresh.shape[1]):
-        place = (0, rows[i], 0, columns[i], 0)
-        old = lax.dynamic_slice(cache, place, (layers, 1, heads, size, width))
-        update = jnp.where(stores[i], fresh[:, i : i + 1], old)
-        cache = lax.dynamic_update_slice(cache, _update_in_order(update), place)
-    return _in_order(cache, "cuda", "rocm")
+    update = _update_in_order(fresh.transpose(0, 1, 3, 2, 4))
+    return _in_order(
+        lax.dynamic_update_slice(cache, update, (0, row, 0, column, 0)), "cuda", "rocm"
+    )
 
 
 def _update_in_order(update):
