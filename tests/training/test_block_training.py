@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import leapjax
+from leapjax.config import DecodeConfig
 from leapjax.errors import UserError
 from leapjax.models.attention import BlockCausal
 from leapjax.training import config as training_config
@@ -55,6 +56,7 @@ def test_resume_is_exact(whole, tmp_path):
     assert config.model["model_type"] == "sdar"
 
 
+@pytest.mark.slow
 def test_losses_on_a_mesh_are_those_of_one_device(whole, tmp_path):
     run(tmp_path / "many", SDAR, "fsdp=2,tensor=2")
     one = Path(whole.output).parent
@@ -76,6 +78,9 @@ def test_an_export_is_a_checkpoint_of_its_family(whole, tmp_path):
     assert (lm.config.family, lm.config.attention) == ("sdar", BlockCausal(4))
     told = {"stop_ids": (lm.config.eos_token_id,)}
     assert lm.config == dataclasses.replace(setup.prepare(whole).model, **told)
+    (answer,) = lm.generate(["How many is 3 + 4?"], DecodeConfig(gen_length=8))
+    border = len(lm.codec.encode_prompt("How many is 3 + 4?")) + len(answer.output_ids)
+    assert len(answer.output_ids) >= 8 and border % 4 == 0
     generation = json.loads((tmp_path / "model" / "generation_config.json").read_text())
     assert generation == {"eos_token_id": [lm.config.eos_token_id]}
 
