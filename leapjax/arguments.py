@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from leapjax.config import OPTIONS, check_keys
+from leapjax.caches import CACHES
+from leapjax.config import OPTIONS, DecodeConfig, check_keys
 from leapjax.config.check import shown
 from leapjax.errors import UserError
+from leapjax.models.config import ModelConfig
 from leapjax.types import Request
 
+SHARE_PREFIX = ("auto", "on", "off")
 _PROMPTS = "a text, messages, token ids, a record, or a list of them"
 
 
@@ -118,6 +121,34 @@ def switch(given: Any, name: str) -> bool:
     if not isinstance(given, bool | np.bool_):
         raise UserError(f"{name} is {shown(given)}; expected True or False")
     return bool(given)
+
+
+def sharing(given: Any, model: ModelConfig, config: DecodeConfig | None = None) -> bool:
+    """Whether prompts share the keys and values of their common prefixes (`share_prefix`).
+
+    Args:
+      given: `auto`, `on` or `off`, True or False.
+      model: what decodes.
+      config: the job's options, complete; None if a record may have any.
+
+    Raises:
+      UserError: another value, or `on` where nothing can be shared.
+
+    >>> from leapjax.testing import tiny_config
+    >>> [sharing(word, tiny_config("sdar")) for word in ("auto", "on", "off")]
+    [True, True, False]
+    """
+    word = {True: "on", False: "off"}.get(given, given) if isinstance(given, bool) else given
+    if word not in SHARE_PREFIX:
+        raise UserError(f"share_prefix is {shown(given)}; choose one of {', '.join(SHARE_PREFIX)}")
+    if word == "on" and not model.block_causal:
+        raise UserError(
+            f"share_prefix is on, but in {model.family} a prompt's keys and values depend on what "
+            "follows, so none are shared; choose auto or off"
+        )
+    if word == "on" and config is not None and not CACHES[config.for_model(model).cache].stores:
+        raise UserError("share_prefix is on, but cache none keeps nothing; choose cache block")
+    return word != "off" and model.block_causal
 
 
 def check_names(options: Mapping[str, Any], method: str, *own: str) -> None:

@@ -22,7 +22,7 @@ from leapjax.models.config import ModelConfig
 from leapjax.models.quantize import quantize as quantized
 from leapjax.ops import hardware
 from leapjax.progress import busy
-from leapjax.serve.lane import compile_run
+from leapjax.serve.lowering import compile_all
 from leapjax.serve.memory import array_bytes, device_limit, needed_bytes
 from leapjax.serve.sizes import bucket
 from leapjax.sharding import MeshShape, Placement, local_devices, placements
@@ -149,7 +149,8 @@ def _needs(auto, mesh, weights, model, dtype, quantize, devices, limit) -> int:
     )
     try:
         with busy(f"compiling for --mesh {mesh}, to see whether it fits"):
-            return max(loading, needed_bytes(compile_run(params, program, slots, place)))
+            made = compile_all(params, program, slots, place)
+            return max(loading, needed_bytes(made))
     except jax.errors.JaxRuntimeError as e:
         if out_of_memory(e):  # a TPU's compiler refuses what is too large
             return limit + 1

@@ -301,6 +301,7 @@ class LM:
         *,
         batch_size: int | None = None,
         refresh_group: int | None = None,
+        share_prefix: bool | str = "auto",
         each_chunk: Callable[[Progress], None] | None = None,
         **options: Any,
     ) -> Iterator[Completion]:
@@ -314,54 +315,65 @@ class LM:
             in memory, up to a limit of the backend.
           refresh_group: with a KV cache, rows that a refresh computes together, at least 1;
             affects speed, not answers.
+          share_prefix: `auto`, `on` or `off`: with `cache: block`, compute what prompts have in
+            common at their beginning once (docs/jobs.md); affects speed, not answers.
           each_chunk: see `Engine.stream`.
           **options: decode options by name; they override `config`.
 
         Yields:
           Completions.
         """
-        arguments.check_names(options, "stream", "batch_size", "refresh_group", "each_chunk")
+        own = ("batch_size", "refresh_group", "share_prefix", "each_chunk")
+        arguments.check_names(options, "stream", *own)
         job, batch_size = self.options(config, **options), arguments.row_count(batch_size)
         if refresh_group is not None:
             refresh_group = arguments.whole(refresh_group, "refresh_group", 1)
+        share_prefix = arguments.sharing(share_prefix, self.config, job)
         requests = arguments.streamed(requests)
         count = len(requests) if isinstance(requests, Sequence) else None
         lines = itertools.count(1)
-        return self.engine_for(count, batch_size, refresh_group).stream(
+        settings = {"refresh_group": refresh_group, "share_prefix": share_prefix}
+        return self.engine_for(count, batch_size, **settings).stream(
             requests,
             each_chunk,
             prepare=lambda given: (self.request(given, job, line=next(lines)),),
         )
 
-    def engine_for(
-        self, count: int | None, batch_size: int | None = None, refresh_group: int | None = None
-    ) -> Engine:
+    def engine_for(self, count: int | None, batch_size: int | None = None, **settings) -> Engine:
         """The engine for a number of requests.
 
         Args:
           count: number of requests, None if unknown.
           batch_size: see `stream`.
-          refresh_group: see `stream`.
+          **settings: `refresh_group` and `share_prefix`, see `stream`.
         """
         default = hardware.defaults().slots
         copies = len(self._copies)
         slots = slots_for(count, batch_size, default * copies)
-        return self.engine(-(-slots // copies), batch_size is not None, refresh_group)
+        return self.engine(-(-slots // copies), batch_size is not None, **settings)
 
-    def engine(self, slots: int, fixed: bool = True, refresh_group: int | None = None) -> Engine:
+    def engine(
+        self,
+        slots: int,
+        fixed: bool = True,
+        refresh_group: int | None = None,
+        share_prefix: bool | str = "auto",
+    ) -> Engine:
         """An engine with a number of slots; engines and their compiled programs are cached.
 
         Args:
           slots: rows decoded at once by a replica, a multiple of the mesh axis `fsdp`.
           fixed: use exactly this number, even if it might not fit in memory.
           refresh_group: see `stream`.
+          share_prefix: see `stream`.
         """
+        shared = arguments.sharing(share_prefix, self.config)
         if slots < 1:
             raise UserError(f"batch_size is {slots}; expected at least 1")
         place = self._copies[0].placement
         share = 1 if place is None else place.mesh.shape["fsdp"]
         slots = -(-slots // share) * share
-        key = (slots, fixed, refresh_group)
+        key = (slots, fixed, refresh_group, shared)
         if key not in self._engines:
             self._engines[key] = Engine(
                 self.replicas,
@@ -372,6 +384,7 @@ class LM:
                 slots=slots,
                 fixed=fixed,
                 refresh_group=refresh_group,
+                share_prefix=shared,
             )
         return self._engines[key]
 

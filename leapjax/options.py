@@ -72,11 +72,13 @@ class ConfigFile:
       path: where it is, for messages.
       options: option names and values, only those that are written there.
       model: the model it names, or None.
+      share_prefix: the job's setting of that name, or None.
     """
 
     path: str
     options: Mapping[str, Any]
     model: str | None = None
+    share_prefix: bool | str | None = None
 
 
 def load_yaml(path: str | Path) -> Any:
@@ -106,7 +108,7 @@ def read_config(path: str | Path) -> ConfigFile:
     """Read a YAML file of decode options.
 
     Args:
-      path: the file; beside options, it may hold `model`.
+      path: the file; beside options, it may hold `model` and `share_prefix`.
 
     Raises:
       UserError: unreadable, not a mapping, or with an unknown key.
@@ -117,11 +119,11 @@ def read_config(path: str | Path) -> ConfigFile:
         value = {}  # a file of comments only
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected option names and values, such as `threshold: 0.9`")
-    check_keys(value, path, (*OPTIONS, "model"), "key")
+    check_keys(value, path, (*OPTIONS, "model", "share_prefix"), "key")
     model = value.pop("model", None)
     if model is not None and not isinstance(model, str):
         raise UserError(f"{path}: model is {shown(model)}; expected a path or a hub id")
-    return ConfigFile(path, value, model)
+    return ConfigFile(path, value, model, value.pop("share_prefix", None))
 
 
 def add_option_flags(parser: argparse.ArgumentParser) -> None:

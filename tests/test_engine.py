@@ -20,9 +20,10 @@ CONFIG = DecodeConfig(gen_length=8, block_length=4, threshold=0.7, relaxed_thres
 
 
 @pytest.fixture
-def lm():
+def lm(request):
     """A model of each test's own: its compiled programs go with it."""
-    return leapjax.LM(tiny_params(MODEL), MODEL, codec=None)
+    model = tiny_config(getattr(request, "param", "llada"))
+    return leapjax.LM(tiny_params(model), model, codec=None)
 
 
 def records(count, longest=30, seed=0):
@@ -170,15 +171,26 @@ class Refusing:
         return self.lowered.compile()
 
 
-@pytest.mark.parametrize("most, fixed", [(2, False), (0, False), (2, True)])
-def test_a_compiler_that_refuses_is_asked_for_fewer_rows(lm, monkeypatch, capsys, most, fixed):
-    lower, tried = executables.lower_run, []
+@pytest.mark.parametrize(
+    "lm, part, most, fixed",
+    [
+        ("llada", "lower_run", 2, False),
+        ("llada", "lower_run", 0, False),
+        ("llada", "lower_run", 2, True),
+        ("sdar", "lower_prefill", 2, False),
+    ],
+    indirect=["lm"],
+)
+def test_a_compiler_that_refuses_is_asked_for_fewer_rows(
+    lm, monkeypatch, capsys, part, most, fixed
+):
+    lower, tried = getattr(executables, part), []
 
     def refusing(params, program, slots, placement):
         tried.append(slots)
         return Refusing(lower(params, program, slots, placement), slots, most)
 
-    monkeypatch.setattr(executables, "lower_run", refusing)
+    monkeypatch.setattr(executables, part, refusing)
     stream = lm.stream(asked(lm, records(8)), batch_size=8 if fixed else None)
     if most and not fixed:
         with announced():
@@ -192,18 +204,22 @@ def test_a_compiler_that_refuses_is_asked_for_fewer_rows(lm, monkeypatch, capsys
         list(stream)
 
 
-@pytest.mark.parametrize("where", ["__init__", "start", "collect"])
+@pytest.mark.parametrize(
+    "lm, where",
+    [("llada", "__init__"), ("llada", "start"), ("llada", "collect"), ("sdar", "_fill")],
+    indirect=["lm"],
+)
 def test_a_device_that_runs_out_of_memory_gets_fewer_rows(lm, monkeypatch, capsys, where):
-    """Where the state is made, where a chunk starts, and where its failure is noticed."""
+    """Where the state is made, where a chunk or a prefill starts, and where a failure is seen."""
     want = list(lm.stream(asked(lm, records(8)), batch_size=1))
     method, tried = getattr(Lane, where), []
 
-    def failing(lane, *args):
+    def failing(lane, *args, **settings):
         slots = args[2] if where == "__init__" else lane.slots
         tried.append(slots)
         if slots > 2:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
-        return method(lane, *args)
+        return method(lane, *args, **settings)
 
     monkeypatch.setattr(Lane, where, failing)
     with announced():

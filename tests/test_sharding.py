@@ -12,7 +12,8 @@ from leapjax import DecodeConfig, Request
 from leapjax.errors import UserError
 from leapjax.ops.mesh import add_to_residual, gather, split_residual
 from leapjax.serve import engine, executables
-from leapjax.serve.lane import Replica, compile_run
+from leapjax.serve.lane import Replica
+from leapjax.serve.lowering import compile_run
 from leapjax.serve.memory import needed_bytes
 from leapjax.sharding import MeshShape, parse, placements
 from leapjax.testing import tiny_config, tiny_params
@@ -168,7 +169,7 @@ def test_replicas_find_the_slots_that_fit_together(monkeypatch):
     lm = leapjax.LM(replicas[0].params, config, None, replicas=replicas)
     program = lm.engine(8).program(requests[0])
     params = lm.engine(8).replicas[0].params
-    few, many = (needed_bytes(compile_run(params, program, n, places[0])) for n in (4, 8))
+    few, many = (needed_bytes([compile_run(params, program, n, places[0])]) for n in (4, 8))
     assert few < many
     monkeypatch.setattr(engine, "memory_limit", lambda: many - 1)
     seen = []

@@ -28,7 +28,7 @@ from leapjax.models import transformer
 from leapjax.models.config import ModelConfig
 from leapjax.ops import hardware
 from leapjax.planning import work
-from leapjax.serve.lane import abstract_state, lower_run, on_devices
+from leapjax.serve.lowering import abstract_state, lower_run, on_devices
 from leapjax.sharding import Placement, under_mesh
 
 TIMED = ("none", "dual")  # caches whose passes have a floor (`leapjax.planning.work`)

@@ -173,7 +173,7 @@ def _timed(
         "block_length": case.block_length,
         "tokens_per_step": case.tokens_per_step,
         "compile_s": summarise([compiled.seconds]),
-        "program_bytes": needed_bytes(compiled.step),
+        "program_bytes": needed_bytes([compiled.step]),
         "audit_error": plan.error,
         "tokens_per_s": _over(tokens, seconds),
         "passes": passes,

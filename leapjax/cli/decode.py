@@ -55,6 +55,9 @@ def run(args: argparse.Namespace) -> int:
         if flags != (None, None, None) and count_of(*flags) > 1:
             raise UserError("several processes decode into an --output folder only; name one")
         return show.run(args, config, model)
+    if args.share_prefix is None:
+        of_file = file.share_prefix if file else None
+        args.share_prefix = "auto" if of_file is None else of_file
     if args.prompt and args.input:
         raise UserError("--prompt and --input are both given; choose one")
     if not args.prompt and not args.input:
@@ -93,6 +96,7 @@ def _decode(args, config, model_of_file: str | None) -> int:
     """Decode to stdout or into one file."""
     import itertools
 
+    from leapjax.arguments import sharing
     from leapjax.jobs import display, sinks
     from leapjax.jobs.loop import Loop
     from leapjax.jobs.source import Input, from_prompts
@@ -116,6 +120,7 @@ def _decode(args, config, model_of_file: str | None) -> int:
         sink = TextSink(_utf8(sys.stdout), _texts(args.prompt) if several else ())
 
     lm = loaded(args, config, model_of_file)
+    sharing(args.share_prefix, lm.config, config)
     shape = {"raw": args.raw, "stop": args.stop or (), "samples": args.num_samples}
     noted = record.Intake(config, lm.config, lm.codec, **shape) if args.trace else None
     watched = record.Sink(sink)
@@ -138,6 +143,7 @@ def _decode(args, config, model_of_file: str | None) -> int:
             watched if noted else sink,
             max_errors=args.max_errors,
             batch_size=args.batch_size,
+            share_prefix=args.share_prefix,
             count=None if total is None else total * (args.num_samples or 1),
             waits=source is not None and source.is_stream,
             seen=seen,

@@ -68,6 +68,9 @@ the summary on stderr:
   40 rows refreshed     with a KV cache: rows of full passes at the start of
                         blocks, how many were wanted, and their share of the
                         passes' time, estimated from FLOPs and bytes
+  900 of 9,000 prompt tokens prefilled
+                        with cache block: the others were computed once, for
+                        another prompt; and how many times the distinct ones
 
 exit status: 0 done, 2 bad input or options, 130 interrupted, 143 ended by SIGTERM.
 """
@@ -81,10 +84,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     from leapjax.options import add_option_flags
 
-    add_model_options(
-        parser.add_argument_group("model"),
-        dtype="float32 on CPU, else bfloat16",
-        batch_size=_positive,
+    group = parser.add_argument_group("model")
+    add_model_options(group, dtype="float32 on CPU, else bfloat16", batch_size=_positive)
+    group.add_argument(
+        "--share-prefix",
+        choices=("auto", "on", "off"),
+        help="compute what prompts have in common at their beginning once, with cache block "
+        "(default: auto, where that is possible); answers stay the same",
     )
 
     add = parser.add_argument_group("prompts").add_argument

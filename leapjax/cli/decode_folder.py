@@ -56,6 +56,7 @@ def run(
         stop=tuple(args.stop or ()),
         limit=args.limit,
         batch_size=args.batch_size,
+        share_prefix=args.share_prefix,
         shard_size=args.shard_size,
         save_seconds=args.save_every,
     )

@@ -56,8 +56,9 @@ def checkpoint_options(model: str | Path | None, shape: ModelConfig | None = Non
             raise UserError(
                 f"{path}: {name} does not belong here; set only options that every policy reads"
             )
-    if file.model is not None:
-        raise UserError(f"{path}: model does not belong here")
+    for name in ("model", "share_prefix"):
+        if getattr(file, name) is not None:
+            raise UserError(f"{path}: {name} does not belong here")
     try:
         config = DecodeConfig(**file.options)
         if shape is not None:

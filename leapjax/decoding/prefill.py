@@ -2,10 +2,11 @@
 
     tokens of a row -> pieces of whole blocks, one pass each -> cache, `DecodeState.stored`
 
-A piece may begin at any block. A column's keys and values do not depend on where its piece begins,
-so a row may start from columns that another row has stored.
+A piece may begin at any block. A column's keys and values depend neither on where its piece begins
+nor on T, so a row may start from columns that another row has stored, of this program or another.
 
-Shapes: B rows, T columns, W block.
+Shapes: B rows, R = B or 2 B with guidance, T columns, S columns of a piece, L layers, K KV heads,
+E head width.
 """
 
 from __future__ import annotations
@@ -37,34 +38,82 @@ def prefills(program: Program) -> bool:
     return program.model.block_causal and program.kv_cache.stores
 
 
-def copy_prefix(
+def piece_columns(program: Program) -> int:
+    """Columns of a piece.
+
+    >>> from leapjax.decoding import program_for
+    >>> from leapjax.testing import tiny_config
+    >>> from leapjax import DecodeConfig
+    >>> shape = dict(dtype="float32", eot_token_id=None)
+    >>> config, model = DecodeConfig(gen_length=8), tiny_config("sdar")
+    >>> [piece_columns(program_for(config, model, length=n, **shape)) for n in (40, 1032)]
+    [40, 256]
+    """
+    w = program.block_length
+    return min(program.length, -(-COLUMNS // w) * w)
+
+
+def copies(program: Program) -> tuple:
+    """What two programs must agree in for one to read the columns that the other has stored.
+
+    A column's keys and values depend on the tokens up to its block's end and on the shapes of the
+    pass that stores them: the columns of a piece and the tiles of attention, not on T.
+    """
+    return program.model, program.guidance, program.dtype, piece_columns(program)
+
+
+def read_piece(
+    cache: tuple[Array, ...], row: Int32[Array, ""], start: Int32[Array, ""], program: Program
+) -> tuple[Array, ...]:
+    """The keys and values of a piece.
+
+    Args:
+      cache: keys and values, (L, R, K, T, E) each.
+      row: () int32, of the B.
+      start: () int32, its first column, at most T less the piece's columns.
+      program: static structure.
+
+    Returns:
+      Keys and values, (L, 1, K, S, E) each; with guidance (L, 2, K, S, E).
+    """
+    places = _places(cache, row, program)
+    size = piece_columns(program)
+    each = [lax.dynamic_slice_in_dim(c, start, size, 3) for c in cache]
+    return tuple(
+        jnp.concatenate([lax.dynamic_slice_in_dim(c, at, 1, 1) for at in places], 1) for c in each
+    )
+
+
+def write_piece(
     state: DecodeState,
-    source: Int32[Array, ""],
+    piece: tuple[Array, ...],
     row: Int32[Array, ""],
-    end: Int32[Array, ""],
+    start: Int32[Array, ""],
     program: Program,
 ) -> DecodeState:
-    """Copy the cached columns before `end` from one row to another.
+    """Put the keys and values of a piece into a row.
 
     Args:
       state: B rows, with a cache.
-      source: () int32, a row whose cache holds these columns.
-      row: () int32, the row that gets them.
-      end: () int32.
+      piece: from `read_piece`, of any row of the same prefix.
+      row: () int32.
+      start: () int32, as for `read_piece`.
       program: static structure.
     """
-    held = jnp.arange(program.length, dtype=jnp.int32) < end
+    cache = state.cache
+    for i, at in enumerate(_places(cache, row, program)):
+        place = (0, at, 0, start, 0)
+        cache = tuple(
+            lax.dynamic_update_slice(c, x[:, i : i + 1], place)
+            for c, x in zip(cache, piece, strict=True)
+        )
+    return state.replace(cache=cache)
 
-    def copied(c):
-        for i in range(2 if program.guidance else 1):
-            shift = i * state.done.shape[0]
-            old = lax.dynamic_index_in_dim(c, row + shift, 1)
-            new = lax.dynamic_index_in_dim(c, source + shift, 1)
-            new = jnp.where(held[None, None, None, :, None], new, old)
-            c = lax.dynamic_update_index_in_dim(c, new, row + shift, 1)
-        return c
 
-    return state.replace(cache=tuple(copied(c) for c in state.cache))
+def _places(cache, row, program: Program):
+    """The places of a row in the cache: with guidance, its second copy too."""
+    slots = cache[0].shape[1] // 2
+    return (row, row + np.int32(slots)) if program.guidance else (row,)
 
 
 def prefill(
@@ -86,8 +135,7 @@ def prefill(
     Returns:
       The state, with the row's `stored` at the end of its prefill.
     """
-    w, t = program.block_length, program.length
-    size = min(t, -(-COLUMNS // w) * w)
+    t, size = program.length, piece_columns(program)
     chosen = row[None]
     part = Rows(state, program).select(chosen, jnp.ones(1, bool))
     first_open = take(part.state.open, part.state.block[:, None])[0, 0]

@@ -143,7 +143,7 @@ def write_summary(folder: Folder, state: State, ran: Summary | None, processes: 
       processes: number of processes of this run.
     """
     totals, summary = state.totals, ran or Summary()
-    refreshes = summary.refreshes
+    refreshes, prefills = summary.refreshes, summary.prefills
     content = {
         **{{"rows": "answers"}.get(name, name): count for name, count in totals.items()},
         "tokens_per_step": _ratio(totals["tokens"], totals["steps"]),
@@ -156,6 +156,7 @@ def write_summary(folder: Folder, state: State, ran: Summary | None, processes: 
             "tokens_per_second": _ratio(summary.tokens, summary.seconds),
             **({"processes": processes} if processes > 1 else {}),
             **({"refreshes": refreshes.to_dict()} if refreshes.refreshed_rows else {}),
+            **({"prefill": prefills.to_dict()} if prefills.wanted else {}),
         },
     }
     if ran is not None or SUMMARY not in folder.sizes():

@@ -33,6 +33,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from leapjax import storage
+from leapjax.arguments import sharing
 from leapjax.errors import UserError
 from leapjax.jobs import folder_files, journal
 from leapjax.jobs.header import describe, differences
@@ -47,6 +48,7 @@ from leapjax.jobs.source import Input, InputInfo
 from leapjax.jobs.spec import JobSpec, Result
 from leapjax.jobs.summary import Summary
 from leapjax.records import Intake
+from leapjax.serve.prefills import Prefills
 from leapjax.serve.refreshes import Refreshes
 from leapjax.storage import Folder
 
@@ -142,6 +144,7 @@ class _Run:
 
     def run(self) -> Result:
         first = self._peers.index == 0
+        sharing(self._spec.share_prefix, self._lm.config, self._spec.options)
         if self._peers.count > 1:
             check_rereadable(self._source)
         if first:
@@ -241,6 +244,7 @@ class _Run:
             errors=state.totals["errors"],
             records=state.totals["records"],
             batch_size=spec.batch_size or state.header["batch_size"],
+            share_prefix=spec.share_prefix,
             seen=seen,
             stop=stop,
         )
@@ -359,6 +363,7 @@ def _sum(summaries: list[dict[str, Any]]) -> Summary:
         for name in ("answers", "tokens", "steps", "committed"):
             setattr(total, name, getattr(total, name) + counts[name])
         total.refreshes += Refreshes(**counts["refreshes"])
+        total.prefills += Prefills(**counts["prefills"])
         total.seconds = max(total.seconds, counts["seconds"])
     return total
 

@@ -20,7 +20,6 @@ from leapjax.jobs.source import Item
 from leapjax.jobs.summary import Summary
 from leapjax.jsonl import parse_line
 from leapjax.records import Intake
-from leapjax.serve.refreshes import Refreshes
 from leapjax.types import Completion, Request
 
 
@@ -101,6 +100,7 @@ class Loop:
       errors: bad records of earlier runs.
       records: records of earlier runs.
       batch_size: rows decoded at once; None lets the engine choose.
+      share_prefix: see `LM.stream`.
       count: number of requests, so that few requests get few slots; None chooses slots without
         regard to the amount of work, so that a resumed job has the same.
       waits: items may come slowly, or only after answers to earlier ones; a thread reads them.
@@ -118,6 +118,7 @@ class Loop:
         errors: int = 0,
         records: int = 0,
         batch_size: int | None = None,
+        share_prefix: bool | str = "auto",
         count: int | None = None,
         waits: bool = False,
         seen: Callable[[Progress], None] = lambda progress: None,
@@ -125,13 +126,12 @@ class Loop:
     ):
         self._intake, self._sink = intake, sink
         self._max_errors, self._waits = max_errors, waits
-        self._engine = lm.engine_for(count, batch_size)
+        self._engine = lm.engine_for(count, batch_size, share_prefix=share_prefix)
         self._bad = errors  # those found; the progress counts those settled
         self._seen, self._stop = seen, stop
         self._pending: collections.deque[_Pending] = collections.deque()
         self._began: float | None = None
-        self._finished_before = 0  # by the engine, in other streams
-        self._refreshes: Callable[[], Refreshes] = Refreshes  # gives the refreshes of this run
+        self._before = self._engine.progress
         self.progress = Progress(
             Summary(intake.job.end_ids),
             records=records,
@@ -150,6 +150,7 @@ class Loop:
           UserError: a bad record too many, or the source or sink fails.
           Stopped: the job was asked to stop.
         """
+        self._before = dataclasses.replace(self._engine.progress)  # of other streams
         stream = self._engine.stream(
             items, self._each_chunk, prepare=self._requests, threaded=self._waits
         )
@@ -162,8 +163,10 @@ class Loop:
             self._settle()
             self._seen(self.progress)
             self._check_stop()
-        self.progress.summary.refreshes = self._refreshes()
-        return self.progress.summary
+        summary, now = self.progress.summary, self._engine.progress
+        summary.refreshes = now.refreshes - self._before.refreshes
+        summary.prefills = now.prefills - self._before.prefills
+        return summary
 
     def _requests(self, item: Item) -> Sequence[Request]:
         self._check_stop()
@@ -209,12 +212,10 @@ class Loop:
         if self._began is None:
             if not engine.running:
                 return self._check_stop()  # nothing has come yet
-            self._began, self._finished_before = now, engine.finished
-            before = engine.refreshes
-            self._refreshes = lambda: engine.refreshes - before
+            self._began = now
         progress.seconds = now - self._began
         progress.running, progress.slots = engine.running, engine.slots
-        progress.ahead = engine.finished - self._finished_before - progress.summary.answers
+        progress.ahead = engine.finished - self._before.finished - progress.summary.answers
         progress.rows_in_flight_done = engine.rows_in_flight_done
         self._seen(self.progress)
         self._check_stop()

@@ -28,6 +28,7 @@ class JobSpec:
       stop: strings that end an answer.
       limit: number of records to read; None is all.
       batch_size: rows decoded at once; None: as in the interrupted job, or the engine's choice.
+      share_prefix: see `LM.stream`; a resumed job may have another.
       shard_size: records per shard; None: as in the interrupted job, or about 1000.
       save_seconds: time between two saves, and so the finished work that a kill can cost.
     """
@@ -45,6 +46,7 @@ class JobSpec:
     stop: tuple[str, ...] = ()
     limit: int | None = None
     batch_size: int | None = None
+    share_prefix: bool | str = "auto"
     shard_size: int | None = None
     save_seconds: float = 30.0
 

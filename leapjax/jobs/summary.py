@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Collection
 
+from leapjax.serve.prefills import Prefills
 from leapjax.serve.refreshes import Refreshes
 from leapjax.types import Completion
 from leapjax.wording import plural, times_fewer
@@ -23,6 +24,7 @@ class Summary:
       committed: positions that a step committed, without those that early stop filled.
       seconds: time from `started` to the last completion.
       refreshes: of KV caches; they depend on the batch, not on the answers alone.
+      prefills: tokens of prompts; they too depend on the batch.
       started: reading of the clock when the run began.
     """
 
@@ -33,6 +35,7 @@ class Summary:
     committed: int = 0
     seconds: float = 0.0
     refreshes: Refreshes = dataclasses.field(default_factory=Refreshes)
+    prefills: Prefills = dataclasses.field(default_factory=Prefills)
     started: float = dataclasses.field(default_factory=time.perf_counter)
 
     def add(self, completion: Completion) -> None:
@@ -55,7 +58,7 @@ class Summary:
             f"{answers}, {plural(self.tokens, 'token')} in {self.seconds:.1f} s "
             f"({self.tokens / max(self.seconds, 1e-9):.1f} tokens/s, compiling included), "
             f"{self.tokens / self.steps:.2f} tokens per step, "
-            f"{fewer} one token a step{self._refreshed()}"
+            f"{fewer} one token a step{self._refreshed()}{self._prefilled()}"
         )
 
     def _refreshed(self) -> str:
@@ -66,6 +69,16 @@ class Summary:
         return (
             f", {plural(found.refreshed_rows, 'row')} refreshed, "
             f"{found.refresh_rows_wanted} wanted (about {found.share:.0%} of the time)"
+        )
+
+    def _prefilled(self) -> str:
+        """The prefills, for people; nothing without any."""
+        found = self.prefills
+        if not found.wanted:
+            return ""
+        return (
+            f", {found.prefilled:,} of {found.wanted:,} prompt tokens prefilled "
+            f"({found.ratio:.2f} times the distinct ones)"
         )
 
 

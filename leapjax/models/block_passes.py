@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from leapjax.models.attention import Rule, attention_mask
 from leapjax.models.config import ModelConfig
 from leapjax.models.transformer import begin, layer_block, mixer
 from leapjax.ops import cache as kv
-from leapjax.ops.attention import attend
+from leapjax.ops.attention import TILE, attend_in_tiles
 from leapjax.ops.runs import fold
 
 if TYPE_CHECKING:
@@ -84,8 +85,8 @@ def prefill_states(
     """Store keys and values of S columns, under block-causal attention.
 
     The columns are whole blocks, and the cache holds the columns before. Each layer stores its
-    fresh keys first and then attends to the cache alone, in the order of its columns. So the keys
-    and values of a column do not depend on where the piece begins.
+    fresh keys first and then attends to the cache alone, in tiles of its columns. So the keys and
+    values of a column depend neither on where the piece begins nor on the columns T of the cache.
 
     Args:
       params: as for `hidden_states`.
@@ -103,6 +104,7 @@ def prefill_states(
     column = jnp.arange(rows[0].shape[3], dtype=jnp.int32)[None, :]
     begins = positions[:, :1] - start  # position of column 0
     everything = jnp.ones(column.shape, bool)
+    tiles = (start + np.int32(ids.shape[1] + TILE - 1)) // np.int32(TILE)
 
     def body_of(rule: Rule):
         mask = attention_mask(rule, positions, column + begins, everything)
@@ -113,14 +115,12 @@ def prefill_states(
             def mix(q, k, v, rope, outputs=None):
                 k = ops.rotated(k, rope.keys)
                 place = (index, 0, 0, start, 0)
-                kept, own = [], []
-                for store, one in zip(stores, (k, v), strict=True):
-                    update = one.transpose(0, 2, 1, 3)[None]
-                    kept.append(lax.dynamic_update_slice(store, update, place))
-                    layers = lax.dynamic_index_in_dim(kept[-1], index, keepdims=False)
-                    own.append(layers.transpose(0, 2, 1, 3))
-                mixed, _ = attend(ops.rotated(q, rope.queries), *own, mask)
-                return mixed, kept
+                kept = [
+                    lax.dynamic_update_slice(store, one.transpose(0, 2, 1, 3)[None], place)
+                    for store, one in zip(stores, (k, v), strict=True)
+                ]
+                q = ops.rotated(q, rope.queries)
+                return attend_in_tiles(q, kv.Cached(*kept, mask, index), tiles), kept
 
             x, stores = layer_block(ops, x, layer, config.head_dim, rope, mix)
             return x, *stores
@@ -128,5 +128,5 @@ def prefill_states(
         return body
 
     bodies = [body_of(run.attention) for run in config.runs]
-    _, *rows = fold(model, bodies, (x, *rows))
-    return tuple(rows)
+    _, keys, values = fold(model, bodies, (x, *rows))
+    return keys, values

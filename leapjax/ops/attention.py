@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec, get_abstract_mesh
 
@@ -18,7 +19,7 @@ from leapjax.ops.cache import Cached
 from leapjax.ops.primitives import precision_for, rotate
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
+    from jaxtyping import Array, Bool, Float, Int32
 
 # Bytes of float32 scores that a turn of `attend` holds. A TPU (v5e, v6e) has 128 MiB on the chip,
 # for the next weights too. Few rows leave room beside their queries, keys, values and results: a
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 ON_CHIP = 64 * 2**20
 SCORES = 20 * 2**20
 GPU_SCORES = 2**30  # the same on a GPU, where scores are in its memory and each turn has a cost
+
+
+TILE = 256  # cached columns that a turn of `attend_in_tiles` reads
 
 
 class Rope(NamedTuple):
@@ -108,6 +112,65 @@ def attend_both(
     total = jnp.sum(old, -1, keepdims=True) + jnp.sum(new, -1, keepdims=True)
     mixed = product("bgst,bgte->bgse", old.astype(dtype), values)
     mixed = mixed + product("bgsn,bnge->bgse", new.astype(dtype), v)
+    return _by_query((mixed / total).astype(dtype), s)
+
+
+def attend_in_tiles(
+    q: Float[Array, "B S H E"],
+    cached: Cached,
+    tiles: Int32[Array, ""],
+) -> Float[Array, "B S H*E"]:
+    """Attention to cached keys, `TILE` columns at a time: one softmax, computed online.
+
+    Column j is element j mod `TILE` of its tile whatever T is, and tiles without a valid key change
+    nothing. So the result depends neither on T nor on the number of tiles.
+
+    Args:
+      q: (B, S, H, E), rotated.
+      cached: rotated keys, and values; `valid` is (B, S, T), and every query has a valid key in
+        the first tile.
+      tiles: () int32, how many are read; no key behind them is valid.
+
+    Returns:
+      (B, S, H * E) in the dtype of q.
+    """
+    b, s, h, e = q.shape
+    groups, t = cached.keys.shape[2:4]
+    size, per_group = min(TILE, t), h // groups
+    precision, dtype = precision_for(q.dtype), q.dtype
+    q = _by_group(q, groups)
+
+    def product(x, y):
+        return jnp.matmul(x, y, precision=precision, preferred_element_type=jnp.float32)
+
+    def body(tile, carry):
+        top, total, mixed = carry
+        at = tile * np.int32(size)
+        start = jnp.minimum(at, np.int32(t - size))
+
+        def cut(x, axis):
+            x = lax.dynamic_slice_in_dim(x, start, size, axis)
+            # The last tile begins where it fits: put its columns into their places.
+            x = jnp.concatenate([x, x], axis)
+            return lax.dynamic_slice_in_dim(x, at - start, size, axis)
+
+        keys, values = (
+            cut(lax.dynamic_index_in_dim(c, cached.layer, keepdims=False), 2)
+            for c in (cached.keys, cached.values)
+        )
+        exists = (at + jnp.arange(size, dtype=jnp.int32) < t)[None, None, :]
+        valid = cut(cached.valid, 2) & exists
+        scores = _masked(product(q, keys.swapaxes(2, 3)), valid, per_group)
+        highest = jnp.maximum(top, jnp.max(scores, -1, keepdims=True))
+        before, scores = jnp.exp(top - highest), jnp.exp(scores - highest)
+        total = total * before + jnp.sum(scores, -1, keepdims=True)
+        mixed = mixed * before + product(scores.astype(dtype), values)
+        return highest, total, mixed
+
+    shape = (b, groups, per_group * s, 1)
+    lowest = jnp.full(shape, jnp.finfo(jnp.float32).min)
+    empty = jnp.zeros((*shape[:3], e), jnp.float32)
+    _, total, mixed = lax.fori_loop(0, tiles, body, (lowest, jnp.zeros(shape), empty))
     return _by_query((mixed / total).astype(dtype), s)
 
 

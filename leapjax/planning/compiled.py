@@ -21,7 +21,7 @@ from leapjax.models import param_shapes
 from leapjax.models.quantize import quantize as quantized
 from leapjax.planning import collectives, hlo
 from leapjax.planning.chips import Slice
-from leapjax.serve.lane import compile_run
+from leapjax.serve.lowering import compile_run
 from leapjax.serve.memory import array_bytes
 from leapjax.sharding import MeshShape, Placement, placements
 

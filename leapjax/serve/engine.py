@@ -12,7 +12,6 @@ Every replica of the model has its own lanes, so a slow row delays no other repl
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,10 +22,11 @@ from leapjax.failures import out_of_memory
 from leapjax.models.config import ModelConfig
 from leapjax.ops import hardware
 from leapjax.serve.completion import completion
-from leapjax.serve.executables import Executables
+from leapjax.serve.executables import Executable, Executables
 from leapjax.serve.lane import Lane, Replica, finished
 from leapjax.serve.memory import memory_limit, together
-from leapjax.serve.refreshes import Refreshes
+from leapjax.serve.prefills import PrefillCounter
+from leapjax.serve.progress import Progress
 from leapjax.serve.scheduler import Scheduler
 from leapjax.serve.sizes import bucket, refill_share
 from leapjax.serve.stream import answers
@@ -34,33 +34,6 @@ from leapjax.types import Completion, Request
 
 CHUNK = 64  # most passes per chunk; the host collects finished rows after each chunk
 _SHORT_CHUNK = 8  # the same while slots are free and more requests may come
-
-
-@dataclasses.dataclass
-class Progress:
-    """Counters of a running stream, for progress bars and summaries.
-
-    Attributes:
-      finished: finished requests.
-      running: slots in use.
-      slots: slots of the running lanes.
-      passes: iterations of the loop, over all lanes.
-      lane_passes: the same by replica.
-      row_steps: steps of finished rows, summed.
-      device_s: seconds during which a chunk ran on the device.
-      rows_in_flight_done: finished fraction of each row in flight, summed; for the time left.
-      refreshes: rows that refreshes of KV caches computed, and their share of the work.
-    """
-
-    finished: int = 0
-    running: int = 0
-    slots: int = 0
-    passes: int = 0
-    row_steps: int = 0
-    device_s: float = 0.0
-    rows_in_flight_done: float = 0.0
-    lane_passes: list[int] = dataclasses.field(default_factory=list)
-    refreshes: Refreshes = dataclasses.field(default_factory=Refreshes)
 
 
 class Engine:
@@ -79,6 +52,8 @@ class Engine:
       fixed: use exactly `slots`; otherwise halve them until the program fits in memory.
       refresh_group: rows whose KV cache a refresh computes together; None is the backend's
         default for the rows' length.
+      share_prefix: rows get the prefixes of their prompts from slots that hold them, where a
+        program has a prefill.
       look_ahead: requests that a stream reads beyond the oldest unanswered one; at least all slots.
 
     Attributes:
@@ -97,6 +72,7 @@ class Engine:
         slots: int,
         fixed: bool = False,
         refresh_group: int | None = None,
+        share_prefix: bool = True,
         look_ahead: int | None = None,
     ):
         self.replicas = tuple(replicas)
@@ -105,6 +81,8 @@ class Engine:
         self.eot_token_id = eot_token_id
         self.slots = slots
         self._refresh_group = refresh_group
+        self._share_prefix, self._prefills = share_prefix, PrefillCounter()
+        self._streams = 0  # that are open
         in_all = slots * len(self.replicas)
         self.look_ahead = max(look_ahead or 8 * in_all, in_all)
         self.progress = Progress(slots=in_all, lane_passes=[0] * len(self.replicas))
@@ -292,7 +270,8 @@ class Engine:
             entries = self._scheduler.take(program, most)
             lane.rows_before_drain -= len(entries)
             self.seated |= {ticket: (program, request) for ticket, request in entries}
-            lane.put(entries)
+            lane.put(entries, lanes.values())
+            self.progress.prefills = self._prefills.counts
             if not lane.seated:
                 continue
             # With a queue, return for a refill as soon as a share of the slots is free.
@@ -336,11 +315,31 @@ class Engine:
                 mailbox[ticket] = answer
         return out
 
+    @contextlib.contextmanager
+    def streaming(self) -> Iterator[None]:
+        """While in the context more requests may come: prefixes are kept."""
+        with self._lock:
+            self._streams += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._streams -= 1
+                self._close_idle()
+
     def _close_idle(self) -> None:
         """Free all lanes and their caches if the engine has no work."""
-        if not self.unfinished:
-            for lanes in self._lanes:
-                lanes.clear()
+        if self.unfinished:
+            return
+        for lanes in self._lanes:
+            for program in [p for p, lane in lanes.items() if not self._keeps(lane)]:
+                del lanes[program]
+        if not self._streams:
+            self._prefills.forget()
+
+    def _keeps(self, lane: Lane) -> bool:
+        """Whether an idle lane is kept for its prefixes while there is memory."""
+        return self._streams > 0 and lane.prefixes.worth_keeping[0]
 
     @contextlib.contextmanager
     def _requeue_on_failure(self, index: int) -> Iterator[None]:
@@ -363,6 +362,8 @@ class Engine:
     def _open(self, index: int, users: Sequence[int], program: Program) -> Lane | None:
         """Open a lane for a program on a replica; None if it does not fit in memory.
 
+        Idle lanes are closed; those that hold prefixes only if there is no memory for them.
+
         Args:
           index: the replica.
           users: replicas that need the program now, this one first; it is compiled for all of
@@ -370,14 +371,20 @@ class Engine:
           program: static structure.
         """
         lanes = self._lanes[index]
-        for other in [p for p, lane in lanes.items() if not lane.seated]:
-            del lanes[other]
         made = self._executables.get(program, users, self.memory_limit)
-        open_footprints = [self._executables.get(other, [index], 0).footprint for other in lanes]
-        if open_footprints and together([made.footprint, *open_footprints]) > self.memory_limit:
+        idle = [p for p, lane in lanes.items() if not lane.seated]
+        for other in sorted(idle, key=lambda p: lanes[p].prefixes.worth_keeping):
+            if not self._keeps(lanes[other]) or not self._fits(index, made):
+                del lanes[other]
+        if lanes and not self._fits(index, made):
             return None
-        lanes[program] = made.lane()
+        lanes[program] = made.lane(self._share_prefix, self._prefills)
         return lanes[program]
+
+    def _fits(self, index: int, made: Executable) -> bool:
+        """Whether a lane fits in memory beside the open ones."""
+        others = [self._executables.get(p, [index], 0).footprint for p in self._lanes[index]]
+        return together([made.footprint, *others]) <= self.memory_limit
 
 
 def _busy(lanes: dict[Program, Lane]) -> list[Lane]:

@@ -17,8 +17,10 @@ from leapjax.decoding import Program
 from leapjax.errors import UserError
 from leapjax.failures import out_of_memory
 from leapjax.progress import busy, note
-from leapjax.serve.lane import Lane, Replica, lower_run, state_bytes
+from leapjax.serve.lane import Lane, Replica
+from leapjax.serve.lowering import lower_prefill, lower_run, state_bytes
 from leapjax.serve.memory import Footprint, footprint, together
+from leapjax.serve.prefills import PrefillCounter
 from leapjax.wording import plural
 
 
@@ -31,25 +33,31 @@ class Executable:
       slots: rows B.
     """
 
-    def __init__(self, program: Program, replica: Replica, slots: int, made: Future):
+    def __init__(self, program: Program, replica: Replica, slots: int, made: Sequence[Future]):
         self.program, self.replica, self.slots = program, replica, slots
         self._made = made
 
     @property
-    def executable(self) -> jax.stages.Compiled:
-        """The compiled program; waits for the compiler."""
-        return self._made.result()
+    def executables(self) -> list[jax.stages.Compiled]:
+        """The compiled chunk, and the prefill if there is one; waits for the compiler."""
+        return [one.result() for one in self._made]
 
     @functools.cached_property
     def footprint(self) -> Footprint:
         """Memory of one lane on one device; waits for the compiler."""
         state = state_bytes(self.program, self.slots, self.replica.placement)
-        return footprint(self.executable, state)
+        return footprint(self.executables, state)
 
-    def lane(self) -> Lane:
-        """A new lane; waits for the compiler."""
+    def lane(self, share: bool, counter: PrefillCounter) -> Lane:
+        """A new lane; waits for the compiler.
+
+        Args:
+          share: see `Lane`.
+          counter: see `Lane`.
+        """
         params, placement = self.replica.params, self.replica.placement
-        return Lane(params, self.program, self.slots, self.executable, placement)
+        made = self.executables
+        return Lane(params, self.program, self.slots, made, placement, share=share, counter=counter)
 
 
 class Executables:
@@ -140,14 +148,22 @@ def _too_large(slots: int, fixed: bool, error: BaseException) -> str:
 
 def _compiling(program: Program, replicas: Sequence[Replica], slots: int) -> list[Executable]:
     """Start compiling a program for several replicas in threads; XLA releases the GIL."""
-    at_once = min(len(replicas), max(2, os.cpu_count() or 1))
+    # Lower in this thread, where the caller's JAX settings apply.
+    lowered = [
+        [lower(r.params, program, slots, r.placement) for lower in (lower_run, lower_prefill)]
+        for r in replicas
+    ]
+    at_once = min(2 * len(replicas), max(2, os.cpu_count() or 1))
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="leapjax-compile")
     try:
-        # Lower in this thread, where the caller's JAX settings apply.
-        lowered = (lower_run(r.params, program, slots, r.placement) for r in replicas)
         return [
-            Executable(program, replica, slots, pool.submit(one.compile))
-            for replica, one in zip(replicas, lowered, strict=True)
+            Executable(
+                program,
+                replica,
+                slots,
+                [pool.submit(one.compile) for one in parts if one is not None],
+            )
+            for replica, parts in zip(replicas, lowered, strict=True)
         ]
     finally:
         pool.shutdown(wait=False)

@@ -6,25 +6,25 @@ A lane owns a DecodeState of B slots. The engine decides which requests go in.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from leapjax.decoding import DecodeState, Program, initial_state, refill_jit, run, run_jit
-from leapjax.decoding.prefill import copy_prefix, prefill, prefills
-from leapjax.decoding.state import (
-    idle_row,
-    prefill_end,
-    refill,
-    row_arrays,
-    stack_rows,
-    with_cache,
+from leapjax.decoding import Program
+from leapjax.decoding.prefill import copies, piece_columns, prefills
+from leapjax.decoding.state import idle_row, prefill_end, row_arrays, stack_rows
+from leapjax.serve.lowering import (
+    compile_all,
+    empty_state,
+    read_piece_jit,
+    refill_of,
+    write_piece_of,
 )
-from leapjax.serve.memory import array_bytes
+from leapjax.serve.prefills import PrefillCounter
+from leapjax.serve.prefixes import Prefix, Prefixes, prefix_of
 from leapjax.serve.refreshes import Refreshes, refreshes
 from leapjax.sharding import Placement, under_mesh
 from leapjax.types import Request
@@ -51,116 +51,22 @@ class Replica:
     placement: Placement | None = None
 
 
-def empty_state(program: Program, slots: int, placement: Placement | None = None) -> DecodeState:
-    """The state of idle slots with its cache, created on the replica's devices.
+class _Seat(NamedTuple):
+    """Where a request is seated, and who holds the beginning of its prompt.
 
-    Args:
-      program: static structure.
-      slots: B.
-      placement: the replica's devices; None is the default device.
+    Attributes:
+      slot: its slot.
+      wanted: the prompt's whole blocks.
+      shared: blocks that `source` holds in slot `place`.
+      source: a lane.
+      place: its slot.
     """
-    return on_devices(initial_state([], program, slots), program, placement)
 
-
-def on_devices(
-    state: DecodeState, program: Program, placement: Placement | None = None
-) -> DecodeState:
-    """A state on the replica's devices, with an empty cache.
-
-    Args:
-      state: from `initial_state`.
-      program: static structure.
-      placement: the replica's devices; None is the default device.
-    """
-    if placement is None:
-        state = jax.tree.map(jnp.asarray, state)
-    else:
-        state = jax.device_put(state, placement.state(state, program.model))
-    return with_cache(state, program, placement and placement.cache)
-
-
-def abstract_state(
-    program: Program, slots: int, placement: Placement | None = None
-) -> tuple[DecodeState, Any]:
-    """Shapes of a lane's state, and their shardings (None without a placement).
-
-    Args:
-      program: static structure.
-      slots: B.
-      placement: the replica's devices; None is the default device.
-    """
-    state = jax.eval_shape(lambda: empty_state(program, slots))
-    if placement is None:
-        return state, None
-    shardings = placement.state(state, program.model)
-    state = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
-    )
-    return state, shardings
-
-
-def state_bytes(program: Program, slots: int, placement: Placement | None = None) -> int:
-    """Bytes of a lane's state and cache on one device."""
-    return array_bytes(*abstract_state(program, slots, placement))
-
-
-def lower_run(params, program: Program, slots: int, placement: Placement | None = None):
-    """Trace and lower a lane's chunk without allocating its state.
-
-    Args:
-      params: the model's pytree (arrays or their shapes).
-      program: static structure.
-      slots: B.
-      placement: the replica's devices; None is the default device.
-
-    Returns:
-      The `jax.stages.Lowered`; its `compile()` takes long.
-    """
-    state, shardings = abstract_state(program, slots, placement)
-    count = jax.ShapeDtypeStruct((), jnp.int32)
-    if placement is None:
-        return run_jit.lower(params, state, count, count, program=program)
-    count = jax.ShapeDtypeStruct((), jnp.int32, sharding=placement.everywhere())
-    # Equal shardings in and out, so that the next chunk can take the state.
-    jitted = jax.jit(
-        run, static_argnames="program", donate_argnames="state", out_shardings=shardings
-    )
-    with under_mesh(placement):
-        return jitted.lower(params, state, count, count, program=program)
-
-
-def compile_run(params, program: Program, slots: int, placement: Placement | None = None):
-    """Compile a lane's chunk without allocating its state.
-
-    Args:
-      params: as in `lower_run`.
-      program: static structure.
-      slots: B.
-      placement: the replica's devices.
-
-    Returns:
-      The executable; its `memory_analysis()` gives bytes on one device.
-    """
-    return lower_run(params, program, slots, placement).compile()
-
-
-@functools.lru_cache
-def _refill(placement: Placement | None, program: Program, slots: int):
-    """The jitted refill of a lane."""
-    if placement is None:
-        return refill_jit
-    _, shardings = abstract_state(program, slots, placement)
-    return jax.jit(refill, donate_argnames="state", out_shardings=shardings)
-
-
-@functools.lru_cache
-def _prefills(placement: Placement | None, program: Program, slots: int):
-    """The jitted prefill of a row, and the jitted copy of another row's prefix."""
-    out = (
-        {} if placement is None else {"out_shardings": abstract_state(program, slots, placement)[1]}
-    )
-    static = {"static_argnames": "program", "donate_argnames": "state"}
-    return jax.jit(prefill, **static, **out), jax.jit(copy_prefix, **static, **out)
+    slot: int
+    wanted: Prefix
+    shared: int
+    source: Lane
+    place: int
 
 
 class Lane:
@@ -170,8 +76,10 @@ class Lane:
       params: the model's pytree, on the device.
       program: static structure.
       slots: B.
-      executable: from `compile_run` with the same arguments; None compiles it.
+      executables: from `compile_all` with the same arguments; None compiles them.
       placement: the replica's devices; None is the default device.
+      share: rows get the prefixes of their prompts from slots that hold them.
+      counter: counts the prefills.
     """
 
     def __init__(
@@ -179,8 +87,11 @@ class Lane:
         params,
         program: Program,
         slots: int,
-        executable=None,
+        executables: Sequence[Any] | None = None,
         placement: Placement | None = None,
+        *,
+        share: bool = True,
+        counter: PrefillCounter | None = None,
     ):
         self.program = program
         self.slots = slots
@@ -190,11 +101,12 @@ class Lane:
         self.rows_in_flight_done = 0.0  # finished blocks of unfinished rows, in canvases
         self.device_s = 0.0  # seconds during which a chunk ran
         self.tickets: list[Any] = [None] * slots  # ticket of the row in each slot
-        self._run = executable or compile_run(params, program, slots, placement)
-        self._refill = _refill(placement, program, slots)
+        executables = executables or compile_all(params, program, slots, placement)
+        self._run, self._prefill = executables[0], executables[-1]
+        self._refill = refill_of(placement, program, slots)
         self._placement = placement
-        # By slot: the prompt's columns whose keys and values the cache holds.
-        self._held: list[tuple[int, ...]] = [()] * slots
+        self._share, self._counter = share, counter or PrefillCounter()
+        self.prefixes = Prefixes(slots)
         self._idle = idle_row(program)
         # Rows that may still be seated while another lane waits for memory.
         self.rows_before_drain = ROWS_PER_SLOT * slots
@@ -221,11 +133,12 @@ class Lane:
         self._cancelled.add(slot)
         return True
 
-    def put(self, arrivals: list[tuple[Any, Request]]) -> None:
+    def put(self, arrivals: list[tuple[Any, Request]], lanes: Iterable[Lane] = ()) -> None:
         """Seat requests in free slots.
 
         Args:
           arrivals: (ticket, request) pairs, at most one per free slot.
+          lanes: idle lanes of the replica, whose slots may hold prefixes of the prompts.
         """
         if not arrivals and not self._cancelled:
             return
@@ -233,35 +146,60 @@ class Lane:
         chosen = np.zeros(self.slots, bool)
         chosen[list(self._cancelled)] = True
         self._cancelled.clear()
-        seats = list(zip(self.free, arrivals, strict=False))
-        for slot, (ticket, request) in seats:
-            rows[slot] = row_arrays(request, self.program)
-            chosen[slot] = True
-            self.tickets[slot] = ticket
+        seats = []
+        for ticket, request in arrivals:
+            row = row_arrays(request, self.program)
+            seats.append(seat := self._seat(request, row, lanes))
+            rows[seat.slot], chosen[seat.slot] = row, True
+            self.tickets[seat.slot] = ticket
         self._state = self._refill(self._state, stack_rows(rows), chosen)
         if prefills(self.program):
-            for slot, (_, request) in seats:
-                self._prefill(slot, request, rows[slot])
+            for seat in seats:
+                self._fill(seat)
 
-    def _prefill(self, slot: int, request: Request, row: dict[str, Any]) -> None:
-        """Store a prompt's whole blocks; those that a slot holds already are copied."""
+    def _seat(self, request: Request, row: dict[str, Any], lanes: Iterable[Lane]) -> _Seat:
+        """The place of a request; from now on the slot holds its prompt."""
         w, block = self.program.block_length, row["block"]
         end = int(prefill_end(block, row["open"][block], self.program))
-        wanted = request.ids[:end]
-        self._held[slot], before = (), self._held[slot]
-        if not end:
+        wanted = prefix_of(request.ids[:end], w) if prefills(self.program) else ()
+        shared, place, source = 0, 0, self
+        if self._share and wanted:
+            for lane in (self, *(lane for lane in lanes if lane is not self)):
+                if copies(lane.program) == copies(self.program):
+                    blocks, other = lane.prefixes.longest(wanted)
+                    if blocks > shared:
+                        shared, place, source = blocks, other, lane
+            slot = self.prefixes.choose(self.free, wanted)
+            if source is self and self.prefixes.holds(slot, wanted, shared):
+                place = slot  # nothing to copy
+            self.prefixes.fill(slot, wanted, shared)
+        else:
+            slot = self.free[0]
+            self.prefixes.fill(slot, ())
+        self._counter.add(wanted, w, shared)
+        return _Seat(slot, wanted, shared, source, place)
+
+    def _fill(self, seat: _Seat) -> None:
+        """Store a prompt's whole blocks; those that a slot holds already are copied."""
+        if not seat.wanted:
             return
-        source, shared = slot, _common(before, wanted, w)
-        for other, held in enumerate(self._held):
-            if (length := _common(held, wanted, w)) > shared:
-                source, shared = other, length
-        prefill_row, copy = _prefills(self._placement, self.program, self.slots)
+        slot, w = np.int32(seat.slot), self.program.block_length
         with under_mesh(self._placement):
-            state, at, program = self._state, np.int32(slot), self.program
-            if source != slot:
-                state = copy(state, np.int32(source), at, np.int32(shared), program=program)
-            self._state = prefill_row(self.params, state, at, np.int32(shared), program=program)
-        self._held[slot] = wanted
+            if (seat.source, seat.place) != (self, seat.slot):
+                self._copy(seat)
+            self._state = self._prefill(self.params, self._state, slot, np.int32(seat.shared * w))
+
+    def _copy(self, seat: _Seat) -> None:
+        """Copy what the source holds of a prompt, piece by piece."""
+        size, source = piece_columns(self.program), seat.source
+        last = min(self.program.length, source.program.length) - size
+        write = write_piece_of(self._placement, self.program, self.slots)
+        for start in range(0, seat.shared * self.program.block_length, size):
+            start = np.int32(min(start, last))
+            cache, program = source._state.cache, source.program
+            piece = read_piece_jit(cache, np.int32(seat.place), start, program=program)
+            slot = np.int32(seat.slot)
+            self._state = write(self._state, piece, slot, start, program=self.program)
 
     def start(self, max_passes: int, until_free: int) -> None:
         """Start a chunk of passes asynchronously.
@@ -301,10 +239,10 @@ class Lane:
         if self.program.kv_cache.refreshes:
             counts = jax.device_get(self._state.counts)
             self.refreshes = refreshes(self.program, self.slots, counts)
-        blocks = np.asarray(self._state.block) - np.asarray(self._state.origin)
-        self.rows_in_flight_done = (
-            float(np.maximum(blocks, 0)[~done].sum()) / self.program.gen_length
+        block, origin, end = (
+            np.asarray(x)[~done] for x in (self._state.block, self._state.origin, self._state.end)
         )
+        self.rows_in_flight_done = float((np.maximum(block - origin, 0) / (end - origin)).sum())
         finished = [i for i, t in enumerate(self.tickets) if t is not None and done[i]]
         if not finished:
             return []
@@ -314,18 +252,6 @@ class Lane:
             out.append((self.tickets[slot], {k: v[slot] for k, v in host.items()}))
             self.tickets[slot] = None
         return out
-
-
-def _common(a: tuple[int, ...], b: tuple[int, ...], block: int) -> int:
-    """Columns of the common prefix of two prompts, in whole blocks.
-
-    >>> _common((1, 2, 3, 4, 5), (1, 2, 3, 4, 6), 2), _common((), (1,), 2)
-    (4, 0)
-    """
-    count = 0
-    while count < min(len(a), len(b)) and a[count : count + block] == b[count : count + block]:
-        count += block
-    return min(count, len(a), len(b)) // block * block
 
 
 def finished(working: list[tuple[int, Lane]]) -> list[tuple[int, Lane]]:

@@ -24,13 +24,18 @@ class Footprint(NamedTuple):
     temporaries: int
 
 
-def footprint(executable: Any, state: int) -> Footprint:
-    """Memory of a compiled chunk on one device.
+def footprint(executables: Iterable[Any], state: int) -> Footprint:
+    """Memory of a lane on one device; its programs run one after the other.
 
     Args:
-      executable: from `leapjax.serve.lane.compile_run`.
-      state: bytes of the lane's state there (`leapjax.serve.lane.state_bytes`).
+      executables: from `leapjax.serve.lowering.compile_all`.
+      state: bytes of the lane's state there (`leapjax.serve.lowering.state_bytes`).
     """
+    each = [_footprint(executable, state) for executable in executables]
+    return Footprint(*map(max, zip(*each, strict=True)))
+
+
+def _footprint(executable: Any, state: int) -> Footprint:
     stats = executable.memory_analysis()
     if stats is None:  # the backend has no memory analysis
         return Footprint(0, state, 0)
@@ -49,9 +54,13 @@ def together(lanes: Iterable[Footprint]) -> int:
     return shared + sum(x.state for x in lanes) + max(x.temporaries for x in lanes)
 
 
-def needed_bytes(executable: Any) -> int:
-    """Device memory of a compiled chunk: weights, state, cache and temporaries."""
-    return together([footprint(executable, 0)])
+def needed_bytes(executables: Iterable[Any]) -> int:
+    """Device memory of a lane: weights, state, cache and temporaries.
+
+    Args:
+      executables: from `leapjax.serve.lowering.compile_all`.
+    """
+    return together([footprint(executables, 0)])
 
 
 def array_bytes(shapes: Any, shardings: Any = None) -> int:

@@ -45,7 +45,7 @@ def answers(
     mailbox: dict[int, Completion] = {}
     asked: dict[int, int] = {}  # unanswered requests: number by ticket, oldest first
     count, ended = 0, False
-    with Feed(source, threaded) as feed:
+    with engine.streaming(), Feed(source, threaded) as feed:
         try:
             while True:
                 while not ended and len(asked) < ahead:

@@ -25,6 +25,7 @@ _RECORDS = (
     "overwrite",
     "shard_size",
     "batch_size",
+    "share_prefix",
 )
 
 

@@ -16,7 +16,7 @@ from leapjax.loader import load
 from leapjax.models.config import ModelConfig
 from leapjax.ops import hardware
 from leapjax.ops.arrangement import arrange
-from leapjax.serve.lane import compile_run
+from leapjax.serve.lowering import compile_run
 from leapjax.serve.sizes import bucket
 from leapjax.testing import tiny_config, tiny_params
 from leapjax.types import Request

@@ -11,7 +11,7 @@ import pytest
 import leapjax
 from leapjax import DecodeConfig, decoding
 from leapjax.planning import hlo
-from leapjax.serve.lane import compile_run
+from leapjax.serve.lowering import compile_run
 from tests.decoding.cached_oracle import NumpyModel, decode
 
 GOLDEN = Path(__file__).parents[1] / "golden"

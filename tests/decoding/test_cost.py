@@ -16,7 +16,7 @@ from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for, run_jit
 from leapjax.models import param_shapes
 from leapjax.ops import arrangement
-from leapjax.serve.lane import compile_run, empty_state
+from leapjax.serve.lowering import compile_run, empty_state
 from leapjax.serve.memory import needed_bytes
 from leapjax.testing import tiny_config, tiny_params
 
@@ -135,5 +135,5 @@ def test_memory_beside_the_weights_is_the_activations_and_the_cache():
     cache = 2 * 4 * model.n_layers * B * 256 * model.n_kv_heads * model.head_dim
     logits = 4 * B * W * V
     scores = 4 * model.n_heads * 256 * 256  # of the one row that refreshes
-    rest = needed_bytes(compile_run(params, made, B)) - weights
+    rest = needed_bytes([compile_run(params, made, B)]) - weights
     assert rest < cache + 5 * logits + 5 * scores

@@ -349,7 +349,7 @@ def test_nothing_open_is_done_at_once():
 
 
 def compiled(**o):
-    from leapjax.serve.lane import compile_run
+    from leapjax.serve.lowering import compile_run
 
     config, program = structure("localleap", gen=24, block=8, **o)
     return compile_run(params_of("llada"), program, 3), program

@@ -30,14 +30,15 @@ class FakeLM:
         self.look_ahead = look_ahead
         self.answered = []  # ids, over all streams
         self.batch_sizes = []
+        self.progress = Progress(slots=2, running=1)
 
-    def engine_for(self, count, batch_size=None):
+    def engine_for(self, count, batch_size=None, *, share_prefix="auto"):
         self.batch_sizes.append(batch_size)
         return self
 
     def stream(self, source, each_chunk, *, prepare, threaded):
         source = iter(source)
-        waiting, progress = [], Progress(slots=2, running=1)
+        waiting = []
         while True:
             while len(waiting) < self.look_ahead:
                 if (item := next(source, None)) is None:
@@ -45,7 +46,7 @@ class FakeLM:
                 waiting += prepare(item)
             if not waiting:
                 return
-            each_chunk(progress)
+            each_chunk(self.progress)
             request = waiting.pop(0)
             self.answered.append(request.id)
             yield self.answer(request)

@@ -13,7 +13,8 @@ from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for
 from leapjax.ops import arrangement
 from leapjax.ops.split import split_layers
-from leapjax.serve.lane import Replica, compile_run
+from leapjax.serve.lane import Replica
+from leapjax.serve.lowering import compile_run
 from leapjax.serve.memory import needed_bytes
 from leapjax.testing import tiny_config, tiny_params
 
@@ -148,8 +149,8 @@ def test_layers_are_widened_one_at_a_time(at_any_size, cache):
         dtype="float32",
         eot_token_id=None,
     )
-    wide = needed_bytes(compile_run(params, program, 1))
-    packed = needed_bytes(compile_run(arrangement.arrange(params, config), program, 1))
+    wide = needed_bytes([compile_run(params, program, 1)])
+    packed = needed_bytes([compile_run(arrangement.arrange(params, config), program, 1)])
     weights = sum(x.nbytes for x in jax.tree.leaves(params))
     # Plain: beside the weights, 4 bytes for each of the layers' matrix entries.
     assert wide > weights + 3.9 * layers

@@ -14,7 +14,7 @@ from leapjax.planning import (
     models,
     need,
 )
-from leapjax.serve.lane import compile_run
+from leapjax.serve.lowering import compile_run
 from leapjax.sharding import MeshShape, placements
 from leapjax.testing import tiny_config
 from tests.planning.shapes import program
