@@ -119,7 +119,12 @@ class SubBlock(Block):
     sub-block alone, replace its keys and values, and attend to the block's other kept ones.
     """
 
-    name, help, exact, refreshes = "block", "the sub-block", False, False
+    name, help, exact = "block", "the sub-block", False
+
+    @property
+    def refreshes(self):
+        """No pass of it is a full one."""
+        return False
 
     def forward(self, params, rows, columns):
         """A pass over the block or the sub-block; see the class."""
