@@ -72,8 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME,…",
         help=f"rows of the table, of {', '.join(ROWS)} (default: {','.join(USUAL)})",
     )
-    caches = f"{', '.join(CACHES)} (default: none)"
-    add("--caches", type=listed, default=["none"], metavar="NAME,…", help=caches)
+    caches = f"{', '.join(CACHES)} (default: the model's, none or block)"
+    add("--caches", type=listed, metavar="NAME,…", help=caches)
     add("--output", type=place, metavar="DIR", help="keep answers, report.json and plot.png there")
     add("--markdown", type=place, metavar="FILE", help="write the tables as Markdown too")
     evaluate_rows.add_arguments(parser)
@@ -91,11 +91,11 @@ def run(args: argparse.Namespace) -> int:
     from leapjax.options import set_flags
     from leapjax.studies import policy_rows
 
-    if not args.policies or not args.caches:
+    if not args.policies or args.caches == []:
         raise UserError("--policies and --caches need at least one name")
     task = tasks.get(args.task)
     base = for_checkpoint(set_flags(args, CANVAS), None, args.model, task)
-    rows = policy_rows.rows(args.policies, args.caches, base)
+    rows = policy_rows.rows(args.policies, args.caches or [base.cache], base)
     problems = task.problems(args.split, args.strata, args.limit, args.seed)
     if args.markdown and not Path(args.markdown).absolute().parent.is_dir():
         raise UserError(f"{args.markdown}: its folder is missing; create it first")
