@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import leapjax
 from leapjax.decoding import forward
 from leapjax.decoding.forward import block_columns
 from leapjax.testing import tiny_config, tiny_params
@@ -114,3 +115,15 @@ def test_a_draft_that_is_taken_back_leaves_no_trace():
     assert (second.tokens[back] == program.model.mask_token_id).all()
     assert (second.commit_step[back] == -1).all() and (second.commit_kind[back] == 0).all()
     assert (second.commit_confidence[back] == 0).all()
+
+
+def test_a_seeded_token_is_never_taken_back():
+    """Fast-dLLM v2's first token of a block is no draft of the policy's."""
+    model = tiny_config("fast_dllm_v2")
+    lm = leapjax.LM(tiny_params(model, 3), model, None)
+    options = {"policy": "wino", "gen_length": 24, "threshold": 0.2, "remask_threshold": 1.0}
+    prompts = [{"id": n, "prompt_ids": [5] * n} for n in (3, 8, 13)]
+    for out, asked in zip(lm.stream(prompts, **options), prompts, strict=True):
+        at = [(len(asked["prompt_ids"]) + i) % 8 for i in range(len(out.output_ids))]
+        assert [s == -3 for s in out.commit_step] == [i == 0 for i in at]
+        assert model.mask_token_id not in out.output_ids
