@@ -115,12 +115,12 @@ def prefill_states(
             def mix(q, k, v, rope, outputs=None):
                 k = ops.rotated(k, rope.keys)
                 place = (index, 0, 0, start, 0)
-                kept = [
+                keys, values = (
                     lax.dynamic_update_slice(store, one.transpose(0, 2, 1, 3)[None], place)
                     for store, one in zip(stores, (k, v), strict=True)
-                ]
-                q = ops.rotated(q, rope.queries)
-                return attend_in_tiles(q, kv.Cached(*kept, mask, index), tiles), kept
+                )
+                q, cached = ops.rotated(q, rope.queries), kv.Cached(keys, values, mask, index)
+                return attend_in_tiles(q, cached, tiles), (keys, values)
 
             x, stores = layer_block(ops, x, layer, config.head_dim, rope, mix)
             return x, *stores
