@@ -7,23 +7,26 @@
     t ~ U(0, 1) for each block,  p = (1 - eps) t + eps,  each trainable token masked with its p
     loss of a row = sum over masked positions of cross-entropy / p, divided by the row's length
 
-Source: BD3LM (arXiv 2503.09573), equation 8 with the linear schedule, whose weight is 1 / t;
-copies and mask as in its section 3.2 and in SDAR (arXiv 2510.06303), whose training code has the
-same 1 / p and divides by the answers' tokens. Here, each row is divided by its own, as in
-`objective`. SDAR's code draws one t for a whole answer; BD3LM and Fast-dLLM v2 (arXiv 2509.26328)
-one a block. Blocks begin at multiples of their length, counted from the row's first token, so a
-block may begin with prompt tokens, which are never masked. Both copies have the same rotary
-positions: a noisy block is computed as a decoder computes it against the finished blocks.
+Source: BD3LM (arXiv 2503.09573), whose bound is the sum over blocks b of
+E_t E_q [-1/t log p(x^b | x_t^b, x^<b)] under the linear schedule. Copies and mask are those of its
+training and of SDAR (arXiv 2510.06303), whose code has the same 1 / p and divides by the number of
+answer tokens in the batch; here, as in `objective`, each row is divided by its own. SDAR's code
+draws one t for a whole answer; BD3LM and Fast-dLLM v2 (arXiv 2509.26328) draw one a block. Blocks
+begin at multiples of their length, counted from the row's first token, so a block may begin with
+prompt tokens, which are never masked. Both copies have the same rotary positions: a noisy block is
+computed as a decoder computes it against the finished blocks.
 
 With `shift_logits` the output at i - 1 predicts position i: that of the noisy copy, but for a
 block's first token that of the clean copy. A decoder of `seeds_blocks` models takes this token
 from the pass that stores the finished block before, which is the clean copy of that block. So
 it is known before the block's first pass. It is therefore never masked, is always scored, and
 its p is 1: the loss stays a bound of the answer's likelihood,
-log p(block) = log p(first | blocks before) + log p(rest | first, blocks before). Fast-dLLM v2's own
-training reads it from the noisy block before, which no decoder sees, masks it as any other token,
-weights every masked token alike and gives each row a second time with the complementary masks. The
-levels are stratified over the batch's blocks instead, at no cost.
+log p(block) = log p(first | blocks before) + log p(rest | first, blocks before).
+
+Fast-dLLM v2's own training reads that token from the noisy copy of the block before, where no
+decoder reads it, masks it as any other token, weights all masked tokens alike, and gives each row
+twice, with complementary masks. Not so here: complementary masks would double the cost; the levels
+are stratified over the batch's blocks instead.
 """
 
 from __future__ import annotations
