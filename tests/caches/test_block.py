@@ -14,7 +14,7 @@ from leapjax.decoding import initial_state
 from leapjax.decoding.prefill import prefill, prefill_all, read_piece, write_piece
 from leapjax.decoding.state import with_cache
 from leapjax.ops.arrangement import arrange
-from leapjax.serve.lane import compile_run
+from leapjax.serve.lowering import compile_run
 from tests.decoding.harness import MODELS, params_of, prompts, request, row, structure
 
 FAMILIES = ("sdar", "fast_dllm_v2")
