@@ -6,11 +6,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from leapjax.config import check_keys, per_row
+from leapjax.config import OPTIONS, check_keys, per_row
+from leapjax.config.check import coerce
 from leapjax.decoding.program import Program
 from leapjax.decoding.state import DecodeState
 from leapjax.errors import UserError
 from leapjax.policies import PARAMETERS
+from leapjax.types import EARLY_STOPS
 
 # Options that work only if compiled into the program: (field of `Program`, options that set it).
 _COMPILED = {
@@ -30,7 +32,8 @@ def with_options(state: DecodeState, program: Program, **numbers: Any) -> Decode
     Args:
       state: B rows.
       program: static structure.
-      **numbers: per-row options by name, each a scalar for all rows or (B,).
+      **numbers: per-row options by name, each a scalar for all rows or (B,). `early_stop` may be a
+        word; as a number it is an index in `leapjax.types.EARLY_STOPS`.
 
     Returns:
       The new state.
@@ -47,6 +50,8 @@ def with_options(state: DecodeState, program: Program, **numbers: Any) -> Decode
         part, how = _COMPILED.get(name, (None, None))
         if part is not None and not getattr(program, part):
             raise UserError(f"{name}: not compiled into this program; create the batch with {how}")
+        if name == "early_stop" and isinstance(value, str):
+            value = EARLY_STOPS.index(coerce(OPTIONS[name], value))
         if name not in own:
             fields[name] = _rows(value, getattr(state.options, name))
             continue

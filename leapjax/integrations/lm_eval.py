@@ -189,13 +189,15 @@ class LeapjaxLM(TemplateLM):
     def _request(self, index: int, context: str, asked: Mapping[str, Any]):
         wanted = generation.read(asked, self.options, self._note)
         config = self.options.replace(**wanted.options)
-        if wanted.length is not None and not self._canvas_said:
-            blocks = -(-wanted.length // config.block_length)
-            config = config.replace(gen_length=blocks * config.block_length)
         if self.user_turn:
             ids = self.codec.encode_prompt(context)
         else:
             ids = self.tok_encode(context)
+        if wanted.length is not None and not self._canvas_said:
+            # The prompt's rest takes up room of a canvas of whole blocks.
+            rest = len(ids) if self.lm.config.canvas == "whole_blocks" else 0
+            blocks = -(-(wanted.length + rest % config.block_length) // config.block_length)
+            config = config.replace(gen_length=blocks * config.block_length)
         record = {"id": index, "prompt_ids": ids, "stop": list(wanted.stop)}
         try:
             return self.lm.request(record, config)

@@ -44,7 +44,8 @@ from leapjax.ops.primitives import take
 from leapjax.training.objective import mask_probabilities, masked_nats
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float32, Int32, Key
+    from jax.typing import DTypeLike
+    from jaxtyping import Array, Bool, Float, Float32, Int32, Key
 
 
 def side_by_side(
@@ -126,7 +127,8 @@ def hidden_states(
     clean: Int32[Array, "B T"],
     valid: Bool[Array, "B T"],
     outputs: Int32[Array, "B O"] | None = None,
-) -> Float32[Array, "B columns D"]:
+    dtype: DTypeLike = jnp.float32,
+) -> Float[Array, "B columns D"]:
     """One forward pass over whole noisy blocks and the clean row.
 
     Args:
@@ -137,15 +139,35 @@ def hidden_states(
       clean: (B, T) int32 ids.
       valid: (B, T) bool, False marks pads of the row.
       outputs: (B, O) int32, columns of the W + T to return; None returns all.
+      dtype: compute dtype.
 
     Returns:
-      (B, O or W + T, D) float32, before the final norm.
+      (B, O or W + T, D) in `dtype`, before the final norm.
     """
     own = jnp.broadcast_to(jnp.arange(clean.shape[1], dtype=jnp.int32)[None, :], clean.shape)
     mask = side_by_side(places, own, config.block_length or clean.shape[1])
     mask = mask & jnp.concatenate([take(valid, places), valid], axis=1)[:, None, :]
     ids, positions = (jnp.concatenate(x, axis=1) for x in ((noisy, clean), (places, own)))
-    return transformer.hidden_states(params, config, ids, positions, mask, outputs=outputs)
+    return transformer.hidden_states(params, config, ids, positions, mask, dtype, outputs)
+
+
+def outputs_of(places: Int32[Array, "B W"], config: ModelConfig) -> Int32[Array, "B W"]:
+    """The columns of `hidden_states` whose outputs predict the noisy columns' tokens.
+
+    Args:
+      places: (B, W) int32, as for `hidden_states`.
+      config: static shape with block-causal attention.
+
+    >>> from leapjax.testing import tiny_config
+    >>> outputs_of(jnp.arange(8, 12)[None], tiny_config("fast_dllm_v2")).tolist()  # 8 opens a block
+    [[11, 0, 1, 2]]
+    """
+    window = places.shape[1]
+    own = jnp.arange(window, dtype=jnp.int32)[None, :]
+    if not config.shift_logits:
+        return jnp.broadcast_to(own, places.shape)
+    in_clean = jnp.maximum(window + places - 1, window)
+    return jnp.where(places % (config.block_length or window) == 0, in_clean, own - 1)
 
 
 def loss(
@@ -175,12 +197,8 @@ def loss(
     noisy, scored, p = corrupt(key, ids, trainable, config, batch.get("floor"))
     first = jnp.argmax(trainable, axis=1).astype(jnp.int32) // length * length
     first = jnp.minimum(first, columns - window)[:, None]
-    own = jnp.arange(window, dtype=jnp.int32)[None, :]
-    places = first + own
-    outputs = jnp.broadcast_to(own, places.shape)
-    if config.shift_logits:
-        in_clean = jnp.maximum(window + places - 1, window)
-        outputs = jnp.where(places % length == 0, in_clean, own - 1)
+    places = first + jnp.arange(window, dtype=jnp.int32)[None, :]
+    outputs = outputs_of(places, config)
     weights = for_training(params, config)
     hidden = hidden_states(
         weights, config, take(noisy, places), places, ids, batch["valid"], outputs

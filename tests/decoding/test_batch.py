@@ -11,6 +11,7 @@ import leapjax
 from leapjax import DecodeConfig, UserError
 from leapjax.decoding import decode, with_options
 from leapjax.testing import tiny_config, tiny_params
+from leapjax.types import EARLY_STOPS
 
 PAGE = Path(__file__).parents[2] / "docs" / "research.md"
 OPTIONS = {"gen_length": 16, "block_length": 8}
@@ -65,6 +66,8 @@ def test_numbers_set_anew_are_those_of_a_new_batch(lm):
     want = lm.batch([[1, 2, 3], [9]], **OPTIONS, **RELAXED).state
     # The radius counts on both sides.
     assert jax.tree.all(jax.tree.map(np.array_equal, state.options, want.options))
+    settled = with_options(batch.state, batch.program, early_stop="settled").options.early_stop
+    assert settled.tolist() == [EARLY_STOPS.index("settled")] * 2
     each = with_options(batch.state, batch.program, threshold=np.array([0.8, 0.9]))
     np.testing.assert_array_equal(each.options.parameters["threshold"], np.float32([0.8, 0.9]))
 

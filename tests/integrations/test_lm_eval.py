@@ -189,6 +189,14 @@ def test_canvas_follows_the_task_unless_said(lm):
     assert model(lm)._request(0, "a", {"max_gen_toks": 33}).config.gen_length == 16
 
 
+def test_canvas_of_whole_blocks_has_room_for_the_answer():
+    from leapjax.integrations.lm_eval import LeapjaxLM
+
+    lm = leapjax.load(str(Path(LLADA).parent / "fast-dllm-v2-a"))
+    asked = LeapjaxLM(lm=lm)._request(0, "Hal has", {"max_gen_toks": 32})
+    assert 0 < len(asked.ids) < 32 and asked.config.gen_length == 64
+
+
 def test_rolling_counts_every_token_once(lm):
     from lm_eval.api.instance import Instance
 
