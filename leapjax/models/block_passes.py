@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from jax.typing import DTypeLike
     from jaxtyping import Array, Bool, Float, Int32
 
-    from leapjax.models.transformer import KeysValues, Weights
+    from leapjax.models.transformer import Weights
+
+    KeysValues = tuple[Float[Array, "L B K T E"], Float[Array, "L B K T E"]]
 
 
 def block_states(
@@ -103,7 +105,7 @@ def prefill_states(
     model, ops, x, rope = begin(params, config, ids, positions, dtype)
     column = jnp.arange(rows[0].shape[3], dtype=jnp.int32)[None, :]
     begins = positions[:, :1] - start  # position of column 0
-    everything = jnp.ones(column.shape, bool)
+    everything = jnp.ones((ids.shape[0], column.shape[1]), bool)
     tiles = (start + np.int32(ids.shape[1] + TILE - 1)) // np.int32(TILE)
 
     def body_of(rule: Rule):

@@ -17,7 +17,7 @@ Source: LLaDA (arXiv 2502.09992) and Dream (arXiv 2508.15487), both Llama-shaped
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -46,7 +46,15 @@ Params = dict[str, Any]
 Weights = Mapping[str, Any] | Arranged
 
 
-def layer_block(ops, x, layer, head_dim: int, rope, mix, outputs=None):
+def layer_block(
+    ops: Any,
+    x: Float[Array, "B S D"],
+    layer: Mapping[str, Any],
+    head_dim: int,
+    rope: Sequence[Float32[Array, "B S 1 {head_dim}//2"]],
+    mix: Callable[..., tuple[Any, Any]],
+    outputs: Int32[Array, "B W"] | None = None,
+) -> tuple[Float[Array, "B S D"] | Float[Array, "B W D"], Any]:
     """One transformer block.
 
     Args:
@@ -75,7 +83,11 @@ def layer_block(ops, x, layer, head_dim: int, rope, mix, outputs=None):
         return ops.mlp(x, layer), kept
 
 
-def mixer(ops, valid, cached=None):
+def mixer(
+    ops: Any,
+    valid: Bool[Array, "B S"] | Bool[Array, "B S S"] | tuple[Bool[Array, "B S"], ...],
+    cached: kv.Cached | None = None,
+) -> Callable[..., tuple[Any, Any]]:
     """Attention under masks: the `mix` of `layer_block`, which keeps rotated keys, and values.
 
     Args:
@@ -102,8 +114,25 @@ def mixer(ops, valid, cached=None):
     return mix
 
 
-def begin(params, config: ModelConfig, ids, positions, dtype):
-    """The arranged weights, their backend, the embeddings, cosines and sines."""
+def begin(
+    params: Weights,
+    config: ModelConfig,
+    ids: Int32[Array, "B S"],
+    positions: Int32[Array, "B S"],
+    dtype: DTypeLike,
+) -> tuple[Arranged, Any, Float[Array, "B S D"], Any]:
+    """The start of every forward pass.
+
+    Args:
+      params: as for `hidden_states`.
+      config: static shape.
+      ids: (B, S) int32.
+      positions: (B, S) int32, rotary positions.
+      dtype: compute dtype.
+
+    Returns:
+      The arranged weights, their backend, the embeddings (B, S, D), and cosines and sines.
+    """
     model = as_arranged(params, config)
     rope = rope_tables(positions, config.head_dim, config.rope_theta)
     return model, BACKENDS[model.backend], embed(model, config, ids, dtype), rope

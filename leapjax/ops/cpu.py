@@ -83,7 +83,7 @@ def heads(
     ]
 
 
-def rotated(x: Float[Array, "B S H E"], rope) -> Float[Array, "B S H E"]:
+def rotated(x: Float[Array, "B S H E"], rope: Any) -> Float[Array, "B S H E"]:
     """See `leapjax.ops.xla.rotated`; these heads are rotated already."""
     return x
 
