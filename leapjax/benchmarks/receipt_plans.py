@@ -180,7 +180,7 @@ def planned_ragged(
     ]
     seconds = [
         c.window_passes * least[need.WINDOW]
-        + c.refresh_turns * least[need.REFRESH]
+        + c.turns * least[need.REFRESH]
         + c.passes * least[need.BESIDES]
         for c in counts
     ]

@@ -65,6 +65,19 @@ class Cache(ABC):
         """Whether a row begins each block with a full pass."""
         return self.stores and not self.exact
 
+    def folds(self, program: Program) -> bool:
+        """Whether a block's first pass also stores the finished block before it."""
+        return False
+
+    def wide(self, program: Program, rows: int) -> bool:
+        """Whether all passes compute two blocks of each row, as a pass that folds does.
+
+        Args:
+          program: static structure.
+          rows: B.
+        """
+        return False
+
     def shapes(self, program: Program, slots: int) -> tuple[jax.ShapeDtypeStruct, ...]:
         """Shapes of keys and values, each (L, R, K, T, E); empty if nothing is stored."""
         model, rows = program.model, slots * 2 if program.guidance else slots

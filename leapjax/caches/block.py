@@ -25,7 +25,7 @@ from jax import lax
 from leapjax.caches.base import Cache, Outcome
 from leapjax.caches.turns import take_turn
 from leapjax.models import block_passes
-from leapjax.ops.cache import read_rows, write_columns
+from leapjax.ops.cache import write_columns
 from leapjax.ops.primitives import take
 
 
@@ -39,6 +39,20 @@ class Block(Cache):
         """The active block."""
         return program.block_length
 
+    def folds(self, program) -> bool:
+        """See `Cache.folds`; a single block is followed by none."""
+        two = 2 * program.block_length
+        return not program.model.seeds_blocks and program.length >= two
+
+    def wide(self, program, rows: int) -> bool:
+        """Up to two turns' worth of rows: no slower than a narrow pass and a turn.
+
+        A turn's FLOPs take as long as the weights' bytes (`leapjax.ops.hardware`): one unit of
+        time. With r turns' worth of rows a wide pass takes max(1, r) of them, a narrow pass and a
+        turn max(1, r / 2) + 1.
+        """
+        return self.folds(program) and rows <= 2 * program.refresh_group
+
     @jax.named_scope("window pass")
     def steady(self, params, rows, columns, cache):
         """Compute the active block of each row; see `Cache.steady`."""
@@ -50,12 +64,12 @@ class Block(Cache):
         if rows.program.model.seeds_blocks:
             return self._unfolded(params, rows)
         state, program = rows.state, rows.program
-        if program.length < 2 * program.block_length:  # a single block, which nothing follows
+        if not self.folds(program):
             hidden = self.steady(params, rows, columns, state.cache)
             live = ~state.done
             return Outcome(hidden, live, jnp.zeros_like(live), state.cache, stored=state.stored)
         stores = ~state.done & (state.stored < state.block)
-        if columns.shape[0] <= program.refresh_group:
+        if self.wide(program, columns.shape[0]):
             hidden, cache = _wide_pass(params, rows, stores)
         else:
             hidden, cache = self._in_turns(params, rows, columns, stores)
@@ -83,8 +97,7 @@ class Block(Cache):
             # As in a refresh: the ids depend on the carry, so that XLA can't hoist the pass.
             part = rows.select(chosen, waiting[chosen])
             both = jnp.concatenate([chosen, chosen + b]) if program.guidance else chosen
-            own = tuple(read_rows(c, both) for c in cache)
-            fresh, kept = _wide(params, part, own)
+            fresh, kept = _wide(params, part, cache, both)
             columns, start = part.both(part.state.stored), part.both(_wide_start(part))
             wanted = part.both(waiting[chosen])
             cache = _store(cache, fresh, both, columns, wanted, kept, part, start)
@@ -96,6 +109,7 @@ class Block(Cache):
         hidden, cache, _ = lax.while_loop(lambda carry: jnp.any(carry[2]), turn, carry)
         return hidden, cache
 
+    @jax.named_scope("window pass")
     def _unfolded(self, params, rows):
         """One pass a row: over the block to store, or over the active one."""
         state, w = rows.state, rows.program.block_length
@@ -168,19 +182,20 @@ def _all(x):
     return jnp.arange(x.shape[0], dtype=jnp.int32)
 
 
-def _window(params, rows, cache, start, stored, blocks, size=None, others=None):
+def _window(params, rows, cache, start, stored, blocks, size=None, others=None, places=None):
     """Compute some columns of each row.
 
     Args:
       params: the model's pytree.
       rows: B rows.
-      cache: keys and values of these rows, (L, R, K, T, E) each.
+      cache: keys and values, (L, R, K, T, E) each.
       start: (B,) int32, the first column to compute.
       stored: (B,) int32; the window attends to cached columns before this one, and computes anew
         those from it on.
       blocks: blocks of the window, static.
       size: columns of the window; default: whole blocks.
       others: (B, T) bool, the cached columns to attend to instead.
+      places: (R,) int32, the rows' places in the cache; None if it has these rows alone.
 
     Returns:
       (R, S, D) hidden states, and keys and values, (L, R, S, K, E) each.
@@ -203,18 +218,25 @@ def _window(params, rows, cache, start, stored, blocks, size=None, others=None):
         cache,
         rows.both(others),
         program.compute_dtype,
+        places,
     )
 
 
-def _wide(params, rows, cache):
+def _wide(params, rows, cache, places=None):
     """The two blocks from `stored` on, or the active block and the one before it.
+
+    Args:
+      params: the model's pytree.
+      rows: B rows.
+      cache: keys and values, (L, R, K, T, E) each.
+      places: as in `_window`.
 
     Returns:
       (R, W, D) hidden states of the second, and keys and values, (L, R, 2 W, K, E) each.
     """
     state, w = rows.state, rows.program.block_length
     start = _wide_start(rows)
-    hidden, kept = _window(params, rows, cache, start, state.stored, 2)
+    hidden, kept = _window(params, rows, cache, start, state.stored, 2, places=places)
     second = (state.block - start)[:, None] + jnp.arange(w, dtype=jnp.int32)[None, :]
     return take(hidden, rows.both(jnp.clip(second, 0, 2 * w - 1))), kept
 

@@ -9,17 +9,17 @@ from leapjax.planning.search import tokens_per_s
 
 LEGEND = """\
 GB: counted in the program that the TPU compiler made. ms, tokens/s a chip: estimated, by the
-compiler's cycles or by the bytes counted, the slower. bound: no program is faster. Measured on a
-chip: nothing."""
+compiler's cycles or by the bytes counted, the slower. turn: of a refresh; of a block cache a piece
+of a prefill. bound: no program is faster. Measured on a chip: nothing."""
 
 HEADING = (
     f"{'slice':<11} {'mesh':<22} {'weights':<8} {'rows':>5} {'GB a device':>12} {'of':>6} "
-    f"{'window ms':>10} {'refresh ms':>11} {'tokens/s/chip':>14} {'bound':>6}"
+    f"{'window ms':>10} {'turn ms':>11} {'tokens/s/chip':>14} {'bound':>6}"
 )
 
 MARKDOWN = (
     "| slice | mesh | weights | rows a replica | weights + cache + rest, GB a device | of "
-    "| window pass, GB / need | refresh turn, GB / need | window pass, ms | refresh turn, ms "
+    "| window pass, GB / need | turn, GB / need | window pass, ms | turn, ms "
     "| tokens/s a chip, by cycles | by bytes | bound | compiled in, CPU s |\n"
     "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
 )
@@ -104,7 +104,7 @@ def details(plan: dict[str, Any]) -> list[str]:
             + " ms"
         )
     runs = said["schedule"]
-    for part in (need.WINDOW, need.FULL, need.REFRESH):
+    for part in (need.WINDOW, need.FULL, need.REFRESH, need.STORE, need.PREFILL):
         if part in runs:
             lines.append(f"estimated: {part}: {runs[part] / runs['passes']:.2f} a step")
     seconds = plan["measured"]["compile_s"]
@@ -130,6 +130,7 @@ def _start(plan: dict[str, Any], dtype: str) -> tuple[str, str, str]:
 
 
 def _passes(plan: dict[str, Any]) -> tuple[str, str]:
-    """The pass of most steps, and the one that refreshes, if there is one."""
+    """The pass of most steps, and a turn: of a refresh, or a piece of a prefill."""
     parts = plan["estimated"]["parts"]
-    return (need.WINDOW, need.REFRESH) if need.WINDOW in parts else (need.FULL, "")
+    turn = next((name for name in (need.REFRESH, need.PREFILL) if name in parts), "")
+    return (need.WINDOW if need.WINDOW in parts else need.FULL), turn

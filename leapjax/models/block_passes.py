@@ -41,10 +41,9 @@ def block_states(
     cache: KeysValues,
     stored: Bool[Array, "B T"],
     dtype: DTypeLike = jnp.float32,
+    places: Int32[Array, " B"] | None = None,
 ) -> tuple[Float[Array, "B S D"], tuple[Float[Array, "L B S K E"], Float[Array, "L B S K E"]]]:
     """Forward pass of a few blocks of each row, under block-causal attention.
-
-    All queries of a block have the same mask, so no mask has an entry per query.
 
     Args:
       params: as for `hidden_states`.
@@ -52,9 +51,10 @@ def block_states(
       ids: (B, S) int32, the window's tokens.
       positions: (B, S) int32, their rotary positions.
       fresh: for each block of the window, (B, S) bool: the window's columns that it attends to.
-      cache: (keys, values), each (L, B, K, T, E).
+      cache: (keys, values), each (L, B, K, T, E), or of more rows.
       stored: (B, T) bool, the cached columns that the whole window attends to.
       dtype: compute dtype.
+      places: (B,) int32, each row's place in the cache; None if it has these rows alone.
 
     Returns:
       (B, S, D) hidden states, and the window's rotated keys and values, (L, B, S, K, E) each.
@@ -65,7 +65,8 @@ def block_states(
 
     def body(index, layer, carry, outputs):
         x, *kept = carry
-        mix = mixer(ops, masks, kv.Cached(*cache, stored, index))
+        cached = kv.Cached(*cache, stored, index)
+        mix = mixer(ops, masks, cached if places is None else kv.of_rows(cached, places))
         x, own = layer_block(ops, x, layer, config.head_dim, rope, mix)
         update = lax.dynamic_update_index_in_dim
         return x, *(update(all_, one, index, 0) for all_, one in zip(kept, own, strict=True))

@@ -98,18 +98,11 @@ def mixer(
     """
 
     def mix(q, k, v, rope, outputs=None):
-        if not isinstance(valid, tuple):
-            own = valid if outputs is None or valid.ndim == 2 else take(valid, outputs)
-            mixed, k = ops.attention(q, k, v, own, rope, cached)
-            return mixed, (k, v)
-        size = q.shape[1] // len(valid)
-        parts, keys = [], k
-        for i, mask in enumerate(valid):
-            part = slice(i * size, (i + 1) * size)
-            own = Rope([x[:, part] for x in rope.queries], rope.keys)
-            mixed, keys = ops.attention(q[:, part], k, v, mask, own, cached)
-            parts.append(mixed)
-        return jnp.concatenate(parts, axis=1), (keys, v)
+        own = valid
+        if outputs is not None and not isinstance(valid, tuple) and valid.ndim == 3:
+            own = take(valid, outputs)
+        mixed, k = ops.attention(q, k, v, own, rope, cached)
+        return mixed, (k, v)
 
     return mix
 

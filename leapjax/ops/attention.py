@@ -49,7 +49,7 @@ def attention(
     q: Float[Array, "B S H E"],
     k: Float[Array, "B N G E"],
     v: Float[Array, "B N G E"],
-    valid: Bool[Array, "B N"] | Bool[Array, "B S N"],
+    valid: Bool[Array, "B N"] | Bool[Array, "B S N"] | tuple[Bool[Array, "B N"], ...],
     rope: Rope | None,
     cached: Cached | None = None,
 ) -> tuple[Float[Array, "B S H*E"], Float[Array, "B N G E"]]:
@@ -59,13 +59,18 @@ def attention(
       q: (B, S, H, E).
       k: (B, N, G, E).
       v: (B, N, G, E).
-      valid: (B, N) bool; False keys (pads) are never attended. Or (B, S, N), for each query.
+      valid: (B, N) bool; False keys (pads) are never attended. Or (B, S, N), for each query; or
+        several (B, N), one for each of equal parts of the queries.
       rope: rotates queries and fresh keys; None if they are rotated already.
       cached: more keys and values; None if there are none.
 
     Returns:
       (B, S, H * E) in the dtype of q, and the rotated fresh keys (B, N, G, E).
     """
+    if isinstance(valid, tuple):
+        size = q.shape[1] // len(valid)
+        # In one piece: the cached keys and values are read once.
+        valid = valid[0] if len(valid) == 1 else jnp.repeat(jnp.stack(valid, 1), size, 1)
     if cached is None:
         return attend(q, k, v, valid, rope)
     if rope is not None:
@@ -79,8 +84,11 @@ def attend_both(
     v: Float[Array, "B N G E"],
     valid: Bool[Array, "B N"] | Bool[Array, "B S N"],
     cached: Cached,
+    scores: int = SCORES,
 ) -> Float[Array, "B S H*E"]:
     """Attention of a window: one softmax over cached and fresh keys, which are not concatenated.
+
+    A turn takes as many rows as have scores that stay on the chip of a TPU.
 
     Args:
       q: (B, S, H, E).
@@ -88,11 +96,46 @@ def attend_both(
       v: (B, N, G, E).
       valid: (B, N) bool; False keys (pads) are never attended. Or (B, S, N), for each query.
       cached: keys and values of the other columns.
+      scores: most bytes of float32 scores that a turn holds on a device.
 
     Returns:
       (B, S, H * E) in the dtype of q.
     """
-    s, h = q.shape[1:3]
+    b, s, h, _ = q.shape
+    mesh = get_abstract_mesh().shape
+    tensor = mesh.get("tensor", 1)
+    heads = h if k.shape[2] % tensor else h // tensor
+    fit = max(scores // (4 * s * heads * (cached.keys.shape[3] + k.shape[1])), 1)
+    count = -(-b // fit)
+
+    def whole(q, k, v, valid, cached):
+        return _both(q, k, v, valid, cached, jnp.int32(0))
+
+    def turns(q, k, v, valid, cached):
+        size = -(-b // count)
+
+        def turn(out, index):
+            start = jnp.minimum(index * size, b - size)  # the last turn may compute rows again
+
+            def part(x):
+                return lax.dynamic_slice_in_dim(x, start, size, 0)
+
+            own = cached._replace(valid=part(cached.valid))
+            mixed = _both(part(q), part(k), part(v), part(valid), own, start)
+            return lax.dynamic_update_slice_in_dim(out, mixed, start, 0), None
+
+        out = jnp.zeros((b, s, h * q.shape[3]), q.dtype)
+        return lax.scan(turn, out, jnp.arange(count, dtype=jnp.int32))[0]
+
+    if count == 1 or mesh.get("fsdp", 1) > 1:  # rows that are spread have no turns
+        return whole(q, k, v, valid, cached)
+    what = (q, k, v, valid, cached)
+    return lax.platform_dependent(*what, cuda=whole, rocm=whole, default=turns)
+
+
+def _both(q, k, v, valid, cached: Cached, start):
+    """`attend_both` of the rows from `start` on, whose places in the cache these are."""
+    b, s, h, _ = q.shape
     groups, dtype = k.shape[2], q.dtype
     per_group = h // groups
     q = _by_group(q, groups)
@@ -102,7 +145,7 @@ def attend_both(
         return jnp.einsum(spec, x, y, precision=precision_for(dtype), preferred_element_type=wide)
 
     keys, values = (
-        lax.dynamic_index_in_dim(c, cached.layer, keepdims=False)
+        lax.dynamic_slice(c, (cached.layer, start, 0, 0, 0), (1, b, *c.shape[2:]))[0]
         for c in (cached.keys, cached.values)
     )
     old = _masked(product("bgse,bgte->bgst", q, keys), cached.valid, per_group)

@@ -37,6 +37,25 @@ class Cached(NamedTuple):
     layer: Any
 
 
+def of_rows(cached: Cached, rows: Int32[Array, " G"]) -> Cached:
+    """A layer's keys and values of some rows.
+
+    One layer's are few enough for the chip of a TPU to hold; rows of all layers, taken before the
+    pass, would be copied in memory.
+
+    Args:
+      cached: of all rows; `valid` of the chosen ones.
+      rows: (G,) int32.
+    """
+
+    def taken(c):
+        size = (1, 1, *c.shape[2:])
+        each = [lax.dynamic_slice(c, (cached.layer, row, 0, 0, 0), size) for row in rows]
+        return jnp.concatenate(each, axis=1)
+
+    return Cached(taken(cached.keys), taken(cached.values), cached.valid, 0)
+
+
 def write_rows(
     cache: Float[Array, "L B K T E"],
     layer: int | Int32[Array, ""],

@@ -92,11 +92,15 @@ def attention(
     q: Float[Array, "B S H E"],
     k: Float[Array, "B N G E"],
     v: Float[Array, "B N G E"],
-    valid: Bool[Array, "B N"] | Bool[Array, "B S N"],
+    valid: Bool[Array, "B N"] | Bool[Array, "B S N"] | tuple[Bool[Array, "B N"], ...],
     rope: Rope,
     cached: Cached | None = None,
 ) -> tuple[Float[Array, "B S H*E"], Float[Array, "B N G E"]]:
     """As `leapjax.ops.attention.attention`, of heads that are rotated already."""
+    if isinstance(valid, tuple):  # parts of the queries, one after the other
+        parts = zip(jnp.split(q, len(valid), axis=1), valid, strict=True)
+        mixed = [attention(part, k, v, mask, rope, cached)[0] for part, mask in parts]
+        return jnp.concatenate(mixed, axis=1), k
     masks = (valid,) if cached is None else (valid, cached.valid)
     if all(mask.ndim == 2 for mask in masks):
         return native.attention(q, k, v, valid, cached), k

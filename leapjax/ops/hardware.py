@@ -47,17 +47,17 @@ class Defaults:
     def storing_group(self, block_length: int, dtype: str) -> int:
         """Default number of rows that store a finished block together, `cache` block.
 
-        Such a pass is two blocks wide. With at most this many rows, every pass of all rows is: it
-        takes little longer than one of a block.
+        Such a turn computes two blocks of each row. As for refreshes, it has as many rows as take
+        no longer than the weights do.
 
         Args:
           block_length: tokens of a block.
           dtype: compute dtype's name.
 
         >>> TPU.storing_group(4, "bfloat16"), CPU.storing_group(32, "float32")
-        (60, 0)
+        (30, 0)
         """
-        return int(2 * self._columns(dtype) // (2 * block_length))
+        return int(self._columns(dtype) // (2 * block_length))
 
     def _columns(self, dtype: str) -> float:
         """Columns of a pass that takes as long for its FLOPs as for the weights' bytes."""
@@ -65,11 +65,18 @@ class Defaults:
 
 
 # Ridges. CPU: 326 GFLOP/s over 41.5 GB/s, measured on 2 cores (docs/performance.md). Accelerators,
-# bfloat16, from data sheets: v5p 166, H200 206, v5e 240, H100 295, 7x 313, v6e 560. A low one is
-# safe, because then a turn that is not full costs no more.
+# bfloat16, from data sheets: H200 206, H100 295, TPUs below. Of others a low one is safe, because
+# then a turn that is not full costs no more.
 CPU = Defaults("float32", 16, 32, ridge=8.0)
 TPU = Defaults("bfloat16", 64, 256, ridge=240.0)
 GPU = dataclasses.replace(TPU, weights="layers")
+_RIDGES = {  # by `device_kind`
+    "TPU v5 lite": 240.0,
+    "TPU v5": 166.0,
+    "TPU v5p": 166.0,
+    "TPU v6 lite": 560.0,
+    "TPU7x": 313.0,
+}
 
 
 def name() -> str:
@@ -84,4 +91,18 @@ def on_cpu() -> bool:
 
 def defaults() -> Defaults:
     """The defaults of this process's platform."""
-    return {"cpu": CPU, "gpu": GPU}.get(name(), TPU)
+    if name() in ("cpu", "gpu"):
+        return CPU if on_cpu() else GPU
+    return of_tpu(str(jax.local_devices()[0].device_kind))
+
+
+def of_tpu(kind: str) -> Defaults:
+    """The defaults of a TPU.
+
+    Args:
+      kind: the device's `device_kind`; `TPU` serves those that are not in the table.
+
+    >>> of_tpu("TPU v6 lite").storing_group(32, "bfloat16"), TPU.storing_group(32, "bfloat16")
+    (8, 3)
+    """
+    return dataclasses.replace(TPU, ridge=_RIDGES.get(kind, TPU.ridge))

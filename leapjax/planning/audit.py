@@ -2,6 +2,7 @@
 
     decode loop ─┬─ window pass    a loop over layers, the window's columns of every row
                  ├─ refresh pass   a loop over layers, all columns of the rows that wait
+                 ├─ storing pass   a loop over layers, two blocks of the rows that wait
                  └─ besides        head, proposal, policy, writes
     outside the loop               once a chunk of iterations
 
@@ -19,11 +20,12 @@ from collections.abc import Iterator
 
 from leapjax.planning import collectives, hlo
 from leapjax.planning.loops import Site, argument, trips, walk
-from leapjax.planning.need import BESIDES, FULL, REFRESH, WINDOW, Need, Passes
+from leapjax.planning.need import BESIDES, FULL, PREFILL, REFRESH, STORE, WINDOW, Need, Passes
 from leapjax.planning.traffic import Traffic, moves_only, traffic
 
 OUTSIDE = "outside"
-_NAMES = (WINDOW, REFRESH, FULL)
+AROUND = "around a prefill"  # a row is taken out of the cache and put back
+_NAMES = (WINDOW, REFRESH, STORE, FULL, PREFILL)
 _CACHE = "cache"  # in the names of the arguments that are keys and values
 # Parts of a scope that say nothing: JAX's own names of loops and calls.
 _NOISE = re.compile(r"^(jit\(run\)|while|body|cond|closed_call|branch_\d+_fun|checkpoint)$")
@@ -229,7 +231,7 @@ def _account(module: hlo.Module, name: str, sites: list[Site], expected: Passes 
         need = expected.besides
     # What is left of each argument that has to be read, and of the cache that has to be written.
     unread: dict[str, float] = {}
-    unwritten = need.cache if need is not None and name == REFRESH else 0.0
+    unwritten = need.cache if need is not None and name in (REFRESH, PREFILL) else 0.0
     operations, exchanges = [], []
     for site in sites:
         exchanges += [
@@ -247,8 +249,9 @@ def _account(module: hlo.Module, name: str, sites: list[Site], expected: Passes 
             if source is None:
                 continue
             of.append(source.scope or source.name)
-            # A refresh overwrites the cache; only a window attends to it.
-            if not astray and (name == WINDOW or need is None or _CACHE not in of[-1]):
+            # A refresh overwrites the cache and does not attend to it.
+            attends = name in (WINDOW, STORE, PREFILL)
+            if not astray and (attends or need is None or _CACHE not in of[-1]):
                 left = unread.setdefault(of[-1], sum(a.padded for a in source.arrays))
                 unread[of[-1]] -= (part := min(left, bytes * site.times))
                 useful += part

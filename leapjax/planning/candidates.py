@@ -31,7 +31,8 @@ class Workload:
       prompt_length: tokens.
       dtype: of computation, and of weights that are not quantised.
       batch: rows on the slice at once; None searches.
-      refresh_group: rows that a turn of a refresh computes; None is the engine's default on a TPU.
+      refresh_group: rows that a turn computes, of a refresh or a storing pass; None is the engine's
+        default on the TPU.
       tokens_per_step: assumed, a row.
       quantize: forms of the weights, as in `leapjax.load`.
     """
@@ -53,16 +54,20 @@ class Workload:
         steps = {n for i in range(10) for n in (2**i, 3 * 2**i // 2)}
         return sorted(n for n in steps if n <= MOST_ROWS and n % mesh.fsdp == 0)
 
-    def program(self, slots: int) -> Program:
-        """The decode of a replica with so many rows."""
+    def program(self, chip: chips.Chip) -> Program:
+        """The decode of a replica on a kind of chip."""
         length = bucket(self.prompt_length) + self.config.gen_length
+        kind, group = hardware.of_tpu(chip.kinds[0]), self.refresh_group
+        if group is None and self.model.block_causal:
+            w = self.config.for_model(self.model).block_length
+            group = kind.storing_group(w or length, self.dtype)
         return program_for(
             self.config,
             self.model,
             length=length,
             dtype=self.dtype,
             eot_token_id=None,
-            refresh_group=self.refresh_group or hardware.TPU.refresh_group(length, self.dtype),
+            refresh_group=kind.refresh_group(length, self.dtype) if group is None else group,
         )
 
     def estimate(
@@ -70,7 +75,7 @@ class Workload:
     ) -> dict[str, Any]:
         """The speed of a slice; arguments and result are those of `speed.estimate`."""
         known = {"tokens_per_step": self.tokens_per_step, "quantize": quantize}
-        return speed.estimate(where, mesh, self.program(slots), slots, **known, **found)
+        return speed.estimate(where, mesh, self.program(where.chip), slots, **known, **found)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +148,7 @@ def candidates(work: Workload, where: chips.Slice, mesh: MeshShape) -> list[Cand
     for quantize in work.quantize:
         speeds = {}
         for rows in work.rows(mesh):
-            program = work.program(rows)
+            program = work.program(where.chip)
             logits = 4 * rows * program.block_length * work.model.vocab_size / mesh.replica
             if need.held(mesh, program, rows, quantize).total + logits >= has:
                 break

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from leapjax.models import param_shapes
 from leapjax.models.quantize import quantize as quantized
 from leapjax.planning import collectives, hlo
 from leapjax.planning.chips import Slice
-from leapjax.serve.lowering import compile_run
+from leapjax.serve.lowering import lower_run
 from leapjax.serve.memory import array_bytes
 from leapjax.sharding import MeshShape, Placement, placements
 
@@ -103,7 +104,12 @@ def devices(where: Slice) -> list[Any]:
 
 
 def compile_for(
-    where: Slice, mesh: MeshShape, program: Program, slots: int, quantize: str | None = None
+    where: Slice,
+    mesh: MeshShape,
+    program: Program,
+    slots: int,
+    quantize: str | None = None,
+    lower: Callable[..., Any] = lower_run,
 ) -> Compiled:
     """Compile one replica's decode for a slice. All replicas are alike.
 
@@ -113,6 +119,7 @@ def compile_for(
       program: the decode.
       slots: rows a replica.
       quantize: as in `leapjax.load`.
+      lower: the chunk's `lower_run`, or `lower_prefill`.
 
     Raises:
       UserError: no compiler, or the program does not fit.
@@ -121,7 +128,7 @@ def compile_for(
     params = abstract_params(program, place, quantize)
     began, worked = time.perf_counter(), time.process_time()
     try:
-        executable = compile_run(params, program, slots, place)
+        executable = lower(params, program, slots, place).compile()
     except jax.errors.JaxRuntimeError as e:
         raise UserError(f"{where}, {mesh}: does not compile: {brief(str(e))}") from e
     seconds, cpu = time.perf_counter() - began, time.process_time() - worked

@@ -2,7 +2,8 @@
 
     weights    once a pass, however many rows; the head's with the rest of the step
     embedding  the rows of the table that the pass's tokens gather
-    cache      keys and values once: read by a pass over windows, written by a refresh
+    cache      keys and values once: read by a pass over windows, written by a refresh or a prefill;
+               a storing pass reads those of its rows and writes a block of each
     residual   each layer's residual stream, written once and read once
 
 Shares are those of an even split: what `tensor` or `fsdp` shards or could shard counts once on all
@@ -17,11 +18,13 @@ import dataclasses
 from jax.sharding import AbstractMesh
 
 from leapjax.decoding import Program
+from leapjax.decoding.prefill import piece_columns
 from leapjax.planning.compiled import abstract_params
 from leapjax.serve.memory import array_bytes
 from leapjax.sharding import MeshShape, Placement
 
 WINDOW, REFRESH, FULL, BESIDES = "window pass", "refresh pass", "full pass", "besides"
+STORE, PREFILL = "storing pass", "prefill"  # of a block cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +62,8 @@ class Passes:
     """Everything that a decode has to do in an iteration.
 
     Attributes:
-      passes: by name: the window pass and the refresh pass of a KV cache, or the full pass.
+      passes: by name: the window pass and the refresh pass of a KV cache; window pass, a turn that
+        stores and a piece of a prefill of a block cache; or the full pass.
       besides: the rest of an iteration, of which only the head's weights count.
       widths: sizes that the last axis of activations may have.
     """
@@ -129,16 +133,25 @@ def passes(mesh: MeshShape, program: Program, slots: int, quantize: str | None =
         return Expected(count // spread, columns, need)
 
     everybody, length = slots * rows, program.length
-    if program.kv_cache.stores:
-        group = min(program.refresh_group or slots, slots) * rows
-        columns = program.kv_cache.columns(program)
+    group = min(program.refresh_group or slots, slots) * rows
+    row, block = kept.cache / everybody, program.block_length
+    kv = program.kv_cache
+    if not kv.stores:
+        found = {FULL: one(everybody, length, mesh.fsdp, 0.0)}
+    elif kv.refreshes:
+        columns = kv.columns(program)
         found = {
             WINDOW: one(everybody, columns, mesh.fsdp, kept.cache),
             # Rows that refresh are not spread over fsdp.
-            REFRESH: one(group, length, 1, kept.cache * group / everybody),
+            REFRESH: one(group, length, 1, group * row),
         }
     else:
-        found = {FULL: one(everybody, length, mesh.fsdp, 0.0)}
+        wide, piece = kv.wide(program, slots), piece_columns(program)
+        columns = 2 * block if wide else block
+        found = {WINDOW: one(everybody, columns, mesh.fsdp, kept.cache)}
+        if kv.folds(program) and not wide:
+            found[STORE] = one(group, 2 * block, 1, group * row * (1 + block / length))
+        found[PREFILL] = one(rows, piece, 1, rows * row * piece / length)
     widths = {model.d_model, model.mlp_hidden_size}
     widths |= {-(-n // mesh.tensor) for n in widths}
     return Passes(found, Need(mesh.fsdp * kept.head), frozenset(widths))

@@ -2,6 +2,8 @@
 
     window pass    the layers over the columns that most steps compute, of all rows
     refresh pass   a turn of a refresh: the layers over whole sequences, of `refresh_group` rows
+    storing pass   a turn that stores finished blocks: the layers over two blocks of its rows
+    prefill        a piece of a row's prompt: the layers over its columns
     full pass      without a cache: the layers over whole sequences, of all rows
     besides        the rest of a pass: the head over the windows of all rows
 
@@ -12,7 +14,8 @@
 
 FLOPs are those of `leapjax.planning.work`: 2 a weight and computed position, 4 T H E a query
 and layer, the head on the window only, the last layer's output on the window only in a full
-pass. int8 weights are multiplied in the compute dtype.
+pass. A row that is prefilled attends to half of its columns in the mean. int8 weights are
+multiplied in the compute dtype.
 
 Each layer sums (rows, positions, D) over `tensor` twice, and the embedding once: an all-reduce, or
 a reduce-scatter and an all-gather, which send as much. Over c chips one sends 2 (c - 1) / c of its
@@ -84,14 +87,16 @@ def parts(
     def layers(name: str, rows: int, whole: bool) -> Time:
         expected = todo.passes[name]
         positions = expected.columns
+        attended = t // 2 if name == need.PREFILL else t
         if whole:
             counted = work.full_pass_flops(model, rows, t, w)
         else:
-            counted = work.window_pass_flops(model, rows, t, positions)
-        # Positions summed over `tensor`. Rows that refresh are not spread over fsdp.
+            counted = work.window_pass_flops(model, rows, attended, positions)
+        # Positions summed over `tensor`. Rows of a turn are not spread over fsdp.
         columns = (2 * model.n_layers + 1) * positions - (2 * (positions - w) if whole else 0)
+        spread = mesh.fsdp if name in (need.WINDOW, need.FULL) else 1
         summed = columns * rows * model.d_model * program.compute_dtype.itemsize
-        exchange = _exchange(where, mesh, model.n_layers, summed / (1 if whole else mesh.fsdp))
+        exchange = _exchange(where, mesh, model.n_layers, summed / spread)
         if mesh.fsdp > 1:
             gathered = expected.need.weights / mesh.fsdp
             exchange += (mesh.fsdp - 1) * gathered / (chip.link * share)
@@ -99,9 +104,11 @@ def parts(
         return time(counted["matrices"] + counted["attention"], expected.need, exchange)
 
     head = work.window_pass_flops(model, slots, t, w)["head"]
-    rows = {need.WINDOW: slots, need.FULL: slots}
-    rows[need.REFRESH] = min(program.refresh_group or slots, slots)
-    found = {name: layers(name, rows[name], name != need.WINDOW) for name in todo.passes}
+    turn = min(program.refresh_group or slots, slots)
+    rows = {need.WINDOW: slots, need.FULL: slots, need.PREFILL: 1}
+    rows |= {need.REFRESH: turn, need.STORE: turn}
+    whole = (need.REFRESH, need.FULL)
+    found = {name: layers(name, rows[name], name in whole) for name in todo.passes}
     return found | {need.BESIDES: time(head, todo.besides, 0.0)}
 
 

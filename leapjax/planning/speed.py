@@ -2,7 +2,10 @@
 
 How often is simulated (`leapjax.planning.schedule`, the engine's own schedule): rows that begin a
 block refresh in turns, and freed slots are refilled. A block takes W / tokens_per_step passes in
-the mean, the first of them the full one. How long a part takes is said three times:
+the mean, the first of them the full one. With a block cache each row is prefilled, piece by piece,
+and blocks are stored: in the next block's first pass, which is wider, or (where that pass decides
+the next block's first token) in a pass of their own, in which no policy decides. How long a part
+takes is said three times:
 
     bound    the roofline (`roofline`): what it must compute, move and exchange, the largest of
              the three; no program is faster
@@ -18,15 +21,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from leapjax.decoding import Program
+from leapjax.decoding.prefill import piece_columns, prefills
 from leapjax.planning import audit, exchange, need, roofline
 from leapjax.planning.chips import Slice
-from leapjax.planning.schedule import Counts, simulate
+from leapjax.planning.schedule import Counts, simulate_for
 from leapjax.sharding import MeshShape
 
 
@@ -36,29 +41,24 @@ def _rows(slots: int) -> int:
 
 
 @functools.lru_cache(maxsize=256)
-def schedule(
-    slots: int, group: int, blocks: int, block_length: int, tokens_per_step: float
-) -> Counts:
+def schedule(program: Program, slots: int, tokens_per_step: float) -> Counts:
     """Simulate a long decode of a replica.
 
-    A row's blocks differ in their passes: after each committed token but the last, the pass ends
-    with the probability that gives W / tokens_per_step passes in the mean.
+    A row's blocks differ in their steps: after each committed token but the last, the step ends
+    with the probability that gives W / tokens_per_step steps in the mean. Where a block's first
+    token is decided by no policy, W - 1 are committed.
 
     Args:
+      program: static structure.
       slots: rows of the replica.
-      group: rows of a turn.
-      blocks: blocks of a row.
-      block_length: W.
-      tokens_per_step: tokens that a row commits in a pass, in the mean; 1 to W.
-
-    >>> counts = schedule(8, 1, 8, 32, 4.0)
-    >>> round(counts.steps / (512 * 8), 1)  # passes a block
-    8.0
+      tokens_per_step: tokens that a row's policy commits in a step, in the mean; 1 to W.
     """
-    ends = (block_length / tokens_per_step - 1) / max(block_length - 1, 1)
+    decided = max(program.block_length - program.model.seeds_blocks, 1)
+    steps = decided / min(max(tokens_per_step, 1.0), decided)
+    ends = (steps - 1) / max(decided - 1, 1)
     rng = np.random.default_rng(0)
-    passes = 1 + rng.binomial(block_length - 1, ends, (_rows(slots), blocks))
-    return simulate(passes.tolist(), slots, group)
+    each = 1 + rng.binomial(decided - 1, ends, (_rows(slots), program.blocks))
+    return simulate_for(program, each.tolist(), slots)
 
 
 def estimate(
@@ -82,8 +82,8 @@ def estimate(
       tokens_per_step: tokens that a row commits in a pass: an assumption.
       quantize: as in `leapjax.load`.
       counted: of a compiled program, bytes `moved` by each part, and what runs `outside` the loop,
-        once a chunk; and `collectives`. None estimates the bound and `serial`, which adds up
-        computing, moving and exchanging.
+        once a chunk, or around a row's prefill; and `collectives`. None estimates the bound and
+        `serial`, which adds up computing, moving and exchanging.
       cycles: the compiler's estimate of the same parts.
 
     Returns:
@@ -91,18 +91,19 @@ def estimate(
       least times; `exchange`, seconds of their collectives; `seconds` of each part by kind;
       `step_s` and `tokens_per_s_chip` by kind.
     """
-    group = min(program.refresh_group or slots, slots)
-    w = program.block_length
-    steps = min(max(tokens_per_step, 1.0), w)
-    counts = schedule(slots, group, program.blocks, w, steps)
+    w, rows = program.block_length, _rows(slots)
+    counts = schedule(program, slots, tokens_per_step)
     least = roofline.parts(where, mesh, program, slots, quantize)
     runs = {
         need.WINDOW: counts.window_passes,
-        need.REFRESH: counts.refresh_turns,
+        need.REFRESH: counts.turns,
+        need.STORE: counts.turns,
+        need.PREFILL: rows * _pieces(program),
         need.FULL: counts.passes,
         need.BESIDES: counts.passes,
     }
     runs = {part: runs[part] for part in least} | {audit.OUTSIDE: counts.chunks}
+    runs |= {audit.AROUND: rows} if prefills(program) else {}
     seconds = {"bound": {part: time.seconds for part, time in least.items()}}
     if counted is None:
         seconds["serial"] = {p: t.compute + t.memory + t.exchange for p, t in least.items()}
@@ -122,7 +123,6 @@ def estimate(
                 part: max(s, exchanged[part]["asynchronous"]) + exchanged[part]["synchronous"]
                 for part, s in parts.items()
             }
-    rows = _rows(slots)
     tokens = rows * program.blocks * w * mesh.data / (mesh.devices / where.chip.devices)
     whole = {kind: sum(runs[p] * s for p, s in each.items()) for kind, each in seconds.items()}
     return {
@@ -136,6 +136,11 @@ def estimate(
         "step_s": {kind: s / counts.passes for kind, s in whole.items()},
         "tokens_per_s_chip": {kind: tokens / s for kind, s in whole.items()},
     }
+
+
+def _pieces(program: Program) -> int:
+    """Pieces of a row's prefill; the prompt fills its bucket."""
+    return math.ceil((program.length - program.gen_length) / piece_columns(program))
 
 
 def _exchanged(where: Slice, counted: Mapping[str, Any]) -> dict[str, dict[str, float]]:

@@ -14,6 +14,7 @@ from leapjax.models import transformer
 from leapjax.models.attention import BlockCausal, Windowed
 from leapjax.ops import attention
 from leapjax.ops.attention import Rope
+from leapjax.ops.cache import Cached
 from leapjax.ops.primitives import rope_tables
 from leapjax.sharding import parse, placements
 from leapjax.testing import tiny_config, tiny_params
@@ -58,6 +59,24 @@ def test_attend_in_turns(rows, queries, keys, groups, share, each, share_of_scor
         if some.any():
             want = transcription.attention(own[some], turned, v[b], mask[some])
             close(got[b][some], want)
+
+
+@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize("rows", [5, 6])
+def test_windows_attend_in_turns_of_rows(rows, each):
+    """The last turn may compute rows again."""
+    rng = np.random.default_rng(0)
+    q = rng.standard_normal((rows, 3, 4, 4), np.float32)
+    k, v = rng.standard_normal((2, rows, 3, 2, 4), np.float32)
+    keys, values = rng.standard_normal((2, 2, rows, 2, 16, 4), np.float32)
+    valid = rng.random((rows, 3, 3) if each else (rows, 3)) < 0.6
+    cached = Cached(keys, values, rng.random((rows, 16)) < 0.6, jnp.int32(1))
+    of_two = 2 * 4 * 3 * 4 * (16 + 3)  # bytes of two rows' scores
+    both = functools.partial(attention.attend_both, q, k, v, valid)
+    for scores in (of_two, 0):
+        turns = jax.jit(functools.partial(both, scores=scores))
+        assert "while" in turns.lower(cached).as_text()
+        close(turns(cached), jax.jit(both)(cached))
 
 
 @pytest.mark.parametrize(

@@ -45,9 +45,9 @@ def test_the_engine_counts_what_the_schedule_says(slots, group, count):
     found, progress = engine.progress.refreshes, engine.progress
     assert (progress.passes, progress.row_steps) == (want.passes, want.steps)
     assert found.window_passes == want.window_passes
-    assert found.refreshed_rows == want.refreshed_rows
-    assert found.refresh_rows_wanted == want.refresh_rows_wanted == count * blocks
-    assert found.refreshed_rows == want.refresh_turns * group
+    assert found.refreshed_rows == want.turned_rows
+    assert found.refresh_rows_wanted == want.waiting_rows == count * blocks
+    assert found.refreshed_rows == want.turns * group
     assert 0 < found.share < 1
 
 
@@ -60,7 +60,7 @@ def test_no_row_is_refreshed_in_vain(slots, tokens):
     rows = rng.integers(1, 2 * mean, (4 * slots, 8)).tolist()
     group = leapjax.ops.hardware.TPU.refresh_group(768, "bfloat16")
     found = simulate(rows, slots, group)
-    assert found.refreshed_rows / found.refresh_rows_wanted <= 1.05
+    assert found.turned_rows / found.waiting_rows <= 1.05
     # What it is worth: a group of a quarter of the slots computes far more.
     padded = simulate(rows, slots, slots // 4)
-    assert padded.refreshed_rows / padded.refresh_rows_wanted > 1.2
+    assert padded.turned_rows / padded.waiting_rows > 1.2

@@ -79,7 +79,20 @@ def test_a_sweep_has_a_row_a_mesh():
 def test_refresh_group_is_the_engines_on_a_tpu(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     default = hardware.defaults().refresh_group(768, "bfloat16")
-    assert work().program(8).refresh_group == default == 1
+    assert work().program(chips.CHIPS["v5e"]).refresh_group == default == 1
+
+
+def test_turns_are_those_of_the_chip():
+    """So many rows that a turn takes as long for its FLOPs as for the weights' bytes."""
+    for name, groups in {"v5e": (30, 3), "v5p": (20, 2), "v6e": (70, 8), "7x": (39, 4)}.items():
+        chip = chips.CHIPS[name]
+        for kind in chip.kinds:
+            ridge = hardware.of_tpu(kind).ridge
+            assert ridge == pytest.approx(chip.flops / chip.bandwidth, rel=0.002)
+        for block, group in zip((4, 32), groups, strict=True):
+            config = DecodeConfig(gen_length=256, block_length=block)
+            made = work(model=models.find("sdar-8b"), config=config).program(chip)
+            assert made.cache == "block" and made.refresh_group == group
 
 
 def planned(where, chips, cycles, bytes, fits=True):
