@@ -109,6 +109,53 @@ def test_roofline_by_hand():
     assert whole.memory == pytest.approx(read / 819e9) and whole.compute == alone.compute
 
 
+def test_a_block_cache_by_hand():
+    """SDAR-8B: 64 rows in turns of 30 on one v5e, 60 two blocks wide; nothing is refreshed."""
+    made = program("sdar-8b", "block", refresh_group=30, block_length=4)
+    d, layers, mlp, kv = 4096, 36, 12_288, 1024
+    matrices = layers * (2 * d * d + 2 * d * kv + 3 * d * mlp)
+    weights = 2 * (matrices + layers * (2 * d + 2 * 128))
+    row = 2 * layers * kv * 768 * 2
+    turns, wide = (need.passes(MeshShape(), made, rows) for rows in (64, 60))
+    assert wide.passes.keys() == {need.WINDOW, need.PREFILL}
+    assert turns.passes.keys() == {need.WINDOW, need.STORE, need.PREFILL}
+    for found, name, rows, columns, cache in (
+        (turns, need.WINDOW, 64, 4, 64 * row),
+        (turns, need.STORE, 30, 8, 30 * row * 772 / 768),  # read, and a block of it written
+        (turns, need.PREFILL, 1, 256, row / 3),  # written
+        (wide, need.WINDOW, 60, 8, 60 * row),
+    ):
+        one = found.passes[name]
+        assert (one.rows, one.columns, one.need.weights) == (rows, columns, weights)
+        assert one.need.cache == pytest.approx(cache)
+        assert one.need.residual == pytest.approx(2 * layers * rows * columns * d * 2)
+    parts = roofline.parts(chips.parse("v5e:1x1"), MeshShape(), made, 64)
+    store = 2 * 240 * matrices + layers * 4 * 240 * 768 * d
+    assert parts[need.STORE].compute == pytest.approx(store / 197e12)
+    piece = 2 * 256 * matrices + layers * 4 * 256 * 384 * d
+    assert parts[need.PREFILL].compute == pytest.approx(piece / 197e12)
+    # A turn's products take about as long as its weights.
+    assert store / 197e12 == pytest.approx(weights / 819e9, rel=0.05)
+
+
+def test_the_schedule_of_a_block_cache():
+    """Prompts are prefilled once a row; Fast-dLLM v2 stores each block in a pass of its own."""
+    v2 = program("fast-dllm-v2-7b", "block")
+    counts = speed.schedule(v2, 8, 4.0)
+    rows = 512
+    assert counts.steps / (rows * 8) == pytest.approx(31 / 4, rel=0.01)  # passes that decide
+    said = speed.estimate(chips.parse("v6e:1x1"), MeshShape(), v2, 8, tokens_per_step=4.0)
+    runs = said["schedule"]
+    assert runs["prefill"] == 2 * runs["around a prefill"] == 2 * rows  # 512 columns by 256
+    assert runs["window pass"] == runs["passes"] == runs["besides"]
+    assert runs["passes"] * 8 == pytest.approx(counts.steps + rows * 8, rel=0.02)
+    wide, turns = (program("sdar-8b", "block", refresh_group=g, block_length=32) for g in (4, 3))
+    once, more = (speed.schedule(made, 8, 4.0) for made in (wide, turns))
+    assert once.passes == more.passes == once.window_passes and once.turns == 0
+    # Every block but the last is stored; most turns store one row.
+    assert more.waiting_rows == rows * 7 and more.waiting_rows / 3 < more.turns < more.passes
+
+
 def test_int8_parameters_are_those_that_quantize_makes():
     """In shape, dtype and place: what `leapjax.load` makes is what is planned for."""
     model = tiny_config()
