@@ -258,6 +258,7 @@ def _wide_pass(params, rows, stores):
     return hidden, _store(state.cache, hidden, spots, columns, stores, kept, rows, start)
 
 
+@jax.named_scope("block write")
 def _store(cache, hidden, places, columns, stores, kept, rows, start, size=None):
     """Write a block of each row that stores, row by row.
 

@@ -40,13 +40,15 @@ class Cached(NamedTuple):
 def of_rows(cached: Cached, rows: Int32[Array, " G"]) -> Cached:
     """A layer's keys and values of some rows.
 
-    One layer's are few enough for the chip of a TPU to hold; rows of all layers, taken before the
-    pass, would be copied in memory.
+    One layer's are few enough for the chip of a TPU to hold; `read_rows` before the pass would copy
+    those of all layers.
 
     Args:
       cached: of all rows; `valid` of the chosen ones.
       rows: (G,) int32.
     """
+    if cached.keys.shape[1] == 1:
+        return cached
 
     def taken(c):
         size = (1, 1, *c.shape[2:])

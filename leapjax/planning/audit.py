@@ -20,12 +20,22 @@ from collections.abc import Iterator
 
 from leapjax.planning import collectives, hlo
 from leapjax.planning.loops import Site, argument, trips, walk
-from leapjax.planning.need import BESIDES, FULL, PREFILL, REFRESH, STORE, WINDOW, Need, Passes
+from leapjax.planning.need import (
+    BESIDES,
+    FULL,
+    PREFILL,
+    REFRESH,
+    STORE,
+    WINDOW,
+    WRITE,
+    Need,
+    Passes,
+)
 from leapjax.planning.traffic import Traffic, moves_only, traffic
 
 OUTSIDE = "outside"
 AROUND = "around a prefill"  # a row is taken out of the cache and put back
-_NAMES = (WINDOW, REFRESH, STORE, FULL, PREFILL)
+_NAMES = (WRITE, WINDOW, REFRESH, STORE, FULL, PREFILL)  # the first wins: a write is in a pass
 _CACHE = "cache"  # in the names of the arguments that are keys and values
 # Parts of a scope that say nothing: JAX's own names of loops and calls.
 _NOISE = re.compile(r"^(jit\(run\)|while|body|cond|closed_call|branch_\d+_fun|checkpoint)$")

@@ -24,7 +24,7 @@ from leapjax.serve.memory import array_bytes
 from leapjax.sharding import MeshShape, Placement
 
 WINDOW, REFRESH, FULL, BESIDES = "window pass", "refresh pass", "full pass", "besides"
-STORE, PREFILL = "storing pass", "prefill"  # of a block cache
+STORE, PREFILL, WRITE = "storing pass", "prefill", "block write"  # of a block cache
 
 
 @dataclasses.dataclass(frozen=True)

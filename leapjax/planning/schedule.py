@@ -31,6 +31,7 @@ class Counts:
       turned_rows: rows that the turns computed.
       waiting_rows: rows that waited for a turn.
       steps: passes of each row that its policy decided in, summed over the rows.
+      stored: finished blocks that were stored.
     """
 
     chunks: int = 0
@@ -40,6 +41,7 @@ class Counts:
     turned_rows: int = 0
     waiting_rows: int = 0
     steps: int = 0
+    stored: int = 0
 
 
 def simulate(rows: Iterable[Sequence[int]], slots: int, refresh_group: int = 1) -> Counts:
@@ -58,7 +60,8 @@ def simulate(rows: Iterable[Sequence[int]], slots: int, refresh_group: int = 1) 
     Two rows with blocks of 3 and 2 passes. The first passes of their blocks refresh:
 
     >>> simulate([(3, 2), (3, 2)], slots=2)  # doctest: +NORMALIZE_WHITESPACE
-    Counts(chunks=1, passes=5, window_passes=3, turns=4, turned_rows=4, waiting_rows=4, steps=10)
+    Counts(chunks=1, passes=5, window_passes=3, turns=4, turned_rows=4, waiting_rows=4, steps=10,
+           stored=0)
     """
     return _simulate(rows, slots, refresh_group, first=True)
 
@@ -78,10 +81,14 @@ def simulate_for(program: Program, rows: Iterable[Sequence[int]], slots: int) ->
         apart = program.model.seeds_blocks
         rows = [[steps + apart for steps in row] for row in rows]
         counts = _simulate(rows, slots, 0, first=False)
-        counts.steps -= apart * sum(map(len, rows))
+        counts.stored = apart * sum(map(len, rows))
+        counts.steps -= counts.stored
         return counts
+    rows = list(rows)
     group = 0 if cache.wide(program, slots) else max(program.refresh_group, 1)
-    return _simulate(rows, slots, group, first=False)
+    counts = _simulate(rows, slots, group, first=False)
+    counts.stored = sum(len(row) - 1 for row in rows)
+    return counts
 
 
 def _simulate(rows: Iterable[Sequence[int]], slots: int, group: int, first: bool) -> Counts:

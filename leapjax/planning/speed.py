@@ -103,7 +103,8 @@ def estimate(
         need.BESIDES: counts.passes,
     }
     runs = {part: runs[part] for part in least} | {audit.OUTSIDE: counts.chunks}
-    runs |= {audit.AROUND: rows} if prefills(program) else {}
+    if prefills(program):
+        runs |= {audit.AROUND: rows, need.WRITE: 0 if need.STORE in least else counts.stored}
     seconds = {"bound": {part: time.seconds for part, time in least.items()}}
     if counted is None:
         seconds["serial"] = {p: t.compute + t.memory + t.exchange for p, t in least.items()}
