@@ -33,12 +33,6 @@ if TYPE_CHECKING:
 COLUMNS = 256  # columns of a piece, rounded up to whole blocks
 
 
-def piece_columns(program: Program) -> int:
-    """The number of columns that a piece of a prefill computes."""
-    w = program.block_length
-    return min(program.length, -(-COLUMNS // w) * w)
-
-
 def prefills(program: Program) -> bool:
     """Whether the program's rows begin with a prefill."""
     return program.model.block_causal and program.kv_cache.stores

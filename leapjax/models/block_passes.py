@@ -20,7 +20,7 @@ from leapjax.models.attention import Rule, attention_mask
 from leapjax.models.config import ModelConfig
 from leapjax.models.transformer import begin, layer_block, mixer
 from leapjax.ops import cache as kv
-from leapjax.ops.attention import TILE, attend_in_tiles
+from leapjax.ops.cached_attention import TILE, attend_in_tiles
 from leapjax.ops.runs import fold
 
 if TYPE_CHECKING:

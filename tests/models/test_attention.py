@@ -15,6 +15,7 @@ from leapjax.models.attention import BlockCausal, Windowed
 from leapjax.ops import attention
 from leapjax.ops.attention import Rope
 from leapjax.ops.cache import Cached
+from leapjax.ops.cached_attention import attend_both
 from leapjax.ops.primitives import rope_tables
 from leapjax.sharding import parse, placements
 from leapjax.testing import tiny_config, tiny_params
@@ -72,7 +73,7 @@ def test_windows_attend_in_turns_of_rows(rows, each):
     valid = rng.random((rows, 3, 3) if each else (rows, 3)) < 0.6
     cached = Cached(keys, values, rng.random((rows, 16)) < 0.6, jnp.int32(1))
     of_two = 2 * 4 * 3 * 4 * (16 + 3)  # bytes of two rows' scores
-    both = functools.partial(attention.attend_both, q, k, v, valid)
+    both = functools.partial(attend_both, q, k, v, valid)
     for scores in (of_two, 0):
         turns = jax.jit(functools.partial(both, scores=scores))
         assert "while" in turns.lower(cached).as_text()
