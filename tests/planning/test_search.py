@@ -88,7 +88,7 @@ def test_turns_are_those_of_the_chip():
         chip = chips.CHIPS[name]
         for kind in chip.kinds:
             ridge = hardware.of_tpu(kind).ridge
-            assert ridge == pytest.approx(chip.flops / chip.bandwidth, rel=0.002)
+            assert ridge == pytest.approx(chip.flops / chip.bandwidth, rel=0.003)
         for block, group in zip((4, 32), groups, strict=True):
             config = DecodeConfig(gen_length=256, block_length=block)
             made = work(model=models.find("sdar-8b"), config=config).program(chip)
