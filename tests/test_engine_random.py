@@ -14,7 +14,13 @@ import jax
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 import leapjax
 from leapjax import DecodeConfig
@@ -33,46 +39,68 @@ CONFIGS = (
 )
 
 
+BLOCKS = DecodeConfig(gen_length=12, threshold=0.7, relaxed_threshold=0.3)
+BLOCK_CAUSAL = (BLOCKS, BLOCKS.replace(cache="none"), BLOCKS.replace(early_stop="on_eos"))
+
+
+def new_lm(family):
+    model = tiny_config(family)
+    return leapjax.LM(tiny_params(model), model, codec=None)
+
+
 @functools.cache
-def the_engine():
+def the_lm(family):
+    return new_lm(family)
+
+
+@functools.cache
+def the_engine(family):
     """Three slots, so that rows wait, meet others and are refilled."""
-    return leapjax.LM(tiny_params(MODEL), MODEL, codec=None).engine(3)
+    return the_lm(family).engine(3)
 
 
 @functools.cache
-def request(kind, length, seed):
-    lm = leapjax.LM(tiny_params(MODEL), MODEL, codec=None)
-    ids = np.random.default_rng(seed).integers(0, 38, length).tolist()
-    return lm.request({"id": f"{kind}-{length}-{seed}", "prompt_ids": ids}, CONFIGS[kind])
+def the_alone_engine(family):
+    """Another, where no row gets anything from another; what is compiled is the same."""
+    engine = new_lm(family).engine(3, share_prefix="off")
+    engine._executables = the_engine(family)._executables
+    return engine
 
 
 @functools.cache
-def alone(asked):
-    return next(iter(the_alone_engine().stream([asked])))
+def request(family, kind, length, seed):
+    """Prompts of any two seeds differ in their last tokens, sometimes in all."""
+    config = (CONFIGS if family == "llada" else BLOCK_CAUSAL)[kind]
+    ids = np.random.default_rng(seed % 2).integers(0, 37, length).tolist()
+    ids[-3:] = np.random.default_rng(seed).integers(0, 37, len(ids[-3:])).tolist()
+    name = f"{kind}-{length}-{seed}"
+    return the_lm(family).request({"id": name, "prompt_ids": ids}, config)
 
 
 @functools.cache
-def the_alone_engine():
-    return leapjax.LM(tiny_params(MODEL), MODEL, codec=None).engine(3)
+def alone(family, asked):
+    return next(iter(the_alone_engine(family).stream([asked])))
 
 
 class Interleaving(RuleBasedStateMachine):
     """Whatever happens around it, a request that is not cancelled gets the answer it gets alone."""
 
+    family = "llada"
+
     def __init__(self):
         super().__init__()
-        self.engine = the_engine()
+        self.engine = the_engine(self.family)
         self.open, self.answered, self.cancelled = {}, {}, set()
 
     @rule(kind=st.integers(0, 2), length=st.sampled_from([1, 5, 33]), seed=st.integers(0, 3))
     def submit(self, kind, length, seed):
-        asked = request(kind, length, seed)
+        asked = request(self.family, kind, length, seed)
         self.open[self.engine.submit(asked)] = asked
 
     @rule()
     def step(self):
         for ticket, completion in self.engine.step():
-            assert completion == alone(self.open.pop(ticket))
+            assert completion == alone(self.family, self.open.pop(ticket))
             self.answered[ticket] = completion
 
     @precondition(lambda self: self.open)
@@ -107,6 +135,25 @@ Interleaving.TestCase.settings = hypothesis.settings(
 TestInterleavings = Interleaving.TestCase
 
 
+class Sdar(Interleaving):
+    """Block-causal rows: slots keep what they held, and give it to others."""
+
+    family = "sdar"
+
+
+class FastDllm(Interleaving):
+    """The same with seeded blocks and sub-blocks."""
+
+    family = "fast_dllm_v2"
+
+
+for machine in (Sdar, FastDllm):
+    machine.TestCase.settings = hypothesis.settings(
+        max_examples=12, stateful_step_count=20, derandomize=True, **_SETTINGS
+    )
+TestSdar, TestFastDllm = Sdar.TestCase, FastDllm.TestCase
+
+
 class Thousand(Interleaving):
     """The same, a thousand times."""
 
@@ -119,6 +166,13 @@ Thousand.TestCase.settings = hypothesis.settings(
 @pytest.mark.slow
 class TestAThousandInterleavings(Thousand.TestCase):
     pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", [Sdar, FastDllm])
+def test_hundreds_of_interleavings_of_block_causal_rows(machine):
+    many = hypothesis.settings(machine.TestCase.settings, max_examples=300)
+    run_state_machine_as_test(machine, settings=many)
 
 
 def test_a_producer_that_waits_for_its_answer_gets_it():
@@ -208,11 +262,13 @@ def test_five_buckets_stay_within_the_budget():
     assert not engine._lanes[0]
 
 
-def test_a_failing_device_loses_no_request(monkeypatch):
+@pytest.mark.parametrize("family", ["llada", "sdar"])
+def test_a_failing_device_loses_no_request(monkeypatch, family):
     """What sat on it waits again, and gets the answer that it would have had."""
-    lm = leapjax.LM(tiny_params(MODEL), MODEL, codec=None)
+    lm = new_lm(family)
     engine = lm.engine(2)
-    requests = [lm.request({"id": n, "prompt_ids": [n + 1]}, PLAIN) for n in range(5)]
+    prompts = [[*range(8 * (family == "sdar")), n + 1] for n in range(5)]
+    requests = [lm.request({"id": n, "prompt_ids": p}, PLAIN) for n, p in enumerate(prompts)]
     want = list(engine.stream(requests))
     tickets = [engine.submit(r) for r in requests]
     answers = dict(engine.step())
