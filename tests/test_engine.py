@@ -10,7 +10,7 @@ import leapjax
 from leapjax import DecodeConfig
 from leapjax.errors import UserError
 from leapjax.progress import announced
-from leapjax.serve import executables
+from leapjax.serve import engine, executables
 from leapjax.serve.lane import Lane
 from leapjax.serve.sizes import bucket, slots_for
 from leapjax.testing import tiny_config, tiny_params
@@ -59,13 +59,13 @@ def test_reading_is_lazy_and_bounded(lm):
             read += 1
             yield request
 
-    engine = lm.engine(2)
-    stream = engine.stream(source())
+    found = lm.engine(2)
+    stream = found.stream(source())
     assert read == 0
     for answered in range(40):
         completion = next(stream)
         assert completion.id == f"r{answered % 5}"
-        assert read <= answered + 1 + engine.look_ahead
+        assert read <= answered + 1 + found.look_ahead
     stream.close()
 
 
@@ -80,8 +80,7 @@ def test_mixed_buckets_and_programs(lm, compilations):
         lines[n]["prompt_ids"] = [7] * 33
     requests = [lm.request(r, configs[n % 3], line=n) for n, r in enumerate(lines)]
     requests[4] = lm.request({"id": "hole", "infill_ids": [1, mask, 2, mask, mask, 3]}, base)
-    engine = lm.engine(2)
-    programs = {engine.program(r) for r in requests}
+    programs = {lm.engine(2).program(r) for r in requests}
     assert len(programs) >= 4
     with compilations.seen() as compiled:
         together = list(lm.stream(requests, batch_size=2))
@@ -138,6 +137,24 @@ def test_each_chunk_sees_progress_and_may_end_the_stream(lm):
     with pytest.raises(KeyboardInterrupt):
         list(lm.stream(requests, batch_size=2, each_chunk=stop))
     assert len(list(lm.stream(requests, batch_size=2))) == 4
+
+
+@pytest.mark.parametrize("lm", ["sdar"], indirect=True)
+def test_rows_in_flight_count_by_their_own_canvas(lm, monkeypatch):
+    """An infilled sequence is longer than the canvas of the options; blocks end one by one."""
+    monkeypatch.setattr(engine, "CHUNK", 1)
+    monkeypatch.setattr(engine, "_SHORT_CHUNK", 1)
+    ids, mask, seen = [5] * 24, lm.config.mask_token_id, []
+    ids[6], ids[13], ids[21] = mask, mask, mask
+    config = CONFIG.replace(early_stop="off")
+    asked = [lm.request({"infill_ids": ids}, config), lm.request({"prompt_ids": [1] * 7}, config)]
+    for request in asked:
+        seen.append(parts := [])
+        stream = lm.engine(2).stream([request], lambda p: seen[-1].append(p.rows_in_flight_done))
+        assert len(list(stream)) == 1
+        assert parts == sorted(parts)
+    assert set(seen[0]) == {0, 12 / 24, 20 / 24}
+    assert set(seen[1]) == {0, 1 / 9, 5 / 9}  # the canvas ends with the block of its eighth token
 
 
 def test_nothing_asked_nothing_answered(lm, compilations):

@@ -167,6 +167,28 @@ def test_killed_at_twenty_points(command, expected, tmp_path):
     assert outputs(out) == expected
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sdar-a", "fast-dllm-v2-a"])
+def test_block_causal_rows_killed_and_resumed(command, tmp_path, name):
+    """Slots lose the prefixes that they held; two samples of a prompt share all of it."""
+
+    def start(output, *more, **process):
+        own = ["--model", MODEL.with_name(name), "--cache", "block", "--num-samples", 2]
+        return command(output, *map(str, own), "--temperature", "0.7", *more, **process)
+
+    straight, out = tmp_path / "straight", tmp_path / "out"
+    assert "prompt tokens prefilled" in finish(start(straight))
+    expected = outputs(straight)
+    assert kill_at_random(start, out, expected, 4, seed=4) == 4
+    finish(start(out, "--resume", "--share-prefix", "off"))
+    assert outputs(out) == expected
+    told, off = (json.loads((o / "summary.json").read_text()) for o in (straight, out))
+    assert told["answers"] == off["answers"] == 2 * (RECORDS - len(BAD)) and off["errors"] == 2
+    prefill, last = told["last_run"]["prefill"], off["last_run"]["prefill"]
+    assert prefill["prefilled"] <= 0.6 * prefill["wanted"] and last["ratio"] >= 2
+    assert last["prefilled"] == last["wanted"] < prefill["wanted"]
+
+
 def test_a_full_disk(command, expected, tmp_path):
     """A small filesystem of its own where that is allowed, else a limit on files' size."""
     out = tmp_path / "small" / "out"

@@ -179,6 +179,21 @@ def test_one_process_then_three_then_one(start, expected, tmp_path):
 
 
 @pytest.mark.slow
+def test_block_causal_rows_in_several_processes(start, tmp_path):
+    more = ("--model", str(MODEL.with_name("sdar-a")), "--temperature", "0.7", "--num-samples", "2")
+    one, out = tmp_path / "one", tmp_path / "out"
+    finish(start(one, None, *more))
+    first = start(out, 3, *more)
+    assert wait_until(first[0], lambda: shards_in(out) >= 1)
+    first[1].kill()
+    wait_for_end(first)
+    finish(start(out, 2, *more))
+    complete(out, outputs(one))
+    told = json.loads((out / "summary.json").read_text())["last_run"]
+    assert told["processes"] == 2 and told["prefill"]["prefilled"] < told["prefill"]["wanted"]
+
+
+@pytest.mark.slow
 def test_a_signal_to_all(start, expected, tmp_path):
     out = tmp_path / "out"
     processes = start(out, 3)
