@@ -1,10 +1,12 @@
-"""Policy x cache x family: every row equals the row alone, at batch 1, 2 and 7, and on a mesh.
+"""Family x policy x cache: every row equals the row alone, at batch 1, 2 and 7, and on a mesh.
 
 This also makes `docs/support.md`, from one run of every case: `make support`.
 """
 
+import functools
 import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,40 +14,57 @@ import pytest
 import leapjax
 from leapjax import DecodeConfig
 from leapjax.caches import CACHES
+from leapjax.config import pairs
 from leapjax.policies import POLICIES
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
-MODEL = {"llada": "llada-a", "dream": "dream-a"}
-QUICK = {
-    ("localleap", "none", "llada"),
-    ("localleap", "dual", "dream"),
+MODEL = {
+    "llada": "llada-a",
+    "dream": "dream-a",
+    "a2d": "a2d-a",
+    "sdar": "sdar-a",
+    "fast_dllm_v2": "fast-dllm-v2-a",
 }
-ALL = list(itertools.product(POLICIES, CACHES, MODEL))
+# Canvas and block. The prompts are shorter than a block, exactly one, and longer.
+SHAPE = dict.fromkeys(MODEL, {"gen_length": 16, "block_length": 8})
+SHAPE["sdar"] = {"gen_length": 14, "block_length": 4}
+SHAPE["fast_dllm_v2"] = {"gen_length": 24, "block_length": 8, "sub_block_length": 4}
+LENGTHS = (29, 3, 16, 1, 31, 8, 27)
+MESH = "data=2,fsdp=2,tensor=2"
+WHOLE = (None, MESH)  # one device, and the mesh
+QUICK = {
+    ("llada", "localleap", "none", None),
+    ("dream", "localleap", "dual", None),
+    ("sdar", "localleap", "block", None),
+    ("fast_dllm_v2", "slowfast", "block", None),
+}
+CELLS = list(itertools.product(MODEL, POLICIES, CACHES, WHOLE))
 # Every cell of the policies that one starts with; of the others every cell when the table is made.
 FIRST = ("localleap", "confidence_threshold", "low_confidence", "margin", "entropy", "random")
 
 
-def _marks(case):
-    if case in QUICK:
+@functools.cache
+def load(family, mesh=None):
+    return leapjax.load(GOLDEN / MODEL[family], mesh=mesh)
+
+
+def refusal(family, policy, cache):
+    """The reason for which a pair is refused, or None."""
+    rules = [run.attention for run in load(family).config.runs]
+    return pairs.refusal(cache, policy) or pairs.refusal(cache, policy, rules)
+
+
+def _marks(cell):
+    family, policy, cache, mesh = cell
+    if cell in QUICK:
         return ()
-    return pytest.mark.slow if case[0] in FIRST else pytest.mark.exhaustive
+    slow = policy == "localleap" if mesh else policy in FIRST
+    return pytest.mark.slow if slow else pytest.mark.exhaustive
 
 
-CASES = [pytest.param(*c, marks=_marks(c)) for c in ALL]
-MESH = "tensor=2"  # replicas along `data` are this, several times
-MESH_CACHES = ("none", "dual")
-MESH_ALL = list(itertools.product(POLICIES, MESH_CACHES, MODEL))
-MESH_CASES = [
-    pytest.param(*c, marks=pytest.mark.slow if c[0] == "localleap" else pytest.mark.exhaustive)
-    for c in MESH_ALL
-]
-OUTCOME: dict[tuple[str, ...], str] = {}
-
-
-@pytest.fixture(scope="module")
-def models():
-    return {family: leapjax.load(GOLDEN / name) for family, name in MODEL.items()}
+CASES = [pytest.param(*cell, marks=_marks(cell)) for cell in CELLS]
+OUTCOME: dict[tuple[str | None, ...], str] = {}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,113 +75,116 @@ def support_page(request):
         write_page(ROOT / "docs" / "support.md", OUTCOME)
 
 
-CELLS = [*ALL, *((policy, "mesh", *rest) for policy, *rest in MESH_ALL)]
-
-
 def write_page(path, outcome):
     """The page of one full run; fails, and leaves the old page, if a case did not run or pass."""
-    wanting = [key for key in CELLS if outcome.get(key) not in ("passed", "refused")]
+    wanting = [key for key in CELLS if not _settled(outcome.get(key))]
     if wanting:
+        first = " ".join(str(part) for part in wanting[0] if part)
         pytest.fail(
             f"{path} is not written: {len(wanting)} of {len(CELLS)} cases did not run or did not "
-            f"pass ({' '.join(wanting[0])}, ...); run all of them: make support"
+            f"pass ({first}, ...); run all of them: make support"
         )
     path.write_text(page(outcome))
 
 
+def _settled(outcome):
+    return outcome is not None and (outcome == "passed" or outcome.startswith("refused: "))
+
+
 def page(outcome) -> str:
-    """The table, one row a policy."""
-    keys = list(itertools.product(CACHES, MODEL))
-    keys += [("mesh", *rest) for rest in itertools.product(MESH_CACHES, MODEL)]
-    head = [" ".join(key) for key in keys]
+    """A table a family, one row a policy; the reasons of refusals below."""
+    reasons = list(dict.fromkeys(v for v in outcome.values() if v.startswith("refused: ")))
+    numbers = {reason: f"refused ({n})" for n, reason in enumerate(reasons, 1)}
+    columns = list(itertools.product(CACHES, WHOLE))
     lines = [
         "# What is tested together",
         "",
         "Each cell: seven prompts of mixed lengths, decoded at batch 1, 2 and 7, give every row",
-        "the tokens, steps, passes and commit order that it has alone (float32, CPU); `refused`:",
-        "the policy needs the whole sequence in every pass, and says so. Under `mesh` the same",
-        f"prompts give on a model spread as `{MESH}` what they give on one device. Made by",
-        "`make support` from one run of every case; a run that leaves a case out, or in which one",
-        "fails, leaves this page as it was.",
-        "",
-        "| policy | " + " | ".join(head) + " |",
-        "|---" * (len(head) + 1) + "|",
+        "the tokens, steps, passes and commit order that it has alone, and in another order at",
+        "batch 7 the same confidences, bit for bit (float32, CPU). Under `mesh` the same prompts",
+        f"give on a model spread as `{MESH}` what they give on one device. A number stands",
+        "for the line in which the pair is refused, below. Made by `make support` from one run of",
+        "every case; a run that leaves a case out, or in which one fails, leaves this page as it",
+        "was.",
     ]
-    for policy in POLICIES:
-        cells = [outcome[policy, *key] for key in keys]
-        lines.append(f"| `{policy}` | " + " | ".join(cells) + " |")
+    for family, folder in MODEL.items():
+        names = [cache + (" mesh" if mesh else "") for cache, mesh in columns]
+        lines += ["", f"## {family}", "", f"`tests/golden/{folder}`.", ""]
+        lines += ["| policy | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+        for policy in POLICIES:
+            found = [outcome[family, policy, *column] for column in columns]
+            cells = [numbers.get(each, each) for each in found]
+            lines.append(f"| `{policy}` | " + " | ".join(cells) + " |")
+    lines += ["", "## Refused", ""]
+    lines += [f"{n}. {reason.removeprefix('refused: ')}" for n, reason in enumerate(reasons, 1)]
     return "\n".join(lines) + "\n"
 
 
-def requests(lm, config, name):
+def own_copy(family, mesh=None):
+    """A model whose compiled programs go with the test."""
+    m = load(family, mesh)
+    return leapjax.LM(m.params, m.config, m.codec, m.dtype, replicas=m.replicas)
+
+
+def requests(lm, family, config):
     lines = [line for f in GOLDEN.glob("decode*.jsonl") for line in f.read_text().splitlines()]
-    full = [c["prompt_ids"] for c in map(json.loads, lines) if c["model"] == name]
-    lengths = (45, 3, 20, 1, 33, 12, 27)
-    return [
-        lm.request({"id": f"r{i}", "prompt_ids": full[i % len(full)][-n:]}, config)
-        for i, n in enumerate(lengths)
-    ]
+    full = [c["prompt_ids"] for c in map(json.loads, lines) if c["model"] == MODEL[family]]
+    found = [(full[i % len(full)] * 32)[-n:] for i, n in enumerate(LENGTHS)]
+    return [lm.request({"id": f"r{i}", "prompt_ids": ids}, config) for i, ids in enumerate(found)]
 
 
 def facts(c):
     return c.output_ids, c.steps, c.full_passes, c.nfe, c.commit_step, c.commit_kind
 
 
-@pytest.mark.parametrize(("policy", "cache", "family"), CASES)
-def test_each_row_is_the_row_alone(models, policy, cache, family):
-    # A model of this test's own, so that its compiled programs go with it.
-    shared = models[family]
-    lm = leapjax.LM(shared.params, shared.config, shared.codec, shared.dtype)
-    if cache != "none" and "recheck" in POLICIES[policy].needs:
-        with pytest.raises(leapjax.UserError, match="reads the whole sequence in every pass"):
-            DecodeConfig(policy=policy, cache=cache)
-        OUTCOME[policy, cache, family] = "refused"
+ALONE: dict[tuple[str, str, str], list] = {}
+
+
+def alone(lm, asked, *key):
+    """What each request gives without mates, computed once a session."""
+    if key not in ALONE:
+        ALONE[key] = [facts(next(lm.stream([r], batch_size=1))) for r in asked]
+    return ALONE[key]
+
+
+def check_on_one_device(lm, asked, wanted):
+    assert len({tuple(a[0]) for a in wanted}) > 1  # the prompts do matter
+    assert [facts(c) for c in lm.stream(asked, batch_size=2)] == wanted, "batch 2"
+    together = list(lm.stream(asked, batch_size=7))
+    assert [facts(c) for c in together] == wanted, "batch 7"
+    again = list(lm.stream(asked[::-1], batch_size=7))[::-1]
+    assert [c.commit_confidence for c in again] == [c.commit_confidence for c in together]
+    assert [facts(c) for c in again] == wanted, "in another order"
+
+
+@pytest.mark.parametrize(("family", "policy", "cache", "mesh"), CASES)
+def test_each_row_is_the_row_alone(family, policy, cache, mesh):
+    cell = family, policy, cache, mesh
+    options = SHAPE[family] | {"policy": policy, "cache": cache}
+    if reason := refusal(family, policy, cache):
+        with pytest.raises(leapjax.UserError, match=f"^{re.escape(reason)}$"):
+            DecodeConfig(**options).for_model(load(family).config)
+        OUTCOME[cell] = f"refused: {reason}"
         return
-    config = DecodeConfig(policy=policy, cache=cache, gen_length=16, block_length=8)
-    asked = requests(lm, config, MODEL[family])
-    OUTCOME[policy, cache, family] = "FAILED"
-    alone = [facts(next(lm.stream([r], batch_size=1))) for r in asked]
-    for slots in (2, 7):
-        together = [facts(c) for c in lm.stream(asked, batch_size=slots)]
-        assert together == alone, f"batch {slots}"
-    assert len({tuple(a[0]) for a in alone}) > 1  # the prompts do matter
-    OUTCOME[policy, cache, family] = "passed"
+    config = DecodeConfig(**options).for_model(load(family).config)
+    OUTCOME[cell] = "FAILED"
+    one = own_copy(family)
+    asked = requests(one, family, config)
+    wanted = alone(one, asked, family, policy, cache)
+    if mesh is None:
+        check_on_one_device(one, asked, wanted)
+    else:
+        assert [facts(c) for c in own_copy(family, mesh).stream(asked, batch_size=4)] == wanted
+    OUTCOME[cell] = "passed"
 
 
-@pytest.fixture(scope="module")
-def spread():
-    return {family: leapjax.load(GOLDEN / name, mesh=MESH) for family, name in MODEL.items()}
-
-
-@pytest.mark.parametrize(("policy", "cache", "family"), MESH_CASES)
-def test_a_mesh_gives_what_one_device_gives(models, spread, policy, cache, family):
-    if cache != "none" and "recheck" in POLICIES[policy].needs:
-        OUTCOME[policy, "mesh", cache, family] = "refused"  # see above: before any model
-        return
-    config = DecodeConfig(policy=policy, cache=cache, gen_length=16, block_length=8)
-    one, many = (
-        leapjax.LM(m.params, m.config, m.codec, m.dtype, replicas=m.replicas)
-        for m in (models[family], spread[family])
-    )
-    asked = requests(one, config, MODEL[family])
-    OUTCOME[policy, "mesh", cache, family] = "FAILED"
-    wanted = [facts(c) for c in one.stream(asked, batch_size=4)]
-    assert [facts(c) for c in many.stream(asked, batch_size=4)] == wanted
-    OUTCOME[policy, "mesh", cache, family] = "passed"
-
-
-def test_the_page_is_about_these_policies():
-    """It is what a run makes in which every case passes or is refused, as its cells say."""
-    text = (ROOT / "docs" / "support.md").read_text()
-    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
-    columns = [tuple(name.split()) for name in rows[0][1:]]
-    shown = {
-        (row[0].strip(" `"), *column): cell.strip()
-        for row in rows[2:]
-        for column, cell in zip(columns, row[1:], strict=True)
-    }
-    assert set(shown) == set(CELLS) and set(shown.values()) == {"passed", "refused"}
-    assert text == page(shown)
+def test_the_page_is_about_these_cells():
+    """It is what a run makes in which every case passes or is refused, as the registry says."""
+    wanted = {}
+    for family, policy, cache, mesh in CELLS:
+        reason = refusal(family, policy, cache)
+        wanted[family, policy, cache, mesh] = f"refused: {reason}" if reason else "passed"
+    assert (ROOT / "docs" / "support.md").read_text() == page(wanted)
 
 
 @pytest.mark.parametrize("lack", ["FAILED", "not tested", None])

@@ -37,9 +37,14 @@ def test_the_page_runs(capsys, registry):
     assert capsys.readouterr().out
 
 
-@pytest.mark.parametrize("cache", ["none", "dual"])
-def test_a_batch_decodes_as_generate_does(lm, cache):
-    prompts = [[1, 2, 3], [4], [5, 6, 7, 8]]
+@pytest.mark.parametrize(
+    ("family", "cache"),
+    [("dream", "none"), ("dream", "dual"), ("sdar", "block"), ("fast_dllm_v2", "block")],
+)
+def test_a_batch_decodes_as_generate_does(family, cache):
+    config = tiny_config(family).with_block_length(8) if cache == "block" else tiny_config(family)
+    lm = leapjax.LM(tiny_params(config), config, codec=None)
+    prompts = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 1, 2, 3, 4]]
     options = OPTIONS | RELAXED | {"cache": cache}
     batch = lm.batch(prompts, **options)
     final = jax.jit(decode, static_argnames="program")(*batch.arguments)
