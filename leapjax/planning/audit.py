@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from leapjax.planning import collectives, hlo
@@ -35,7 +35,7 @@ from leapjax.planning.traffic import Traffic, moves_only, traffic
 
 OUTSIDE = "outside"
 AROUND = "around a prefill"  # a row is taken out of the cache and put back
-_NAMES = (WRITE, WINDOW, REFRESH, STORE, FULL, PREFILL)  # the first wins: a write is in a pass
+_NAMES = (WINDOW, REFRESH, STORE, FULL, PREFILL, WRITE)
 _CACHE = "cache"  # in the names of the arguments that are keys and values
 # Parts of a scope that say nothing: JAX's own names of loops and calls.
 _NOISE = re.compile(r"^(jit\(run\)|while|body|cond|closed_call|branch_\d+_fun|checkpoint)$")
@@ -204,10 +204,12 @@ def _divide(
 
 
 def _scoped(sites: list[Site]) -> str | None:
-    """The pass that our scopes name most often."""
-    count = {name: sum(f"/{name}/" in s.instruction.scope for s in sites) for name in _NAMES}
-    best = max(count, key=lambda name: count[name])
-    return best if count[best] else None
+    """The pass that our scopes name most often; of scopes in each other the inner one counts."""
+    count: Counter[str] = Counter()
+    for site in sites:
+        named = [part for part in site.instruction.scope.split("/") if part in _NAMES]
+        count.update(named[-1:])
+    return max(count, key=lambda name: count[name], default=None)
 
 
 def _shaped(module: hlo.Module, sites: list[Site], expected: Passes | None) -> str | None:

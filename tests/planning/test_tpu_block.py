@@ -48,6 +48,9 @@ def test_a_pass_moves_what_it_must(model, block, where, mesh, rows, most, tmp_pa
             assert all(c["written"] / c["times"] < layer / 2 for c in one["copies"]), name
     assert (need.STORE in found) is (model == "sdar-8b" and rows > 2 * plan["refresh_group"])
     assert found[need.WINDOW]["turns"] == 1
+    # A finished block is written where it belongs, row by row.
+    written = counted["cache"] / plan["rows_a_replica"] * block / 768
+    assert need.STORE in found or found[need.WRITE]["moved"] < 4 * written
     # A prefill takes its row out of the cache and puts it back, and copies no other.
     row = counted["cache"] / plan["rows_a_replica"]
     assert found[audit.AROUND]["moved"] < 4.5 * row
