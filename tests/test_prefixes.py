@@ -3,18 +3,21 @@
 import functools
 import random
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import leapjax
 from leapjax import DecodeConfig
+from leapjax.cli import decode
 from leapjax.errors import UserError
 from leapjax.serve.prefills import Distinct, Prefills
 from leapjax.serve.prefixes import Prefixes, common, prefix_of
 from leapjax.serve.sizes import bucket
 from leapjax.testing import tiny_config, tiny_params
 
+GOLDEN = Path(__file__).parent / "golden"
 FAMILIES = ("sdar", "fast_dllm_v2")
 CONFIG = DecodeConfig(gen_length=8, threshold=0.7, relaxed_threshold=0.3)
 
@@ -194,6 +197,19 @@ def test_counts_and_sharing_are_refused_where_there_is_no_prefill():
         model("sdar").stream(["a"], CONFIG, cache="none", share_prefix=True)
     _, counts = answers(lm, [{"prompt_ids": [1, 2]}], 1, "auto", block_length=8)
     assert counts == Prefills()
+
+
+@pytest.mark.parametrize(
+    "word, said",
+    [("on", "share_prefix is on, but in llada"), ("maybe", "share_prefix is 'maybe'"), ("off", "")],
+)
+def test_a_config_file_may_set_it(tmp_path, capsys, word, said):
+    file = tmp_path / "options.yaml"
+    file.write_text(f"share_prefix: {word}\ngen_length: 8\nblock_length: 8\n")
+    argv = ["--model", str(GOLDEN / "llada-a"), "--config", str(file), "--prompt", "Tom"]
+    assert decode.main(argv) == (2 if said else 0)
+    error = capsys.readouterr().err
+    assert said in error and (error.count("\n") == 1 or not said)
 
 
 def test_the_least_useful_slot_is_overwritten():
