@@ -22,19 +22,20 @@ pytestmark = [
 
 
 @pytest.mark.parametrize(
-    ("model", "block", "where", "mesh", "rows", "most"),
+    ("model", "block", "where", "mesh", "rows", "most", "prefill"),
     [
-        ("sdar-8b", 4, "v6e:1x1", "data=1", 8, 1.05),  # two blocks of every row; of data=8
-        ("sdar-8b", 4, "v6e:2x2", "tensor=4", 32, 1.1),
-        ("sdar-8b", 4, "v5e:2x4", "tensor=8", 64, 1.1),  # turns
-        ("sdar-8b", 32, "v6e:1x1", "data=1", 32, 1.1),  # turns
-        ("sdar-8b", 32, "v5p:2x2x1", "data=4", 128, 1.15),
-        ("fast-dllm-v2-7b", 32, "v6e:1x1", "data=1", 32, 1.1),
-        ("fast-dllm-v2-7b", 32, "v5e:2x2", "tensor=4", 32, 1.1),
-        ("fast-dllm-v2-7b", 32, "v5p:2x2x1", "data=4", 128, 1.15),
+        ("sdar-8b", 4, "v6e:1x1", "data=1", 32, 1.05, 1.05),  # all passes two blocks wide
+        ("sdar-8b", 4, "v6e:2x2", "tensor=4", 32, 1.05, 1.05),
+        ("sdar-8b", 4, "v5e:2x4", "tensor=8", 64, 1.05, 1.05),  # turns
+        ("sdar-8b", 32, "v6e:1x1", "data=1", 32, 1.1, 1.05),  # turns
+        ("fast-dllm-v2-7b", 32, "v6e:1x1", "data=1", 32, 1.05, 1.05),
+        ("fast-dllm-v2-7b", 32, "v5e:2x2", "tensor=4", 32, 1.15, 1.15),
+        # On v5p scores and activations go through memory, however few.
+        ("sdar-8b", 4, "v5p:2x2x1", "data=4", 32, 1.15, 1.35),
+        ("fast-dllm-v2-7b", 32, "v5p:2x2x1", "data=4", 32, 1.4, 1.35),
     ],
 )
-def test_a_pass_moves_what_it_must(model, block, where, mesh, rows, most, tmp_path):
+def test_a_pass_moves_what_it_must(model, block, where, mesh, rows, most, prefill, tmp_path):
     out = tmp_path / "plan.json"
     argv = ["--model", model, "--block-length", str(block), "--topology", where, "--mesh", mesh]
     argv += ["--batch", str(rows), "--quantize", "none", "--audit", "--reuse", "off"]
@@ -44,8 +45,8 @@ def test_a_pass_moves_what_it_must(model, block, where, mesh, rows, most, tmp_pa
     layer = counted["weights"] / (28 if model.startswith("fast") else 36)
     for name in (need.WINDOW, need.STORE, need.PREFILL):
         if one := found.get(name):
-            assert 0.9 < one["ratio"] < most, name
-            assert all(c["written"] / c["times"] < layer / 2 for c in one["copies"]), name
+            assert 0.9 < one["ratio"] < (prefill if name == need.PREFILL else most), name
+            assert all(c["written"] / c["times"] < layer for c in one["copies"]), name
     assert (need.STORE in found) is (model == "sdar-8b" and rows > 2 * plan["refresh_group"])
     assert found[need.WINDOW]["turns"] == 1
     # A finished block is written where it belongs, row by row.
