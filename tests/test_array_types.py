@@ -119,9 +119,10 @@ def called(monkeypatch):
     jax.clear_caches()
 
 
-def decode(family="llada", arrange=False, change=lambda state: state, **options):
+def decode(family="llada", arrange=False, change=lambda state: state, group=1, **options):
     """Trace a whole decode of two rows."""
     config, program = harness.structure(family=family, **options)
+    program = dataclasses.replace(program, refresh_group=group)
     params = harness.params_of(family)
     params = arrangement.arrange(params, program.model) if arrange else params
     requests = [harness.request(ids, config, id=i) for i, ids in enumerate([[1, 2, 3], [4]])]
@@ -141,6 +142,7 @@ DECODES += [
     for arranged in (False, True)
 ]
 DECODES += [{"policy": "low_confidence", "cache": "block", "family": "sdar", "cfg_scale": 1.0}]
+DECODES += [{"cache": "block", "family": "sdar", "group": 0}]  # stores in turns
 DECODES += [{"policy": name, "gen": 4} for name in POLICIES]
 DECODES += [
     {"arrange": True, "policy": "confidence_threshold"},
