@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from leapjax.models.transformer import Weights
 
-    KeysValues = tuple[Float[Array, "L B K T E"], Float[Array, "L B K T E"]]
+    KeysValues = tuple[Float[Array, "L G K T E"], Float[Array, "L G K T E"]]
+    CachedRows = tuple[Float[Array, "L N K T E"], Float[Array, "L N K T E"]]
 
 
 def block_states(
@@ -38,7 +39,7 @@ def block_states(
     ids: Int32[Array, "B S"],
     positions: Int32[Array, "B S"],
     fresh: Sequence[Bool[Array, "B S"]],
-    cache: KeysValues,
+    cache: CachedRows,
     stored: Bool[Array, "B T"],
     dtype: DTypeLike = jnp.float32,
     places: Int32[Array, " B"] | None = None,
@@ -51,10 +52,10 @@ def block_states(
       ids: (B, S) int32, the window's tokens.
       positions: (B, S) int32, their rotary positions.
       fresh: for each block of the window, (B, S) bool: the window's columns that it attends to.
-      cache: (keys, values), each (L, B, K, T, E), or of more rows.
+      cache: (keys, values) of N rows, each (L, N, K, T, E).
       stored: (B, T) bool, the cached columns that the whole window attends to.
       dtype: compute dtype.
-      places: (B,) int32, each row's place in the cache; None if it has these rows alone.
+      places: (B,) int32, each row's place in the cache; None if N is B.
 
     Returns:
       (B, S, D) hidden states, and the window's rotated keys and values, (L, B, S, K, E) each.
