@@ -13,6 +13,7 @@ from leapjax.testing import tiny_config, tiny_params
 from leapjax.types import COMMIT_KINDS
 
 MODELS = {name: tiny_config(name) for name in ("llada", "dream", "sdar", "fast_dllm_v2")}
+BIDIRECTIONAL = ("llada", "dream")
 EOT = 5  # an ordinary token of the tiny models that plays end-of-turn
 BUCKET = 10  # columns for prompts
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from leapjax import DecodeConfig
 from leapjax.config.check import declaration
 from leapjax.policies import POLICIES
+from leapjax.testing import tiny_config
 from leapjax.types import COMMIT, COMMIT_KINDS, REOPEN, REPLACE, Proposal
 from tests.policies.batches import FIELDS, OWN, ROWS, batch, levels, stack
 
@@ -24,9 +25,11 @@ def test_the_registry_entry_is_complete(name):
     hash(policy)
     for parameter in policy.parameters:
         declaration(parameter, policy)
-    config = DecodeConfig(policy=name)
-    assert all(config.value(n) is not None for n in policy.reads)
-    assert config.to_dict().keys() - DecodeConfig(policy="factor").to_dict() <= set(policy.reads)
+    config, other = (DecodeConfig(policy=p).for_model(tiny_config()) for p in (name, "factor"))
+    assert all(config.value(n) is not None for n in policy.reads if n != "steps_per_block")
+    block_causal = DecodeConfig(policy=name).for_model(tiny_config("sdar"))
+    assert all(block_causal.value(n) is not None for n in policy.reads if n != "steps")
+    assert config.to_dict().keys() - other.to_dict() <= set(policy.reads)
 
 
 @every

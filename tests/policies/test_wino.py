@@ -12,7 +12,7 @@ from leapjax.decoding import forward
 from leapjax.decoding.forward import block_columns
 from leapjax.testing import tiny_config, tiny_params
 from tests.decoding.harness import (
-    MODELS,
+    BIDIRECTIONAL,
     decode,
     params_of,
     prompts,
@@ -60,7 +60,7 @@ def layered(family, layers):
     return config, tiny_params(config)
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", BIDIRECTIONAL)
 def test_the_shadow_sees_all_but_its_own_token(family):
     """One layer: a token's change reaches every shadow but the one that predicts it."""
     model, params = layered(family, 1)
@@ -83,7 +83,7 @@ def test_the_shadow_sees_all_but_its_own_token(family):
         assert same.tolist() == [[j == i for j in range(4)]] * 2
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", BIDIRECTIONAL)
 def test_decodes_end_and_are_complete(family):
     config, program = structure("wino", family, threshold=0.2, remask_threshold=1.0)
     rng = np.random.default_rng(0)
