@@ -160,8 +160,11 @@ def compare(name, examples):
                 )
 
     check()
-    assert seen["compared"] > 0.8 * seen["rows"], seen
-    assert seen["stopped"] or "infill" in varied, seen
+    # About one row in eight has a tie. Which rows are drawn depends on the modules imported before,
+    # so a few examples say little about shares.
+    many = examples > 100
+    assert seen["compared"] > (0.8 if many else 0.5) * seen["rows"], seen
+    assert seen["stopped"] or "infill" in varied or not many, seen
 
 
 QUICK = {"localleap-sdar", "dynamic-fast-dllm-v2"}

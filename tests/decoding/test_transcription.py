@@ -181,8 +181,9 @@ def compare(name, examples):
             )
 
     check()
-    # Most were really compared, and decoding did all it can do.
-    assert seen["compared"] > 0.8 * seen["rows"], seen
+    # Most were really compared, and decoding did all it can do. Few examples say little about
+    # shares, and which are drawn depends on the modules imported before.
+    assert seen["compared"] > (0.8 if examples > 100 else 0.5) * seen["rows"], seen
     kinds = {
         "localleap": {"anchor", "propagated", "top1"},
         "confidence_threshold": {"anchor"},
