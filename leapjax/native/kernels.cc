@@ -1,4 +1,4 @@
-// Float32 products with packed matrices, and attention, for XLA programs on one CPU.
+// Float32 products with packed matrices, experts, and attention, for XLA programs on one CPU.
 //
 // A matrix (K, N) is packed ahead of time into panels (N / NR, K, NR): what the innermost loop
 // reads lies in a row. One micro-kernel does everything: R rows times one panel, all sums in
@@ -208,53 +208,79 @@ inline Vector Exp(Vector x) {
   return Power(shifted, x * Broadcast(1.92596299e-8f) + f, x < Broadcast(-87.3f));
 }
 
-// Rows of x (rows, depth), or what `prepare(row, to)` makes of each if they are to be `prepared`,
-// times panels, `each` of which are a task. `place(first, row, many, panel, own)` says where the
-// products of so many rows from `row` on with a panel go and how far apart rows are there, and
-// `finish(row, many, panel, own)` is called when they are there; `end(first, many, panel, own)`
-// when those of all rows of a block with the panels of a task, from `panel` on, are. `first` is the
-// block's first row, `own` the thread's memory, `wide` floats for each of the block's.
+// Neighbouring rows, which stay in the second-level cache, and the panels they are multiplied with.
+struct Block {
+  int64_t top, many;
+  const float* panels;
+};
+
+// Rows of `depth` numbers from `top` on, in blocks as equal as can be.
+void AppendBlocks(int64_t top, int64_t rows, int64_t depth, const float* panels,
+                  std::vector<Block>& blocks) {
+  if (rows == 0) return;
+  const int64_t most = std::clamp<int64_t>((1 << 17) / depth, kRows, 16 * kRows);
+  const int64_t height = Ceil(Ceil(rows, Ceil(rows, most)), kRows) * kRows;
+  for (int64_t at = 0; at < rows; at += height) {
+    blocks.push_back({top + at, std::min(height, rows - at), panels});
+  }
+}
+
+inline Vector Silu(Vector x) {
+  // Below -87 what is left of x is 1e-38 of it, not nothing.
+  const Vector down = -x < Broadcast(87.f) ? -x : Broadcast(87.f);
+  return x / (Broadcast(1.f) + Exp(down));
+}
+
+// Blocks of rows of x (rows, depth), or what `prepare(row, to)` makes of each if they are to be
+// `prepared`, times their panels, `each` of which are a task. `place(first, row, many, panel, own)`
+// says where the products of so many rows from `row` on with a panel go and how far apart rows are
+// there, and `finish(row, many, panel, own)` is called when they are there;
+// `end(first, many, panel, own)` when those of all rows of a block with the panels of a task, from
+// `panel` on, are. `first` is the block's first row, `own` the thread's memory, `wide` floats for
+// each of the block's. x may be null if `prepare` finds its rows elsewhere.
 template <typename Prepare, typename Place, typename Finish, typename End>
-void Multiply(ffi::ThreadPool& pool, const float* x, int64_t rows, int64_t depth,
-              const float* weights, int64_t panels, int64_t each, int64_t wide, bool prepared,
+void Multiply(ffi::ThreadPool& pool, const float* x, const std::vector<Block>& blocks,
+              int64_t depth, int64_t panels, int64_t each, int64_t wide, bool prepared,
               Prepare&& prepare, Place&& place, Finish&& finish, End&& end) {
-  // Rows of a block stay in the second-level cache. Where they are a page apart they are copied,
-  // with another pitch, so that they don't compete for the same places in the first.
+  // Where rows are a page apart they are copied, with another pitch, so that they don't compete for
+  // the same places in the first-level cache.
   const bool copied = prepared || depth % 1024 == 0;
   const int64_t pitch = copied ? depth + 16 : depth;
-  const int64_t most = std::clamp<int64_t>((1 << 17) / pitch, kRows, 16 * kRows);
-  const int64_t height = Ceil(Ceil(rows, Ceil(rows, most)), kRows) * kRows;
-  const int64_t blocks = Ceil(rows, height), groups = Ceil(panels, each);
-  Share(pool, blocks * groups, [&] {
+  const int64_t groups = Ceil(panels, each), count = blocks.size();
+  int64_t height = 0;
+  for (const Block& block : blocks) height = std::max(height, block.many);
+  Share(pool, count * groups, [&] {
     float* const copies = Scratch(0, copied ? height * pitch : 0);
     float* const own = Scratch(1, height * wide);
     return [&, copies, own, held = int64_t{-1}](int64_t task) mutable {
-      const int64_t block = task / groups, start = task % groups * each;
-      const int64_t top = block * height, many = std::min(height, rows - top);
+      const int64_t which = task / groups, start = task % groups * each;
+      const auto [top, many, weights] = blocks[which];
+      const Block* const following = which + 1 < count ? &blocks[which + 1] : nullptr;
       const float* const mine = copied ? copies : x + top * depth;
-      if (copied && block != held) {
+      if (copied && which != held) {
         for (int64_t i = 0; i < many; ++i) {
-          const float* const from = x + (top + i) * depth;
           float* const to = copies + i * pitch;
-          if (prepared) prepare(from, to);
-          else std::memcpy(to, from, depth * sizeof(float));
+          if (prepared) prepare(top + i, to);
+          else std::memcpy(to, x + (top + i) * depth, depth * sizeof(float));
         }
-        held = block;
+        held = which;
       }
       // All tiles of a panel together fetch the next one, and all tiles of a block the next block's
       // rows: evenly, since in bursts it would hold them up. (One tile alone fetches every other
       // line of a panel.)
       const int64_t tiles = Ceil(many, kRows);
-      const int64_t after = std::clamp<int64_t>(rows - top - height, 0, height);
-      const Fetch rest(x + (top + height) * depth, after * depth * sizeof(float), panels * tiles,
+      const int64_t after = x && following ? following->many : 0;
+      const Fetch rest(after ? x + (top + many) * depth : weights, after * depth * sizeof(float), panels * tiles,
                        depth);
       for (int64_t p = start; p < std::min(start + each, panels); ++p) {
         const float* const panel = weights + p * depth * kPanel;
-        const Fetch next(panel + depth * kPanel, depth * kPanel * sizeof(float), tiles, depth);
-        InTiles(many, [&](TileFunction tile, int64_t at, int64_t n, int64_t which) {
+        const float* const soon =
+            p + 1 == panels && following ? following->panels : panel + depth * kPanel;
+        const Fetch next(soon, depth * kPanel * sizeof(float), tiles, depth);
+        InTiles(many, [&, top = top](TileFunction tile, int64_t at, int64_t n, int64_t t) {
           const auto [to, apart] = place(top, top + at, n, p, own);
-          tile(mine + at * pitch, pitch, 1, panel, kPanel, depth, to, apart, next[which],
-               rest[p * tiles + which]);
+          tile(mine + at * pitch, pitch, 1, panel, kPanel, depth, to, apart, next[t],
+               rest[p * tiles + t]);
           finish(top + at, n, p, own);
         });
       }
@@ -401,11 +427,12 @@ ffi::Error Product(ffi::ThreadPool pool, Floats x, Floats packed, Floats norm, F
   const auto direct = [&](const Side& of, int64_t p) {
     return plain && !of.rotated && (p - of.panel + 1) * kPanel <= of.columns;
   };
+  std::vector<Block> blocks;
+  AppendBlocks(0, rows, depth, packed.typed_data() + first * depth * kPanel, blocks);
   Multiply(
-      pool, x.typed_data(), rows, depth, packed.typed_data() + first * depth * kPanel, panels, 1,
-      kPanel, norm.element_count() > 0,
-      [&, shifted = Shifted(norm, depth)](const float* row, float* to) {
-        Norm(row, norm.typed_data(), shifted, eps, depth, to);
+      pool, x.typed_data(), blocks, depth, panels, 1, kPanel, norm.element_count() > 0,
+      [&, shifted = Shifted(norm, depth)](int64_t row, float* to) {
+        Norm(x.typed_data() + row * depth, norm.typed_data(), shifted, eps, depth, to);
       },
       [&, more = Maybe(add)](int64_t, int64_t row, int64_t many, int64_t p, float* own) {
         const Side& of = side(p);
@@ -441,11 +468,7 @@ ffi::Error Product(ffi::ThreadPool pool, Floats x, Floats packed, Floats norm, F
         for (int64_t i = 0; i < many; ++i) {
           Vector a = Load(own + i * kPanel) + before[0];
           Vector b = Load(own + i * kPanel + kLanes) + before[1];
-          if (gated) {
-            // Below -87 what is left of a is 1e-38 of it, not nothing.
-            const Vector down = -a < Broadcast(87.f) ? -a : Broadcast(87.f);
-            a = a / (Broadcast(1.f) + Exp(down)) * b;
-          }
+          if (gated) a = Silu(a) * b;
           if (of.rotated) {
             const int64_t at = (row + i) * (head / 2) + angle;
             const Vector c = Load(cos.typed_data() + at), s = Load(sin.typed_data() + at);
@@ -463,6 +486,100 @@ ffi::Error Product(ffi::ThreadPool pool, Floats x, Floats packed, Floats norm, F
         }
       },
       [](int64_t, int64_t, int64_t, const float*) {});
+  return ffi::Error::Success();
+}
+
+// x (N, D) through the experts that each row has chosen, of X: chosen, weights (N, K).
+//   gate_up (X, P, D, NR): gate and another matrix, gated as in Product; down (X, Q, F, NR).
+//   add (N, D) where given, + sum over K in order of weight * (silu(gate) * up) down -> (N, D).
+// So many rows at once as `inner` (rows * K, F) and `parts` (rows * K, Q * NR) have room for; they
+// hold an expert's rows side by side. Weights of experts that nobody has chosen are not read.
+ffi::Error Experts(ffi::ThreadPool pool, Floats x, ffi::Buffer<ffi::S32> chosen, Floats weights,
+                   Floats gate_up, Floats down, Floats add, ffi::ResultBuffer<ffi::F32> out,
+                   ffi::ResultBuffer<ffi::F32> inner, ffi::ResultBuffer<ffi::F32> parts) {
+  const auto xd = x.dimensions(), cd = chosen.dimensions(), gd = gate_up.dimensions(),
+             dd = down.dimensions(), id = inner->dimensions(), pd = parts->dimensions();
+  const auto refused = [] {
+    return ffi::Error::InvalidArgument("leapjax_experts: shapes do not agree");
+  };
+  if (xd.size() != 2 || cd.size() != 2 || gd.size() != 4 || dd.size() != 4 || id.size() != 2 ||
+      pd.size() != 2) {
+    return refused();
+  }
+  const int64_t rows = xd[0], depth = xd[1], some = cd[1], experts = gd[0], width = dd[2];
+  const int64_t wide = dd[1] * kPanel, place = gd[1] * gd[2] * kPanel, back = wide * width;
+  if (cd[0] != rows || weights.element_count() != chosen.element_count() || gd[2] != depth ||
+      gd[3] != kPanel || dd[0] != experts || dd[3] != kPanel || gd[1] != Ceil(width, kLanes) ||
+      dd[1] != Ceil(depth, kPanel) || !Counts(add, rows * depth) ||
+      out->element_count() != x.element_count() || id[1] != width || pd[1] != wide ||
+      pd[0] != id[0] || (rows && (some < 1 || id[0] < some))) {
+    return refused();
+  }
+  const int32_t* const all = chosen.typed_data();
+  if (std::any_of(all, all + rows * some, [&](int32_t e) { return e < 0 || e >= experts; })) {
+    return ffi::Error::InvalidArgument("leapjax_experts: there is no such expert");
+  }
+  std::vector<int64_t> ends, order, position;  // of a choice among its expert's, and back
+  std::vector<Block> blocks;
+  for (int64_t from = 0, room = some ? id[0] / some : 0; from < rows; from += room) {
+    const int64_t many = std::min(room, rows - from), choices = many * some;
+    const int32_t* const own = all + from * some;
+    ends.assign(experts + 1, 0);
+    for (int64_t i = 0; i < choices; ++i) ++ends[own[i] + 1];
+    for (int64_t e = 0; e < experts; ++e) ends[e + 1] += ends[e];
+    order.resize(choices);
+    position.resize(choices);
+    for (int64_t i = 0; i < choices; ++i) order[position[i] = ends[own[i]]++] = i;
+    const auto each_expert = [&](int64_t numbers, const float* panels, int64_t apart) {
+      blocks.clear();
+      for (int64_t e = 0, top = 0; e < experts; top = ends[e++]) {
+        AppendBlocks(top, ends[e] - top, numbers, panels + e * apart, blocks);
+      }
+    };
+    each_expert(depth, gate_up.typed_data(), place);
+    Multiply(
+        pool, nullptr, blocks, depth, gd[1], 1, kPanel, true,
+        [&](int64_t row, float* to) {
+          std::memcpy(to, x.typed_data() + (from + order[row] / some) * depth,
+                      depth * sizeof(float));
+        },
+        [](int64_t, int64_t, int64_t, int64_t, float* own) {
+          return std::pair(own, int64_t{kPanel});
+        },
+        [&](int64_t row, int64_t n, int64_t p, const float* own) {
+          float* const to = inner->typed_data() + row * width + p * kLanes;
+          for (int64_t i = 0; i < n; ++i) {
+            const Vector gate = Load(own + i * kPanel), up = Load(own + i * kPanel + kLanes);
+            StoreSome(to + i * width, Silu(gate) * up, width - p * kLanes);
+          }
+        },
+        [](int64_t, int64_t, int64_t, const float*) {});
+    each_expert(width, down.typed_data(), back);
+    Multiply(
+        pool, inner->typed_data(), blocks, width, dd[1], 1, 0, false, [](int64_t, float*) {},
+        [&](int64_t, int64_t row, int64_t, int64_t p, float*) {
+          return std::pair(parts->typed_data() + row * wide + p * kPanel, wide);
+        },
+        [](int64_t, int64_t, int64_t, const float*) {},
+        [](int64_t, int64_t, int64_t, const float*) {});
+    constexpr int64_t kTogether = 8;
+    Share(pool, Ceil(many, kTogether), [&] {
+      return [&](int64_t task) {
+        for (int64_t i = task * kTogether; i < std::min((task + 1) * kTogether, many); ++i) {
+          const int64_t to = (from + i) * depth;
+          for (int64_t k = 0; k < depth; k += kLanes) {
+            Vector sum = {};
+            for (int64_t j = i * some; j < (i + 1) * some; ++j) {
+              sum += Broadcast(weights.typed_data()[from * some + j]) *
+                     Load(parts->typed_data() + position[j] * wide + k);
+            }
+            if (add.element_count()) sum += LoadSome(add.typed_data() + to + k, depth - k);
+            StoreSome(out->typed_data() + to + k, sum, depth - k);
+          }
+        }
+      };
+    });
+  }
   return ffi::Error::Success();
 }
 
@@ -488,11 +605,12 @@ ffi::Error Summary(ffi::ThreadPool pool, Floats x, Floats packed, Floats norm, F
   if (x.element_count() == 0) return ffi::Error::Success();
   const int64_t rows = x.element_count() / depth, each = Ceil(panels, groups);
   const int64_t wide = each * kPanel, some = ids.element_count();
+  std::vector<Block> blocks;
+  AppendBlocks(0, rows, depth, packed.typed_data(), blocks);
   Multiply(
-      pool, x.typed_data(), rows, depth, packed.typed_data(), panels, each, wide,
-      norm.element_count() > 0,
-      [&, shifted = Shifted(norm, depth)](const float* row, float* to) {
-        Norm(row, norm.typed_data(), shifted, eps, depth, to);
+      pool, x.typed_data(), blocks, depth, panels, each, wide, norm.element_count() > 0,
+      [&, shifted = Shifted(norm, depth)](int64_t row, float* to) {
+        Norm(x.typed_data() + row * depth, norm.typed_data(), shifted, eps, depth, to);
       },
       [&](int64_t top, int64_t row, int64_t, int64_t p, float* own) {
         return std::pair(own + (row - top) * wide + p % each * kPanel, wide);
@@ -768,6 +886,19 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(leapjax_summary, Summary,
                                   .Ret<ffi::Buffer<ffi::F32>>()
                                   .Attr<float>("scale")
                                   .Attr<float>("eps"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(leapjax_experts, Experts,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Floats>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(leapjax_attention, Attention,
                               ffi::Ffi::Bind()

@@ -1,7 +1,8 @@
 """Packed matrices, and the operations on them, as JAX sees them.
 
 Shapes: K rows and N columns of a matrix, P panels of C columns, B rows, S queries, T keys,
-L layers, H query heads, G key/value heads, E head width.
+L layers, H query heads, G key/value heads, E head width; X experts of inner width F, of which a
+token has k.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from leapjax.native.build import panel
 from leapjax.native.pages import Pages
 
 TOGETHER = 8  # panels whose summary is made at once; more leave less to share between threads
+EXPERT_FLOATS = 2**24  # what experts have computed and not yet summed up, at most
 
 
 @jax.tree_util.register_dataclass
@@ -84,14 +86,53 @@ def pack(
     panels = (pages or Pages()).empty((sum(counts), depth, size))
     start = 0
     for matrix, count in zip(ordered, counts, strict=True):
-        whole, n = matrix.shape[1] // size, matrix.shape[1]
-        own = panels[start : start + count]
-        own[:whole] = matrix[:, : whole * size].reshape(depth, whole, size).transpose(1, 0, 2)
-        if whole < count:
-            own[whole] = 0
-            own[whole, :, : n - whole * size] = matrix[:, whole * size :]
+        _fill(panels[start : start + count], matrix)
         start += count
     return Packed(jax.device_put(panels, device, may_alias=True), columns, gated=gated, heads=heads)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PackedExperts:
+    """Float32 matrices of a layer's experts, in panels of columns, as `Packed` has them.
+
+    Attributes:
+      gate_up: (X, P, D, C) float32, gated: half of each panel is the gate's.
+      down: (X, Q, F, C) float32.
+    """
+
+    gate_up: jax.Array
+    down: jax.Array
+
+
+def pack_experts(gate, up, down, *, device=None, pages: Pages | None = None) -> PackedExperts:
+    """Pack experts for this processor, which must be `available` for it.
+
+    Args:
+      gate: (X, D, F), any float dtype.
+      up: (X, D, F).
+      down: (X, F, D).
+      device: where to; None is JAX's default.
+      pages: memory to use, for several of these.
+    """
+    size, pages = panel(), pages or Pages()
+    count, depth, width = gate.shape
+    first = pages.empty((count, -(-2 * width // size), depth, size))
+    second = pages.empty((count, -(-depth // size), width, size))
+    for i in range(count):
+        _fill(first[i], _alternating(gate[i], up[i], size // 2))
+        _fill(second[i], down[i])
+    return PackedExperts(*(jax.device_put(x, device, may_alias=True) for x in (first, second)))
+
+
+def _fill(panels: np.ndarray, matrix: np.ndarray) -> None:
+    """Write a matrix (K, N) into its panels (P, K, C); the last is filled up with zeros."""
+    (depth, n), (count, _, size) = matrix.shape, panels.shape
+    whole = n // size
+    panels[:whole] = matrix[:, : whole * size].reshape(depth, whole, size).transpose(1, 0, 2)
+    if whole < count:
+        panels[whole] = 0
+        panels[whole, :, : n - whole * size] = matrix[:, whole * size :]
 
 
 def _alternating(gate, other, half: int):
@@ -149,6 +190,36 @@ def product(x, matrix: Packed, *, norm=None, eps: float = 0.0, bias=None, rope=N
         head=np.int64(width),
         rotated=np.int64(rotated),
     )
+
+
+def experts(x, chosen, weights, matrices: PackedExperts, *, add=None):
+    """Weighted sums of the experts that tokens have chosen, in float32.
+
+    Only those experts' matrices are read. A token's sum runs over its experts in its own order: its
+    bits depend on no other token.
+
+    Args:
+      x: (..., D) float32.
+      chosen: (..., k) int32, experts; each in [0, X).
+      weights: (..., k) float32.
+      matrices: the experts.
+      add: (..., D) float32, added to the sums; None for none.
+
+    Returns:
+      (..., D): the sum over k of weight * ((silu(x gate) * (x up)) down).
+    """
+    depth, some = x.shape[-1], chosen.shape[-1]
+    rows, (_, panels, width, size) = x.size // depth, matrices.down.shape
+    parts = -(-rows * some * (width + depth) // EXPERT_FLOATS) or 1
+    together = -(-rows // parts) * some
+    outs = [
+        jax.ShapeDtypeStruct(shape, jnp.float32)
+        for shape in ((rows, depth), (together, width), (together, panels * size))
+    ]
+    call = jax.ffi.ffi_call("leapjax_experts", outs, vmap_method="sequential")
+    operands = [y.reshape(rows, y.shape[-1]) for y in (x, chosen, weights)]
+    more = jnp.zeros((0,), jnp.float32) if add is None else add
+    return call(*operands, matrices.gate_up, matrices.down, more)[0].reshape(x.shape)
 
 
 def summary(
