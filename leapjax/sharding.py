@@ -3,12 +3,13 @@
     --mesh data=2,fsdp=1,tensor=4   ->  2 replicas of 4 devices each
 
 `data` counts independent replicas: each has its own devices, weights, loop and slots, and no
-collective ever crosses it. Inside a replica one program runs on a mesh of `fsdp` x `tensor`:
-rows and the weights' other axis over `fsdp`, heads, MLP and vocabulary over `tensor` (column
-then row, so one sum after attention and one after the MLP). The width of the residual stream is
-split over `tensor` too (`leapjax.ops.mesh`): each sum is a reduce-scatter, and an all-gather
-precedes the next products. An axis that its mesh axis does not divide is replicated. Nothing
-else in the package mentions devices.
+collective ever crosses it. Inside a replica one program runs on a mesh of `fsdp` x `expert` x
+`tensor`. Rows and the weights' other axis are split over `fsdp`; heads, MLP and vocabulary over
+`tensor` (column then row, so one sum after attention and one after the MLP). The width of the
+residual stream is split over `tensor` too (`leapjax.ops.mesh`): each sum is a reduce-scatter, and
+an all-gather precedes the next products. Experts are split over `expert` and `fsdp` together, with
+one sum after them; rows are replicated over `expert`. An axis that its mesh axis does not divide is
+replicated. Nothing else in the package mentions devices.
 """
 
 from __future__ import annotations
@@ -26,10 +27,9 @@ from leapjax.config import check_keys
 from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
 from leapjax.models.families import table
-from leapjax.models.weights import MATRIX
-from leapjax.ops.mesh import RULES
+from leapjax.ops.mesh import axes_of
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "expert", "tensor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,7 @@ class MeshShape:
     Attributes:
       data: independent replicas.
       fsdp: devices that share a replica's rows, and split its weights further.
+      expert: devices that share a replica's experts (mixtures of experts only).
       tensor: devices that share a replica's heads, MLP and vocabulary.
 
     >>> shape = MeshShape(data=2, tensor=4)
@@ -49,11 +50,12 @@ class MeshShape:
     data: int = 1
     fsdp: int = 1
     tensor: int = 1
+    expert: int = 1
 
     @property
     def replica(self) -> int:
         """Devices of a replica."""
-        return self.fsdp * self.tensor
+        return self.fsdp * self.expert * self.tensor
 
     @property
     def devices(self) -> int:
@@ -62,7 +64,8 @@ class MeshShape:
 
     def __str__(self) -> str:
         """As `--mesh` takes it."""
-        return ",".join(f"{name}={getattr(self, name)}" for name in AXES)
+        names = [name for name in AXES if name != "expert" or self.expert > 1]
+        return ",".join(f"{name}={getattr(self, name)}" for name in names)
 
 
 def parse(text: str) -> MeshShape:
@@ -72,7 +75,7 @@ def parse(text: str) -> MeshShape:
       UserError: unknown axis, one given twice, or a count that is no whole number >= 1.
 
     >>> parse("data=2,tensor=4")
-    MeshShape(data=2, fsdp=1, tensor=4)
+    MeshShape(data=2, fsdp=1, tensor=4, expert=1)
     """
     sizes: dict[str, int] = {}
     for part in text.split(","):
@@ -101,8 +104,8 @@ def logical_axes(config: ModelConfig) -> dict[str, tuple[str | None, ...]]:
     axes: dict[str, tuple[str | None, ...]] = {}
     for weight in table(config):
         own = axes[weight.short] = weight.axes[1:] if weight.stacked else weight.axes
-        if weight.role == MATRIX:
-            axes[f"{weight.short}_scale"] = own[1:]
+        if weight.quantized:
+            axes[f"{weight.short}_scale"] = (*own[:-2], own[-1])
         elif weight.name == "head":
             axes["head_scale"] = own[:1]
     return axes
@@ -113,7 +116,7 @@ class Placement:
     """One replica's devices.
 
     Attributes:
-      mesh: `fsdp` x `tensor`.
+      mesh: `fsdp` x `expert` x `tensor`.
     """
 
     mesh: Mesh
@@ -128,10 +131,9 @@ class Placement:
         """
         spec = []
         for name, size in zip(logical, shape, strict=True):
-            axis = RULES[name] if name else None
             count = (units or {}).get(name, size)
-            fits = axis is not None and count % self.mesh.shape[axis] == 0
-            spec.append(axis if fits else None)
+            axes = axes_of(name, count, self.mesh) if name else ()
+            spec.append(axes[0] if len(axes) == 1 else axes or None)
         return NamedSharding(self.mesh, PartitionSpec(*spec))
 
     def parameters(self, config: ModelConfig, tree):
@@ -217,6 +219,6 @@ def placements(shape: MeshShape, devices: Sequence[Any] | None = None) -> list[P
             f"--mesh {shape} needs {shape.devices} devices, here are {len(have)}; make it smaller"
         )
     grid = np.array(have[: shape.devices], dtype=object)
-    grid = grid.reshape(shape.data, shape.fsdp, shape.tensor)
-    kinds = (AxisType.Auto, AxisType.Auto)
-    return [Placement(Mesh(part, ("fsdp", "tensor"), axis_types=kinds)) for part in grid]
+    grid = grid.reshape(shape.data, shape.fsdp, shape.expert, shape.tensor)
+    kinds = (AxisType.Auto,) * 3
+    return [Placement(Mesh(part, AXES[1:], axis_types=kinds)) for part in grid]

@@ -3,14 +3,66 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 
 from leapjax.errors import UserError
 from leapjax.models.attention import Bidirectional, BlockCausal, Rule
 
 # How many positions a canvas has, for a prompt of P tokens and blocks of B: `gen_length`; the
 # fewest that are at least `gen_length` and end on a block's border (SDAR); `gen_length` // B
-# blocks, the first of which begins with the P mod B last tokens of the prompt (Fast-dLLM v2).
-CANVASES = ("fixed", "to_border", "whole_blocks")
+# blocks, the first of which begins with the P mod B last tokens of the prompt (Fast-dLLM v2); as
+# "to_border", but the answer is cut to `gen_length` (LLaDA2).
+CANVASES = ("fixed", "to_border", "whole_blocks", "overhang")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experts:
+    """A mixture of experts in place of a layer's MLP.
+
+    Attributes:
+      count: experts X.
+      chosen: experts k that a token uses.
+      hidden_size: inner width of one expert.
+      shared_size: inner width of the experts that every token uses, together; 0 for none.
+      score: how the router's logits become scores: "softmax" or "sigmoid".
+      normalize: the weights of the chosen experts are divided by their sum.
+      scale: factor on the weights.
+      bias: the router has a bias on the scores, which takes part in the choice ("selects"), or in
+        the weights too ("weighs"); "" for none.
+      groups: equal groups of consecutive experts.
+      top_groups: groups that a token may choose from. A group's score is the sum of its two
+        largest biased scores.
+    """
+
+    count: int
+    chosen: int
+    hidden_size: int
+    shared_size: int = 0
+    score: str = "softmax"
+    normalize: bool = False
+    scale: float = 1.0
+    bias: str = ""
+    groups: int = 1
+    top_groups: int = 1
+
+    def __post_init__(self):
+        if not 1 <= self.chosen <= self.count:
+            raise UserError(
+                f"model config: {self.chosen} experts a token, but there are {self.count}"
+            )
+        if self.count % self.groups or not 1 <= self.top_groups <= self.groups:
+            raise UserError(
+                f"model config: {self.count} experts in {self.groups} groups, of which a token "
+                f"chooses {self.top_groups}: groups are equal, and it chooses at most all"
+            )
+        if self.groups > 1 and self.count == self.groups:
+            raise UserError("model config: a group of experts has at least two")
+        if self.chosen > self.count // self.groups * self.top_groups:
+            raise UserError(
+                f"model config: {self.chosen} experts a token, but {self.top_groups} groups have "
+                f"{self.count // self.groups * self.top_groups}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +74,36 @@ class Run:
       n_layers: number of layers.
       mlp_hidden_size: inner width F of the MLP.
       attention: attention rule.
+      experts: the experts that take the place of the MLP, or None.
     """
 
     name: str
     n_layers: int
     mlp_hidden_size: int
     attention: Rule = Bidirectional()
+    experts: Experts | None = None
+
+
+def layer_runs(
+    kinds: Sequence[Experts | None], mlp_hidden_size: int, attention: Rule
+) -> tuple[Run, ...]:
+    """Runs of equal neighbours.
+
+    Args:
+      kinds: for each layer, its experts, or None for an MLP.
+      mlp_hidden_size: inner width F of the MLPs.
+      attention: attention rule of all layers.
+
+    >>> runs = layer_runs([None, Experts(8, 2, 16), Experts(8, 2, 16)], 64, Bidirectional())
+    >>> [(run.name, run.n_layers) for run in runs]
+    [('layers_0', 1), ('layers_1', 2)]
+    """
+    parts = [(kind, len([*same])) for kind, same in itertools.groupby(kinds)]
+    names = ["layers"] if len(parts) == 1 else [f"layers_{i}" for i in range(len(parts))]
+    return tuple(
+        Run(name, size, mlp_hidden_size, attention, kind)
+        for name, (kind, size) in zip(names, parts, strict=True)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +127,16 @@ class ModelConfig:
       pad_token_id: the id that fills unused slots.
       tie_embeddings: the head is the embedding table.
       qkv_bias: query, key and value projections have a bias.
-      linear_bias: the other projections of a block have a bias.
+      o_bias: the output projection of attention has a bias.
+      linear_bias: the MLP's projections have one, and so has attention's output projection.
       head_bias: the vocabulary head has a bias.
       norm_bias: the norms have a bias.
       embed_scale: factor on the embeddings.
       logit_scale: factor on the logits.
       shift_logits: position i is predicted by the output at i - 1 (Dream).
       qk_norm: each head's queries and keys get an RMS norm before RoPE (Qwen3).
+      rotary_dim: leading dimensions of a head that RoPE rotates; None is all.
+      clip_qkv: queries, keys and values are clamped to +- this before RoPE; None is no limit.
       attention: attention rule.
       layer_runs: runs of layers, in order; () if all layers are equal.
       canvas: number of canvas positions behind a prompt, name in `CANVASES`.
@@ -84,6 +163,7 @@ class ModelConfig:
     pad_token_id: int
     tie_embeddings: bool = False
     qkv_bias: bool = False
+    o_bias: bool = False
     linear_bias: bool = False
     head_bias: bool = False
     norm_bias: bool = False
@@ -91,6 +171,8 @@ class ModelConfig:
     logit_scale: float = 1.0
     shift_logits: bool = False
     qk_norm: bool = False
+    rotary_dim: int | None = None
+    clip_qkv: float | None = None
     attention: Rule = Bidirectional()
     layer_runs: tuple[Run, ...] = ()
     canvas: str = "fixed"
@@ -125,12 +207,20 @@ class ModelConfig:
           prompt: tokens of the prompt.
           gen_length: tokens to generate.
           block_length: tokens per block.
+
+        Returns:
+          The positions that are decoded; of an "overhang" the answer is cut to `gen_length`.
         """
-        if self.canvas == "to_border":
+        if self.canvas in ("to_border", "overhang"):
             return -(-(prompt + gen_length) // block_length) * block_length - prompt
         if self.canvas == "whole_blocks":
             return gen_length // block_length * block_length - prompt % block_length
         return gen_length
+
+    @property
+    def rotated(self) -> int:
+        """Leading dimensions of a head that RoPE rotates."""
+        return self.head_dim if self.rotary_dim is None else self.rotary_dim
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -156,9 +246,14 @@ class ModelConfig:
             raise UserError(
                 f"model config: {self.n_heads} heads can't share {self.n_kv_heads} KV heads"
             )
-        if self.head_dim % 2:
+        for name in ("head_dim", "rotary_dim"):
+            if (getattr(self, name) or 0) % 2:
+                raise UserError(
+                    f"model config: {name} {getattr(self, name)} is odd; rotary needs an even one"
+                )
+        if not 0 < self.rotated <= self.head_dim:
             raise UserError(
-                f"model config: head_dim {self.head_dim} is odd; rotary needs an even one"
+                f"model config: rotary_dim {self.rotary_dim} is outside a head of {self.head_dim}"
             )
         for name in ("mask_token_id", "eos_token_id", "pad_token_id"):
             if not 0 <= getattr(self, name) < self.vocab_size:

@@ -2,8 +2,9 @@
 
     W (in, out) ~ int8 (in, out) * scale (out,);  x @ W ~ (x @ int8) * scale
 
-Round to nearest, scale = largest magnitude / 127. Activations, norms, biases, the embedding and a
-tied head are not quantised. int8 takes a quarter of float32's bytes and half of bfloat16's.
+Round to nearest, scale = largest magnitude / 127. Activations, norms, biases, routers, the
+embedding and a tied head are not quantised. int8 takes a quarter of float32's bytes and half of
+bfloat16's.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from leapjax.config import QUANTIZATIONS
 from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
 from leapjax.models.families import table
-from leapjax.models.weights import MATRIX
 
 
 @functools.partial(jax.jit, static_argnames="axis")
@@ -52,10 +52,12 @@ def quantize(params, config: ModelConfig, method: str):
         raise UserError(f"quantize is {method!r}; choose one of {', '.join(QUANTIZATIONS)}")
     out = dict(params)
     for weight in table(config):
-        if weight.role == MATRIX:
+        if weight.quantized:
             run, _, name = weight.name.partition(".")
-            whole, scale = _int8(params[run][name], axis=0)
-            out[run] = out[run] | {name: whole, f"{name}_scale": scale}
+            stack = params[run][name]  # (L, in, out); of experts (L, X, in, out)
+            whole, scale = _int8(stack.reshape(-1, *stack.shape[-2:]), axis=0)
+            scale = scale.reshape(*stack.shape[:-2], -1)
+            out[run] = out[run] | {name: whole.reshape(stack.shape), f"{name}_scale": scale}
     if "head" in params:
         # The head is (V, D), so its output channels are rows.
         rounded, scale = _int8(params["head"][None], axis=1)

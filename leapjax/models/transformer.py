@@ -51,7 +51,7 @@ def layer_block(
     x: Float[Array, "B S D"],
     layer: Mapping[str, Any],
     head_dim: int,
-    rope: Sequence[Float32[Array, "B S 1 {head_dim}//2"]],
+    rope: Sequence[Float32[Array, "B S 1 _"]],
     mix: Callable[..., tuple[Any, Any]],
     outputs: Int32[Array, "B W"] | None = None,
 ) -> tuple[Float[Array, "B S D"] | Float[Array, "B W D"], Any]:
@@ -127,7 +127,7 @@ def begin(
       The arranged weights, their backend, the embeddings (B, S, D), and cosines and sines.
     """
     model = as_arranged(params, config)
-    rope = rope_tables(positions, config.head_dim, config.rope_theta)
+    rope = rope_tables(positions, config.rotated, config.rope_theta)
     return model, BACKENDS[model.backend], embed(model, config, ids, dtype), rope
 
 
@@ -344,9 +344,13 @@ def head_summary(
         return BACKENDS[model.backend].head_summary(hidden, model, apart)
 
 
+# Matrices that write to the residual stream.
+_WRITES = ("o", "down", "experts_down", "shared_down")
+
+
 def init_scale(name: str, config: ModelConfig) -> float:
     """Initial standard deviation of a matrix, by its name; see `init_params`."""
-    return 0.02 / (2 * config.n_layers) ** 0.5 if name in ("o", "down") else 0.02
+    return 0.02 / (2 * config.n_layers) ** 0.5 if name in _WRITES else 0.02
 
 
 def init_params(config: ModelConfig, key: Key[Array, ""], dtype: DTypeLike = jnp.float32) -> Params:

@@ -29,10 +29,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from leapjax import native
-from leapjax.models.config import ModelConfig
+from leapjax.models.config import ModelConfig, Run
 from leapjax.ops import cpu, xla
 from leapjax.ops.runs import Stacked, Unrolled
-from leapjax.ops.weights import GROUPS, Arranged, Head, Matrices, Norm
+from leapjax.ops.weights import (
+    GROUPS,
+    Arranged,
+    ExpertMatrices,
+    Head,
+    Matrices,
+    Norm,
+    Router,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float32
@@ -46,7 +54,6 @@ UNSTACKED = 64  # the same on a GPU (32 layers: 16 s more to compile) and with p
 PACKED_UP_TO_BYTES = 2**31  # size of the matrices; packing holds them twice
 PIECE = 4096  # rows of the head; the logits of 32 positions take half a megabyte
 
-SINGLE = ("o", "down")
 NORMS = ("attn_norm", "mlp_norm", "q_norm", "k_norm")
 
 
@@ -59,7 +66,7 @@ def as_arranged(params: Mapping[str, Any] | Arranged, config: ModelConfig) -> Ar
     """
     if isinstance(params, Arranged):
         return params
-    runs = tuple(Stacked(_layer(params[run.name], config), run.n_layers) for run in config.runs)
+    runs = tuple(_stacked(params[run.name], run, config) for run in config.runs)
     return arranged(params, runs, head_of(params, config))
 
 
@@ -76,7 +83,7 @@ def for_training(params: Mapping[str, Any], config: ModelConfig) -> Arranged:
     runs = []
     for run in config.runs:
         each = [jax.tree.map(lambda x, i=i: x[i], params[run.name]) for i in range(run.n_layers)]
-        runs.append(Unrolled(tuple(_layer(x, config, training=True) for x in each)))
+        runs.append(Unrolled(tuple(_layer(x, run, config, training=True) for x in each)))
     return arranged(params, tuple(runs), head_of(params, config))
 
 
@@ -107,7 +114,9 @@ def norm_of(params: Mapping[str, Any], name: str, config: ModelConfig) -> Norm:
     return Norm(params[name], params.get(f"{name}_bias"), eps=config.norm_eps)
 
 
-def _layer(leaves: Mapping[str, Any], config: ModelConfig, training: bool = False) -> dict:
+def _layer(
+    leaves: Mapping[str, Any], run: Run, config: ModelConfig, training: bool = False
+) -> dict[str, Any]:
     """Weights of one layer, or of stacked layers, for XLA: one array per matrix."""
 
     def matrices(names):
@@ -116,9 +125,43 @@ def _layer(leaves: Mapping[str, Any], config: ModelConfig, training: bool = Fals
         widths = tuple(x.shape[-1] for x in weights)
         return Matrices(weights, biases, scales, widths, training)
 
-    groups = GROUPS | {name: (name,) for name in SINGLE}
-    made: dict[str, Any] = {name: matrices(names) for name, names in groups.items()}
+    made: dict[str, Any] = {name: matrices(names) for name, names in groups_of(run).items()}
+    made["vkq"] = made["vkq"].replace(clip=config.clip_qkv)
+    made |= experts_of(leaves, run, training)
     return made | {name: norm_of(leaves, name, config) for name in NORMS if name in leaves}
+
+
+def groups_of(run: Run) -> dict[str, tuple[str, ...]]:
+    """A layer's matrices as the operations name them -> the leaves that each consists of.
+
+    An expert layer's MLP is that of its shared experts, if it has any.
+    """
+    groups = {"vkq": GROUPS["vkq"], "o": ("o",)}
+    if run.experts is None:
+        return groups | {"gate_up": GROUPS["gate_up"], "down": ("down",)}
+    if run.experts.shared_size:
+        groups |= {"gate_up": ("shared_gate", "shared_up"), "down": ("shared_down",)}
+    return groups
+
+
+def experts_of(leaves: Mapping[str, Any], run: Run, training: bool = False) -> dict[str, Any]:
+    """The router and experts of a layer, or of stacked layers; {} for an MLP."""
+    if run.experts is None:
+        return {}
+    names = [f"experts_{part}" for part in ("gate", "up", "down")]
+    gate, up, down = (leaves[n] for n in names)
+    scales = tuple(leaves[f"{n}_scale"] for n in names if f"{n}_scale" in leaves)
+    return {
+        "router": Router(leaves["router"], leaves.get("router_bias"), run.experts),
+        "experts": ExpertMatrices(gate, up, down, scales, training=training),
+    }
+
+
+def _stacked(leaves: Mapping[str, Any], run: Run, config: ModelConfig) -> Stacked:
+    """A run's stacked layers; experts stay outside of what is scanned."""
+    made = _layer(leaves, run, config)
+    whole = {name: made.pop(name) for name in ("experts",) if name in made}
+    return Stacked(made, run.n_layers, whole)
 
 
 def arrange(
@@ -154,7 +197,7 @@ def arrange(
     made = as_arranged(own, config)
     if narrow < WORDS_FROM_BYTES and config.n_layers <= UNROLLED:
         runs = tuple(
-            Unrolled(tuple(_layer(x, config) for x in _views(own[run.name], device)))
+            Unrolled(tuple(_layer(x, run, config) for x in _views(own[run.name], device)))
             for run in config.runs
         )
         made = made.replace(runs=runs)
@@ -197,6 +240,7 @@ def _should_pack(params, config: ModelConfig, dtype) -> bool:
         and all(x.dtype == jnp.float32 for x in matrices)
         and config.n_layers <= UNSTACKED
         and sum(x.nbytes for x in matrices) <= PACKED_UP_TO_BYTES
+        and not any(run.experts for run in config.runs)
         and native.available()
     )
 
@@ -205,7 +249,8 @@ def _packed(params, config: ModelConfig, device) -> Arranged:
     """Arrange for the kernels: packed matrices, unchanged biases and norms."""
     pages, size = native.Pages(), native.panel()
     # The product can apply RoPE where half a head is half a panel.
-    rotates = not (config.head_dim % size or config.qk_norm)
+    plain = not config.qk_norm and config.clip_qkv is None and config.rotated == config.head_dim
+    rotates = plain and not config.head_dim % size
     heads = (0, config.head_dim, config.head_dim) if rotates else (0, 0, 0)
 
     def pack(*matrices, **how):
@@ -220,14 +265,15 @@ def _packed(params, config: ModelConfig, device) -> Arranged:
             made = (pack(*w.weights, heads=heads),)
         else:  # matrices can share a product only if each ends at a panel's edge
             made = tuple(pack(m) for m in w.weights)
-        return cpu.PackedMatrices(made, bias, w.widths)
+        return cpu.PackedMatrices(made, bias, w.widths, w.clip)
 
-    def layer(leaves):
-        made = _layer(leaves, config)
+    def layer(leaves, run):
+        made = _layer(leaves, run, config)
         return {k: packed(w, k) if isinstance(w, Matrices) else w for k, w in made.items()}
 
     runs = tuple(
-        Unrolled(tuple(layer(x) for x in _views(params[run.name], device))) for run in config.runs
+        Unrolled(tuple(layer(x, run) for x in _views(params[run.name], device)))
+        for run in config.runs
     )
     table = np.asarray(params.get("head", params["embed"])).T
     return arranged(params, runs, head_of(params, config, table=pack(table)), "cpu")

@@ -1,7 +1,7 @@
 """Attention in XLA, for every platform and mesh.
 
 Shapes: B rows, S queries, T keys, N fresh keys beside cached ones, H query heads, G key/value
-heads, E head width.
+heads, E head width, R rotated dimensions of a head.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Rope(NamedTuple):
     """Cosines and sines of queries and keys.
 
     Attributes:
-      queries: two (B, S, 1, E / 2) float32.
-      keys: two (B, T, 1, E / 2) float32.
+      queries: two (B, S, 1, R / 2) float32.
+      keys: two (B, T, 1, R / 2) float32.
     """
 
     queries: Any

@@ -34,11 +34,13 @@ class PackedMatrices(struct.PyTreeNode):
       packed: `native.Packed`: one per matrix, or a single one with all of them side by side.
       bias: (N,), their biases concatenated, or None.
       widths: columns of each matrix.
+      clip: as that of `leapjax.ops.weights.Matrices`.
     """
 
     packed: tuple[native.Packed, ...]
     bias: Any = None
     widths: tuple[int, ...] = struct.field(pytree_node=False, default=())
+    clip: float | None = struct.field(pytree_node=False, default=None)
 
 
 def _products(x, w: PackedMatrices, start: int, stop: int, **extra) -> list:
@@ -67,7 +69,7 @@ def heads(
     x: Float[Array, "B S D"],
     layer: Mapping[str, Any],
     names: Sequence[str],
-    rope: Sequence[Float32[Array, "B S 1 {head_dim}//2"]],
+    rope: Sequence[Float32[Array, "B S 1 _"]],
     head_dim: int,
 ) -> list[Float[Array, "B S _ {head_dim}"]]:
     """Values, keys or queries of S positions, rotated; else as `leapjax.ops.xla.heads`."""
@@ -77,10 +79,13 @@ def heads(
     products = _products(x, w, first, last, rope=rope, **_norm(layer["attn_norm"]))
     rotated = w.packed[0].heads[first:last] if len(w.packed) == 1 else [0] * len(names)
     out = [y.reshape(*x.shape[:-1], -1, head_dim) for y in products]
-    return [
-        y if done or name == "v" else rotate(xla.head_normed(y, layer, name), *rope)
-        for name, y, done in zip(names, out, rotated, strict=True)
+    if any(rotated):
+        return out
+    own = [
+        xla.clipped(xla.head_normed(y, layer, name), layer)
+        for name, y in zip(names, out, strict=True)
     ]
+    return [y if name == "v" else rotate(y, *rope) for name, y in zip(names, own, strict=True)]
 
 
 def rotated(x: Float[Array, "B S H E"], rope: Any) -> Float[Array, "B S H E"]:

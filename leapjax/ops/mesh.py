@@ -9,6 +9,7 @@ Shapes: B rows, S positions computed now, D width.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from jax import lax
@@ -17,8 +18,8 @@ from jax.sharding import PartitionSpec, get_abstract_mesh
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
-# Logical axis -> mesh axis. The one table.
-RULES = {
+# Logical axis -> mesh axis, or several. The one table.
+RULES: dict[str, str | tuple[str, ...]] = {
     "rows": "fsdp",
     "vocabulary": "tensor",
     "heads": "tensor",
@@ -26,7 +27,23 @@ RULES = {
     "mlp": "tensor",
     "residual": "tensor",
     "width": "fsdp",
+    "experts": ("expert", "fsdp"),
 }
+
+
+def axes_of(name: str, size: int, mesh) -> tuple[str, ...]:
+    """The mesh axes that split an axis of an array; () if they are trivial or don't divide it.
+
+    Args:
+      name: logical axis.
+      size: elements, or whole things (heads) that are not cut.
+      mesh: a mesh, abstract or not.
+    """
+    rule = RULES[name]
+    axes = tuple(
+        axis for axis in ((rule,) if isinstance(rule, str) else rule) if mesh.shape.get(axis, 1) > 1
+    )
+    return () if size % math.prod(mesh.shape[axis] for axis in axes) else axes
 
 
 # Positions of a pass from which a sum over devices may overlap its product. The TPU compiler then
@@ -40,7 +57,7 @@ def split_residual(x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
 
     Each device then adds, keeps and norms only its own part of the width.
     """
-    return _along_width(x, RULES["residual"])
+    return _along_width(x, "tensor")
 
 
 def gather(x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
@@ -61,7 +78,7 @@ def add_to_residual(x: Float[Array, "B S D"], y: Float[Array, "B S D"]) -> Float
 
 def _along_width(x, axis: str | None):
     mesh = get_abstract_mesh()
-    size = mesh.shape.get(RULES["residual"], 1)
+    size = mesh.shape.get("tensor", 1)
     if size == 1 or x.shape[-1] % size:
         return x
     free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)

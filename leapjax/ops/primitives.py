@@ -1,6 +1,7 @@
 """Building blocks of every backend: RMS norm, RoPE, gathers.
 
-Shapes: B rows, S positions computed now, T columns, W window, D width, E head width.
+Shapes: B rows, S positions computed now, T columns, W window, D width, E head width, R rotated
+dimensions of a head.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ def precision_for(dtype: DTypeLike) -> lax.Precision:
     ('HIGHEST', 'DEFAULT')
     """
     return lax.Precision.HIGHEST if dtype == jnp.float32 else lax.Precision.DEFAULT
+
+
+def as_bfloat16(leaf: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
+    """Bitcast uint16 to bfloat16; return any other dtype unchanged."""
+    return lax.bitcast_convert_type(leaf, jnp.bfloat16) if leaf.dtype == jnp.uint16 else leaf
 
 
 def along_last(
@@ -59,42 +65,51 @@ def rms_norm(
 
 
 def rope_tables(
-    positions: Int32[Array, "B S"], head_dim: int, theta: float
-) -> tuple[Float32[Array, "B S 1 {head_dim}//2"], Float32[Array, "B S 1 {head_dim}//2"]]:
+    positions: Int32[Array, "B S"], rotated: int, theta: float
+) -> tuple[Float32[Array, "B S 1 {rotated}//2"], Float32[Array, "B S 1 {rotated}//2"]]:
     """Cosines and sines of the rotary embedding.
 
     Args:
       positions: (B, S) int32, each token's position in its own row.
-      head_dim: E.
+      rotated: R.
       theta: base.
 
     Returns:
-      Two (B, S, 1, E / 2) float32 arrays; the 1 broadcasts over heads.
+      Two (B, S, 1, R / 2) float32 arrays; the 1 broadcasts over heads.
 
-    >>> cos, sin = rope_tables(jnp.array([[0, 1]]), head_dim=4, theta=100.0)
+    >>> cos, sin = rope_tables(jnp.array([[0, 1]]), rotated=4, theta=100.0)
     >>> cos.shape, sin[0, 0, 0].tolist()
     ((1, 2, 1, 2), [0.0, 0.0])
     """
-    inverse = 1.0 / theta ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    inverse = 1.0 / theta ** (jnp.arange(0, rotated, 2, dtype=jnp.float32) / rotated)
     angles = positions.astype(jnp.float32)[:, :, None, None] * inverse[None, None, None, :]
     return jnp.cos(angles), jnp.sin(angles)
 
 
 def rotate(
     x: Float[Array, "B S heads E"],
-    cos: Float32[Array, "B S 1 E//2"],
-    sin: Float32[Array, "B S 1 E//2"],
+    cos: Float32[Array, "B S 1 R//2"],
+    sin: Float32[Array, "B S 1 R//2"],
 ) -> Float[Array, "B S heads E"]:
-    """Apply the rotary embedding to (B, S, heads, E), halves layout, in float32.
+    """Apply the rotary embedding to the first R dimensions of each head, in float32.
+
+    Halves layout: dimension i < R / 2 turns with i + R / 2.
+
+    Args:
+      x: (B, S, heads, E).
+      cos: (B, S, 1, R / 2), from `rope_tables`.
+      sin: the same.
 
     >>> x = jnp.array([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 1, 4)
     >>> cos, sin = jnp.zeros((1, 1, 1, 2)), jnp.ones((1, 1, 1, 2))  # a quarter turn
     >>> rotate(x, cos, sin).ravel().tolist()
     [-3.0, -4.0, 1.0, 2.0]
     """
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x.dtype)
+    half = cos.shape[-1]
+    parts = [x] if 2 * half == x.shape[-1] else jnp.split(x, [2 * half], axis=-1)
+    first, second = jnp.split(parts[0].astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return jnp.concatenate([turned.astype(x.dtype), *parts[1:]], axis=-1)
 
 
 def take(

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import lax
 
-from leapjax.ops.weights import Arranged
+from leapjax.ops.weights import Arranged, ExpertMatrices
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Int32
@@ -27,20 +28,24 @@ class Stacked(struct.PyTreeNode):
     Attributes:
       layers: the layer's weights, each leaf (L, ...).
       depth: L.
+      whole: weights that each layer gets as a stack of all layers and its place there: a slice of a
+        layer's experts would be copied before they are read.
     """
 
     layers: dict[str, Any]
     depth: int = struct.field(pytree_node=False)
+    whole: dict[str, ExpertMatrices] = struct.field(default_factory=dict)
 
     def fold(self, body: Body, carry: Any, first: int, outputs: Int32[Array, "B W"] | None) -> Any:
         """Go through the layers; see `fold`."""
 
         def step(carry, scanned):
             index, layer = scanned
-            return body(first + index, layer, carry, None), None
+            own = {name: w.replace(layer=index) for name, w in self.whole.items()}
+            return body(first + index, layer | own, carry, None), None
 
         if outputs is None:
-            return lax.scan(step, carry, (jnp.arange(self.depth), self.layers))[0]
+            return lax.scan(step, carry, (jnp.arange(self.depth, dtype=jnp.int32), self.layers))[0]
         # Scan over indices: slicing the last layer off the stack would copy all the others.
         last = self.depth - 1
 
@@ -49,8 +54,11 @@ class Stacked(struct.PyTreeNode):
                 lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), self.layers
             )
 
-        carry, _ = lax.scan(lambda c, i: step(c, (i, layer(i))), carry, jnp.arange(last))
-        return body(first + last, layer(last), carry, outputs)
+        carry, _ = lax.scan(
+            lambda c, i: step(c, (i, layer(i))), carry, jnp.arange(last, dtype=jnp.int32)
+        )
+        own = {name: w.replace(layer=np.int32(last)) for name, w in self.whole.items()}
+        return body(first + last, layer(last) | own, carry, outputs)
 
 
 class Unrolled(struct.PyTreeNode):

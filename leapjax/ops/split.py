@@ -14,10 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from leapjax.models.config import ModelConfig
-from leapjax.ops.arrangement import NORMS, SINGLE, UNSTACKED, arranged, head_of, norm_of
+from leapjax.models.config import ModelConfig, Run
+from leapjax.ops.arrangement import (
+    NORMS,
+    UNSTACKED,
+    arranged,
+    experts_of,
+    groups_of,
+    head_of,
+    norm_of,
+)
 from leapjax.ops.runs import Unrolled
-from leapjax.ops.weights import GROUPS, Arranged, Matrices, Norm
+from leapjax.ops.weights import Arranged, ExpertMatrices, Matrices, Norm, Router
 
 if TYPE_CHECKING:
     from leapjax.lm import LM
@@ -49,14 +57,14 @@ def split_layers(
         stats = devices.pop().memory_stats()  # None where the allocator can't tell
         if stats and stats["bytes_limit"] - stats["bytes_in_use"] < largest_group(params, config):
             return params
-    runs = tuple(_unstacked(params[run.name], run.n_layers, config) for run in config.runs)
+    runs = tuple(_unstacked(params[run.name], run, config) for run in config.runs)
     return arranged(params, runs, head_of(params, config))
 
 
-def _parts(leaves) -> dict[str, tuple[str, ...]]:
+def _parts(leaves, run: Run) -> dict[str, tuple[str, ...]]:
     """A split layer's arrays by name -> the canonical leaves that each concatenates."""
     parts = {name: (name,) for name in leaves}
-    for group, names in GROUPS.items():
+    for group, names in groups_of(run).items():
         for suffix in ("", "_bias", "_scale"):
             if some := tuple(n + suffix for n in names if n + suffix in leaves):
                 parts = {k: v for k, v in parts.items() if k not in some} | {group + suffix: some}
@@ -65,15 +73,19 @@ def _parts(leaves) -> dict[str, tuple[str, ...]]:
 
 def largest_group(params: Mapping[str, Any], config: ModelConfig) -> int:
     """Peak bytes that `split_layers` needs on top of the parameters."""
-    stacks = [params[run.name] for run in config.runs]
-    return max(sum(s[p].nbytes for p in some) for s in stacks for some in _parts(s).values())
+    stacks = [(params[run.name], run) for run in config.runs]
+    parts = (
+        sum(s[p].nbytes for p in some) for s, run in stacks for some in _parts(s, run).values()
+    )
+    return max(parts)
 
 
-def _unstacked(stacks, depth: int, config: ModelConfig) -> Unrolled:
+def _unstacked(stacks, run: Run, config: ModelConfig) -> Unrolled:
     """Split one run into layers and delete its stacks."""
-    views: list[dict] = [{} for _ in range(depth)]
-    widths = {g: tuple(stacks[n].shape[-1] for n in names) for g, names in GROUPS.items()}
-    for name, some in _parts(stacks).items():
+    views: list[dict] = [{} for _ in range(run.n_layers)]
+    groups = groups_of(run)
+    widths = {g: tuple(stacks[n].shape[-1] for n in names) for g, names in groups.items()}
+    for name, some in _parts(stacks, run).items():
         for view, part in zip(views, _split([stacks[p] for p in some]), strict=True):
             view[name] = part
         jax.block_until_ready(views)
@@ -85,11 +97,10 @@ def _unstacked(stacks, depth: int, config: ModelConfig) -> Unrolled:
             biases, scales = (
                 (view[n],) if n in view else () for n in (f"{name}_bias", f"{name}_scale")
             )
-            return Matrices(
-                (view[name],), biases, scales, widths.get(name, (view[name].shape[-1],))
-            )
+            clip = config.clip_qkv if name == "vkq" else None
+            return Matrices((view[name],), biases, scales, widths[name], clip=clip)
 
-        made: dict[str, Any] = {name: one(name) for name in (*GROUPS, *SINGLE)}
+        made: dict[str, Any] = {name: one(name) for name in groups} | experts_of(view, run)
         return made | {name: norm_of(view, name, config) for name in NORMS if name in view}
 
     return Unrolled(tuple(layer(view) for view in views))
@@ -141,19 +152,26 @@ def _slices_of_split(model: Arranged, config: ModelConfig):
             yield name, None, np.asarray(leaf)
     for run, layers in zip(config.runs, model.runs, strict=True):
         for i, layer in enumerate(layers.layers):
-            for name, leaf in _leaves(layer):
+            for name, leaf in _leaves(layer, run):
                 yield f"{run.name}.{name}", i, leaf
 
 
-def _leaves(layer) -> Iterator[tuple[str, np.ndarray]]:
+def _leaves(layer, run: Run) -> Iterator[tuple[str, np.ndarray]]:
     """The canonical leaves of one split layer."""
+    groups = groups_of(run)
     for name, weight in layer.items():
-        if isinstance(weight, Norm):
+        if isinstance(weight, ExpertMatrices):
+            for i, part in enumerate(("gate", "up", "down")):
+                yield f"experts_{part}", np.asarray(getattr(weight, part))
+                if weight.scales:
+                    yield f"experts_{part}_scale", np.asarray(weight.scales[i])
+            continue
+        if isinstance(weight, Norm | Router):
             yield name, np.asarray(weight.weight)
             if weight.bias is not None:
                 yield f"{name}_bias", np.asarray(weight.bias)
             continue
-        names, cuts = GROUPS.get(name, (name,)), np.cumsum(weight.widths)[:-1]
+        names, cuts = groups[name], np.cumsum(weight.widths)[:-1]
         for kind, arrays in (
             ("", weight.weights),
             ("_bias", weight.biases),

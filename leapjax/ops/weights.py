@@ -1,13 +1,20 @@
 """Weights as the operations take them: pytrees whose leaves one backend can read in place.
 
-Shapes: K inputs and N outputs of a matrix, D width, E head width, V vocabulary, L layers.
+Shapes: K inputs and N outputs of a matrix, D width, E head width, V vocabulary, L layers, X
+experts, F inner width of an expert.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import Any
 
+import numpy as np
 from flax import struct
+from jax import lax
+
+from leapjax.models.config import Experts
 
 # Matrices with the same input, which one product can compute, in the order of concatenation.
 GROUPS = {"vkq": ("v", "k", "q"), "gate_up": ("gate", "up")}
@@ -36,6 +43,7 @@ class Matrices(struct.PyTreeNode):
       scales: (N,) float32 each, or one concatenation, for int8 weights; () for none.
       widths: N of each matrix.
       training: use 2-D matmuls at XLA's default precision (`leapjax.ops.xla`).
+      clip: queries, keys and values are clamped to +- this; None is no limit.
     """
 
     weights: tuple[Any, ...]
@@ -43,6 +51,7 @@ class Matrices(struct.PyTreeNode):
     scales: tuple[Any, ...] = ()
     widths: tuple[int, ...] = struct.field(pytree_node=False, default=())
     training: bool = struct.field(pytree_node=False, default=False)
+    clip: float | None = struct.field(pytree_node=False, default=None)
 
     def part(self, start: int, stop: int) -> Matrices:
         """Matrices `start` to `stop`, the last one excluded."""
@@ -56,6 +65,84 @@ class Matrices(struct.PyTreeNode):
             ]
         return self.replace(
             weights=cut[0], biases=cut[1], scales=cut[2], widths=self.widths[start:stop]
+        )
+
+
+class Router(struct.PyTreeNode):
+    """The router of a layer's experts.
+
+    Attributes:
+      weight: (D, X).
+      bias: (X,), or None.
+      rule: how it chooses.
+    """
+
+    weight: Any
+    bias: Any = None
+    rule: Experts = struct.field(pytree_node=False, default=Experts(1, 1, 1))
+
+
+class ExpertMatrices(struct.PyTreeNode):
+    """The experts of one layer, alone or within the stack of a run's layers.
+
+    Attributes:
+      gate: (X, D, F), or (L, X, D, F) with `layer`. uint16 holds the bits of bfloat16.
+      up: as `gate`.
+      down: (X, F, D), or (L, X, F, D).
+      scales: of int8 weights, one array for each of the three, (X, F), (X, F), (X, D), or with a
+        leading L; () for none.
+      layer: () int32, the layer's place in the stack; None if there is no stack.
+      training: use operations that can be differentiated.
+    """
+
+    gate: Any
+    up: Any
+    down: Any
+    scales: tuple[Any, ...] = ()
+    layer: Any = None
+    training: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def count(self) -> int:
+        """X, the experts of a layer (on this device, within `shard_map`)."""
+        return self.gate.shape[-3]
+
+    @property
+    def size(self) -> int:
+        """Weights of a layer's experts."""
+        return 3 * math.prod(self.gate.shape[-3:])
+
+    def first(self):
+        """() int32: number of the layer's first expert in the stack."""
+        return np.int32(0) if self.layer is None else self.layer * np.int32(self.count)
+
+    def scale(self, which: int):
+        """Scales of gate (0), up (1) or down (2), or None."""
+        return self.scales[which] if self.scales else None
+
+    def of_layer(self) -> ExpertMatrices:
+        """The layer's experts without the stack, which copies them."""
+        if self.layer is None:
+            return self
+        return self._map(lambda x: lax.dynamic_index_in_dim(x, self.layer, keepdims=False))
+
+    def expert(self, number) -> ExpertMatrices:
+        """One expert: matrices (D, F), (D, F), (F, D), read in place.
+
+        Args:
+          number: () int32, within the layer.
+        """
+
+        def pick(x):
+            flat = x if self.layer is None else x.reshape(-1, *x.shape[2:])
+            return lax.dynamic_index_in_dim(flat, self.first() + number, keepdims=False)
+
+        return self._map(pick)
+
+    def _map(self, pick) -> ExpertMatrices:
+        own = {name: pick(getattr(self, name)) for name in ("gate", "up", "down")}
+        return dataclasses.replace(
+            self, **own, scales=tuple(pick(x) for x in self.scales), layer=None
         )
 
 

@@ -14,20 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from leapjax.ops import experts
 from leapjax.ops.attention import attention as attention
 from leapjax.ops.mesh import add_to_residual, gather
 from leapjax.ops.primitives import along_last, precision_for, rms_norm, rotate
+from leapjax.ops.primitives import as_bfloat16 as as_bfloat16
 from leapjax.ops.weights import GROUPS, Arranged, Head, Matrices, Norm
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Float32, Int32, Shaped
+    from jaxtyping import Array, Float, Float32, Int32
 
 _NEG_INF = np.float32(-np.inf)
-
-
-def as_bfloat16(leaf: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
-    """Bitcast uint16 to bfloat16; return any other dtype unchanged."""
-    return lax.bitcast_convert_type(leaf, jnp.bfloat16) if leaf.dtype == jnp.uint16 else leaf
 
 
 def _product(x, weight, training: bool):
@@ -62,7 +59,7 @@ def heads(
     x: Float[Array, "B S D"],
     layer: Mapping[str, Any],
     names: Sequence[str],
-    rope: Sequence[Float32[Array, "B S 1 {head_dim}//2"]],
+    rope: Sequence[Float32[Array, "B S 1 _"]],
     head_dim: int,
 ) -> list[Float[Array, "B S _ {head_dim}"]]:
     """Values, keys or queries of S positions: norm, projection, per-head norm.
@@ -71,7 +68,7 @@ def heads(
       x: (B, S, D), the residual stream.
       layer: the layer's weights.
       names: adjacent names of `GROUPS["vkq"]`.
-      rope: cosines and sines, (B, S, 1, E / 2) each. Not used: `attention` rotates.
+      rope: cosines and sines, (B, S, 1, R / 2) each. Not used: `attention` rotates.
       head_dim: E.
 
     Returns:
@@ -87,18 +84,25 @@ def heads(
         products = lax.optimization_barrier(products)
     shape = (*x.shape[:-1], -1, head_dim)
     return [
-        head_normed(y.reshape(shape), layer, name) for name, y in zip(names, products, strict=True)
+        clipped(head_normed(y.reshape(shape), layer, name), layer)
+        for name, y in zip(names, products, strict=True)
     ]
 
 
+def clipped(x: Float[Array, "*rows E"], layer: Mapping[str, Any]) -> Float[Array, "*rows E"]:
+    """Queries, keys or values clamped to the model's `clip_qkv`, if it has one."""
+    limit = layer["vkq"].clip
+    return x if limit is None else jnp.clip(x, -limit, limit)
+
+
 def rotated(
-    x: Float[Array, "B S heads E"], rope: Sequence[Float32[Array, "B S 1 E//2"]]
+    x: Float[Array, "B S heads E"], rope: Sequence[Float32[Array, "B S 1 _"]]
 ) -> Float[Array, "B S heads E"]:
     """Queries or keys from `heads`, rotated.
 
     Args:
       x: (B, S, heads, E).
-      rope: cosines and sines, (B, S, 1, E / 2) each.
+      rope: cosines and sines, (B, S, 1, R / 2) each.
     """
     return rotate(x, *rope)
 
@@ -119,8 +123,13 @@ def linear(
 
 
 def mlp(x: Float[Array, "B S D"], layer: Mapping[str, Any]) -> Float[Array, "B S D"]:
-    """Norm, gated MLP and residual sum of x (B, S, D)."""
-    gate, up = _products(gather(normed(x, layer["mlp_norm"])), layer["gate_up"])
+    """Norm, gated MLP or mixture of experts, and residual sum of x (B, S, D)."""
+    y = gather(normed(x, layer["mlp_norm"]))
+    if "experts" in layer:
+        x = add_to_residual(x, experts.mix(y, layer["router"], layer["experts"]))
+    if "gate_up" not in layer:  # no shared experts
+        return x
+    gate, up = _products(y, layer["gate_up"])
     return linear(jax.nn.silu(gate) * up, layer["down"], x)
 
 

@@ -21,7 +21,7 @@ from leapjax.decoding import Program
 from leapjax.decoding.prefill import piece_columns
 from leapjax.planning.compiled import abstract_params
 from leapjax.serve.memory import array_bytes
-from leapjax.sharding import MeshShape, Placement
+from leapjax.sharding import AXES, MeshShape, Placement
 
 WINDOW, REFRESH, FULL, BESIDES = "window pass", "refresh pass", "full pass", "besides"
 STORE, PREFILL, WRITE = "storing pass", "prefill", "block write"  # of a block cache
@@ -104,7 +104,7 @@ def held(mesh: MeshShape, program: Program, slots: int, quantize: str | None = N
       slots: rows of a replica.
       quantize: as in `leapjax.load`.
     """
-    place = Placement(AbstractMesh((mesh.fsdp, mesh.tensor), ("fsdp", "tensor")))  # type: ignore
+    place = Placement(AbstractMesh((mesh.fsdp, mesh.expert, mesh.tensor), AXES[1:]))  # type: ignore
     params = abstract_params(program, place, quantize)
     spread = place.parameters(program.model, params)
     sizes = {name: array_bytes(params[name], spread[name]) for name in params}

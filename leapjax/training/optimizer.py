@@ -11,7 +11,6 @@ from optax import contrib
 from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
 from leapjax.models.families import table
-from leapjax.models.weights import MATRIX
 
 
 def matrices(config: ModelConfig, params):
@@ -21,7 +20,7 @@ def matrices(config: ModelConfig, params):
       config: the model's shape.
       params: the pytree to mark.
     """
-    names = {weight.name for weight in table(config) if weight.role == MATRIX}
+    names = {weight.name for weight in table(config) if weight.quantized}
     return jax.tree_util.tree_map_with_path(
         lambda path, _: ".".join(key.key for key in path) in names, params
     )

@@ -8,6 +8,7 @@ the order of sums, and either goes on from the other's checkpoints.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
-from leapjax.ops.mesh import RULES
+from leapjax.ops.mesh import axes_of
 from leapjax.sharding import AXES, MeshShape, local_devices, logical_axes
 
 
@@ -41,8 +42,8 @@ class TrainingPlacement:
                 "smaller"
             )
         grid = np.array(have[: shape.devices], dtype=object)
-        grid = grid.reshape(shape.data, shape.fsdp, shape.tensor)
-        self.mesh = Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
+        grid = grid.reshape([getattr(shape, axis) for axis in AXES])
+        self.mesh = Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
         self._axes = logical_axes(model)
         self._units = {"heads": model.n_heads, "kv_heads": model.n_kv_heads}
 
@@ -63,13 +64,11 @@ class TrainingPlacement:
         axes = self._axes.get(names[-1], ()) if names else ()
         if len(axes) > len(leaf.shape):  # a number that the optimiser keeps for a weight
             axes = ()
-        spec: list[str | None] = [None] * (len(leaf.shape) - len(axes))
+        spec: list[str | tuple[str, ...] | None] = [None] * (len(leaf.shape) - len(axes))
         for name, size in zip(axes, leaf.shape[len(spec) :], strict=True):
-            axis = RULES[name] if name else None
-            count = self._units.get(name or "", size)
-            fits = axis is not None and not (count % self.mesh.shape[axis])
-            fits = fits and not size % self.mesh.shape[axis]
-            spec.append(axis if fits else None)
+            units = self._units[name] if name in self._units else size
+            axes = axes_of(name, math.gcd(size, units), self.mesh) if name else ()
+            spec.append(axes[0] if len(axes) == 1 else axes or None)
         return NamedSharding(self.mesh, PartitionSpec(*spec))
 
     def batch(self, rows: int) -> NamedSharding:

@@ -21,6 +21,11 @@ HUB = {
     "gate": f"{_LAYER}.mlp.gate_proj",
     "up": f"{_LAYER}.mlp.up_proj",
     "down": f"{_LAYER}.mlp.down_proj",
+    # Of Qwen3-MoE.
+    "router": f"{_LAYER}.mlp.gate",
+    "experts_gate": f"{_LAYER}.mlp.experts.{{}}.gate_proj",
+    "experts_up": f"{_LAYER}.mlp.experts.{{}}.up_proj",
+    "experts_down": f"{_LAYER}.mlp.experts.{{}}.down_proj",
     "final_norm": "model.norm",
     "head": "lm_head",
 }
