@@ -9,7 +9,7 @@ sum runs over its experts in the order of the router's choice.
 The grouped product reads only the experts that a token chose, in place: a layer's experts are
 addressed within the stack of all layers, because a slice of 1 GB would be copied first. On a TPU it
 is `lax.ragged_dot`, which the compiler turns into one kernel. Other compilers multiply with every
-expert there, so they go through tiles of pairs instead, one expert a tile (`_in_tiles`).
+expert there, so they go through tiles of pairs instead, one expert a tile (`in_tiles`).
 
 Sources: GShard's top-k routing (arXiv 2006.16668) without capacity; groups and biased choice as
 DeepSeek-V3's (arXiv 2412.19437); sorted pairs as MegaBlocks (arXiv 2211.15841).
@@ -180,8 +180,6 @@ def product(
         return dense(x, chosen, weights, experts)
     if experts.training:
         return in_groups(x, chosen, weights, experts)
-    if experts.scales:  # `ragged_dot` takes one dtype
-        return in_tiles(x, chosen, weights, experts)
     return lax.platform_dependent(x, chosen, weights, experts, tpu=in_groups, default=in_tiles)
 
 
@@ -206,14 +204,21 @@ def in_groups(x, chosen, weights, experts: ExpertMatrices):
     target = jnp.where(own, chosen + experts.first(), np.int32(groups))
     sizes = jnp.zeros(groups, jnp.int32).at[target.ravel()].add(1, mode="drop")
 
+    number = jnp.arange(experts.count, dtype=jnp.int32)
+    expert = (chosen.ravel()[order][:, None] == number[None, :]).astype(x.dtype)  # (M, X) of pairs
+
     def times(x, weight, scale):
         flat = as_bfloat16(weight).reshape(-1, *weight.shape[-2:])
-        return lax.ragged_dot(x, flat.astype(x.dtype), sizes, precision=precision_for(x.dtype))
+        exact = precision_for(x.dtype)
+        if scale is None:
+            return lax.ragged_dot(x, flat.astype(x.dtype), sizes, precision=exact)
+        y = lax.ragged_dot(x, flat, sizes, precision=exact, preferred_element_type=x.dtype)
+        # The scales of each pair as an exact product: gathered, they would go through memory.
+        return y * jnp.matmul(expert, scale.astype(x.dtype), precision=exact)
 
-    y = _gated(times, x[order // k], experts)
-    y = times(y, experts.down, None)
-    back = jnp.argsort(order).astype(jnp.int32)
-    return _weighted(y[back].reshape(n, k, -1), weights, own).astype(x.dtype)
+    y = _gated(times, x[order // k], experts.replace(scales=experts.of_layer().scales))
+    y = times(y, experts.down, experts.of_layer().scale(2))
+    return _weighted(y, order, weights, own).astype(x.dtype)
 
 
 def in_tiles(x, chosen, weights, experts: ExpertMatrices):
@@ -229,8 +234,7 @@ def in_tiles(x, chosen, weights, experts: ExpertMatrices):
     ends = jnp.cumsum(sizes, dtype=jnp.int32)
     tiles = (sizes + np.int32(tile - 1)) // np.int32(tile)
     last = jnp.cumsum(tiles, dtype=jnp.int32)  # number of tiles up to and with each expert
-    back = jnp.argsort(order).astype(jnp.int32)
-    order = jnp.concatenate([order // k, jnp.zeros(tile, jnp.int32)])
+    token = jnp.concatenate([order // k, jnp.zeros(tile, jnp.int32)])
     out = jnp.zeros((pairs + tile, x.shape[1]), x.dtype)
 
     def turn(carry):
@@ -238,7 +242,7 @@ def in_tiles(x, chosen, weights, experts: ExpertMatrices):
         expert = jnp.sum(last <= i, dtype=jnp.int32)
         before = i - (last[expert] - tiles[expert])
         start = ends[expert] - sizes[expert] + before * np.int32(tile)
-        rows = x[lax.dynamic_slice_in_dim(order, start, tile)]
+        rows = x[lax.dynamic_slice_in_dim(token, start, tile)]
         one = experts.expert(expert)
         y = _gated(lambda a, w, scale: _einsum("nd,df->nf", a, w, scale), rows, one)
         y = _einsum("nf,fd->nd", y, one.down, one.scale(2))
@@ -246,7 +250,7 @@ def in_tiles(x, chosen, weights, experts: ExpertMatrices):
         return i + 1, lax.dynamic_update_slice(out, y, (start, np.int32(0)))
 
     _, out = lax.while_loop(lambda carry: carry[0] < last[-1], turn, (np.int32(0), out))
-    return _weighted(out[back].reshape(n, k, -1), weights, own).astype(x.dtype)
+    return _weighted(out, order, weights, own).astype(x.dtype)
 
 
 def _sorted(chosen, count: int):
@@ -271,10 +275,17 @@ def _einsum(how: str, x, weight, scale):
     return y * (scale[:, None, :] if scale.ndim == 2 else scale[None, :]).astype(y.dtype)
 
 
-def _weighted(y, weights, own):
-    """(N, k, D) times (N, k), summed over k in float32; pairs that are not here add nothing."""
-    y = jnp.where(own[:, :, None], y.astype(jnp.float32), 0.0)
-    return _sum_in_order(y * weights[:, :, None])
+def _weighted(y, order, weights, own):
+    """The sum over k of sorted pairs (M, D) times their weights (N, k), in float32.
+
+    Pairs that are not here add nothing. Gathered all at once, (N, k, D) would go through memory.
+    """
+    back = jnp.argsort(order).astype(jnp.int32).reshape(own.shape)
+    total = np.float32(0.0)
+    for i in range(own.shape[1]):
+        one = jnp.where(own[:, i, None], y[back[:, i]].astype(jnp.float32), 0.0)
+        total = one * weights[:, i, None] + total
+    return total
 
 
 def _sum_in_order(y):

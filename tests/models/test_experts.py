@@ -138,3 +138,25 @@ def test_router_breaks_ties_to_the_lowest_expert():
     rule = Experts(6, 2, 1, score="sigmoid", groups=3, top_groups=2)
     chosen, _ = ops.route(jnp.ones((1, 2)), Router(jnp.zeros((2, 6)), None, rule))
     assert chosen.tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("stacked", [False, True])
+def test_int8_experts_have_a_scale_for_each_of_their_outputs(method, stacked):
+    rule = Experts(8, 2, 6, normalize=True)
+    router, experts, (weight, bias, _) = layer(rule, 8, layers=3 if stacked else None)
+    wide = [np.asarray(w) for w in (experts.gate, experts.up, experts.down)]
+    scales = [np.abs(w).max(axis=-2) / np.float32(127) for w in wide]
+    whole = [
+        np.rint(w / s[..., None, :]).astype(np.int8) for w, s in zip(wide, scales, strict=True)
+    ]
+    small = experts.replace(
+        **dict(zip(("gate", "up", "down"), map(jnp.asarray, whole), strict=True)),
+        scales=tuple(map(jnp.asarray, scales)),
+    )
+    own = [w.astype(np.float32) * s[..., None, :] for w, s in zip(whole, scales, strict=True)]
+    x = np.random.default_rng(3).normal(size=(20, 8)).astype(np.float32)
+    chosen, share = ops.route(x, router)
+    got = jax.jit(METHODS[method])(jnp.asarray(x), chosen, share, small)
+    want = mixed(rule, (weight, bias, [w[1] for w in own] if stacked else own), x)
+    np.testing.assert_allclose(got, want, rtol=0, atol=2e-5)
