@@ -132,6 +132,7 @@ def forget_programs():
     """Drop each module's compiled programs."""
     yield
     _forget_programs()
+    gc.freeze()  # what is left stays: later collections need not look through it
 
 
 _looked = 0  # programs that were compiled when the memory maps were last counted

@@ -41,6 +41,9 @@ def records(lm):
     return found
 
 
+@pytest.mark.parametrize(
+    "family", ["sdar", pytest.param("fast_dllm_v2", marks=pytest.mark.slow)], indirect=True
+)
 def test_records_of_every_kind_in_a_pipe(family, monkeypatch, capsys):
     """Each answer is that of the record alone, from Python."""
     lm = leapjax.load(FOLDERS[family])

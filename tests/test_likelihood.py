@@ -39,17 +39,19 @@ def enumerated(lm, prompt, answer):
 
 def enumerated_part(lm, prompt, answer):
     length, total = len(answer), 0.0
-    for count in range(1, length + 1):
-        subsets = list(itertools.combinations(range(length), count))
-        rows = [
-            prompt + [lm.config.mask_token_id if i in s else answer[i] for i in range(length)]
-            for s in subsets
-        ]
-        log_p = np.asarray(jax.nn.log_softmax(lm.logits(rows), axis=-1), np.float64)
-        for s, row in zip(subsets, log_p, strict=True):
-            at = [len(prompt) + i - int(lm.config.shift_logits) for i in s]
-            gained = sum(row[a, answer[i]] for a, i in zip(at, s, strict=True))
-            total += length / count * gained / math.comb(length, count) / length
+    if not answer:  # what was seeded was all
+        return total
+    counts = range(1, length + 1)
+    subsets = [s for n in counts for s in itertools.combinations(range(length), n)]
+    rows = [
+        prompt + [lm.config.mask_token_id if i in s else answer[i] for i in range(length)]
+        for s in subsets
+    ]
+    log_p = np.asarray(jax.nn.log_softmax(lm.logits(rows), axis=-1), np.float64)
+    for s, row in zip(subsets, log_p, strict=True):
+        at = [len(prompt) + i - int(lm.config.shift_logits) for i in s]
+        gained = sum(row[a, answer[i]] for a, i in zip(at, s, strict=True))
+        total += length / len(s) * gained / math.comb(length, len(s)) / length
     return total
 
 

@@ -37,7 +37,6 @@ QUICK = {
     ("llada", "localleap", "none", None),
     ("dream", "localleap", "dual", None),
     ("sdar", "localleap", "block", None),
-    ("fast_dllm_v2", "slowfast", "block", None),
 }
 CELLS = list(itertools.product(MODEL, POLICIES, CACHES, WHOLE))
 # Every cell of the policies that one starts with; of the others every cell when the table is made.

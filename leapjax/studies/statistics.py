@@ -130,6 +130,7 @@ def trials_needed(budget: float, confidence: float) -> int:
     return n
 
 
+@functools.lru_cache(maxsize=8)
 def most_successes(n: int, budget: float, confidence: float) -> int:
     """The most successes in n trials that still bound the share by a budget, -1 if none do.
 
