@@ -132,10 +132,7 @@ def convert(
     sides = side_files(source.folder)
     require_space(dst, plan.nbytes)
     total, done = sum(p.tensor.nbytes for ps in plan.pieces.values() for p in ps), 0
-    work = sorted(
-        (p for pieces in plan.pieces.values() for p in pieces),
-        key=lambda p: (p.tensor.file, p.tensor.offset),
-    )
+    work = _in_order(plan)
     with Writer(dst, plan.leaves, overwrite) as writer, _Hasher(source.files) as hasher:
         for piece in work:
             for step in _copy(piece, plan.leaves[piece.leaf][1], writer):
@@ -153,6 +150,7 @@ def convert(
                 "source": {
                     "files": hasher.result(),
                     "dtype": stored[0] if len(stored) == 1 else "mixed",
+                    "merged_experts": plan.merged,
                     "tied_head": plan.tied_head is not None,
                 },
             }
@@ -160,11 +158,25 @@ def convert(
     return dataclasses.replace(_report(source, config, plan), weights_sha256=digest)
 
 
+def _in_order(plan: Plan) -> list[Piece]:
+    """All pieces as they lie in the source, but a layer's experts together and by number."""
+    groups: dict[tuple[str, int | None], list[Piece]] = {}
+    for pieces in plan.pieces.values():
+        for piece in pieces:
+            groups.setdefault((piece.leaf, piece.layer), []).append(piece)
+    order = sorted(groups.values(), key=lambda g: (g[0].tensor.file, g[0].tensor.offset))
+    return [piece for group in order for piece in group]
+
+
 def _copy(piece: Piece, dtype: np.dtype, writer: Writer):
-    """Read one tensor and write it to its place; yields source bytes done."""
+    """Read one piece and write it to its place; yields source bytes done."""
     tensor, layer = piece.tensor, piece.layer or 0
     if piece.transpose:
-        writer.write(piece.leaf, layer, 0, fetch(tensor, dtype, transpose=True))
+        values = fetch(tensor, dtype, transpose=True)
+        if piece.expert is None:
+            writer.write(piece.leaf, layer, 0, values)
+        else:
+            writer.write(piece.leaf, layer, piece.expert, values[None])
         yield tensor.nbytes
         return
     for start, stop in spans(tensor.shape, tensor.dtype):
@@ -202,7 +214,9 @@ def _report(source: Source, config: ModelConfig, plan: Plan) -> Report:
     for key, value in keys_of_name(source.folder, read_json(source.folder, "config.json")).items():
         notes.append(f"{key} {value} is that of the model's name; config.json lacks the key")
     if plan.ignored:
-        notes.append(f"{len(plan.ignored)} buffers that the config determines are left out")
+        notes.append(
+            f"{len(plan.ignored)} buffers or empty tensors that the config determines are left out"
+        )
     if plan.tied_head is not None:
         notes.append(f"{plan.tied_head.name} repeats the tied embedding")
     return Report(

@@ -17,9 +17,9 @@ from leapjax.model_files import read_json, side_files
 from leapjax.models import param_shapes, parse_config
 
 from .conversion import Progress, Report, require_space
-from .mapping import expected, head_name
+from .mapping import HubTensor, expected, head_name
 from .safetensors_file import write_file
-from .tensor import spans, transpose_into
+from .tensor import shown, spans, transpose_into
 
 SHARD_BYTES = 5 * 10**9
 """Size of a shard, as the hub's own libraries choose it."""
@@ -27,18 +27,15 @@ SHARD_BYTES = 5 * 10**9
 
 @dataclasses.dataclass(frozen=True)
 class _Out:
-    """A tensor to write."""
+    """A tensor to write: what it is on the hub, its name and dtype."""
 
+    tensor: HubTensor
     name: str
-    leaf: str
-    layer: int | None
-    transpose: bool
-    shape: tuple[int, ...]
     dtype: np.dtype
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+        return math.prod(self.tensor.shape) * self.dtype.itemsize
 
 
 def to_hub(
@@ -74,11 +71,11 @@ def to_hub(
         raise UserError(f"{src}: config.json and params belong to different models; convert again")
     source = reader.manifest.get("source") or {}
     outs = [
-        _Out(w.hub_name(i), w.name, i, w.transposed, w.hub_shape(), reader.leaves[w.name][1])
-        for w, i in expected(config)
+        _Out(own, own.name, _dtype(own, reader))
+        for own in expected(config, source.get("merged_experts", False))
     ]
     if source.get("tied_head") and config.tie_embeddings:
-        outs.append(dataclasses.replace(outs[0], name=head_name(config), leaf="embed"))
+        outs.append(dataclasses.replace(outs[0], name=head_name(config)))
     total, done = sum(o.nbytes for o in outs), 0
     require_space(dst, total)
     shards = _cut(outs, shard_size)
@@ -87,7 +84,7 @@ def to_hub(
     ] if len(shards) > 1 else ["model.safetensors"]  # fmt: skip
     with new_folder(dst, overwrite) as target:
         for name, shard in zip(names, shards, strict=True):
-            entries = {o.name: (o.dtype, o.shape) for o in shard}
+            entries = {o.name: (o.dtype, o.tensor.shape) for o in shard}
             by_name = {o.name: o for o in shard}
             for step in write_file(
                 target / name, entries, lambda n, outs=by_name: _values(outs[n], reader)
@@ -138,20 +135,34 @@ def _cut(outs: list[_Out], shard_size: int) -> list[list[_Out]]:
     return shards
 
 
+def _dtype(own: HubTensor, reader: Reader) -> np.dtype:
+    """The dtype of a hub tensor: that of the leaves it is made of."""
+    dtypes = {row.name: reader.leaves[row.name][1] for row in own.rows}
+    if len({*dtypes.values()}) > 1:
+        said = ", ".join(f"{name} is {dtype.name}" for name, dtype in dtypes.items())
+        raise UserError(
+            f"{shown(own.name)} is one tensor on the hub, but {said}; store them in one dtype"
+        )
+    return dtypes[own.rows[0].name]
+
+
 def _values(out: _Out, reader: Reader) -> Iterator[np.ndarray]:
     """A tensor's values in the hub's orientation, in pieces along its first axis."""
-    if out.transpose:
-        turned = np.empty(out.shape, out.dtype)
-        before = () if out.layer is None else (out.layer,)
-        for start, stop in spans(out.shape[::-1], out.dtype):
-            rows = reader.read(out.leaf, (*before, slice(start, stop)))
-            transpose_into(turned[:, start:stop], rows)
-        yield turned
-    elif out.layer is not None:
-        yield reader.read(out.leaf, out.layer)
-    else:
-        for start, stop in spans(out.shape, out.dtype):
-            yield reader.read(out.leaf, slice(start, stop))
+    for row, expert in out.tensor.places():
+        before = tuple(i for i in (out.tensor.layer, expert) if i is not None)
+        shape = row.shape[len(before) :]
+        if row.transposed:
+            turned = np.empty(shape[::-1], out.dtype)
+            # A part of an expert costs as much to read as all of it.
+            for start, stop in [(0, shape[0])] if expert is not None else spans(shape, out.dtype):
+                rows = reader.read(row.name, (*before, slice(start, stop)))
+                transpose_into(turned[:, start:stop], rows)
+            yield turned
+        elif before:
+            yield reader.read(row.name, before)
+        else:
+            for start, stop in spans(shape, out.dtype):
+                yield reader.read(row.name, slice(start, stop))
 
 
 def _write_json(file: Path, value: dict) -> None:

@@ -56,6 +56,9 @@ def _fetch(name: str, revision: str | None, with_weights: bool) -> Path:
             files = hub.HfApi().list_repo_files(name, revision=revision)
             # Many repositories hold both formats; one is enough.
             weights = _SAFETENSORS if any(f.endswith(".safetensors") for f in files) else _TORCH
+            own = [f for f in files if f.endswith(".safetensors") and "/" not in f]
+            if own and not any(f.startswith("model") for f in own):  # SDAR-30B-A3B: by layers
+                weights = [*own, _SAFETENSORS[1]]
         except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError):
             raise
         except Exception:  # noqa: BLE001 - offline in one of many ways: the cache may have it

@@ -44,14 +44,14 @@ def load_hub(
 
     def read(name: str, index: tuple[slice, ...]) -> np.ndarray:
         shape, kind = plan.leaves[name]
-        pieces = plan.pieces[name]
-        if pieces[0].layer is None:
-            return fetch(pieces[0].tensor, kind, pieces[0].transpose, *_two(index))
-        chosen = pieces[index[0]]
-        inner = [len(range(*s.indices(n))) for s, n in zip(index[1:], shape[1:], strict=True)]
-        out = aligned_empty((len(chosen), *inner), kind)
-        for place, piece in zip(out, chosen, strict=True):
-            fetch(piece.tensor, kind, piece.transpose, *_two(index[1:]), out=place)
+        pieces, inner = plan.pieces[name], len(plan.pieces[name][0].tensor.shape)
+        before = len(shape) - inner  # layers, or layers and experts
+        chosen = np.arange(len(pieces)).reshape(shape[:before])[index[:before]]
+        sizes = [len(range(*s.indices(n))) for s, n in zip(index, shape, strict=True)]
+        out = aligned_empty(sizes, kind)
+        for place in np.ndindex(chosen.shape):
+            piece = pieces[chosen[place]]
+            fetch(piece.tensor, kind, piece.transpose, *_two(index[before:]), out=out[place])
         return out
 
     return assemble(plan.leaves, read, shardings)

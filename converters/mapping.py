@@ -15,18 +15,57 @@ import numpy as np
 
 from leapjax.errors import UserError
 from leapjax.models import FAMILIES, ModelConfig, table
-from leapjax.models.weights import Weight, matches
+from leapjax.models.config import Run
+from leapjax.models.weights import EXPERT, Weight, matcher
 
 from .source import Source
 from .tensor import FLOATS, Tensor, shown
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
+class HubTensor:
+    """A tensor that a checkpoint of some shape has.
+
+    Attributes:
+      name: on the hub.
+      shape: on the hub.
+      rows: of the table; several where parts of the tensor (`Weight.part`) are parameters.
+      layer: within its run; None outside the layers.
+      expert: within its layer; None where the tensor isn't one expert's.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    rows: tuple[Weight, ...]
+    layer: int | None = None
+    expert: int | None = None
+
+    @property
+    def merged(self) -> bool:
+        """Whether it holds all experts of a layer."""
+        return self.rows[0].role == EXPERT and self.expert is None
+
+    def places(self) -> Iterator[tuple[Weight, int | None]]:
+        """What it fills, in the order of its data.
+
+        Yields:
+          (row of the table, expert or None).
+        """
+        if self.merged:
+            for expert in range(self.shape[0]):
+                yield self.rows[0], expert
+        else:
+            for row in self.rows:
+                yield row, self.expert
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Piece:
-    """One source tensor and its place: all of a leaf, or one layer of it."""
+    """A source tensor, or a part of one, and its place: a leaf, a layer, an expert."""
 
     leaf: str
     layer: int | None
+    expert: int | None
     transpose: bool
     tensor: Tensor
 
@@ -37,13 +76,15 @@ class Plan:
 
     Attributes:
       leaves: leaf name ("layers.q") -> (shape, dtype) as it will be stored.
-      pieces: leaf name -> its pieces, by layer.
+      pieces: leaf name -> its pieces, by layer, then by expert.
+      merged: the source has one tensor for all experts of a layer (`Weight.merged`).
       tied_head: a head tensor that the tied embedding makes redundant, or None.
-      ignored: tensors that a row of the table leaves out on purpose.
+      ignored: buffers that the config determines, and tensors without a number.
     """
 
     leaves: dict[str, tuple[tuple[int, ...], np.dtype]]
     pieces: dict[str, tuple[Piece, ...]]
+    merged: bool
     tied_head: Tensor | None
     ignored: tuple[Tensor, ...]
 
@@ -79,21 +120,47 @@ def parse_dtype(dtype: object) -> np.dtype | None:
     return names[name]
 
 
-def expected(config: ModelConfig) -> Iterator[tuple[Weight, int | None]]:
+def expected(config: ModelConfig, merged: bool = False) -> Iterator[HubTensor]:
     """What a checkpoint of this shape holds: what has no layers first, then layer by layer.
 
+    Args:
+      config: the model's shape.
+      merged: one tensor has all experts of a layer.
+
     Yields:
-      (row of the table, layer within its run or None).
+      Each tensor; of a layer's experts, all of one before the next.
     """
     rows = table(config)
     for weight in rows:
         if not weight.stacked:
-            yield weight, None
+            yield HubTensor(weight.hub_name(), weight.hub_shape(), (weight,))
     for run in config.runs:
         own = [weight for weight in rows if weight.name.startswith(f"{run.name}.")]
-        for layer in range(run.n_layers):
-            for weight in own:
-                yield weight, layer
+        yield from _run(own, run, merged)
+
+
+def _run(rows: list[Weight], run: Run, merged: bool) -> Iterator[HubTensor]:
+    """The tensors of a run of layers, whose rows of the table are given."""
+    experts = [row for row in rows if row.role == EXPERT]
+    together: dict[str, list[Weight]] = {}
+    for row in rows:
+        together.setdefault(row.hub, []).append(row)
+    for layer in range(run.n_layers):
+        for same in together.values():
+            row, shape = same[0], same[0].hub_shape()
+            if row.role != EXPERT:
+                yield HubTensor(row.hub_name(layer), shape, tuple(same), layer)
+            elif merged and row.merged:
+                yield HubTensor(_merged_name(row, layer), (row.shape[1], *shape), (row,), layer)
+            elif row is experts[0]:  # and the other matrices of an expert with it
+                for expert in range(row.shape[1]):
+                    for one in experts:
+                        name = one.hub_name(layer, expert)
+                        yield HubTensor(name, one.hub_shape(), (one,), layer, expert)
+
+
+def _merged_name(row: Weight, layer: int) -> str:
+    return row.merged.replace("{}", str(row.first + layer))
 
 
 def head_name(config: ModelConfig) -> str:
@@ -114,16 +181,17 @@ def make_plan(source: Source, config: ModelConfig, dtype: object = None) -> Plan
     """
     want = parse_dtype(dtype)
     left = dict(source.tensors)
-    pieces: dict[str, list[Piece]] = {}
+    rows = table(config)
+    merged = any(row.merged and _merged_name(row, 0) in left for row in rows)
+    pieces: dict[str, list[Piece]] = {row.name: [] for row in rows}
     # One at a time: a config that claims a billion layers stops at the first missing one.
-    for row, layer in expected(config):
-        name, shape = row.hub_name(layer), row.hub_shape()
-        tensor = left.pop(name, None)
+    for own in expected(config, merged):
+        tensor = left.pop(own.name, None)
         if tensor is None:
-            raise UserError(_missing(name, source, left, config))
-        if tensor.shape != shape:
+            raise UserError(_missing(own, source, left, config))
+        if tensor.shape != own.shape:
             raise UserError(
-                f"{tensor.where} has shape {tensor.shape}, config.json calls for {shape}; "
+                f"{tensor.where} has shape {tensor.shape}, config.json calls for {own.shape}; "
                 "config and weights belong to different models"
             )
         if tensor.dtype not in FLOATS:
@@ -131,12 +199,16 @@ def make_plan(source: Source, config: ModelConfig, dtype: object = None) -> Plan
                 f"{tensor.where} has dtype {tensor.dtype.name}; expected a float dtype (quantised "
                 "checkpoints are not supported: use the original one)"
             )
-        pieces.setdefault(row.name, []).append(Piece(row.name, layer, row.transposed, tensor))
-    ignored = [
-        left.pop(name)
-        for name in list(left)
-        if any(matches(pattern, name) for pattern in FAMILIES[config.family].IGNORED)
-    ]
+        for row, expert in own.places():
+            place = tensor
+            if expert is not None and own.expert is None:
+                place = tensor.item(expert)
+            elif row.part is not None:
+                place = tensor.part(row.part[0], row.shape[-1])
+            pieces[row.name].append(Piece(row.name, own.layer, expert, row.transposed, place))
+    skip = matcher(FAMILIES[config.family].IGNORED)
+    # Shared experts of no width have tensors without a number.
+    ignored = [left.pop(name) for name in list(left) if skip(name) or 0 in left[name].shape]
     tied = None
     if config.tie_embeddings:
         tied = left.pop(head_name(config), None)
@@ -148,9 +220,8 @@ def make_plan(source: Source, config: ModelConfig, dtype: object = None) -> Plan
             )
     if left:
         raise UserError(_unexpected(left, config))
-    shapes = {row.name: row.shape for row in table(config)}
-    leaves = {leaf: (shapes[leaf], want or _stored(pieces[leaf])) for leaf in shapes}
-    return Plan(leaves, {k: tuple(pieces[k]) for k in shapes}, tied, tuple(ignored))
+    leaves = {row.name: (row.shape, want or _stored(pieces[row.name])) for row in rows}
+    return Plan(leaves, {k: tuple(v) for k, v in pieces.items()}, merged, tied, tuple(ignored))
 
 
 def _stored(pieces: list[Piece]) -> np.dtype:
@@ -169,12 +240,22 @@ def _stored(pieces: list[Piece]) -> np.dtype:
     return first.dtype
 
 
-def _missing(name: str, source: Source, left: dict[str, Tensor], config: ModelConfig) -> str:
-    known = {row.hub for row in table(config)} | {head_name(config)}
-    strangers = [n for n in left if not any(matches(pattern, n) for pattern in known)]
+def _missing(own: HubTensor, source: Source, left: dict[str, Tensor], config: ModelConfig) -> str:
+    rows = table(config)
+    if own.rows[0].merged:
+        row, layer = own.rows[0], own.layer or 0
+        other = row.hub_name(layer, 0) if own.merged else _merged_name(row, layer)
+        if other in left:
+            return (
+                f"{source.described}: experts are merged in one tensor in some layers only "
+                f"({shown(own.name)} is missing, {shown(other)} is there); merge all or none"
+            )
+    names = {row.hub for row in rows} | {row.merged or row.hub for row in rows}
+    known = matcher(names | {head_name(config)})
+    strangers = [n for n in left if not known(n)]
     hint = f" (unexpected in its place: {shown(strangers[0])})" if strangers else ""
     return (
-        f"{source.described}: tensor {shown(name)} is missing{hint}; config.json describes a "
+        f"{source.described}: tensor {shown(own.name)} is missing{hint}; config.json describes a "
         f"{config.family} model of {config.n_layers} layers, and this is no complete one"
     )
 

@@ -94,14 +94,15 @@ def read_header(file: Path) -> dict[str, Tensor]:
 def write_file(
     file: Path,
     entries: Mapping[str, tuple[np.dtype, tuple[int, ...]]],
-    values: Callable[[str], Iterable[np.ndarray]],
+    values: Callable[[str], Iterable[np.ndarray]] | None,
 ) -> Iterator[int]:
     """Write a safetensors file as its values come.
 
     Args:
       file: to create.
       entries: name -> (dtype, shape).
-      values: name -> the tensor's values, in C-contiguous pieces along its first axis.
+      values: name -> the tensor's values, in C-contiguous pieces along its first axis; None makes
+        all of them a hole in the file, zeros that take no room on disk.
 
     Yields:
       Bytes of each piece, when it is written.
@@ -122,6 +123,10 @@ def write_file(
     text += b" " * (-len(text) % 8)
     with open(file, "wb") as f:
         f.write(struct.pack("<Q", len(text)) + text)
+        if values is None:
+            f.truncate(8 + len(text) + end)
+            yield end
+            return
         for name in names:
             for piece in values(name):
                 f.write(piece.reshape(-1).view(np.uint8).data)

@@ -79,6 +79,17 @@ class Tensor:
             for n, s, c in zip(self.shape, self.strides, row_major(self.shape), strict=True)
         )
 
+    def part(self, start: int, count: int) -> Tensor:
+        """Rows [start, start + count) as a tensor of their own; no byte is read."""
+        skip = start * self.strides[0] * self.dtype.itemsize
+        shape = (count, *self.shape[1:])
+        return dataclasses.replace(self, shape=shape, offset=self.offset + skip)
+
+    def item(self, i: int) -> Tensor:
+        """Row i of the first axis as a tensor with one axis less; no byte is read."""
+        row = self.part(i, 1)
+        return dataclasses.replace(row, shape=self.shape[1:], strides=self.strides[1:])
+
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Read `tensor[start:stop]` along the first axis.
 

@@ -118,7 +118,7 @@ class Reader:
         folder = self._folder / "params" / name
         try:
             stored = read_json(self._folder, f"params/{name}/.zarray")
-            rows = stored["chunks"][name.startswith("layers.")]
+            rows = stored["chunks"]["." in name]
             layout = Layout(name, *self.leaves[name], chunk_rows=max(1, int(rows)))
         except (UserError, ValueError, LookupError, TypeError) as e:
             raise UserError(

@@ -6,6 +6,7 @@ weights:
 
     python scripts/make_fake_checkpoint.py llada-8b-instruct fake/llada-8b   # 16 GB
     python scripts/make_fake_checkpoint.py dream-7b-instruct fake/dream --layers 4
+    python scripts/make_fake_checkpoint.py sdar-8b-chat fake/sdar --sparse  # no weights
 """
 
 import argparse
@@ -29,6 +30,11 @@ def command(argv):
     parser.add_argument("--scale", type=int, default=1, help="divide widths and vocabulary by this")
     parser.add_argument("--shards", type=int, help="number of files (default: as on the hub)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    parser.add_argument(
+        "--sparse",
+        action="store_true",
+        help="write true headers over holes: weights are zeros that take no room on disk",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the folder at DST")
     return write(parser.parse_args(argv))
 
@@ -39,8 +45,9 @@ def write(args: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     raw = fake.scaled(args.model, layers=args.layers, scale=args.scale)
-    shards = args.shards or fake.MODELS[args.model][1]
-    size = sum(fake.write_fake(args.dst, raw, shards, seed=args.seed, overwrite=args.overwrite))
+    files = args.shards or fake.MODELS[args.model][1]
+    kind = {"seed": args.seed, "sparse": args.sparse}
+    size = sum(fake.write_fake(args.dst, raw, files, overwrite=args.overwrite, **kind))
     print(f"{args.dst}: {human_bytes(size)} in {time.perf_counter() - start:.1f} s")
     return 0
 

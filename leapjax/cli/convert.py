@@ -6,6 +6,7 @@ import argparse
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,11 +136,23 @@ def run(args: argparse.Namespace) -> int:
 
 def _described(src: Path, report) -> str:
     c = report.config
+    experts = Counter()
+    for run in c.runs:
+        experts[run.experts] += run.n_layers
+    dense = experts.pop(None, 0)
+    mlp = f"MLP {c.mlp_hidden_size}"
+    if experts:
+        mlp = f"{mlp} in {plural(dense, 'layer')}" if dense else "no MLP"
     lines = [
         f"{src}: {report.family}, {report.param_count:,} parameters, complete",
         f"  shape   {c.n_layers} layers, width {c.d_model}, {c.n_heads} heads on "
-        f"{c.n_kv_heads}, MLP {c.mlp_hidden_size}, vocabulary {c.vocab_size}"
+        f"{c.n_kv_heads}, {mlp}, vocabulary {c.vocab_size}"
         + (f", blocks of {c.block_length}" if c.block_causal else ""),
+        *(
+            f"  experts {e.count} of width {e.hidden_size} in {plural(n, 'layer')}, {e.chosen} a "
+            "token" + (f", and a shared one of width {e.shared_size}" if e.shared_size else "")
+            for e, n in experts.items()
+        ),
         f"  source  {report.tensors} tensors, {human_bytes(report.source_bytes)} in "
         f"{plural(len(report.files), 'file')}",
         f"  result  {report.dtype}, {human_bytes(report.target_bytes)} on disk",

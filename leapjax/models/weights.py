@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from leapjax.models.config import Experts, ModelConfig, Run
 
@@ -191,10 +191,15 @@ def _experts(c: ModelConfig, e: Experts) -> Iterator[tuple]:
         yield "shared_down", (shared, d), ("mlp", "width"), MATRIX
 
 
-def matches(pattern: str, name: str) -> bool:
-    """Whether a tensor's name matches the pattern, where `{}` is any layer's number.
+def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
+    """A test whether a tensor's name matches one of the patterns, where `{}` is any number.
 
-    >>> matches("model.layers.{}.mlp.up_proj.weight", "model.layers.12.mlp.up_proj.weight")
-    True
+    Args:
+      patterns: the hub's names.
+
+    >>> known = matcher(["model.layers.{}.mlp.up_proj.weight"])
+    >>> known("model.layers.12.mlp.up_proj.weight"), known("model.layers.x.mlp.up_proj.weight")
+    (True, False)
     """
-    return re.fullmatch(re.escape(pattern).replace(r"\{\}", r"\d+"), name) is not None
+    any_of = re.compile("|".join(re.escape(p).replace(r"\{\}", r"\d+") for p in patterns))
+    return lambda name: any_of.fullmatch(name) is not None

@@ -129,13 +129,13 @@ def _write_hub(folder, raw, tensors):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_hub():
     """write_hub(folder, config, {name: array}) -> folder with one safetensors file."""
     return _write_hub
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def read_all():
     """read_all(folder) -> {name: (dtype name, shape, bytes)} by the safetensors library."""
 

@@ -73,6 +73,18 @@ def test_an_id_is_fetched_without_code_and_in_one_format(hub_has, tmp_path):
         assert not matched(patterns, unwanted), unwanted
 
 
+def test_files_named_by_layers_are_fetched(hub_has):
+    """SDAR-30B-A3B's; elsewhere files of other names are second copies."""
+    own = ["layer-0-ep-0-of-1.safetensors", "others.safetensors", "model.safetensors.index.json"]
+    calls = hub_has([*own, "x/others.safetensors", "config.json"])
+    converters.resolve("org/name")
+    assert all(matched(calls[0][2], name) for name in [*own, "config.json"])
+    assert not matched(calls[0][2], "x/others.safetensors")
+    calls = hub_has(["model.safetensors", "consolidated.safetensors"])
+    converters.resolve("org/name")
+    assert not matched(calls[0][2], "consolidated.safetensors")
+
+
 def test_bin_is_fetched_where_there_is_nothing_else(hub_has):
     calls = hub_has(["pytorch_model-00001-of-00002.bin", "config.json"])
     converters.resolve("org/name")
