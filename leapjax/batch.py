@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from leapjax.decoding import DecodeState, Program, initial_state
 from leapjax.decoding.state import with_cache
 from leapjax.errors import UserError
 from leapjax.serve.completion import completion
-from leapjax.serve.lane import RESULT
+from leapjax.serve.lane import result_arrays, row_of
 from leapjax.types import Completion, Request
 
 if TYPE_CHECKING:
@@ -56,9 +55,9 @@ class Batch:
         Returns:
           One Completion a row.
         """
-        host = {name: np.asarray(getattr(final, name)) for name in RESULT}
+        host = result_arrays(final)
         return [
-            completion(request, {k: v[b] for k, v in host.items()}, self.program, self.finish)
+            completion(request, row_of(host, b), self.program, self.finish)
             for b, request in enumerate(self.requests)
         ]
 

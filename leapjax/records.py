@@ -28,7 +28,7 @@ PROMPT_KINDS = ("prompt", "messages", "prompt_ids", "infill", "infill_ids")
 KEYS = ("id", *PROMPT_KINDS, "options", "stop")
 OUTPUT_KEYS = (
     *("id", "text", "output_ids", "finish_reason", "steps", "full_passes", "nfe", "commit_step"),
-    *("commit_kind", "commit_confidence", "sample", "metadata"),
+    *("edits", "commit_kind", "commit_confidence", "sample", "metadata"),
 )
 
 
@@ -211,6 +211,8 @@ def to_record(
         "nfe": completion.nfe,
         "commit_step": completion.commit_step,
     }
+    if completion.edits is not None:
+        record["edits"] = completion.edits
     if details:
         record["commit_kind"] = completion.commit_kind
         record["commit_confidence"] = completion.commit_confidence

@@ -48,6 +48,7 @@ _GOLDEN_NAMES = {"denoising_steps": "steps_per_block"}
 _GOLDEN_POLICIES = {
     "low_confidence_static": ("low_confidence_dynamic", {"threshold": 1.0}),
     "llada2": ("low_confidence_dynamic", {}),
+    "llada21": ("joint_threshold", {}),
 }
 
 
@@ -100,9 +101,10 @@ def golden_config(model: ModelConfig, options: Mapping[str, Any]) -> DecodeConfi
     in other words:
 
     - `denoising_steps` is `steps_per_block`; a policy without a schedule ignores its passes.
-    - `low_confidence_static` is `low_confidence_dynamic` at threshold 1, `llada2` is that rule.
+    - `low_confidence_static` is `low_confidence_dynamic` at threshold 1, `llada2` is that rule;
+      `llada21` is `joint_threshold`.
     - `block_cache` is `sub_block_cache` with `cache: block`; `eos_early_stop` is `early_stop:
-      on_eos`.
+      on_eos`, of `llada21` `block`.
     - `early_stop: true` stops a confidence threshold of Fast-dLLM v2 as the original does, which is
       `settled`.
 
@@ -135,8 +137,8 @@ def golden_config(model: ModelConfig, options: Mapping[str, Any]) -> DecodeConfi
         given = {n: v for n, v in given.items() if n not in ("steps", "steps_per_block")}
     if options.get("block_cache"):
         given |= {"cache": "block", "sub_block_cache": True}
-    if options.get("eos_early_stop"):
-        given["early_stop"] = "on_eos"
+    if options.get("eos_early_stop"):  # LLaDA2.1 stops after a block
+        given["early_stop"] = "block" if name == "joint_threshold" else "on_eos"
     elif given.get("early_stop") is True and model.seeds_blocks and name == "confidence_threshold":
         given["early_stop"] = "settled"
     return DecodeConfig(**(given | {"policy": name} | fixed)).for_model(model)

@@ -58,7 +58,7 @@ class Decision(NamedTuple):
     Attributes:
       action: (B, W) int8, for each position `KEEP`, `COMMIT` (what is masked), `REPLACE` or
         `REOPEN` (what the policy decided before, if it declares that it does so).
-      kind: (B, W) int8, codes of `COMMIT_KINDS`; read where a token is committed or replaced.
+      kind: (B, W) int8, codes of `COMMIT_KINDS`; read where a token is committed.
       memory: what the policy remembers until the block's next pass; None for most.
       token: (B, W) int32, what `REPLACE` writes, never the mask token; None is what was proposed.
     """
@@ -109,9 +109,11 @@ class Completion:
       full_passes: passes over the whole sequence.
       nfe: model evaluations; guidance makes two a pass.
       commit_step: the step that committed each position; -1 filled by early stop, -2 given, -3
-        decided by no policy.
+        decided by no policy. Edits don't change it, nor the two below.
       commit_kind: why, names of `COMMIT_KINDS`.
       commit_confidence: the proposal's confidence when committed, in [0, 1].
+      edits: the later changes of committed tokens, by step and position, as (step, index in
+        `output_ids`, new id); None if the decode makes none.
       sample: which of several samples this is, or None.
       metadata: other keys of the record.
     """
@@ -126,6 +128,7 @@ class Completion:
     commit_step: list[int]
     commit_kind: list[str]
     commit_confidence: list[float]
+    edits: list[list[int]] | None = None
     sample: int | None = None
     metadata: dict | None = None
 

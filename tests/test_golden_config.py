@@ -57,6 +57,16 @@ SDAR, FAST, LLADA = (tiny_config(name) for name in ("sdar", "fast_dllm_v2", "lla
         ),
         (
             SDAR,
+            {"policy": "llada21", "editing_threshold": 0.0, "eos_early_stop": True},
+            {"policy": "joint_threshold", "editing_threshold": 0.0, "early_stop": "block"},
+        ),
+        (
+            LLADA,
+            {"policy": "llada21", "num_to_transfer": 3, "max_post_steps": 0},
+            {"policy": "joint_threshold", "num_to_transfer": 3, "max_post_steps": 0},
+        ),
+        (
+            SDAR,
             {"policy": "sequential", "denoising_steps": 2, "early_stop": True, "stop_ids": [3, 1]},
             {"policy": "sequential", "steps_per_block": 2, "stop_ids": (3, 1)},
         ),
@@ -111,7 +121,7 @@ def test_names_of_golden_data(model, options, want):
     "options, message",
     [
         ({"treshold": 0.9}, "options: unknown option 'treshold'; did you mean 'threshold'"),
-        ({"policy": "llada21"}, "policy is 'llada21'"),
+        ({"policy": "llada22"}, "policy is 'llada22'"),
         ({"attention": "block_causal"}, "unknown option 'attention'"),
         ({"denoising_steps": 2, "steps_per_block": 2}, "are the same; remove one"),
         ({"policy": "sequential", "denoising_steps": 0}, "steps_per_block is 0; expected at least"),

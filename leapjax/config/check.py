@@ -254,7 +254,7 @@ def declaration(p: Parameter, owner: Policy) -> None:
         if name is not None and name not in owner.reads and name not in COMMON:
             raise UserError(f"{here} refers to {name}, which the policy does not read")
     if p.follows is None:
-        if p.default is None:
+        if p.default is None and (known is None or known.default is not None):
             raise UserError(f"{here} has no default; set default or follows")
         try:
             in_range(p, coerce(p, p.default))

@@ -20,6 +20,7 @@ from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
 from leapjax.policies import PARAMETERS, POLICIES, ROWS, Parameter
 from leapjax.policies.names import policy_of
+from leapjax.policies.parameters import EDITING_THRESHOLD, MAX_POST_STEPS
 from leapjax.types import EARLY_STOPS
 
 QUANTIZATIONS = ("int8",)
@@ -201,6 +202,11 @@ class DecodeConfig:
         return self.gen_length // self.block_length
 
     @property
+    def edits(self) -> bool:
+        """Whether the policy may replace tokens that it committed."""
+        return POLICIES[self.policy].replaces or self.value(EDITING_THRESHOLD.name) is not None
+
+    @property
     def end_ids(self) -> tuple[int, ...]:
         """The ids at which an answer ends: stop ids and eos; the model must be known."""
         assert self.model is not None
@@ -254,6 +260,8 @@ class DecodeConfig:
         reads = {*COMMON, *POLICIES[self.policy].reads}
         if self.model is not None:
             reads -= {of_model.unread(self.model)}
+        if not self.edits:
+            reads -= {MAX_POST_STEPS.name}
         values = {n: self.value(n) for n in OPTIONS if n in reads}
         return {n: [*v] if isinstance(v, tuple) else v for n, v in values.items()}
 

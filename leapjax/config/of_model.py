@@ -128,6 +128,11 @@ def _check_sub_blocks(c: DecodeConfig, model: ModelConfig) -> None:
             f"sub_block_cache is on, but cache is {c.cache}; set cache block or remove "
             f"sub_block_cache"
         )
+    if c.sub_block_cache and c.edits:
+        raise UserError(
+            f"sub_block_cache is on, but policy {c.policy} replaces tokens of the whole block"
+            f"; remove sub_block_cache or choose another policy"
+        )
 
 
 def _check_division(gen: int, block: int) -> None:

@@ -24,7 +24,11 @@ def is_stop(tokens: Int32[Array, "B S"], program: Program) -> Bool[Array, "B S"]
 
 
 def advance(
-    state: DecodeState, live: Bool[Array, " B"], chosen: Bool[Array, " B"], program: Program
+    state: DecodeState,
+    live: Bool[Array, " B"],
+    chosen: Bool[Array, " B"],
+    final: Bool[Array, " B"] | None,
+    program: Program,
 ) -> DecodeState:
     """Move rows with a finished block to their next block, or end them.
 
@@ -32,6 +36,7 @@ def advance(
       state: after the pass's commits.
       live: (B,) bool, rows that the pass served.
       chosen: (B,) bool, rows in which the pass committed a stop id.
+      final: (B,) bool, rows whose block is finished if it has no masks; None: all of them.
       program: static structure.
     """
     w = program.block_length
@@ -39,6 +44,8 @@ def advance(
     block = state.block[:, None]
     in_block = (column >= block) & (column < block + w)
     finished = live & ~jnp.any(state.open & in_block, axis=1)
+    if final is not None:
+        finished = finished & final
     kind = state.options.early_stop
     decided = ~state.given & ~state.open & (column < state.end[:, None])
     stops = decided & is_stop(state.tokens, program)

@@ -12,6 +12,7 @@ from leapjax.decoding.program import Program
 from leapjax.decoding.state import DecodeState
 from leapjax.errors import UserError
 from leapjax.policies import PARAMETERS
+from leapjax.policies.parameters import EDITING_THRESHOLD
 from leapjax.types import EARLY_STOPS
 
 # Options that work only if compiled into the program: (field of `Program`, options that set it).
@@ -20,6 +21,7 @@ _COMPILED = {
     "top_p": ("filtering", "top_p or top_k"),
     "top_k": ("filtering", "top_p or top_k"),
     "cfg_scale": ("guidance", "cfg_scale"),
+    EDITING_THRESHOLD.name: ("edits", EDITING_THRESHOLD.name),
 }
 
 
@@ -45,7 +47,7 @@ def with_options(state: DecodeState, program: Program, **numbers: Any) -> Decode
     check_keys(numbers, "with_options()", names)
     own, fields = dict(state.options.parameters), {}
     for name, value in numbers.items():
-        if name in PARAMETERS and name not in own:
+        if name in PARAMETERS and name not in program.policy.reads:
             raise UserError(f"{name}: policy {program.policy_name} does not read it")
         part, how = _COMPILED.get(name, (None, None))
         if part is not None and not getattr(program, part):

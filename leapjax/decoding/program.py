@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from leapjax.caches import CACHES, SUB_BLOCK, Cache
 from leapjax.config import DecodeConfig
 from leapjax.models.config import ModelConfig
-from leapjax.policies import POLICIES, Policy
+from leapjax.policies import POLICIES, Parameter, Policy
+from leapjax.policies.parameters import EDITING_THRESHOLD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Program:
         whole block.
       sub_block_cache: keys and values of the active block are reused between its passes
         (Fast-dLLM v2's approximation).
+      edits: the policy may replace tokens that it committed, and a log of that is kept.
     """
 
     model: ModelConfig
@@ -56,6 +58,7 @@ class Program:
     stop_ids: tuple[int, ...] = ()
     sub_block_length: int | None = None
     sub_block_cache: bool = False
+    edits: bool = False
 
     @property
     def policy(self) -> Policy:
@@ -66,6 +69,12 @@ class Program:
     def kv_cache(self) -> Cache:
         """The cache's registry entry."""
         return SUB_BLOCK if self.sub_block_cache else CACHES[self.cache]
+
+    @property
+    def traced(self) -> tuple[Parameter, ...]:
+        """The policy's parameters that have a value in each row."""
+        off = None if self.edits else EDITING_THRESHOLD.name
+        return tuple(p for p in self.policy.parameters if p.traced and p.name != off)
 
     @property
     def holds_masks(self) -> bool:
@@ -135,5 +144,6 @@ def program_for(
         stop_ids=config.stop_ids,
         sub_block_length=config.sub_block_length,
         sub_block_cache=config.sub_block_cache,
+        edits=config.edits,
         static=tuple((p.name, config.value(p.name)) for p in parameters if not p.traced),
     )

@@ -15,6 +15,7 @@ import numpy as np
 from flax import struct
 
 from leapjax.config import DecodeConfig
+from leapjax.decoding.edits import empty_log
 from leapjax.decoding.layout import layout
 from leapjax.decoding.program import Program
 from leapjax.idset import digest
@@ -89,6 +90,7 @@ class DecodeState(struct.PyTreeNode):
       options: per-row options.
       cache: keys and values of the KV cache, or None.
       memory: name -> (B, ...), the policy's memory within a block, or None.
+      edits: the log of replaced tokens, or None if the program replaces none.
     """
 
     tokens: Any
@@ -114,12 +116,13 @@ class DecodeState(struct.PyTreeNode):
     options: RowOptions
     cache: Any = None
     memory: Any = None
+    edits: Any = None
 
 
 _DTYPES = {int: np.int32, float: np.float32, bool: np.bool_}
 
 # Fields that `refill` keeps: they have no rows, or a row's first pass does not read them.
-SHARED = ("iteration", "counts", "cache", "memory")
+SHARED = ("iteration", "counts", "cache", "memory", "edits")
 
 # Version of the map from seed and id to noise; a job that samples resumes under the same one only.
 # 1 (leapjax 0.1): a 32-bit hash of the id. 2: a 64-bit hash.
@@ -229,11 +232,7 @@ def row_arrays(request: Request, program: Program) -> dict[str, Any]:
             "early_stop": np.int8(EARLY_STOPS.index(stop)),
             "logits_eos_inf": np.bool_(c.logits_eos_inf),
             "confidence_eos_eot_inf": np.bool_(c.confidence_eos_eot_inf),
-            "parameters": {
-                p.name: _DTYPES[p.kind](c.value(p.name) or 0)
-                for p in program.policy.parameters
-                if p.traced
-            },
+            "parameters": {p.name: _DTYPES[p.kind](c.value(p.name) or 0) for p in program.traced},
         },
     }
 
@@ -293,10 +292,11 @@ def initial_state(requests: list[Request], program: Program, slots: int | None =
     """
     rows = [row_arrays(r, program) for r in requests]
     rows += [idle_row(program)] * ((slots or len(rows)) - len(rows))
-    memory = empty_memory(program, len(rows))
+    memory, edits = empty_memory(program, len(rows)), empty_log(program, len(rows))
     zero = np.int32(0)
     counts = PassCounts(window_passes=zero, refreshed_rows=zero, refresh_rows_wanted=zero)
-    return DecodeState(**stack_rows(rows), iteration=zero, counts=counts, memory=memory)
+    whole = {"iteration": zero, "counts": counts, "memory": memory, "edits": edits}
+    return DecodeState(**stack_rows(rows), **whole)
 
 
 def empty_memory(program: Program, slots: int):

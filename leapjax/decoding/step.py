@@ -1,7 +1,7 @@
 """One step of the decode: propose, decide, commit, advance. Pure.
 
 state -> window columns -> forward pass with the cache: hidden states, rows served
-      -> Proposal -> policy: Decision -> tokens, records, next block, done -> state'
+      -> Proposal -> policy: Decision -> tokens, records, log of edits, next block, done -> state'
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from leapjax.decoding import advance, forward, schedule, summary
+from leapjax.decoding import advance, edits, forward, schedule, summary
 from leapjax.decoding.program import Program
 from leapjax.decoding.proposal import never_proposed, probability, propose
 from leapjax.decoding.state import DecodeState, PassCounts, row_keys
@@ -87,8 +87,10 @@ def step(params: Weights, state: DecodeState, program: Program) -> DecodeState:
         end=state.end,
         memory=_memory_at_start(state),
     )
-    if program.policy.revises:
-        decided = take(state.commit_step >= 0, columns) & in_block & active & live[:, None]
+    if program.edits or program.policy.reopens:
+        decided = take(state.commit_step >= 0, columns) & in_block & live[:, None]
+        if program.policy.reopens:  # passes see one sub-block after the other
+            decided = decided & active
         info = info._replace(decided=decided, standing=take(state.tokens, columns))
     proposal, info, first = _proposal(params, state, outcome, masked, info, program)
     decision = program.policy.commit(proposal, masked, info)
@@ -97,7 +99,11 @@ def step(params: Weights, state: DecodeState, program: Program) -> DecodeState:
             state, moved = _seed(state, outcome, first, program)
         else:
             moved = live
-        state, chosen = _apply(state, masked, info, proposal, decision, program)
+        state, chosen, edited = _apply(state, masked, info, proposal, decision, program)
+        final = None
+        if program.edits:
+            where, token = edited
+            state, final = edits.logged(state, columns, masked, live, where, token, program)
         one, full = live.astype(jnp.int32), outcome.full & live
         other = ~state.done & ~live
         state = state.replace(
@@ -111,7 +117,7 @@ def step(params: Weights, state: DecodeState, program: Program) -> DecodeState:
             counts=_counted(state.counts, live, full, outcome, program),
             memory=_select_rows(live, decision.memory, state.memory),
         )
-        return advance.advance(state, moved, chosen, program)
+        return advance.advance(state, moved, chosen, final, program)
 
 
 def _counted(counts: PassCounts, live, full, outcome, program: Program) -> PassCounts:
@@ -208,22 +214,24 @@ def _select_rows(rows, memory, otherwise):
 
 def _apply(
     state: DecodeState, masked, info: Pass, proposal, decision, program: Program
-) -> tuple[DecodeState, Any]:
+) -> tuple[DecodeState, Any, Any]:
     """Apply the policy's decision: commit, replace and reopen positions.
 
     Returns:
-      The state, and (B,) bool, rows in which it committed a stop id.
+      The state; (B,) bool, rows in which it committed a stop id; and the positions that it
+      replaced, (B, W) bool, with their new tokens, (B, W) int32 (None if the program edits none).
     """
     commit = masked & (decision.action == COMMIT)
     if proposal.held is not None:
         commit = commit & ~proposal.held
     state = _commit(state, info.columns, commit, proposal, decision)
-    if program.policy.replaces:
-        state = _replace(state, info, proposal, decision)
+    edited = None, None
+    if program.edits:
+        state, *edited = _replace(state, info, proposal, decision)
     if program.policy.reopens:
         back = info.decided & (decision.action == REOPEN)
         state = _reopen(state, info.columns, back, program)
-    return state, jnp.any(commit & advance.is_stop(proposal.token, program), axis=1)
+    return state, jnp.any(commit & advance.is_stop(proposal.token, program), axis=1), edited
 
 
 def _commit(state: DecodeState, columns, commit, proposal, decision) -> DecodeState:
@@ -241,23 +249,18 @@ def _commit(state: DecodeState, columns, commit, proposal, decision) -> DecodeSt
     )
 
 
-def _replace(state: DecodeState, info: Pass, proposal, decision) -> DecodeState:
+def _replace(state: DecodeState, info: Pass, proposal, decision):
     """Replace committed tokens; a replacement by the same token changes nothing.
 
-    The records get this step, the decision's kind, and the token's confidence (0 for a token that
-    the model did not propose).
+    The records of the commits stay.
+
+    Returns:
+      The state, (B, W) bool, the positions replaced, and (B, W) int32, the tokens offered to them.
     """
     token = proposal.token if decision.token is None else decision.token
-    changed = info.decided & (decision.action == REPLACE) & (token != info.standing)
-    return _write(
-        state,
-        info.columns,
-        changed,
-        tokens=token,
-        commit_step=jnp.broadcast_to(state.steps[:, None], changed.shape),
-        commit_kind=decision.kind,
-        commit_confidence=jnp.where(token == proposal.token, proposal.confidence, 0.0),
-    )
+    edited = info.decided & (decision.action == REPLACE) & (token != info.standing)
+    edited = edited & edits.room(state)[:, None]
+    return _write(state, info.columns, edited, tokens=token), edited, token
 
 
 def _reopen(state: DecodeState, columns, back, program: Program) -> DecodeState:

@@ -31,7 +31,8 @@ class Parameter:
       name: the keyword; the flag has dashes.
       kind: int, float, bool or str.
       help: its meaning, in one line.
-      default: the default value; None leaves the option off.
+      default: the default value; None leaves the option off, which only `EDITING_THRESHOLD` of
+        `leapjax.policies.parameters` may.
       follows: another option, whose value is the default instead of `default`.
       low: the smallest value; None is the smallest of the kind's 32-bit type.
       high: the largest value; None is the largest of the kind's 32-bit type.
@@ -86,13 +87,14 @@ class Pass(NamedTuple):
     Attributes:
       quota: (B,) int32, positions that the schedule commits in this pass; may exceed the open ones.
       parameters: name -> value; (B,) for a traced parameter, a Python value for a static one.
+        `editing_threshold` is there in programs with editing only.
       columns: (B, W) int32, the columns of the window.
       block: (B,) int32, the first column of the active block.
       open: (B, T) bool, open positions of the whole row; False at pads, on either side of the row.
       end: (B,) int32, the column behind the row's last.
       memory: the policy's memory (`Policy.memory`), zeros in a block's first pass, or None.
-      decided: (B, W) bool, positions of the active block that the policy committed; None unless
-        it may reopen or replace them.
+      decided: (B, W) bool, positions of the active block that the policy committed (of the active
+        sub-block, if it may reopen them); None unless it may reopen or replace them.
       standing: (B, W) int32, the window's current tokens; None if `decided` is None.
     """
 
@@ -132,7 +134,11 @@ class Policy:
         proposed. `commit` gets the returned memory.
       reopens: may reopen positions that it committed in the active block. The rule itself must
         bound how often; early stop is off.
-      replaces: may replace tokens that it committed in the active block.
+      replaces: may replace tokens that it committed in the active block. A policy that reads
+        `parameters.EDITING_THRESHOLD` may do so where that is set. Records list the changes as
+        `edits`. A row's log of them has room for a pass per position of its blocks (four if the
+        policy also reopens), and for the `max_post_steps` of each block that the policy reads. In
+        passes beyond that nothing is replaced.
       label: the policy's label in tables of results; default: name and defaults.
       rows: (name, tokens per step, label) of its rows in tables, if there are several.
     """
@@ -159,11 +165,6 @@ class Policy:
     def scheduled(self) -> bool:
         """Whether it reads a schedule's `info.quota` (`parameters.SCHEDULED`)."""
         return "steps" in self.reads
-
-    @property
-    def revises(self) -> bool:
-        """Whether it may change earlier decisions."""
-        return self.reopens or self.replaces
 
     def table_rows(self) -> dict[str, Row]:
         """This policy's rows in tables of results, by name."""

@@ -6,7 +6,8 @@ LLaDA-8B-Instruct.
 
 Beyond the paper, and off by default: `decay` lets the relaxed threshold rise with each further
 position from the nearest anchor that reaches there, and `radius_left`, `radius_right` let an
-anchor reach less or farther on one side.
+anchor reach less or farther on one side. `editing_threshold` rewrites committed tokens of the block
+by LLaDA2.1's rule (`leapjax.policies.editing`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from jax import lax
 
 from leapjax.errors import UserError
 from leapjax.policies.base import Parameter, Policy, commits, reaches, surest
-from leapjax.policies.parameters import RADIUS, RELAXED_THRESHOLD, THRESHOLD
+from leapjax.policies.editing import with_edits
+from leapjax.policies.parameters import (
+    EDITING_THRESHOLD,
+    MAX_POST_STEPS,
+    RADIUS,
+    RELAXED_THRESHOLD,
+    THRESHOLD,
+)
 from leapjax.types import ANCHOR, PROPAGATED, TOP1
 
 if TYPE_CHECKING:
@@ -54,13 +62,14 @@ def anchor_distances(
 
 
 def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
-    """Choose the positions that this pass commits.
+    """Choose the positions that this pass commits, and with editing those that it edits.
 
     Args:
-      proposal: `.confidence` (B, W) float32 in [0, 1].
+      proposal: `.confidence` (B, W) float32 in [0, 1]; with editing `.token` (B, W) int32.
       masked: (B, W) bool, the active block's open positions.
       info: `.parameters`: `threshold`, `relaxed_threshold`, `decay` (B,) float32, `radius_left`
-        and `radius_right` (B,) int32.
+        and `radius_right` (B,) int32; with editing `editing_threshold` (B,) float32, and
+        `.decided`, `.standing`.
 
     Returns:
       A Decision; kinds anchor, propagated, and top1 for a surest position that is neither.
@@ -80,7 +89,8 @@ def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decisi
     needed = numbers["relaxed_threshold"][:, None] + numbers["decay"][:, None] * steps
     propagated = masked & (distance <= w) & (confidence >= needed)
     kind = jnp.where(anchor, ANCHOR, jnp.where(propagated, PROPAGATED, TOP1))
-    return commits(anchor | propagated | surest(confidence, masked), kind)
+    decision = commits(anchor | propagated | surest(confidence, masked), kind)
+    return with_edits(decision, proposal, info)
 
 
 def check(config: DecodeConfig) -> None:
@@ -120,6 +130,8 @@ POLICY = Policy(
             low=0,
             high=1,
         ),
+        EDITING_THRESHOLD,
+        MAX_POST_STEPS,
     ),
     check=check,
     label="LocalLeap (0.9, 0.75, radius 4)",

@@ -48,6 +48,21 @@ def _check_block_schedule(c: DecodeConfig) -> None:
         )
 
 
+def _check_editing(c: DecodeConfig) -> None:
+    """What does not go with editing; and its own options without it."""
+    if c.value("editing_threshold") is None:
+        if c.max_post_steps is not None:
+            raise UserError(
+                f"max_post_steps is {c.max_post_steps}, but nothing is edited; set "
+                f"editing_threshold or remove max_post_steps"
+            )
+    elif c.early_stop in ("settled", "on_eos"):
+        raise UserError(
+            f"early_stop is {c.early_stop}, but with editing_threshold an eos of an unfinished "
+            f"block may change; set early_stop block or off"
+        )
+
+
 THRESHOLD = Parameter(
     "threshold", float, "confidence that makes an anchor, 0 to 1", 0.9, low=0, high=1
 )
@@ -82,6 +97,24 @@ SCHEDULE = Parameter(
     "how a fixed schedule spreads the commits over its passes",
     "even",
     choices=("even", "dream"),
+    traced=False,
+)
+
+EDITING_THRESHOLD = Parameter(
+    "editing_threshold",
+    float,
+    "confidence above which another token replaces a committed one of the block",
+    low=0,
+    high=1,
+    check=_check_editing,
+)
+MAX_POST_STEPS = Parameter(
+    "max_post_steps",
+    int,
+    "with editing: the most passes over a block after its last mask",
+    16,
+    low=0,
+    high=1024,
     traced=False,
 )
 # The parameters of a policy with a fixed schedule (`info.quota`).

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-
-import numpy as np
+from typing import Any
 
 from leapjax.decoding import Program
+from leapjax.decoding.edits import listed
 from leapjax.types import COMMIT_KINDS, Completion, Request
 
 
 def completion(
     request: Request,
-    row: dict[str, np.ndarray],
+    row: dict[str, Any],
     program: Program,
     finish: Callable[[Request, list[int]], tuple[str, str]],
 ) -> Completion:
@@ -27,7 +27,10 @@ def completion(
     canvas = slice(int(row["origin"]), int(row["end"]))
     ids = row["tokens"][canvas].tolist()
     text, reason = finish(request, ids)
-    steps = int(row["steps"])
+    steps, commit_step = int(row["steps"]), row["commit_step"][canvas]
+    edits = None
+    if program.edits:
+        edits = listed(row["edits"], steps, commit_step, canvas.start)
     return Completion(
         id=request.id,
         text=text,
@@ -36,9 +39,10 @@ def completion(
         steps=steps,
         full_passes=int(row["full_passes"]),
         nfe=(steps + int(row["other_passes"])) * (2 if program.guidance else 1),
-        commit_step=row["commit_step"][canvas].tolist(),
+        commit_step=commit_step.tolist(),
         commit_kind=[COMMIT_KINDS[k] for k in row["commit_kind"][canvas].tolist()],
         commit_confidence=row["commit_confidence"][canvas].tolist(),
+        edits=edits,
         sample=request.sample,
         metadata=request.metadata,
     )

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from leapjax.decoding import Program
+from leapjax.decoding import DecodeState, Program
 from leapjax.decoding.prefill import copies, piece_columns, prefills
 from leapjax.decoding.state import idle_row, prefill_end, row_arrays, stack_rows
 from leapjax.serve.lowering import (
@@ -34,7 +34,8 @@ ROWS_PER_SLOT = 8
 
 # Fields of a finished row that the host reads.
 RESULT = (
-    "tokens commit_step commit_kind commit_confidence origin end steps full_passes other_passes"
+    "tokens commit_step commit_kind commit_confidence edits origin end steps full_passes "
+    "other_passes"
 ).split()
 
 
@@ -226,7 +227,7 @@ class Lane:
         """Whether the chunk has ended, so that `collect` won't block."""
         return self._busy and self._state.done.is_ready()
 
-    def collect(self) -> list[tuple[Any, dict[str, np.ndarray]]]:
+    def collect(self) -> list[tuple[Any, dict[str, Any]]]:
         """Wait for the chunk, take out its finished rows and free their slots.
 
         Returns:
@@ -246,12 +247,21 @@ class Lane:
         finished = [i for i, t in enumerate(self.tickets) if t is not None and done[i]]
         if not finished:
             return []
-        host = {name: np.asarray(getattr(self._state, name)) for name in RESULT}
-        out = []
+        host, out = result_arrays(self._state), []
         for slot in finished:
-            out.append((self.tickets[slot], {k: v[slot] for k, v in host.items()}))
+            out.append((self.tickets[slot], row_of(host, slot)))
             self.tickets[slot] = None
         return out
+
+
+def result_arrays(state: DecodeState) -> dict[str, Any]:
+    """What the host reads of finished rows, by field: NumPy arrays with a leading B axis."""
+    return jax.device_get({name: getattr(state, name) for name in RESULT})
+
+
+def row_of(host: dict[str, Any], slot: int) -> dict[str, Any]:
+    """One row of `result_arrays`."""
+    return jax.tree.map(lambda x: x[slot], host)
 
 
 def finished(working: list[tuple[int, Lane]]) -> list[tuple[int, Lane]]:

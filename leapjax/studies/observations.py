@@ -75,8 +75,8 @@ def check(config: DecodeConfig, where: str = "analyze") -> None:
         wrong = f"temperature {config.temperature} samples; use temperature 0"
     elif config.cfg_scale > 0:
         wrong = f"cfg_scale {config.cfg_scale} is not replayed; use cfg_scale 0"
-    elif policy.revises:
-        wrong = f"policy {config.policy} changes tokens that it committed; choose another policy"
+    elif policy.reopens or config.edits:
+        wrong = f"policy {config.policy} changes tokens that it committed; choose one that doesn't"
     elif policy.adjust is not None:
         wrong = f"policy {config.policy} changes the logits; choose another policy"
     if wrong:

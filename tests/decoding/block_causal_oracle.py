@@ -7,7 +7,7 @@ policies are those of `transcription.py`.
 
 import numpy as np
 
-from tests.decoding.transcription import Ids, Margin, choose, offers
+from tests.decoding.transcription import Ids, Margin, choose, offers, rewritten
 
 
 def canvas_positions(model, prompt, gen, block):
@@ -38,6 +38,7 @@ class Row:
         self.kinds = ["none"] * len(self.tokens)
         self.confidence = [0.0] * len(self.tokens)
         self.margin, self.steps, self.stopped = Margin(), 0, False
+        self.editing, self.edits = o.get("editing_threshold") is not None, []
 
     def logits(self):
         """(T, V) logits of the row as it stands, guidance applied."""
@@ -62,11 +63,15 @@ class Row:
         self.tokens[at], self.still[at], self.commit_step[at] = offered["token"][at], False, -3
         self.kinds[at], self.confidence[at] = "seed", offered["confidence"][at]
 
-    def a_pass(self, masked, count):
-        """Offer the masked positions to the policy; the tokens that it commits."""
+    def a_pass(self, masked, count, closed=()):
+        """Offer the masked positions to the policy, and with editing the closed ones.
+
+        Returns:
+          The tokens that it commits, and {position: token} of its edits.
+        """
         offered = offers(
             self.outputs(masked),
-            masked,
+            [*masked, *closed],
             self.o,
             self.ids,
             False,
@@ -75,13 +80,17 @@ class Row:
             self.begin,
             self.margin,
         )
-        chosen = choose(offered, masked, self.o, count, self.margin)
+        chosen = choose(offered, masked, self.o, count, self.margin) if masked else {}
+        edited = rewritten(offered, closed, self.tokens, self.o, self.margin)
         for i, kind in chosen.items():
             self.tokens[i], self.still[i] = offered["token"][i], False
             self.commit_step[i], self.kinds[i] = self.steps, kind
             self.confidence[i] = offered["confidence"][i]
+        for i, token in edited.items():
+            self.tokens[i] = token
+            self.edits.append([self.steps, i - self.begin, token])
         self.steps += 1
-        return [self.tokens[i] for i in chosen]
+        return [self.tokens[i] for i in chosen], edited
 
     def settled(self):
         """A stop id stands, and no mask before it."""
@@ -94,19 +103,25 @@ class Row:
         if self.model.seeds_blocks and start > 0 and self.still[start]:
             self.seed(start)
         part = o.get("sub_block_length") or width
-        taken = 0
-        while any(self.still[i] for i in places):
+        taken, post = 0, 0
+        while any(self.still[i] for i in places) or (self.editing and taken):
             if o["early_stop"] == "settled" and self.settled():
                 self.stopped = True
                 return
             left = [i for i in places if self.still[i]]
             masked = [i for i in left if (i - start) // part == (left[0] - start) // part]
+            post += not masked
+            if not masked and post > o["max_post_steps"]:
+                break
+            closed = [i for i in places if self.editing and self.commit_step[i] >= 0]
             count = None
             if "steps_per_block" in o:
                 passes = o["steps_per_block"]
                 count = width // passes + (1 if taken < width % passes else 0)
-            new = self.a_pass(masked, count)
+            new, edited = self.a_pass(masked, count, closed)
             taken += 1
+            if not masked and not edited:
+                break
             if o["early_stop"] == "on_eos" and set(new) & set(o["stop_ids"]) and self.settled():
                 self.stopped = True
                 return
@@ -124,6 +139,7 @@ class Row:
             if self.still[i] or (cuts and end is not None and i > end):
                 self.tokens[i], self.still[i], self.commit_step[i] = self.ids.eos, False, -1
                 self.kinds[i], self.confidence[i] = "none", 0.0
+                self.edits = [edit for edit in self.edits if edit[1] != i - self.begin]
 
 
 class SubBlockCache(Row):
@@ -197,8 +213,8 @@ def decode(logits_of, given_ids, is_open, o, model, eot=None, noise=None, origin
       origin: index of canvas position 0.
 
     Returns:
-      dict of output_ids, commit_step, commit_kind and commit_confidence from `origin` on; of steps,
-      and the margin (`transcription.Margin`).
+      dict of output_ids, commit_step, commit_kind and commit_confidence from `origin` on; of edits
+      (None without editing), steps, and the margin (`transcription.Margin`).
     """
     row = (SubBlockCache if o["sub_block_cache"] else Row)(
         logits_of, given_ids, is_open, o, model, eot, noise, origin
@@ -216,5 +232,6 @@ def decode(logits_of, given_ids, is_open, o, model, eot=None, noise=None, origin
         "commit_step": row.commit_step[out],
         "commit_kind": row.kinds[out],
         "commit_confidence": row.confidence[out],
+        "edits": row.edits if row.editing else None,
         "margin": row.margin.least,
     }

@@ -6,6 +6,7 @@ import numpy as np
 
 from leapjax import DecodeConfig, Request
 from leapjax.decoding import initial_state, program_for, run_jit, summary
+from leapjax.decoding.edits import listed
 from leapjax.decoding.proposal import propose
 from leapjax.decoding.state import with_cache
 from leapjax.models import transformer
@@ -58,8 +59,19 @@ def row(state, b, full=False):
         "commit_step": np.asarray(state.commit_step[b])[at].tolist(),
         "commit_kind": [COMMIT_KINDS[k] for k in np.asarray(state.commit_kind[b])[at]],
         "commit_confidence": np.asarray(state.commit_confidence[b])[at].tolist(),
+        "edits": edits_of(state, b),
         "done": bool(state.done[b]),
     }
+
+
+def edits_of(state, b):
+    """One row's edits; None in a program without them."""
+    if state.edits is None:
+        return None
+    log = jax.tree.map(lambda x: np.asarray(x[b]), state.edits)
+    origin, end = int(state.origin[b]), int(state.end[b])
+    commit_step = np.asarray(state.commit_step[b])[origin:end]
+    return listed(log, int(state.steps[b]), commit_step, origin)
 
 
 def decode(params, requests, program, slots=None):

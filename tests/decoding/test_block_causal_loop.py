@@ -27,6 +27,25 @@ SUB_BLOCK_CACHE = {"cache": "block", "sub_block_cache": True}
 STRUCTURES = {
     "localleap-sdar": ("localleap", "sdar", {}, ()),
     "localleap-fast-dllm-v2": ("localleap", "fast_dllm_v2", {"sub_block_length": 8}, ()),
+    "joint_threshold-sdar": ("joint_threshold", "sdar", {"max_post_steps": 3}, ()),
+    "localleap-editing-sdar-infill": (
+        "localleap",
+        "sdar",
+        {"editing_threshold": 0.5, "max_post_steps": 2, "block_length": 6, "gen_length": 15},
+        ("infill",),
+    ),
+    "joint_threshold-fast-dllm-v2": (
+        "joint_threshold",
+        "fast_dllm_v2",
+        {"max_post_steps": 1},
+        (),
+    ),
+    "localleap-editing-sdar-guided-sampled": (
+        "localleap",
+        "sdar",
+        {"editing_threshold": 0.5, "max_post_steps": 2, "cfg_scale": 1.0, "temperature": 1.0},
+        ("cfg_scale", "temperature"),
+    ),
     "threshold-fast-dllm-v2": ("confidence_threshold", "fast_dllm_v2", {}, ()),
     "threshold-sub-block-cache": ("confidence_threshold", "fast_dllm_v2", SUB_BLOCK_CACHE, ()),
     "sequential-sub-block-cache": (
@@ -75,7 +94,11 @@ def row_options(draw, config, varied):
         "seed": draw(st.integers(0, 2**32 - 1)),
     }
     if "infill" not in varied:
-        o["early_stop"] = draw(st.sampled_from(EARLY_STOPS))
+        o["early_stop"] = draw(st.sampled_from(EARLY_STOPS[:2] if config.edits else EARLY_STOPS))
+    if config.edits:
+        o["editing_threshold"] = draw(st.sampled_from([0.0, 0.3, 0.6, 0.9, 1.0]))
+    if "num_to_transfer" in reads:
+        o["num_to_transfer"] = draw(st.integers(1, 5))
     if "threshold" in reads:
         o["threshold"] = draw(st.sampled_from([0.0, 0.3, 0.6, 0.8, 0.9, 1.0]))
     if "relaxed_threshold" in reads:
@@ -133,7 +156,7 @@ def compare(name, examples):
         networks = {seed: NumpyModel(weights[seed], model) for seed in SEEDS}
     else:
         networks = {seed: Model(weights[seed], shape).logits for seed in SEEDS}
-    seen = {"rows": 0, "compared": 0, "stopped": 0}
+    seen = {"rows": 0, "compared": 0, "stopped": 0, "edited": 0}
 
     @settings(max_examples=examples)
     @given(batches(configs[0], varied, model.mask_token_id))
@@ -151,9 +174,10 @@ def compare(name, examples):
                 continue
             seen["compared"] += 1
             seen["stopped"] += -1 in want["commit_step"]
+            seen["edited"] += bool(want["edits"])
             for cache, rows in answers.items():
                 got = rows[n]
-                for fact in ("output_ids", "steps", "commit_step", "commit_kind"):
+                for fact in ("output_ids", "steps", "commit_step", "commit_kind", "edits"):
                     assert getattr(got, fact) == want[fact], (cache, fact, record)
                 np.testing.assert_allclose(
                     got.commit_confidence, want["commit_confidence"], rtol=0, atol=2e-5
@@ -165,9 +189,10 @@ def compare(name, examples):
     many = examples > 100
     assert seen["compared"] > (0.8 if many else 0.5) * seen["rows"], seen
     assert seen["stopped"] or "infill" in varied or not many, seen
+    assert (seen["edited"] > 0) == configs[0].edits, seen
 
 
-QUICK = {"localleap-sdar", "dynamic-fast-dllm-v2"}
+QUICK = {"localleap-sdar", "dynamic-fast-dllm-v2", "joint_threshold-sdar"}
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,27 @@ STRUCTURES = {
         {"temperature": 1.0, "top_p": 0.5, "top_k": 3},
         ("temperature", "top_p", "top_k"),
     ),
+    "localleap-editing": (
+        "localleap",
+        "llada",
+        {"editing_threshold": 0.5, "max_post_steps": 2},
+        (),
+    ),
+    "joint_threshold": ("joint_threshold", "dream", {"max_post_steps": 3}, ()),
+    "joint_threshold-once": ("joint_threshold", "llada", {"max_post_steps": 0}, ()),
+    "joint_threshold-infill": ("joint_threshold", "llada", {"infill": 14}, ()),
+    "localleap-editing-sampled": (
+        "localleap",
+        "dream",
+        {"editing_threshold": 0.5, "max_post_steps": 2, "temperature": 1.0, "top_k": 3},
+        ("temperature",),
+    ),
+    "joint_threshold-guided": (
+        "joint_threshold",
+        "llada",
+        {"max_post_steps": 2, "cfg_scale": 1.0},
+        ("cfg_scale",),
+    ),
     "low_confidence": ("low_confidence", "llada", {}, ()),
     "low_confidence-infill": ("low_confidence", "llada", {"infill": 14}, ()),
     "low_confidence-guided": ("low_confidence", "dream", {"cfg_scale": 1.0}, ("cfg_scale",)),
@@ -77,7 +98,7 @@ def test_every_policy_is_transcribed_here_or_in_a_file_of_its_own():
 
 
 @st.composite
-def row_options(draw, policy, blocks, varied):
+def row_options(draw, policy, blocks, varied, editing):
     """One row's own options."""
     o = {
         "early_stop": draw(st.booleans()),
@@ -92,6 +113,10 @@ def row_options(draw, policy, blocks, varied):
         share = draw(st.sampled_from([0.0, 0.3, 0.7, 1.0]))
         o["relaxed_threshold"] = o["threshold"] * share
         o["radius"] = draw(st.sampled_from([0, 1, 2, 4, 2**31 - 1]))
+    if editing:
+        o["editing_threshold"] = draw(st.sampled_from([0.0, 0.3, 0.6, 0.9, 1.0]))
+    if "num_to_transfer" in reads:
+        o["num_to_transfer"] = draw(st.integers(1, 5))
     if "steps" in reads:
         o["steps"] = blocks * draw(st.integers(1, 12 // blocks + 2))
     if "cfg_scale" in varied:
@@ -105,7 +130,7 @@ def row_options(draw, policy, blocks, varied):
 
 
 @st.composite
-def batches(draw, policy, blocks, infill, varied):
+def batches(draw, policy, blocks, infill, varied, editing):
     """A model seed, and ROWS of (ids, options, own seed)."""
     rows = []
     mask = MODELS["llada"].mask_token_id
@@ -121,7 +146,7 @@ def batches(draw, policy, blocks, infill, varied):
             ids = draw(st.lists(ids | st.just(mask), max_size=BUCKET - 1))
             ids.append(7)  # a canvas of masks and nothing else is one tie
         own = draw(st.none() | st.integers(0, 99))
-        rows.append((ids, draw(row_options(policy, blocks, varied)), own))
+        rows.append((ids, draw(row_options(policy, blocks, varied, editing)), own))
     return draw(st.sampled_from(SEEDS)), rows
 
 
@@ -157,7 +182,7 @@ def compare(name, examples):
         return transcription.decode(oracle.logits, whole, is_open, o, ids, noise, origin)
 
     @settings(max_examples=examples)
-    @given(batches(policy, program.blocks, shape.get("infill"), varied))
+    @given(batches(policy, program.blocks, shape.get("infill"), varied, program.edits))
     def check(batch):
         seed, rows = batch
         requests = [
@@ -174,7 +199,8 @@ def compare(name, examples):
             seen["facts"] |= set(want["commit_kind"])
             seen["facts"] |= {"kept open"} if want["kept_open"] else set()
             assert got["done"]
-            for fact in ("tokens", "steps", "commit_step", "commit_kind"):
+            seen["facts"] |= {"edited"} if want["edits"] else set()
+            for fact in ("tokens", "steps", "commit_step", "commit_kind", "edits"):
                 assert got[fact] == want[fact], fact
             np.testing.assert_allclose(
                 got["commit_confidence"], want["commit_confidence"], rtol=0, atol=2e-5
@@ -188,15 +214,18 @@ def compare(name, examples):
         "localleap": {"anchor", "propagated", "top1"},
         "confidence_threshold": {"anchor"},
         "low_confidence_dynamic": {"anchor", "schedule"},
+        "joint_threshold": {"anchor", "top1"},
     }
     wanted = kinds.get(policy, {"schedule"})
     wanted |= {"kept open"} if program.holds_masks else set()
+    wanted |= {"edited"} if program.edits else set()
     assert seen["facts"] >= wanted, seen
 
 
 QUICK = {
     "localleap",
     "localleap-infill-dream",
+    "localleap-editing",
     "low_confidence-guided",
     "threshold-sampled-filtered",
     "dream-entropy-sampled",

@@ -166,6 +166,32 @@ def low_confidence_dynamic(confidence, masked, o, count, margin):
     return dict.fromkeys(ranked(confidence, masked, count, margin), "schedule")
 
 
+def joint_threshold(confidence, masked, o, margin):
+    """As above: all above the threshold if they are enough, else the surest."""
+    for i in masked:
+        if o["threshold"] < 1:
+            margin.saw(confidence[i] - o["threshold"])
+    sure = [i for i in masked if confidence[i] > o["threshold"]]
+    if len(sure) >= o["num_to_transfer"]:
+        return dict.fromkeys(sure, "anchor")
+    best = ranked(confidence, masked, o["num_to_transfer"], margin)
+    return {i: "anchor" if i in sure else "top1" for i in best}
+
+
+def rewritten(offered, closed, tokens, o, margin):
+    """{position: new token} of the closed positions that a pass edits; in order."""
+    out = {}
+    for i in closed:
+        token, sure = offered["token"][i], offered["confidence"][i]
+        if token == tokens[i]:
+            continue
+        if 0 < o["editing_threshold"] < 1:
+            margin.saw(sure - o["editing_threshold"])
+        if sure > o["editing_threshold"]:
+            out[i] = token
+    return out
+
+
 def entropy_bounded(entropy, masked, o, margin):
     """As above: the lowest entropies, while their sum is below the bound; one at least."""
     order = sorted(masked, key=lambda i: (entropy[i], i))
@@ -234,6 +260,8 @@ def choose(offered, masked, o, count, margin):
             return confidence_threshold(confidence, masked, o, margin)
         case "low_confidence_dynamic":
             return low_confidence_dynamic(confidence, masked, o, count, margin)
+        case "joint_threshold":
+            return joint_threshold(confidence, masked, o, margin)
         case "entropy_bounded":
             return entropy_bounded(entropy, masked, o, margin)
     score = {
@@ -259,7 +287,8 @@ def decode(logits_of, given_ids, is_open, o, ids, noise, origin=0):
       origin: index of canvas position 0.
 
     Returns:
-      dict of tokens, steps, commit_step, commit_kind, commit_confidence, margin; and
+      dict of tokens, steps, commit_step, commit_kind, commit_confidence, edits (without editing
+      None), margin; and
       `kept_open`: how often Dream's schedule chose a position whose best token is the mask.
     """
     tokens, still = list(given_ids), list(is_open)
@@ -269,25 +298,33 @@ def decode(logits_of, given_ids, is_open, o, ids, noise, origin=0):
     margin, steps, kept_open = Margin(), 0, 0
     fixed = "steps" in o
     passes = o["steps"] // (o["gen_length"] // w) if fixed else None
+    editing = o.get("editing_threshold") is not None
+    edits = []
     grid = still.index(True)  # blocks are cut from the first open position on
     for start in range(grid, n, w):
         members = range(start, min(start + w, n))
-        total, taken = sum(still[i] for i in members), 0
-        while any(still[i] for i in members):
+        total, taken, post = sum(still[i] for i in members), 0, 0
+        while total:
+            masked = [i for i in members if still[i]]
+            post += not masked
+            if not masked and (not editing or post > o["max_post_steps"]):
+                break
+            closed = [i for i in members if editing and is_open[i] and not still[i]]
             out = np.asarray(logits_of(tokens), np.float64)
             if o["cfg_scale"] > 0:
                 blind = [t if x else ids.mask for t, x in zip(tokens, is_open, strict=True)]
                 un = np.asarray(logits_of(blind), np.float64)
                 out = un + (o["cfg_scale"] + 1) * (out - un)
-            masked = [i for i in members if still[i]]
             last_pass = fixed and taken >= passes - 1
-            offered = offers(out, masked, o, ids, last_pass, noise, steps, origin, margin)
+            both = [*masked, *closed]
+            offered = offers(out, both, o, ids, last_pass, noise, steps, origin, margin)
             count = 0
             if fixed and o["schedule"] == "dream":
                 count = dream_quota(len(masked), taken, passes, margin)
             elif fixed:
                 count = even_quota(total, taken, passes)
-            chosen = choose(offered, masked, o, count, margin)
+            chosen = choose(offered, masked, o, count, margin) if masked else {}
+            edited = rewritten(offered, closed, tokens, o, margin)
             token, confidence, held = offered["token"], offered["confidence"], offered["held"]
             for i, kind in chosen.items():
                 if held[i]:
@@ -295,7 +332,12 @@ def decode(logits_of, given_ids, is_open, o, ids, noise, origin=0):
                     continue
                 tokens[i], still[i], commit_step[i] = token[i], False, steps
                 kinds[i], confidences[i] = kind, confidence[i]
+            for i, new in edited.items():
+                tokens[i] = new
+                edits.append([steps, i - origin, new])
             steps, taken = steps + 1, taken + 1
+            if not masked and not edited:
+                break
         ended = any(is_open[i] and tokens[i] == ids.eos for i in members)
         if o["early_stop"] != "off" and ended and total:
             for i in range(n):
@@ -308,6 +350,7 @@ def decode(logits_of, given_ids, is_open, o, ids, noise, origin=0):
         "commit_step": commit_step,
         "commit_kind": kinds,
         "commit_confidence": confidences,
+        "edits": edits if editing else None,
         "margin": margin.least,
         "kept_open": kept_open,
     }

@@ -71,14 +71,15 @@ def log_probs(row):
 def own_value(row, name):
     """A parameter's value in a row; what the row leaves out has its default."""
     p = PARAMETERS[name]
-    usual = row.get(p.follows, 0) if p.follows else p.default
+    usual = row.get(p.follows, 0) if p.follows else p.default or 0
     return row[name] if name in row else row.get("own", {}).get(name, usual)
 
 
 def stack(rows, policy=None):
     """What a policy takes: (Proposal, masked, Pass) of NumPy arrays.
 
-    With a policy its memory is there, as a block begins. Rows may leave out what is not read.
+    With a policy its memory is there, as a block begins, and what it may change. Rows may leave out
+    what is not read.
     """
 
     def column(name, dtype):
@@ -97,7 +98,12 @@ def stack(rows, policy=None):
     token = np.zeros((b, WIDTH), np.int32)
     masked = column("masked", bool)
     columns = np.broadcast_to(np.arange(LEFT, LEFT + WIDTH, dtype=np.int32), (b, WIDTH))
-    memory = None
+    memory = decided = standing = None
+    if policy is not None:
+        decided, standing = (
+            ~masked,
+            np.broadcast_to(np.arange(WIDTH, dtype=np.int32) % 2, (b, WIDTH)),
+        )
     if policy is not None and policy.memory is not None:
         shapes = policy.memory(WIDTH, VOCAB)
         memory = {name: np.zeros((b, *shape), dtype) for name, (shape, dtype) in shapes.items()}
@@ -109,7 +115,8 @@ def stack(rows, policy=None):
         open=np.concatenate([np.zeros((b, LEFT), bool), masked], axis=1),
         end=np.full(b, LEFT + WIDTH, np.int32),
         memory=memory,
-        decided=~masked,
+        decided=decided,
+        standing=standing,
     )
     return Proposal(token=token, **values), masked, info
 

@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from leapjax import DecodeConfig
 from leapjax.config.check import declaration
 from leapjax.policies import POLICIES
+from leapjax.policies.parameters import EDITING_THRESHOLD
 from leapjax.testing import tiny_config
 from leapjax.types import COMMIT, COMMIT_KINDS, REOPEN, REPLACE, Proposal
 from tests.policies.batches import FIELDS, OWN, ROWS, batch, levels, stack
+
+OPTIONAL = {EDITING_THRESHOLD.name}  # may be off
 
 every = pytest.mark.parametrize("name", POLICIES)
 
@@ -26,9 +29,11 @@ def test_the_registry_entry_is_complete(name):
     for parameter in policy.parameters:
         declaration(parameter, policy)
     config, other = (DecodeConfig(policy=p).for_model(tiny_config()) for p in (name, "factor"))
-    assert all(config.value(n) is not None for n in policy.reads if n != "steps_per_block")
+    unset = {"steps_per_block"} | OPTIONAL
+    assert all(config.value(n) is not None for n in policy.reads if n not in unset)
     block_causal = DecodeConfig(policy=name).for_model(tiny_config("sdar"))
-    assert all(block_causal.value(n) is not None for n in policy.reads if n != "steps")
+    unset = {"steps"} | OPTIONAL
+    assert all(block_causal.value(n) is not None for n in policy.reads if n not in unset)
     assert config.to_dict().keys() - other.to_dict() <= set(policy.reads)
 
 
@@ -46,7 +51,8 @@ def test_commits_lie_within_the_masks_and_rows_progress(name):
         got = action == COMMIT
         assert action.shape == kind.shape == masked.shape and action.dtype == np.int8
         assert kind.dtype == np.int8 and not (got & ~masked).any()
-        assert policy.replaces or not (action == REPLACE).any()
+        edits = policy.replaces or EDITING_THRESHOLD.name in policy.reads
+        assert edits or not (action == REPLACE).any()
         assert policy.reopens or not (action == REOPEN).any()
         assert not (masked & (action > COMMIT)).any()
         assert {COMMIT_KINDS[k] for k in kind[got]} <= set(COMMIT_KINDS[1:])

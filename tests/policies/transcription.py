@@ -84,6 +84,17 @@ def low_confidence_dynamic(row):
     return low_confidence(row)
 
 
+def joint_threshold(row):
+    """LLaDA2.1's."""
+    left = [i for i, m in enumerate(row["masked"]) if m]
+    sure = [i for i in left if row["confidence"][i] > row["threshold"]]
+    least = row["own"]["num_to_transfer"]
+    if len(sure) < least:
+        best = _scheduled(row | {"quota": least}, row["confidence"])
+        return {i: "anchor" if i in sure else "top1" for i in best}
+    return dict.fromkeys(sure, "anchor")
+
+
 RULES = {
     "localleap": localleap,
     "confidence_threshold": confidence_threshold,
@@ -93,4 +104,5 @@ RULES = {
     "random": random,
     "sequential": sequential,
     "low_confidence_dynamic": low_confidence_dynamic,
+    "joint_threshold": joint_threshold,
 }
