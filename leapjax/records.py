@@ -368,8 +368,8 @@ def _check_fit(length: int, config: DecodeConfig, infill: bool, model: ModelConf
     total = length + model.canvas_positions(length, config.gen_length, w)
     if total > limit:
         blocks = limit // w * w  # a canvas that ends with a block ends there at most
-        rooms = {"to_border": blocks - length, "whole_blocks": blocks - length // w * w}
-        room = rooms.get(model.canvas, limit - length)
+        rooms = {"fixed": limit - length, "whole_blocks": blocks - length // w * w}
+        room = rooms.get(model.canvas, blocks - length)
         lower = f" or lower gen_length to at most {room}" if room > 0 else ""
         raise UserError(
             f"the prompt has {length} tokens, with gen_length {config.gen_length} that is "

@@ -18,7 +18,8 @@ import numpy as np
 from leapjax.config import OPTIONS, DecodeConfig, check_keys
 from leapjax.errors import UserError
 from leapjax.models import FAMILIES, ModelConfig, param_shapes
-from leapjax.models.attention import BlockCausal
+from leapjax.models.attention import Bidirectional, BlockCausal
+from leapjax.models.config import Experts, layer_runs
 from leapjax.policies import POLICIES
 from leapjax.policies.names import policy_of
 
@@ -33,6 +34,14 @@ _PARTICULAR: dict[str, dict[str, Any]] = {
         "canvas": "to_border",
         "stop_ids": (-3, -2),  # from the end of the vocabulary
     },
+    "sdar_moe": {
+        "family": "sdar",
+        "n_kv_heads": 2,
+        "qk_norm": True,
+        "attention": BlockCausal(4),
+        "canvas": "to_border",
+        "stop_ids": (-3, -2),
+    },
     "fast_dllm_v2": {
         "n_kv_heads": 2,
         "qkv_bias": True,
@@ -42,6 +51,35 @@ _PARTICULAR: dict[str, dict[str, Any]] = {
         "seeds_blocks": True,
         "sub_block_length": 4,
     },
+    "llada_moe": {"qk_norm": True},
+    "llada2": {
+        "n_kv_heads": 2,
+        "head_dim": 8,
+        "qk_norm": True,
+        "rotary_dim": 4,
+        "attention": BlockCausal(8),
+        "canvas": "overhang",
+    },
+}
+# Their experts, and the number of layers before the first that has some.
+_EXPERTS = {
+    "sdar_moe": (Experts(count=8, chosen=2, hidden_size=12, normalize=True), 0),
+    "llada_moe": (Experts(count=8, chosen=2, hidden_size=12), 0),
+    "llada2": (
+        Experts(
+            count=8,
+            chosen=3,
+            hidden_size=12,
+            shared_size=12,
+            score="sigmoid",
+            normalize=True,
+            scale=2.5,
+            bias="selects",
+            groups=4,
+            top_groups=2,
+        ),
+        1,
+    ),
 }
 # What goldens call an option or a policy -> leapjax's name, and the options that make it the same.
 _GOLDEN_NAMES = {"denoising_steps": "steps_per_block"}
@@ -59,8 +97,9 @@ def tiny_config(family: str = "llada", **changes: Any) -> ModelConfig:
     as in real checkpoints one id.
 
     Args:
-      family: name in `leapjax.models.FAMILIES`; those with grouped heads, biases, shifted logits,
-        norms of queries and keys, or block-causal attention in reality have them here.
+      family: name in `leapjax.models.FAMILIES`, or `sdar_moe`; those with grouped heads, biases,
+        shifted logits, norms of queries and keys, block-causal attention, or experts in reality
+        have them here.
       **changes: fields of `ModelConfig` to set otherwise.
 
     Returns:
@@ -69,8 +108,9 @@ def tiny_config(family: str = "llada", **changes: Any) -> ModelConfig:
     Raises:
       UserError: unknown family.
     """
-    if family not in FAMILIES:
-        raise UserError(f"family is {family!r}; choose one of {', '.join(FAMILIES)}")
+    names = dict.fromkeys([*FAMILIES, *_PARTICULAR])
+    if family not in names:
+        raise UserError(f"family is {family!r}; choose one of {', '.join(names)}")
     vocab_size = changes.get("vocab_size", 40)
     fields: dict[str, Any] = {
         "family": family,
@@ -91,7 +131,13 @@ def tiny_config(family: str = "llada", **changes: Any) -> ModelConfig:
     particular = dict(_PARTICULAR.get(family, {}))
     if "stop_ids" in particular:
         particular["stop_ids"] = tuple(vocab_size + i for i in particular["stop_ids"])
-    return ModelConfig(**(fields | particular | changes))
+    fields |= particular | changes
+    if family in _EXPERTS and "layer_runs" not in changes:
+        experts, dense = _EXPERTS[family]
+        kinds = [None if layer < dense else experts for layer in range(fields["n_layers"])]
+        rule = fields.get("attention", Bidirectional())
+        fields["layer_runs"] = layer_runs(kinds, fields["mlp_hidden_size"], rule)
+    return ModelConfig(**fields)
 
 
 def golden_config(model: ModelConfig, options: Mapping[str, Any]) -> DecodeConfig:

@@ -210,7 +210,7 @@ WRONG = {
     "length": lambda: schedule.even(ROWS, ROWS, jnp.zeros(3, jnp.int32)),
     "dtype": lambda: schedule.even(ROWS, ROWS, jnp.zeros(2, jnp.float32)),
     "ids": lambda: primitives.take(SCORES, SCORES),
-    "half": lambda: primitives.rotate(*[jnp.zeros((2, 3, 1, 4))] * 3),
+    "half": lambda: primitives.rotate(*(jnp.zeros((2, 3, 1, n)) for n in (4, 2, 1))),
     "rank": lambda: decode(change=lambda s: s.replace(block=s.block[:, None])),
     "narrow": lambda: decode(change=lambda s: s.replace(tokens=s.tokens.astype(jnp.int16))),
     "cache": lambda: decode(

@@ -140,7 +140,7 @@ def functions(text: str) -> Iterator[ast.FunctionDef]:
 
 
 def test_the_block_is_written_once():
-    """One function calls attention and the MLP; one module of XLA's operations has the gate."""
+    """One function calls attention and the MLP; the gate is XLA's operations' and the experts'."""
     package = {n: t for n, t in sources().items() if not n.startswith("scripts/")}
     called = {
         (name, function.name)
@@ -159,7 +159,8 @@ def test_the_block_is_written_once():
         if "ops.mlp(" in ast.unparse(f)
     }
     assert called == {("leapjax/models/transformer.py", "layer_block")}
-    assert [name for name, text in package.items() if "nn.silu(" in text] == ["leapjax/ops/xla.py"]
+    gated = [name for name, text in package.items() if "nn.silu(" in text]
+    assert gated == ["leapjax/ops/experts.py", "leapjax/ops/xla.py"]
 
 
 def test_files_are_short():

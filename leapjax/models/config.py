@@ -135,7 +135,8 @@ class ModelConfig:
       logit_scale: factor on the logits.
       shift_logits: position i is predicted by the output at i - 1 (Dream).
       qk_norm: each head's queries and keys get an RMS norm before RoPE (Qwen3).
-      rotary_dim: leading dimensions of a head that RoPE rotates; None is all.
+      rotary_dim: leading dimensions of a head that RoPE rotates; None is all. Of an odd number, one
+        more turns, as in the originals.
       clip_qkv: queries, keys and values are clamped to +- this before RoPE; None is no limit.
       attention: attention rule.
       layer_runs: runs of layers, in order; () if all layers are equal.
@@ -246,12 +247,11 @@ class ModelConfig:
             raise UserError(
                 f"model config: {self.n_heads} heads can't share {self.n_kv_heads} KV heads"
             )
-        for name in ("head_dim", "rotary_dim"):
-            if (getattr(self, name) or 0) % 2:
-                raise UserError(
-                    f"model config: {name} {getattr(self, name)} is odd; rotary needs an even one"
-                )
-        if not 0 < self.rotated <= self.head_dim:
+        if self.head_dim % 2:
+            raise UserError(
+                f"model config: head_dim {self.head_dim} is odd; rotary needs an even one"
+            )
+        if not 0 <= self.rotated <= self.head_dim:
             raise UserError(
                 f"model config: rotary_dim {self.rotary_dim} is outside a head of {self.head_dim}"
             )

@@ -96,9 +96,29 @@ class Keys:
             self.refuse(name, value, f"a whole number of at least {least}")
         return value
 
-    def real(self, name: str, default: Any = _REQUIRED) -> float:
-        """A number above 0, within float32's range."""
-        return self._real(name, self._get(name, default))
+    def real(self, name: str, default: Any = _REQUIRED, *, null: bool = False) -> Any:
+        """A number above 0, within float32's range.
+
+        Args:
+          name: the key.
+          default: value of an absent key; without a default the key is required.
+          null: allow `null`, returned as None.
+        """
+        value = self._get(name, default)
+        return None if value is None and null else self._real(name, value)
+
+    def wholes(self, name: str, default: Any = _REQUIRED) -> tuple[int, ...]:
+        """A list of whole numbers; `null` is an empty one.
+
+        Args:
+          name: the key.
+          default: value of an absent key; without a default the key is required.
+        """
+        value = self._get(name, default)
+        value = [] if value is None else value
+        if not isinstance(value, list) or not all(type(number) is int for number in value):
+            self.refuse(name, value, "a list of whole numbers")
+        return tuple(value)
 
     def flag(self, name: str, default: bool) -> bool:
         """True or false; `null` is false, as in the originals' Python."""
@@ -106,6 +126,14 @@ class Keys:
         if value is not None and type(value) is not bool:
             self.refuse(name, value, "true or false")
         return bool(value)
+
+    def ignore(self, name: str) -> None:
+        """Allow any value of a key that this config makes harmless.
+
+        Args:
+          name: the key.
+        """
+        self._known.add(name)
 
     def ids(self, name: str) -> tuple[int, ...]:
         """Token ids: one, or a list; () if the key is absent or `null`.
@@ -150,32 +178,51 @@ class Keys:
             return
         self.refuse("layer_types", kinds, f"{n_layers} times {' or '.join(map(repr, same))}")
 
-    def rope_theta(self, default: float) -> float:
+    def rope_theta(self, default: Any = _REQUIRED) -> float:
         """The base of the rotary embedding, in any transformers version; refuses scaled RoPE.
 
         The key is `rope_theta` (version 4), or lies in `rope_parameters` (5) or `rope_scaling`.
 
         Args:
-          default: value if no key gives it.
+          default: value if no key gives it; without a default a key must give it.
         """
-        found: dict[str, float] = {}
-        if "rope_theta" in self._raw:
-            found["rope_theta"] = self.real("rope_theta")
-        for name in ("rope_parameters", "rope_scaling"):
-            given = self._get(name, None)
-            if given is not None and (theta := self._rope(name, given)) is not None:
-                found[f"{name}.rope_theta"] = theta
-        if len(set(found.values())) > 1:
-            a, x = next(iter(found.items()))
-            b, y = next(item for item in found.items() if item[1] != x)
-            raise UserError(f"config.json: {a} is {x}, but {b} is {y}; remove the wrong one")
+        found = self._rope("rope_theta")
         if not found and self._raw.get("rope_parameters") is not None:
             raise UserError("config.json: rope_parameters has no rope_theta; add the model's")
-        self._known.add("rope_theta")
-        return next(iter(found.values()), default)
+        return found or self.real("rope_theta", default)
 
-    def _rope(self, name: str, given: Any) -> float | None:
-        """The base in one object of RoPE settings, if any."""
+    def rotary_share(self, default: Any = _REQUIRED) -> float:
+        """The share of a head's dimensions that RoPE rotates, the leading ones; read it first.
+
+        The key is `partial_rotary_factor`, where `rope_theta` can be. In a family that does not
+        call this, RoPE rotates the whole head.
+
+        Args:
+          default: the share if no key gives it; without a default a key must give it.
+        """
+        self._known.add(name := "partial_rotary_factor")
+        share = self._rope(name) or self.real(name, default)
+        if share > 1:
+            self.refuse(name, share, "at most 1, the whole head")
+        return share
+
+    def _rope(self, wanted: str) -> float | None:
+        """A number beside or in the objects of RoPE settings; None if no key gives it."""
+        found = {wanted: self.real(wanted)} if wanted in self._raw else {}
+        for name in ("rope_parameters", "rope_scaling"):
+            given = self._get(name, None)
+            if given is not None and wanted in (settings := self._settings(name, given)):
+                found[f"{name}.{wanted}"] = settings[wanted]
+        for name, value in found.items():
+            if value != (first := next(iter(found.values()))):
+                raise UserError(
+                    f"config.json: {next(iter(found))} is {first}, but {name} is {value}; remove "
+                    "the wrong one"
+                )
+        return next(iter(found.values()), None)
+
+    def _settings(self, name: str, given: Any) -> dict[str, float]:
+        """The numbers in one object of RoPE settings."""
         if not isinstance(given, dict):
             self.refuse(name, given, "an object")
         kinds = list(given.values())
@@ -183,18 +230,19 @@ class Keys:
             if any(kind != kinds[0] for kind in kinds):
                 self.refuse(name, given, "the same settings for every kind of layer")
             name, given = f"{name}.{next(iter(given))}", kinds[0]
+        numbers: dict[str, float] = {}
         for key, value in given.items():
             if key in ("rope_type", "type"):
                 if value != "default":
                     self.refuse(f"{name}.{key}", value, "'default' (scaled RoPE is not supported)")
-            elif key == "partial_rotary_factor":
+            elif key == "partial_rotary_factor" and key not in self._known:
                 if type(value) is bool or value != 1:
                     self.refuse(f"{name}.{key}", value, "1")
-            elif key != "rope_theta":
+            elif key in ("rope_theta", "partial_rotary_factor"):
+                numbers[key] = self._real(f"{name}.{key}", value)
+            else:
                 self.refuse(f"{name}.{key}", value, "no such key (scaled RoPE is not supported)")
-        return (
-            self._real(f"{name}.rope_theta", given["rope_theta"]) if "rope_theta" in given else None
-        )
+        return numbers
 
     def _real(self, name: str, value: Any) -> float:
         if type(value) not in (int, float) or not 1.2e-38 < value < 3.4e38:

@@ -58,8 +58,8 @@ def route(
     >>> from leapjax.models.config import Experts
     >>> router = Router(jnp.eye(3), None, Experts(count=3, chosen=2, hidden_size=1, normalize=True))
     >>> experts, weights = route(jnp.log(jnp.array([[1.0, 6.0, 2.0]])), router)
-    >>> experts.tolist(), weights.tolist()
-    ([[1, 2]], [[0.75, 0.25]])
+    >>> experts.tolist(), [round(weight, 3) for weight in weights[0].tolist()]
+    ([[1, 2]], [0.75, 0.25])
     """
     rule = router.rule
     weight = as_bfloat16(router.weight).astype(jnp.float32)

@@ -66,7 +66,7 @@ def rms_norm(
 
 def rope_tables(
     positions: Int32[Array, "B S"], rotated: int, theta: float
-) -> tuple[Float32[Array, "B S 1 {rotated}//2"], Float32[Array, "B S 1 {rotated}//2"]]:
+) -> tuple[Float32[Array, "B S 1 ({rotated}+1)//2"], Float32[Array, "B S 1 ({rotated}+1)//2"]]:
     """Cosines and sines of the rotary embedding.
 
     Args:
@@ -75,7 +75,8 @@ def rope_tables(
       theta: base.
 
     Returns:
-      Two (B, S, 1, R / 2) float32 arrays; the 1 broadcasts over heads.
+      Two (B, S, 1, R / 2) float32 arrays; the 1 broadcasts over heads. An odd R has (R + 1) / 2
+      frequencies, spaced by 2 / R as the originals' are.
 
     >>> cos, sin = rope_tables(jnp.array([[0, 1]]), rotated=4, theta=100.0)
     >>> cos.shape, sin[0, 0, 0].tolist()
@@ -88,8 +89,8 @@ def rope_tables(
 
 def rotate(
     x: Float[Array, "B S heads E"],
-    cos: Float32[Array, "B S 1 R//2"],
-    sin: Float32[Array, "B S 1 R//2"],
+    cos: Float32[Array, "B S 1 half"],
+    sin: Float32[Array, "B S 1 half"],
 ) -> Float[Array, "B S heads E"]:
     """Apply the rotary embedding to the first R dimensions of each head, in float32.
 

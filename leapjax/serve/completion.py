@@ -24,7 +24,10 @@ def completion(
       program: its program.
       finish: see `Engine`.
     """
-    canvas = slice(int(row["origin"]), int(row["end"]))
+    origin, end = int(row["origin"]), int(row["end"])
+    if program.model.canvas == "overhang" and not program.infill:
+        end = min(end, origin + program.gen_length)  # the rest is decoded, but not answered
+    canvas = slice(origin, end)
     ids = row["tokens"][canvas].tolist()
     text, reason = finish(request, ids)
     steps, commit_step = int(row["steps"]), row["commit_step"][canvas]

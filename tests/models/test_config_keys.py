@@ -198,7 +198,7 @@ def test_unknown_keys_are_refused_by_name(name, key, value):
         ("a2d-a", "layer_types", ["full_attention"] * 2, ["sliding_attention"] * 3),
         ("a2d-b-qwen2", "layer_types", ["linear_attention"] * 3, ["full_attention"] * 3),
         ("a2d-b-qwen2", "num_attention_heads", 5, 6),
-        ("sdar-a", "attention_bias", True, None),
+        ("sdar-a", "attention_bias", 1, None),
         ("sdar-a", "use_sliding_window", True, None),
         ("sdar-a", "hidden_act", "gelu", "silu"),
         ("sdar-a", "layer_types", ["full_attention"] * 2 + ["sliding_attention"], None),
@@ -260,7 +260,8 @@ def test_sdar_is_qwen3_in_blocks():
     assert parse_config(less).head_dim == 128  # not D / H
     ours = "debug ep_size fuse_cross_entropy micro_forward skip_checkpoint use_deepep".split()
     assert parse_config(raw("sdar-a") | dict.fromkeys(ours, True)) == config
-    refused(raw("sdar-a") | {"model_type": "sdar_moe"}, "sdar_moe", "experts", "not support yet")
+    biased = parse_config(raw("sdar-a") | {"attention_bias": True})
+    assert (biased.qkv_bias, biased.o_bias, biased.linear_bias) == (True, True, False)
     refused(raw("sdar-a") | {"output_router_logits": False}, "output_router_logits")
 
 

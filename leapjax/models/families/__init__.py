@@ -3,7 +3,8 @@
 A family's module has `MODEL_TYPES` (names in config.json), `parse` (config.json -> ModelConfig),
 `HUB` (short names of weights -> the hub's) and `IGNORED` (hub tensors to skip). It has
 `TEMPLATE_OPTIONS` if its originals set variables of the chat template; `from_name` and
-`from_generation` if the checkpoint's name or generation_config.json tell what config.json lacks.
+`from_generation` if the checkpoint's name or generation_config.json tell what config.json lacks;
+`claims` if another family has one of its model types too: it says which files are its own.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
-from leapjax.models.families import a2d, dream, fast_dllm_v2, llada, sdar
+from leapjax.models.families import a2d, dream, fast_dllm_v2, llada, llada2, llada_moe, sdar
 from leapjax.models.keys import shown
 from leapjax.models.weights import Weight, transformer_weights
 
@@ -24,9 +25,9 @@ FAMILIES = {
     "a2d": a2d,
     "sdar": sdar,
     "fast_dllm_v2": fast_dllm_v2,
+    "llada_moe": llada_moe,
+    "llada2": llada2,
 }
-# model_type -> what it is; refused by name.
-_LATER = {"sdar_moe": "SDAR's mixture of experts"}
 
 
 def family_module(raw: Mapping[str, Any]) -> Any:
@@ -36,7 +37,9 @@ def family_module(raw: Mapping[str, Any]) -> Any:
       raw: the parsed JSON object.
     """
     kind = str(raw.get("model_type")).lower()
-    return next((f for f in FAMILIES.values() if kind in f.MODEL_TYPES), None)
+    found = [f for f in FAMILIES.values() if kind in f.MODEL_TYPES]
+    claimed = [f for f in found if hasattr(f, "claims") and f.claims(raw)]
+    return next(iter(claimed or [f for f in found if not hasattr(f, "claims")]), None)
 
 
 def parse_config(raw: dict) -> ModelConfig:
@@ -50,16 +53,11 @@ def parse_config(raw: dict) -> ModelConfig:
     """
     if not isinstance(raw, dict):
         raise UserError("config.json: expected a JSON object")
-    known = [t for family in FAMILIES.values() for t in family.MODEL_TYPES]
+    known = dict.fromkeys(t for family in FAMILIES.values() for t in family.MODEL_TYPES)
     if "model_type" not in raw:
         raise UserError(f"config.json: key 'model_type' is missing (known: {', '.join(known)})")
     family = family_module(raw)
     if family is None:
-        if later := _LATER.get(str(raw["model_type"]).lower()):
-            raise UserError(
-                f"config.json: model_type {shown(raw['model_type'])} is {later}, which leapjax "
-                "does not support yet"
-            )
         raise UserError(
             f"config.json: model_type {shown(raw['model_type'])} is not a known family (known: "
             f"{', '.join(known)})"

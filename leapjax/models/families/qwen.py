@@ -1,10 +1,12 @@
-"""Qwen2's and Qwen3's layout and keys, which several families share."""
+"""Qwen2's, Qwen3's and Qwen3-MoE's layout and keys, which several families share."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from leapjax.errors import UserError
+from leapjax.models.config import Experts
 from leapjax.models.keys import Keys
 
 _LAYER = "model.layers.{}"
@@ -32,12 +34,15 @@ HUB = {
 # Buffers that the config determines; older files carry them.
 IGNORED = ("model.layers.{}.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq")
 
+_MOST_LAYERS = 10_000
 
-def shape(keys: Keys) -> dict[str, Any]:
+
+def shape(keys: Keys, **own: Any) -> dict[str, Any]:
     """The fields of `ModelConfig` that every Qwen-shaped config.json gives, without `head_dim`.
 
     Args:
       keys: the config's.
+      **own: fields whose keys or defaults are the family's own.
 
     Returns:
       Fields by name.
@@ -46,23 +51,72 @@ def shape(keys: Keys) -> dict[str, Any]:
       UserError: a key is missing or mistyped.
     """
     n_heads = keys.whole("num_attention_heads")
-    eos = keys.whole("eos_token_id", least=0)
     pad = keys.whole("pad_token_id", None, null=True, least=0)
-    return {
-        "vocab_size": keys.whole("vocab_size"),
-        "d_model": keys.whole("hidden_size"),
-        "n_layers": keys.whole("num_hidden_layers"),
-        "n_heads": n_heads,
-        "n_kv_heads": keys.whole("num_key_value_heads", None, null=True) or n_heads,
-        "mlp_hidden_size": keys.whole("intermediate_size"),
-        "rope_theta": keys.rope_theta(10000.0),
-        "norm_eps": keys.real("rms_norm_eps", 1e-6),
-        "max_length": keys.whole("max_position_embeddings", 32768),
-        "mask_token_id": keys.whole("mask_token_id", least=0),
-        "eos_token_id": eos,
-        "pad_token_id": eos if pad is None else pad,
-        "tie_embeddings": keys.flag("tie_word_embeddings", False),
+    fields = {
+        "vocab_size": lambda: keys.whole("vocab_size"),
+        "d_model": lambda: keys.whole("hidden_size"),
+        "n_layers": lambda: keys.whole("num_hidden_layers"),
+        "n_kv_heads": lambda: keys.whole("num_key_value_heads", None, null=True) or n_heads,
+        "mlp_hidden_size": lambda: keys.whole("intermediate_size"),
+        "rope_theta": lambda: keys.rope_theta(10000.0),
+        "norm_eps": lambda: keys.real("rms_norm_eps", 1e-6),
+        "max_length": lambda: keys.whole("max_position_embeddings", 32768),
+        "mask_token_id": lambda: keys.whole("mask_token_id", least=0),
+        "eos_token_id": lambda: keys.whole("eos_token_id", least=0),
+        "tie_embeddings": lambda: keys.flag("tie_word_embeddings", False),
     }
+    out = {name: own[name] if name in own else read() for name, read in fields.items()}
+    return out | {"n_heads": n_heads, "pad_token_id": out["eos_token_id"] if pad is None else pad}
+
+
+def layer_count(keys: Keys) -> int:
+    """The number of layers, where each may be of its own kind: few enough to list them.
+
+    Args:
+      keys: the config's.
+
+    Raises:
+      UserError: the key is missing or mistyped, or no model has so many layers.
+    """
+    number = keys.whole("num_hidden_layers")
+    if number > _MOST_LAYERS:
+        keys.refuse("num_hidden_layers", number, f"at most {_MOST_LAYERS}")
+    return number
+
+
+def chosen_experts(keys: Keys, available: int, *default: int) -> int:
+    """The number of experts that a token uses, `num_experts_per_tok`.
+
+    Args:
+      keys: the config's.
+      available: experts that a token chooses from.
+      *default: value of an absent key; without a default the key is required.
+
+    Raises:
+      UserError: the key is missing or mistyped, or it asks for more experts.
+    """
+    chosen = keys.whole(name := "num_experts_per_tok", *default)
+    if chosen > available:
+        keys.refuse(name, chosen, f"at most {available}, the experts that a token chooses from")
+    return chosen
+
+
+def mlp_width(keys: Keys, name: str, kinds: Sequence[Experts | None]) -> int:
+    """The inner width of the MLPs; where every layer has experts, the key may say anything.
+
+    Args:
+      keys: the config's.
+      name: the key.
+      kinds: for each layer, its experts, or None for an MLP.
+
+    Raises:
+      UserError: a layer has an MLP, and the key is missing or mistyped.
+    """
+    widths = [experts.hidden_size for experts in kinds if experts is not None]
+    if len(widths) < len(kinds):
+        return keys.whole(name)
+    keys.ignore(name)
+    return widths[0]
 
 
 def head_width(shape: dict[str, Any]) -> int:

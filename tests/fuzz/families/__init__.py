@@ -15,9 +15,9 @@ import json
 
 import numpy as np
 
-from tests.fuzz.families import a2d, dream, fast_dllm_v2, llada, sdar
+from tests.fuzz.families import a2d, dream, fast_dllm_v2, llada, llada2, llada_moe, sdar
 
-MODULES = (llada, dream, a2d, sdar, fast_dllm_v2)
+MODULES = (llada, dream, a2d, sdar, fast_dllm_v2, llada_moe, llada2)
 
 # Keys that change the computation in one model or another of the library, and plausible values.
 FOREIGN = {
@@ -72,6 +72,8 @@ FOREIGN = {
 def family(raw):
     """The module of a parsed config.json's family."""
     kind = str(raw.get("model_type", "")).lower()
+    if kind == "llada" and "LLaDAMoEModelLM" in (raw.get("architectures") or []):
+        return llada_moe
     for module in MODULES:
         if kind in module.MODEL_TYPES:
             return module

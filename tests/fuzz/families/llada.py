@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from tests.fuzz.families.strict import Weights
 from tests.models.transcription import attention, rms_norm, rotate
 
 MODEL_TYPES = ("llada",)
@@ -132,24 +133,6 @@ def _activation(kind):
     )
 
 
-class _Weights:
-    """Tensors by name; all must be used, as a strict load has it."""
-
-    def __init__(self, tensors):
-        self._left = {k: v for k, v in tensors.items() if not k.endswith("inv_freq")}
-
-    def take(self, name, shape):
-        value = self._left.pop(name)
-        assert value.shape == shape, (name, value.shape, shape)
-        return value
-
-    def drop(self, name):
-        self._left.pop(name, None)
-
-    def done(self):
-        assert not self._left, f"unexpected {sorted(self._left)}"
-
-
 def logits(raw, tensors, ids):
     s = _settings(raw)
     assert not s["alibi"] and s["rope"], "the model asserts both"
@@ -165,7 +148,7 @@ def logits(raw, tensors, ids):
     affine_bias = (
         s["include_bias"] if s["bias_for_layer_norm"] is None else s["bias_for_layer_norm"]
     )
-    w = _Weights(tensors)
+    w = Weights(tensors)
 
     def norm(name):
         affine = s["layer_norm_with_affine"]

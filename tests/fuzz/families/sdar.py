@@ -1,10 +1,10 @@
-"""SDAR is Qwen3 under a block-causal mask: transformers reads the config and computes."""
+"""SDAR is Qwen3 or Qwen3-MoE under a block-causal mask: transformers computes what config says."""
 
 import re
 
 from tests.fuzz.families import a2d, qwen
 
-MODEL_TYPES = ("sdar",)
+MODEL_TYPES = ("sdar", "sdar_moe")
 NEEDS_TRANSFORMERS = True
 
 KEYS = a2d.KEYS | {
@@ -17,17 +17,26 @@ KEYS = a2d.KEYS | {
     "micro_forward": [False, True],
     "skip_checkpoint": [False, True],
     "use_deepep": [False, True],
-    "num_experts": [128],
+    "num_experts": [128, 8, 4, 0],
+    "num_experts_per_tok": [8, 1, 2, 9],
+    "moe_intermediate_size": [768, 16],
+    "norm_topk_prob": [False, True, None],
+    "decoder_sparse_step": [1, 2, 3],
+    "mlp_only_layers": [None, [], [1], [7]],
+    "output_router_logits": [False, True],
+    "router_aux_loss_coef": [0.001],
 }
 
 
 def _config(raw):
     import transformers
 
+    name = "Qwen3Moe" if raw["model_type"].lower() == "sdar_moe" else "Qwen3"
     left_out = ("model_type", "auto_map", "architectures")
     raw = {k: v for k, v in raw.items() if k not in left_out}
-    config = transformers.Qwen3Config.from_dict(raw, attn_implementation="eager")
-    return config, transformers.Qwen3ForCausalLM
+    config = getattr(transformers, f"{name}Config").from_dict(raw, attn_implementation="eager")
+    config._experts_implementation = "eager"  # the others have no float64
+    return config, getattr(transformers, f"{name}ForCausalLM")
 
 
 def must_refuse(raw):
