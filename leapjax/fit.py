@@ -8,6 +8,7 @@ says; where it says nothing (CPU) there is nothing to go by, and one device is u
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -110,17 +111,27 @@ def choose(
 
 
 def candidates(devices: int, model: ModelConfig) -> Iterator[MeshShape]:
-    """Meshes in the order in which they are tried: small replicas first, `tensor` before `fsdp`.
+    """Meshes in the order in which they are tried: small replicas first.
+
+    Among equal ones `expert` comes before `tensor`, and `tensor` before `fsdp`.
 
     Args:
       devices: how many there are; some stay idle where a replica's size does not divide them.
-      model: `tensor` divides its heads, `fsdp` is a power of two that divides its width.
+      model: `tensor` divides its heads, `fsdp` is a power of two that divides its width, `expert`
+        one that divides the experts of every layer that has some.
     """
     tensors = [t for t in range(1, devices + 1) if model.n_heads % t == 0]
-    fsdps = [2**i for i in range(devices.bit_length()) if model.d_model % 2**i == 0]
-    sizes = sorted((t * f, f, t) for t in tensors for f in fsdps if t * f <= devices)
-    for size, fsdp, tensor in sizes:
-        yield MeshShape(devices // size, fsdp, tensor)
+    powers = [2**i for i in range(devices.bit_length())]
+    fsdps = [f for f in powers if model.d_model % f == 0]
+    counts = [run.experts.count for run in model.runs if run.experts]
+    experts = [e for e in powers if counts and all(n % e == 0 for n in counts)] or [1]
+    sizes = sorted(
+        (t * f * e, f, t, e)
+        for t, f, e in itertools.product(tensors, fsdps, experts)
+        if t * f * e <= devices
+    )
+    for size, fsdp, tensor, expert in sizes:
+        yield MeshShape(devices // size, fsdp, tensor, expert)
 
 
 def _needs(auto, mesh, weights, model, dtype, quantize, devices, limit) -> int:

@@ -12,6 +12,7 @@ from leapjax import DecodeConfig, UserError, checkpoint, fit
 from leapjax.cli import decode
 from leapjax.fit import Auto, candidates, choose
 from leapjax.models import param_shapes
+from leapjax.models.config import Experts, layer_runs
 from leapjax.serve.memory import device_limit, memory_limit
 from leapjax.sharding import MeshShape, local_devices, placements
 from leapjax.testing import tiny_config
@@ -90,6 +91,18 @@ def test_fsdp_goes_on_where_tensor_ends(limited):
     assert [m.tensor for m in candidates(8, odd)] == [1, 1, 3, 1, 3, 1]
     limited(needs((4, 2, 1), model=odd))
     assert chosen(model=odd) == MeshShape(data=4, fsdp=2)
+
+
+def test_experts_are_split_before_heads():
+    mixture = Experts(count=4, chosen=2, hidden_size=8)
+    runs = layer_runs([None, mixture], 8, MODEL.attention)
+    model = dataclasses.replace(MODEL, n_layers=2, layer_runs=runs)
+    two = [m for m in candidates(8, model) if m.replica == 2]
+    assert [str(m) for m in two[:2]] == [
+        "data=4,fsdp=1,expert=2,tensor=1",
+        "data=4,fsdp=1,tensor=2",
+    ]
+    assert {m.expert for m in candidates(8, model)} == {1, 2, 4}
 
 
 def test_candidates_are_small_first_and_never_too_many():

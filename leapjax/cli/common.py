@@ -31,8 +31,8 @@ from leapjax.signals import Listener, handled, interrupt
 OK, INTERRUPTED, BAD = 0, 130, 2
 
 MESH_HELP = (
-    "devices to spread it over: data=2,tensor=4 (also fsdp); auto, the default: what memory "
-    "analysis says fits, on a CPU one device"
+    "devices to spread it over: data=2,tensor=4 (also fsdp, expert); auto, the default: what "
+    "memory analysis says fits, on a CPU one device"
 )
 
 
