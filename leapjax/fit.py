@@ -22,6 +22,7 @@ from leapjax.failures import out_of_memory
 from leapjax.models.config import ModelConfig
 from leapjax.models.quantize import quantize as quantized
 from leapjax.ops import hardware
+from leapjax.planning.work import sparsity
 from leapjax.progress import busy
 from leapjax.serve.lowering import compile_all
 from leapjax.serve.memory import array_bytes, device_limit, needed_bytes
@@ -156,7 +157,7 @@ def _needs(auto, mesh, weights, model, dtype, quantize, devices, limit) -> int:
         length=length,
         dtype=dtype,
         eot_token_id=None,
-        refresh_group=hardware.defaults().refresh_group(length, dtype),
+        refresh_group=hardware.defaults().refresh_group(length, dtype, sparsity(model)),
     )
     try:
         with busy(f"compiling for --mesh {mesh}, to see whether it fits"):

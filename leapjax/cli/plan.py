@@ -182,6 +182,8 @@ def run(args: argparse.Namespace) -> int:
             _print(f"\n{plan_table.LEGEND}")
         if len(plans) == 1 and not args.markdown:
             _print("\n" + "\n".join(plan_table.details(best)))
+        else:
+            _print(f"\n{plan_table.model(best)}")
         if args.audit:
             _print("\n" + "\n".join(audit_report.lines(best)))
         cost = "price" if prices else "chip-seconds"

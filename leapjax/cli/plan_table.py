@@ -72,14 +72,21 @@ def row(plan: dict[str, Any], dtype: str) -> str:
     return f"{start} " + " | ".join(cells) + " |"
 
 
+def model(plan: dict[str, Any]) -> str:
+    """How many parameters the planned model has; of experts, how many are active."""
+    every, active = (plan["parameters"][kind] / 1e9 for kind in ("all", "active"))
+    return f"{every:.2f} billion parameters, {active:.2f} billion active in a token's pass"
+
+
 def details(plan: dict[str, Any]) -> list[str]:
     """What is known of a single plan that fits."""
     counted, said = plan["counted"], plan["estimated"]
     parts = ("weights", "cache", "state", "temporaries")
     lines = [
+        f"counted: {model(plan)}",
         "counted: memory a device: "
         + ", ".join(f"{name} {counted[name] / 1e9:.2f} GB" for name in parts)
-        + f"; {counted['donated'] / 1e9:.2f} GB of cache and state are donated"
+        + f"; {counted['donated'] / 1e9:.2f} GB of cache and state are donated",
     ]
     for one in counted["collectives"]:
         way = "asynchronous" if one["asynchronous"] else "synchronous"
@@ -93,6 +100,11 @@ def details(plan: dict[str, Any]) -> list[str]:
         least = counted["need"].get(part)
         beside = f", must move {least / 1e9:.2f} GB" if least else ""
         lines.append(f"counted: {part}: moves {moved / 1e9:.2f} GB{beside}")
+    for part, one in said["experts"].items():
+        lines.append(
+            f"assumed: {part}: {one['tokens']} tokens touch {one['touched']:.0f} of {one['of']} "
+            f"experts a layer, uniform routing: {one['bytes'] / 1e9:.2f} GB of what it must move"
+        )
     for part, time in said["parts"].items():
         ms = {kind: 1000 * each[part] for kind, each in said["seconds"].items() if part in each}
         estimates = [f"{ms[kind]:.2f} ms by {kind}" for kind in ("cycles", "bytes") if kind in ms]

@@ -29,7 +29,7 @@ class Defaults:
     ridge: float
     weights: str = "stacked"
 
-    def refresh_group(self, length: int, dtype: str) -> int:
+    def refresh_group(self, length: int, dtype: str, sparsity: float = 1.0) -> int:
         """Default number of rows whose KV cache a refresh computes together.
 
         Each turn of a refresh reads the weights once. A turn of few columns waits for them, and
@@ -38,13 +38,14 @@ class Defaults:
         Args:
           length: columns T of a row.
           dtype: compute dtype's name.
+          sparsity: weights of a layer for each that a token uses (`leapjax.planning.work`).
 
         >>> TPU.refresh_group(768, "bfloat16"), TPU.refresh_group(64, "bfloat16")
         (1, 3)
         """
-        return max(1, int(self._columns(dtype) // length))
+        return max(1, int(self._columns(dtype) * sparsity // length))
 
-    def storing_group(self, block_length: int, dtype: str) -> int:
+    def storing_group(self, block_length: int, dtype: str, sparsity: float = 1.0) -> int:
         """Default number of rows that store a finished block together, `cache` block.
 
         Such a turn computes two blocks of each row. As for refreshes, it has as many rows as take
@@ -53,11 +54,12 @@ class Defaults:
         Args:
           block_length: tokens of a block.
           dtype: compute dtype's name.
+          sparsity: as in `refresh_group`.
 
         >>> TPU.storing_group(4, "bfloat16"), CPU.storing_group(32, "float32")
         (30, 0)
         """
-        return int(self._columns(dtype) // (2 * block_length))
+        return int(self._columns(dtype) * sparsity // (2 * block_length))
 
     def _columns(self, dtype: str) -> float:
         """Columns of a pass that takes as long for its FLOPs as for the weights' bytes."""

@@ -245,12 +245,13 @@ def _account(module: hlo.Module, name: str, sites: list[Site], expected: Passes 
     unread: dict[str, float] = {}
     unwritten = need.cache if need is not None and name in (REFRESH, PREFILL) else 0.0
     operations, exchanges = [], []
+    routing = expected.passes[name].routing if expected and name in expected.passes else None
     for site in sites:
         exchanges += [
             Exchange(collectives.describe(module, computation, instruction), site.times)
             for computation, instruction in _exchanged(module, site)
         ]
-        moved = traffic(module, site.computation, site.instruction)
+        moved = traffic(module, site.computation, site.instruction, routing)
         if not moved.read + moved.written:
             continue
         useful, of = 0.0, []

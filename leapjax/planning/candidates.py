@@ -14,6 +14,7 @@ from leapjax.decoding import Program, program_for
 from leapjax.models.config import ModelConfig
 from leapjax.ops import hardware
 from leapjax.planning import chips, need, speed
+from leapjax.planning.work import sparsity
 from leapjax.serve.sizes import bucket
 from leapjax.sharding import MeshShape
 
@@ -57,17 +58,23 @@ class Workload:
     def program(self, chip: chips.Chip) -> Program:
         """The decode of a replica on a kind of chip."""
         length = bucket(self.prompt_length) + self.config.gen_length
-        kind, group = hardware.of_tpu(chip.kinds[0]), self.refresh_group
+        kind, group, sparse = (
+            hardware.of_tpu(chip.kinds[0]),
+            self.refresh_group,
+            sparsity(self.model),
+        )
         if group is None and self.model.block_causal:
             w = self.config.for_model(self.model).block_length
-            group = kind.storing_group(w or length, self.dtype)
+            group = kind.storing_group(w or length, self.dtype, sparse)
+        elif group is None:
+            group = kind.refresh_group(length, self.dtype, sparse)
         return program_for(
             self.config,
             self.model,
             length=length,
             dtype=self.dtype,
             eot_token_id=None,
-            refresh_group=kind.refresh_group(length, self.dtype) if group is None else group,
+            refresh_group=group,
         )
 
     def estimate(
@@ -105,14 +112,20 @@ def meshes(work: Workload, where: chips.Slice) -> list[MeshShape]:
       where: the slice.
 
     Returns:
-      Sizes are powers of two; `tensor` divides the heads.
+      Sizes are powers of two; `tensor` divides the heads, `expert` and `fsdp` together the experts.
     """
     sizes = [2**i for i in range(10) if where.devices % 2**i == 0]
+    routed = [run.experts for run in work.model.runs if run.experts]
     found = (
-        MeshShape(where.devices // (tensor * fsdp), fsdp, tensor)
+        MeshShape(
+            where.devices // (tensor * expert * fsdp), fsdp=fsdp, expert=expert, tensor=tensor
+        )
         for tensor in sizes
+        for expert in (sizes if routed else (1,))
         for fsdp in (1, 2, 4, 8)
-        if where.devices % (tensor * fsdp) == 0 and work.model.n_heads % tensor == 0
+        if where.devices % (tensor * expert * fsdp) == 0
+        and work.model.n_heads % tensor == 0
+        and all(one.count % (expert * fsdp) == 0 for one in routed)
     )
     return [m for m in found if work.batch is None or work.batch >= m.data * m.fsdp]
 
@@ -125,10 +138,10 @@ def replicas(work: Workload, chip: str, most_chips: int) -> list[tuple[chips.Sli
       chip: name in `chips.CHIPS`.
       most_chips: of a slice.
     """
-    found: dict[tuple[int, int], tuple[chips.Slice, MeshShape]] = {}
+    found: dict[tuple[int, int, int], tuple[chips.Slice, MeshShape]] = {}
     for where in chips.slices(chip, most_chips):
         for mesh in meshes(work, where):
-            found.setdefault((mesh.fsdp, mesh.tensor), (where, mesh))
+            found.setdefault((mesh.fsdp, mesh.expert, mesh.tensor), (where, mesh))
     return list(found.values())
 
 

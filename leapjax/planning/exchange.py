@@ -47,7 +47,7 @@ def listed(parts: Iterable[Pass], mesh: MeshShape) -> list[dict[str, Any]]:
     for part in parts:
         for each in part.exchanges:
             c = each.what
-            over = c.axes({"fsdp": mesh.fsdp, "tensor": mesh.tensor})
+            over = c.axes({"fsdp": mesh.fsdp, "expert": mesh.expert, "tensor": mesh.tensor})
             group = (c.groups or ((),))[0] or tuple(range(mesh.replica))
             words = "?" if over is None else ",".join(over)
             count[part.name, c.kind, words, group, c.bytes, c.asynchronous] += each.times

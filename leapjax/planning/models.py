@@ -7,8 +7,8 @@ from typing import Any
 
 from leapjax import checkpoint, models
 from leapjax.errors import UserError
-from leapjax.models.attention import BlockCausal
-from leapjax.models.config import ModelConfig
+from leapjax.models.attention import Bidirectional, BlockCausal
+from leapjax.models.config import Experts, ModelConfig, layer_runs
 
 _QWEN: dict[str, Any] = {
     "head_dim": 128,
@@ -18,9 +18,11 @@ _QWEN: dict[str, Any] = {
 }
 
 
-def _sdar(d_model: int, n_layers: int, n_heads: int, mlp_hidden_size: int) -> ModelConfig:
-    """A dense SDAR with blocks of 4."""
-    return ModelConfig(
+def _sdar(
+    d_model: int, n_layers: int, n_heads: int, mlp_hidden_size: int, **shape: Any
+) -> ModelConfig:
+    """An SDAR with blocks of 4."""
+    known: dict[str, Any] = dict(
         family="sdar",
         vocab_size=151_936,
         d_model=d_model,
@@ -37,6 +39,7 @@ def _sdar(d_model: int, n_layers: int, n_heads: int, mlp_hidden_size: int) -> Mo
         stop_ids=(151_645, 151_643),
         **_QWEN,
     )
+    return ModelConfig(**known | shape)
 
 
 def _fast_dllm_v2(**shape: Any) -> ModelConfig:
@@ -57,9 +60,52 @@ def _fast_dllm_v2(**shape: Any) -> ModelConfig:
     )
 
 
+def _llada2(
+    d_model: int, n_layers: int, n_heads: int, mlp_hidden_size: int, expert: int
+) -> ModelConfig:
+    """A LLaDA2: the first layer is dense, all others have 256 experts and a shared one."""
+    rule, routed = (
+        BlockCausal(32),
+        Experts(
+            count=256,
+            chosen=8,
+            hidden_size=expert,
+            shared_size=expert,
+            score="sigmoid",
+            normalize=True,
+            scale=2.5,
+            bias="selects",
+            groups=8,
+            top_groups=4,
+        ),
+    )
+    return ModelConfig(
+        family="llada2",
+        vocab_size=157_184,
+        d_model=d_model,
+        n_layers=n_layers,
+        n_heads=n_heads,
+        n_kv_heads=4,
+        head_dim=128,
+        mlp_hidden_size=mlp_hidden_size,
+        rope_theta=600_000.0,
+        norm_eps=1e-6,
+        max_length=32_768,
+        mask_token_id=156_895,
+        eos_token_id=156_892,
+        pad_token_id=156_892,
+        qk_norm=True,
+        rotary_dim=64,
+        attention=rule,
+        layer_runs=layer_runs([None] + [routed] * (n_layers - 1), mlp_hidden_size, rule),
+        canvas="overhang",
+    )
+
+
 # From the hub's config.json of GSAI-ML/LLaDA-8B-Instruct, Dream-org/Dream-v0-Instruct-7B, JetLM's
-# SDAR and Fast_dLLM_v2_7B; TraDo's shapes are SDAR's, that of Fast-dLLM v2 1.5B is its parent's,
-# Qwen2.5-1.5B. The 100B shape is dense, ours, and follows no release.
+# SDAR, Fast_dLLM_v2_7B and inclusionAI's LLaDA-MoE-7B-A1B and LLaDA2; TraDo's shapes are SDAR's, that
+# of Fast-dLLM v2 1.5B is its parent's, Qwen2.5-1.5B. The 100B shape is dense, ours, and follows no
+# release.
 PRESETS = {
     "llada-8b": ModelConfig(
         family="llada",
@@ -98,6 +144,18 @@ PRESETS = {
     "sdar-1.7b": _sdar(2048, 28, 16, 6144),
     "sdar-4b": _sdar(2560, 36, 32, 9728),
     "sdar-8b": _sdar(4096, 36, 32, 12_288),
+    "sdar-30b-a3b": _sdar(
+        2048,
+        48,
+        32,
+        6144,
+        n_kv_heads=4,
+        layer_runs=layer_runs(
+            [Experts(count=128, chosen=8, hidden_size=768, normalize=True)] * 48,
+            6144,
+            BlockCausal(4),
+        ),
+    ),
     "trado-4b": _sdar(2560, 36, 32, 9728),
     "trado-8b": _sdar(4096, 36, 32, 12_288),
     "fast-dllm-v2-1.5b": _fast_dllm_v2(
@@ -115,6 +173,28 @@ PRESETS = {
         n_kv_heads=4,
         mlp_hidden_size=18_944,
     ),
+    "llada-moe-7b-a1b": ModelConfig(
+        family="llada_moe",
+        vocab_size=157_184,
+        d_model=2048,
+        n_layers=16,
+        n_heads=16,
+        n_kv_heads=16,
+        head_dim=128,
+        mlp_hidden_size=8192,
+        rope_theta=50_000.0,
+        norm_eps=1e-5,
+        max_length=8192,
+        mask_token_id=156_895,
+        eos_token_id=156_892,
+        pad_token_id=156_892,
+        qk_norm=True,
+        layer_runs=layer_runs(
+            [Experts(count=64, chosen=8, hidden_size=1024)] * 16, 8192, Bidirectional()
+        ),
+    ),
+    "llada2-mini": _llada2(2048, 20, 16, 5120, 512),
+    "llada2-flash": _llada2(4096, 32, 32, 9216, 1024),
     "100b": ModelConfig(
         family="llada",
         vocab_size=157_184,

@@ -1,25 +1,32 @@
 """What a pass has to move at least, in bytes a device: the measure of an audit.
 
     weights    once a pass, however many rows; the head's with the rest of the step
+    experts    of the weights, those of the experts that the pass's tokens touch (`work.touched`)
     embedding  the rows of the table that the pass's tokens gather
     cache      keys and values once: read by a pass over windows, written by a refresh or a prefill;
                a storing pass reads those of its rows and writes a block of each
     residual   each layer's residual stream, written once and read once
 
 Shares are those of an even split: what `tensor` or `fsdp` shards or could shard counts once on all
-of its devices together; weights over `fsdp` are read after gathering. Written logits, attention
-scores and other activations are outside: a program that keeps them on the chip moves none.
+of its devices together; weights over `fsdp` are read after gathering, but experts where they lie,
+and all of the replica's tokens come to them. Written logits, attention scores and other activations
+are outside: a program that keeps them on the chip moves none.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from jax.sharding import AbstractMesh
 
 from leapjax.decoding import Program
 from leapjax.decoding.prefill import piece_columns
+from leapjax.models.families import table
+from leapjax.models.weights import EXPERT
+from leapjax.ops.mesh import axes_of
 from leapjax.planning.compiled import abstract_params
+from leapjax.planning.grouped import Routing
 from leapjax.serve.memory import array_bytes
 from leapjax.sharding import AXES, MeshShape, Placement
 
@@ -29,12 +36,13 @@ STORE, PREFILL, WRITE = "storing pass", "prefill", "block write"  # of a block c
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """Bytes a device; see the module."""
+    """Bytes a device; see the module. `experts` are among the weights."""
 
     weights: float
     embedding: float = 0.0
     cache: float = 0.0
     residual: float = 0.0
+    experts: float = 0.0
 
     @property
     def total(self) -> float:
@@ -50,11 +58,14 @@ class Expected:
       rows: rows of it on a device.
       columns: positions computed in each.
       need: what it has to move.
+      routing: the tokens that meet a layer's experts (of the last run that has some); None
+        without experts.
     """
 
     rows: int
     columns: int
     need: Need
+    routing: Routing | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,21 +89,25 @@ class Held:
     """What a device keeps, in bytes.
 
     Attributes:
-      layers: weights of the layers.
+      layers: weights of the layers, without routed experts.
+      experts: those of routed experts, by run of layers.
+      split: devices that a layer's experts are split over.
       head: the table that the logits are computed with.
       other: other weights.
       cache: keys and values of all slots.
     """
 
     layers: float
+    experts: dict[str, float]
     head: float
     other: float
     cache: float
+    split: int = 1
 
     @property
     def total(self) -> float:
         """Bytes."""
-        return self.layers + self.head + self.other + self.cache
+        return self.layers + sum(self.experts.values()) + self.head + self.other + self.cache
 
 
 def held(mesh: MeshShape, program: Program, slots: int, quantize: str | None = None) -> Held:
@@ -107,12 +122,28 @@ def held(mesh: MeshShape, program: Program, slots: int, quantize: str | None = N
     place = Placement(AbstractMesh((mesh.fsdp, mesh.expert, mesh.tensor), AXES[1:]))  # type: ignore
     params = abstract_params(program, place, quantize)
     spread = place.parameters(program.model, params)
-    sizes = {name: array_bytes(params[name], spread[name]) for name in params}
-    layers = sum(sizes.pop(run.name) for run in program.model.runs)
-    head = sizes.pop("embed" if program.model.tie_embeddings else "head")
+    bytes = {name: array_bytes(params[name], spread[name]) for name in params}
+    runs = program.model.runs
+    layers = sum(bytes.pop(run.name) for run in runs)
+    head = bytes.pop("embed" if program.model.tie_embeddings else "head")
+    routed = {w.short for w in table(program.model) if w.role == EXPERT}
+    experts = {
+        run.name: float(
+            sum(
+                array_bytes(leaf, spread[run.name][name])
+                for name, leaf in params[run.name].items()
+                if name.removesuffix("_scale") in routed
+            )
+        )
+        for run in runs
+        if run.experts
+    }
+    layers -= sum(experts.values())
     stored = program.kv_cache.shapes(program, slots)
     cache = array_bytes(stored, [place.cache(each.shape) for each in stored])
-    return Held(layers, head, sum(sizes.values()), cache)
+    each = {axes_of("experts", run.experts.count, place.mesh) for run in runs if run.experts}
+    split = math.prod(place.mesh.shape[axis] for axes in each for axis in axes)
+    return Held(layers, experts, head, sum(bytes.values()), cache, split)
 
 
 def passes(mesh: MeshShape, program: Program, slots: int, quantize: str | None = None) -> Passes:
@@ -125,12 +156,20 @@ def passes(mesh: MeshShape, program: Program, slots: int, quantize: str | None =
       quantize: as in `leapjax.load`.
     """
     kept, model = held(mesh, program, slots, quantize), program.model
+    routed = [run for run in model.runs if run.experts]
     item, rows = program.compute_dtype.itemsize, 2 if program.guidance else 1
 
     def one(count: int, columns: int, spread: int, cache: float) -> Expected:
-        stream = count * columns * model.d_model * item / (spread * mesh.tensor)
-        need = Need(mesh.fsdp * kept.layers, stream, cache, 2 * model.n_layers * stream)
-        return Expected(count // spread, columns, need)
+        stream, tokens = count * columns * model.d_model * item, count * columns
+        stream /= spread * mesh.tensor
+        routing = [Routing(run.experts, tokens, kept.split) for run in routed]
+        experts = sum(
+            kept.experts[run.name] * each.touched * kept.split / each.experts.count
+            for run, each in zip(routed, routing, strict=True)
+        )
+        weights = mesh.fsdp * kept.layers + experts
+        need = Need(weights, stream, cache, 2 * model.n_layers * stream, experts)
+        return Expected(count // spread, columns, need, routing[-1] if routing else None)
 
     everybody, length = slots * rows, program.length
     group = min(program.refresh_group or slots, slots) * rows
@@ -153,5 +192,6 @@ def passes(mesh: MeshShape, program: Program, slots: int, quantize: str | None =
             found[STORE] = one(group, 2 * block, 1, group * row * (1 + block / length))
         found[PREFILL] = one(rows, piece, 1, rows * row * piece / length)
     widths = {model.d_model, model.mlp_hidden_size}
+    widths |= {run.experts.shared_size for run in routed} - {0}
     widths |= {-(-n // mesh.tensor) for n in widths}
     return Passes(found, Need(mesh.fsdp * kept.head), frozenset(widths))

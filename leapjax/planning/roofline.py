@@ -8,21 +8,23 @@
     besides        the rest of a pass: the head over the windows of all rows
 
     seconds  = the largest of compute, memory and exchange, as if all were done at the same time
-    compute  = FLOPs / devices of the replica / peak
+    compute  = FLOPs / devices that share them / peak
     memory   = bytes that a part has to move (`leapjax.planning.need`) a device / bandwidth
     exchange = bytes of all-reduce / links, and 1 us a hop; with fsdp, weights gathered too
 
 FLOPs are those of `leapjax.planning.work`: 2 a weight and computed position, 4 T H E a query
 and layer, the head on the window only, the last layer's output on the window only in a full
-pass. A row that is prefilled attends to half of its columns in the mean. int8 weights are
-multiplied in the compute dtype.
+pass; of experts those that a position chooses. A replica's devices share them, but along `expert`
+every device computes all rows in everything but experts. A row that is prefilled attends to half of
+its columns in the mean. int8 weights are multiplied in the compute dtype.
 
 Each layer sums (rows, positions, D) over `tensor` twice, and the embedding once: an all-reduce, or
-a reduce-scatter and an all-gather, which send as much. Over c chips one sends 2 (c - 1) / c of its
+a reduce-scatter and an all-gather, which send as much. The sum after experts is over all of the
+replica's devices, and of all of its rows. Over c chips one sends 2 (c - 1) / c of its
 bytes over as many links as the replica has dimensions (lines without wrap-around; XLA may do better
 on a torus), in c hops of 1 us (latency of a hop: "How to Scale Your Model",
 https://jax-ml.github.io/scaling-book/sharding). What the two devices of a chip tell each other is
-free. Over `fsdp` the layers' weights are gathered once a pass over one link.
+free. Over `fsdp` the layers' weights, but for experts, are gathered once a pass over one link.
 
 Left out: attention scores, logits, norms. Peaks are never reached. What a compiled
 program really moves is counted by `leapjax.planning.audit`; `leapjax.planning.speed` puts these
@@ -80,8 +82,9 @@ def parts(
     todo = need.passes(mesh, program, slots, quantize)
     share = 1 / chip.devices  # several JAX devices a chip share its figures
 
-    def time(flops: float, needed: need.Need, exchange: float) -> Time:
-        compute = flops / mesh.replica / (chip.flops * share)
+    def time(flops: float, needed: need.Need, exchange: float, routed: float = 0.0) -> Time:
+        each = flops / (mesh.fsdp * mesh.tensor) + routed / mesh.replica
+        compute = each / (chip.flops * share)
         return Time(compute, needed.total / (chip.bandwidth * share), exchange)
 
     def layers(name: str, rows: int, whole: bool) -> Time:
@@ -92,16 +95,23 @@ def parts(
             counted = work.full_pass_flops(model, rows, t, w)
         else:
             counted = work.window_pass_flops(model, rows, attended, positions)
-        # Positions summed over `tensor`. Rows of a turn are not spread over fsdp.
-        columns = (2 * model.n_layers + 1) * positions - (2 * (positions - w) if whole else 0)
+        # Rows of a turn are not spread over fsdp. The last layer's sums may be over windows only.
         spread = mesh.fsdp if name in (need.WINDOW, need.FULL) else 1
-        summed = columns * rows * model.d_model * program.compute_dtype.itemsize
-        exchange = _exchange(where, mesh, model.n_layers, summed / spread)
+        stream = rows * model.d_model * program.compute_dtype.itemsize
+        routed = sum(run.n_layers for run in model.runs if run.experts)
+        cut, last = positions - w if whole else 0, model.runs[-1].experts is not None
+        sums = 2 * model.n_layers + 1 - routed
+        summed = stream * (sums * positions - (2 - last) * cut)
+        exchange = _exchange(where, mesh.tensor, sums, summed / spread)
+        exchange += _exchange(
+            where, mesh.replica, routed, stream * (routed * positions - last * cut)
+        )
         if mesh.fsdp > 1:
-            gathered = expected.need.weights / mesh.fsdp
+            gathered = (expected.need.weights - expected.need.experts) / mesh.fsdp
             exchange += (mesh.fsdp - 1) * gathered / (chip.link * share)
             exchange += model.n_layers * mesh.fsdp * HOP
-        return time(counted["matrices"] + counted["attention"], expected.need, exchange)
+        everywhere = counted["matrices"] + counted["attention"]
+        return time(everywhere, expected.need, exchange, counted["experts"])
 
     head = work.window_pass_flops(model, slots, t, w)["head"]
     turn = min(program.refresh_group or slots, slots)
@@ -112,18 +122,18 @@ def parts(
     return found | {need.BESIDES: time(head, todo.besides, 0.0)}
 
 
-def _exchange(where: Slice, mesh: MeshShape, layers: int, summed: float) -> float:
-    """Seconds of all-reduces over `tensor`, two a layer and one of the embedding.
+def _exchange(where: Slice, devices: int, sums: int, summed: float) -> float:
+    """Seconds of all-reduces.
 
     Args:
       where: the slice.
-      mesh: how it is used.
-      layers: L.
+      devices: that take part in each, neighbours.
+      sums: how many.
       summed: bytes of all of them.
     """
-    group = -(-mesh.tensor // where.chip.devices)
-    if group == 1:
+    group = -(-devices // where.chip.devices)
+    if group == 1 or not sums:
         return 0.0
-    links = where.spanned(mesh.tensor)
+    links = where.spanned(devices)
     sent = summed * 2 * (group - 1) / group
-    return sent / (where.chip.link * links) + (2 * layers + 1) * group * HOP
+    return sent / (where.chip.link * links) + sums * group * HOP

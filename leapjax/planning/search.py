@@ -21,6 +21,7 @@ from leapjax.decoding.prefill import prefills
 from leapjax.errors import UserError
 from leapjax.planning import audit, audit_report, chips, compiled, exchange, isolated, need
 from leapjax.planning.candidates import Candidate, Workload
+from leapjax.planning.work import parameters, touched
 from leapjax.progress import busy
 from leapjax.serve.lowering import lower_prefill
 from leapjax.sharding import MeshShape
@@ -92,6 +93,7 @@ def plan(work: Workload, candidate: Candidate, store: Store, timeout_s: float) -
         "chips_a_replica": mesh.replica / where.chip.devices,
         "compiled_for": str(place),
         "quantize": quantize,
+        "parameters": dict(zip(("all", "active"), parameters(work.model), strict=True)),
         "fits": False,
         "hbm_device": int(has),
         "failed": [],
@@ -127,7 +129,7 @@ def _key(place, mesh: MeshShape, program: Program, slots: int, quantize: str | N
     from leapjax import __version__
 
     parts = (str(place), str(mesh), slots, quantize, program, jax.__version__, compiler)
-    text = repr((*parts, __version__, "counted, audit 4"))  # the last names what a result holds
+    text = repr((*parts, __version__, "counted, audit 5"))  # the last names what a result holds
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -200,7 +202,19 @@ def compile_one(
             "need": {part.name: part.need.total for part in parts if part.need},
         },
         "audit": audit_report.record(account, place.chip),
-        "estimated": {"cycles": {part.name: part.cycles for part in parts}},
+        "estimated": {
+            "cycles": {part.name: part.cycles for part in parts},
+            "experts": {
+                name: {
+                    "tokens": one.routing.tokens,
+                    "touched": touched(one.routing.experts, one.routing.tokens),
+                    "of": one.routing.experts.count,
+                    "bytes": one.need.experts,
+                }
+                for name, one in expected.passes.items()
+                if one.routing
+            },
+        },
         "measured": {
             "compile_s": round(sum(each.seconds for each in made), 1),
             "compile_cpu_s": round(sum(each.cpu_seconds for each in made), 1),

@@ -8,7 +8,8 @@
 
 A fusion's operands and results go through HBM, what it computes in between does not. An operand
 counts once, however often the fusion's own loop reads it. A Pallas call is counted by its blocks
-(`pallas`). Arrays count with the padding of their tiles.
+(`pallas`), a grouped product by the experts that its tokens touch (`grouped`). Arrays count with
+the padding of their tiles.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from leapjax.planning import pallas
+from leapjax.planning import grouped, pallas
 from leapjax.planning.collectives import kind_of, result
 from leapjax.planning.hlo import STAGED, STAGED_END, Array, Computation, Instruction, Module
 
@@ -78,13 +79,19 @@ class Traffic:
 NOTHING = Traffic({}, 0)
 
 
-def traffic(module: Module, computation: Computation, instruction: Instruction) -> Traffic:
+def traffic(
+    module: Module,
+    computation: Computation,
+    instruction: Instruction,
+    routing: grouped.Routing | None = None,
+) -> Traffic:
     """Count one instruction, run once.
 
     Args:
       module: the program.
       computation: where the instruction stands; not a fused one.
       instruction: it.
+      routing: of the pass that it belongs to, where it has experts.
     """
     opcode = instruction.opcode.removesuffix("-start")
     if opcode in _FREE or opcode.endswith("-done"):
@@ -92,7 +99,7 @@ def traffic(module: Module, computation: Computation, instruction: Instruction) 
     if opcode == "custom-call" and any(f'"{n}"' in instruction.attributes for n in _FREE_CALLS):
         return NOTHING
     if instruction.target == pallas.TARGET:
-        return _pallas(computation, instruction)
+        return _pallas(computation, instruction, routing)
     results = result(computation, instruction)
     inner = _inner(module, instruction) if opcode in ("fusion", "async") else None
     stage = _stage(module, inner) if inner else ""
@@ -142,10 +149,15 @@ def moves_only(module: Module, instruction: Instruction) -> bool:
     )
 
 
-def _pallas(computation: Computation, instruction: Instruction) -> Traffic:
+def _pallas(
+    computation: Computation, instruction: Instruction, routing: grouped.Routing | None
+) -> Traffic:
     """A Pallas call, by the blocks that its grid copies."""
     sources = [computation.instructions[name].arrays[0] for name in instruction.operands]
-    found = pallas.moved(instruction.attributes, sources, instruction.arrays)
+    if grouped.is_grouped(instruction):
+        found = grouped.moved(instruction, sources, routing)
+    else:
+        found = pallas.moved(instruction.attributes, sources, instruction.arrays)
     reads: dict[str, int] = {}
     for name, source, share in zip(instruction.operands, sources, found.operands, strict=True):
         if bytes := math.ceil(share * _hbm(source)):

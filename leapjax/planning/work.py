@@ -4,21 +4,31 @@
                 sequence the last layer's query, output and MLP on the window only, because only
                 the window's outputs are read (its keys and values may be cached, so they count)
     attention   4 T FLOPs a query and unit of width, for scores and mixing
+    experts     as matrices, of the experts that a position chooses
     head        2 D V FLOPs a position of the window
-    bytes       the weights of layers and head once a pass, however many rows; with a KV cache
-                also its keys and values: written by a full pass, read by a pass over the window
+    bytes       the weights of layers and head once a pass, however many rows, of experts those
+                that its positions touch; with a KV cache also its keys and values: written by a
+                full pass, read by a pass over the window
+
+Routing is assumed to be uniform and independent: N tokens that choose k of X experts touch
+X (1 - (1 - k / X)^N) of them in the mean. Groups of experts do not change that, since every expert
+is as likely as before for each token. It is the most: routers that prefer some experts, and tokens
+that resemble each other, touch fewer.
 
 Embeddings, norms, softmaxes, logits and other activations are left out. `leapjax plan` and the
 floor of `leapjax benchmark` (docs/performance.md) are computed from these counts.
 
-Shapes: B rows, T columns, W window, V vocabulary, L layers, D width.
+Shapes: B rows, T columns, W window, V vocabulary, L layers, D width, F' inner width of an expert.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 
-from leapjax.models.config import ModelConfig
+from leapjax.models.config import Experts, ModelConfig, Run
+from leapjax.models.families import table
+from leapjax.models.weights import EXPERT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,17 +44,87 @@ class Work:
     bytes: float
 
 
-def _per_position(config: ModelConfig) -> tuple[int, int]:
-    """Weights of one layer: of keys and values, and of all the rest."""
+def parameters(config: ModelConfig) -> tuple[int, int]:
+    """All parameters, and the active ones: all but the experts that a token does not choose.
+
+    Embeddings and head count in both, as in the names of released models (30B-A3B).
+
+    Args:
+      config: the model's shape.
+
+    >>> from leapjax.testing import tiny_config
+    >>> parameters(tiny_config())  # without experts all are active
+    (36416, 36416)
+    """
+    by_run = {run.name: run.experts for run in config.runs}
+    total = active = 0
+    for weight in table(config):
+        size, experts = math.prod(weight.shape), by_run.get(weight.name.partition(".")[0])
+        total += size
+        routed = weight.role == EXPERT and experts is not None
+        active += size * experts.chosen // experts.count if routed else size
+    return total, active
+
+
+def sparsity(config: ModelConfig) -> float:
+    """Weights of the layers' matrices for each that a token uses; 1 without experts.
+
+    So many times more columns than of a dense model does a pass compute while it waits for its
+    weights.
+
+    Args:
+      config: the model's shape.
+    """
+    every = used = 0
+    for run in config.runs:
+        one, routed = _weights(config, run), run.experts
+        alike = one.keys_values + one.rest
+        every += run.n_layers * (alike + (routed.count * one.expert if routed else 0))
+        used += run.n_layers * (alike + (routed.chosen * one.expert if routed else 0))
+    return every / used
+
+
+def touched(experts: Experts, tokens: float) -> float:
+    """Experts of a layer that a pass reads, in the mean, if routing is uniform.
+
+    Args:
+      experts: of the layer.
+      tokens: N that the pass computes.
+    """
+    return experts.count * (1 - (1 - experts.chosen / experts.count) ** tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Weights:
+    """Weights of a layer's matrices.
+
+    Attributes:
+      keys_values: of keys and values.
+      rest: of all the others that every position multiplies by; routers and shared experts too.
+      expert: of one expert, 0 without.
+    """
+
+    keys_values: int
+    rest: int
+    expert: int
+
+
+def _weights(config: ModelConfig, run: Run) -> _Weights:
     d, e = config.d_model, config.head_dim
-    keys_values = 2 * d * config.n_kv_heads * e
-    rest = 2 * d * config.n_heads * e + 3 * d * config.mlp_hidden_size
-    return keys_values, rest
+    keys_values, rest = 2 * d * config.n_kv_heads * e, 2 * d * config.n_heads * e
+    if run.experts is None:
+        return _Weights(keys_values, rest + 3 * d * run.mlp_hidden_size, 0)
+    routed = d * run.experts.count + 3 * d * run.experts.shared_size
+    return _Weights(keys_values, rest + routed, 3 * d * run.experts.hidden_size)
 
 
-def _bytes(config: ModelConfig, rows: float, columns: int, item: int) -> float:
+def _bytes(config: ModelConfig, tokens: float, rows: float, columns: int, item: int) -> float:
     """Bytes of the weights, and of the keys and values of `rows` cached rows."""
-    weights = config.n_layers * sum(_per_position(config)) + config.vocab_size * config.d_model
+    weights = config.vocab_size * config.d_model
+    for run in config.runs:
+        one = _weights(config, run)
+        read = touched(run.experts, tokens) * one.expert if run.experts else 0
+        weights += run.n_layers * (one.keys_values + one.rest + read)
     kept = 2 * config.n_layers * columns * config.n_kv_heads * config.head_dim
     return item * (weights + rows * kept)
 
@@ -63,7 +143,7 @@ def full_pass(
       item: bytes a number.
     """
     flops = sum(full_pass_flops(config, rows, columns, window).values())
-    return Work(flops, _bytes(config, rows if cached else 0, columns, item))
+    return Work(flops, _bytes(config, rows * columns, rows if cached else 0, columns, item))
 
 
 def full_pass_flops(
@@ -72,22 +152,41 @@ def full_pass_flops(
     """FLOPs of a pass over whole sequences by what they are for; arguments as for `full_pass`.
 
     Returns:
-      `matrices`, `attention` and `head`.
+      `matrices`, `experts`, `attention` and `head`.
     """
-    keys_values, rest = _per_position(config)
-    attention = 4 * columns * config.n_heads * config.head_dim
-    before = (config.n_layers - 1) * columns  # positions of all layers but the last
-    return {
-        "matrices": rows * 2 * ((before + columns) * keys_values + (before + window) * rest),
-        "attention": rows * (before + window) * attention,
-        "head": rows * window * 2 * config.d_model * config.vocab_size,
-    }
+    # Positions of all layers but the last, where outputs beyond the window are not needed.
+    found = _layer_flops(config, columns, columns, columns)
+    last = _layer_flops(config, 0, columns - window, columns, config.runs[-1:])
+    found = {name: rows * (found[name] - last[name] / config.runs[-1].n_layers) for name in found}
+    return found | {"head": rows * window * 2 * config.d_model * config.vocab_size}
+
+
+def _layer_flops(
+    config: ModelConfig, keys: float, positions: float, columns: int, runs: tuple[Run, ...] = ()
+) -> dict[str, float]:
+    """FLOPs of layers by what they are for.
+
+    Args:
+      config: the model's shape.
+      keys: positions whose keys and values are computed.
+      positions: those of which everything else is.
+      columns: T that each attends to.
+      runs: runs of layers; () for all.
+    """
+    found = dict.fromkeys(("matrices", "experts", "attention"), 0.0)
+    for run in runs or config.runs:
+        one, chosen = _weights(config, run), run.experts.chosen if run.experts else 0
+        mixed = 2 * columns * config.n_heads * config.head_dim
+        found["matrices"] += 2 * run.n_layers * (keys * one.keys_values + positions * one.rest)
+        found["experts"] += 2 * run.n_layers * positions * chosen * one.expert
+        found["attention"] += 2 * run.n_layers * positions * mixed
+    return found
 
 
 def window_pass(config: ModelConfig, rows: float, columns: int, window: int, item: int = 4) -> Work:
     """A pass over a window of each row against a KV cache; arguments as for `full_pass`."""
     flops = sum(window_pass_flops(config, rows, columns, window).values())
-    return Work(flops, _bytes(config, rows, columns, item))
+    return Work(flops, _bytes(config, rows * window, rows, columns, item))
 
 
 def window_pass_flops(
@@ -95,8 +194,5 @@ def window_pass_flops(
 ) -> dict[str, float]:
     """FLOPs of a pass over windows by what they are for, as `full_pass_flops` has them."""
     positions = rows * window
-    return {
-        "matrices": positions * config.n_layers * 2 * sum(_per_position(config)),
-        "attention": positions * config.n_layers * 4 * columns * config.n_heads * config.head_dim,
-        "head": positions * 2 * config.d_model * config.vocab_size,
-    }
+    found = _layer_flops(config, positions, positions, columns)
+    return found | {"head": positions * 2 * config.d_model * config.vocab_size}

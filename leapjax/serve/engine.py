@@ -21,6 +21,7 @@ from leapjax.decoding import Program, program_for
 from leapjax.failures import out_of_memory
 from leapjax.models.config import ModelConfig
 from leapjax.ops import hardware
+from leapjax.planning.work import sparsity
 from leapjax.serve.completion import completion
 from leapjax.serve.executables import Executable, Executables
 from leapjax.serve.lane import Lane, Replica, finished
@@ -105,9 +106,10 @@ class Engine:
             length = max(bucket(len(request.ids)), w)
         else:
             length = bucket(len(request.ids)) + config.gen_length
-        group = hardware.defaults().refresh_group(length, self.dtype)
+        sparse = sparsity(self.model)
+        group = hardware.defaults().refresh_group(length, self.dtype, sparse)
         if self.model.block_causal:
-            group = hardware.defaults().storing_group(w, self.dtype)
+            group = hardware.defaults().storing_group(w, self.dtype, sparse)
         return program_for(
             config,
             self.model,
