@@ -103,9 +103,9 @@ def _llada2(
 
 
 # From the hub's config.json of GSAI-ML/LLaDA-8B-Instruct, Dream-org/Dream-v0-Instruct-7B, JetLM's
-# SDAR, Fast_dLLM_v2_7B and inclusionAI's LLaDA-MoE-7B-A1B and LLaDA2; TraDo's shapes are SDAR's, that
-# of Fast-dLLM v2 1.5B is its parent's, Qwen2.5-1.5B. The 100B shape is dense, ours, and follows no
-# release.
+# SDAR, Fast_dLLM_v2_7B and inclusionAI's LLaDA-MoE-7B-A1B and LLaDA2; TraDo's shapes are SDAR's,
+# that of Fast-dLLM v2 1.5B is its parent's, Qwen2.5-1.5B. The 100B shape is dense, ours, and
+# follows no release.
 PRESETS = {
     "llada-8b": ModelConfig(
         family="llada",

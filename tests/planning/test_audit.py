@@ -191,7 +191,8 @@ def test_the_command(audited, monkeypatch, tmp_path, capsys):
     argv = ["--topology", "v6e:2x4", "--mesh", "data=8", "--batch", "64", "--quantize", "none"]
     argv += ["--refresh-group", "4", "--reuse", str(store), "--json", str(out)]
     assert command.main(argv) == 0
-    assert "copied" not in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "copied" not in text and "8.02 billion parameters, 8.02 billion active" in text
     assert "audit" not in json.loads(out.read_text())["plans"][0]
     monkeypatch.setattr(compiled, "compile_for", lambda *how: pytest.fail("compiled again"))
     assert command.main([*argv, "--audit"]) == 0

@@ -137,6 +137,16 @@ def test_a_pass_over_whole_sequences():
     assert work.window_pass(model, 3, 768, 32, 2).bytes == pytest.approx(2 * (weights + cache))
 
 
+def test_turns_have_more_rows_where_few_weights_are_active():
+    """A turn waits for all weights, and computes with the active ones."""
+    alike, routed = 20 * ATTENTION + 3 * D * F + 19 * (D * 256 + EXPERT), 19 * EXPERT
+    sparse = (alike + 256 * routed) / (alike + 8 * routed)
+    assert work.sparsity(MINI) == pytest.approx(sparse) and 19 < sparse < 20
+    assert work.sparsity(models.find("llada-8b")) == 1
+    made = candidates.Workload(MINI, DecodeConfig(gen_length=256), 512, "bfloat16")
+    assert made.program(chips.CHIPS["v6e"]).refresh_group == int(560 * sparse // 64)
+
+
 def test_meshes_of_experts_are_searched():
     config = DecodeConfig(gen_length=256, cache="block", block_length=32)
     made = candidates.Workload(MINI, config, 512, "bfloat16", batch=8)
