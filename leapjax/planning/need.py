@@ -156,20 +156,21 @@ def passes(mesh: MeshShape, program: Program, slots: int, quantize: str | None =
       quantize: as in `leapjax.load`.
     """
     kept, model = held(mesh, program, slots, quantize), program.model
-    routed = [run for run in model.runs if run.experts]
+    routed = [(run.name, run.experts) for run in model.runs if run.experts]
     item, rows = program.compute_dtype.itemsize, 2 if program.guidance else 1
 
     def one(count: int, columns: int, spread: int, cache: float) -> Expected:
         stream, tokens = count * columns * model.d_model * item, count * columns
         stream /= spread * mesh.tensor
-        routing = [Routing(run.experts, tokens, kept.split) for run in routed]
+        routing = {name: Routing(one, tokens, kept.split) for name, one in routed}
         experts = sum(
-            kept.experts[run.name] * each.touched * kept.split / each.experts.count
-            for run, each in zip(routed, routing, strict=True)
+            kept.experts[name] * one.touched * kept.split / one.experts.count
+            for name, one in routing.items()
         )
         weights = mesh.fsdp * kept.layers + experts
         need = Need(weights, stream, cache, 2 * model.n_layers * stream, experts)
-        return Expected(count // spread, columns, need, routing[-1] if routing else None)
+        last = routing[routed[-1][0]] if routed else None
+        return Expected(count // spread, columns, need, last)
 
     everybody, length = slots * rows, program.length
     group = min(program.refresh_group or slots, slots) * rows
@@ -192,6 +193,6 @@ def passes(mesh: MeshShape, program: Program, slots: int, quantize: str | None =
             found[STORE] = one(group, 2 * block, 1, group * row * (1 + block / length))
         found[PREFILL] = one(rows, piece, 1, rows * row * piece / length)
     widths = {model.d_model, model.mlp_hidden_size}
-    widths |= {run.experts.shared_size for run in routed} - {0}
+    widths |= {one.shared_size for _, one in routed} - {0}
     widths |= {-(-n // mesh.tensor) for n in widths}
     return Passes(found, Need(mesh.fsdp * kept.head), frozenset(widths))

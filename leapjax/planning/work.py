@@ -61,8 +61,9 @@ def parameters(config: ModelConfig) -> tuple[int, int]:
     for weight in table(config):
         size, experts = math.prod(weight.shape), by_run.get(weight.name.partition(".")[0])
         total += size
-        routed = weight.role == EXPERT and experts is not None
-        active += size * experts.chosen // experts.count if routed else size
+        if weight.role == EXPERT and experts is not None:
+            size = size * experts.chosen // experts.count
+        active += size
     return total, active
 
 
@@ -154,7 +155,7 @@ def full_pass_flops(
     Returns:
       `matrices`, `experts`, `attention` and `head`.
     """
-    # Positions of all layers but the last, where outputs beyond the window are not needed.
+    # Beyond the window, the last layer computes only keys and values.
     found = _layer_flops(config, columns, columns, columns)
     last = _layer_flops(config, 0, columns - window, columns, config.runs[-1:])
     found = {name: rows * (found[name] - last[name] / config.runs[-1].n_layers) for name in found}
@@ -173,7 +174,7 @@ def _layer_flops(
       columns: T that each attends to.
       runs: runs of layers; () for all.
     """
-    found = dict.fromkeys(("matrices", "experts", "attention"), 0.0)
+    found: dict[str, float] = dict.fromkeys(("matrices", "experts", "attention"), 0.0)
     for run in runs or config.runs:
         one, chosen = _weights(config, run), run.experts.chosen if run.experts else 0
         mixed = 2 * columns * config.n_heads * config.head_dim
