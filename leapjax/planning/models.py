@@ -148,11 +148,11 @@ PRESETS = {
         2048,
         48,
         32,
-        6144,
+        768,
         n_kv_heads=4,
         layer_runs=layer_runs(
             [Experts(count=128, chosen=8, hidden_size=768, normalize=True)] * 48,
-            6144,
+            768,
             BlockCausal(4),
         ),
     ),
@@ -181,7 +181,7 @@ PRESETS = {
         n_heads=16,
         n_kv_heads=16,
         head_dim=128,
-        mlp_hidden_size=8192,
+        mlp_hidden_size=1024,
         rope_theta=50_000.0,
         norm_eps=1e-5,
         max_length=8192,
@@ -190,7 +190,7 @@ PRESETS = {
         pad_token_id=156_892,
         qk_norm=True,
         layer_runs=layer_runs(
-            [Experts(count=64, chosen=8, hidden_size=1024)] * 16, 8192, Bidirectional()
+            [Experts(count=64, chosen=8, hidden_size=1024)] * 16, 1024, Bidirectional()
         ),
     ),
     "llada2-mini": _llada2(2048, 20, 16, 5120, 512),
