@@ -18,6 +18,7 @@ from leapjax.errors import UserError
 from leapjax.lm import LM
 from leapjax.models import param_shapes, transformer
 from leapjax.models.config import ModelConfig
+from leapjax.ops.arrangement import for_training
 
 
 class Transformer(nnx.Module):
@@ -50,6 +51,8 @@ class Transformer(nnx.Module):
         if valid is None:
             valid = jnp.ones(ids.shape, bool)
         params, dtype = _arrays(self.weights), jnp.dtype(self.dtype)
+        if any(run.experts for run in self.config.runs):
+            params = for_training(params, self.config)  # experts by operations with gradients
         hidden = transformer.hidden_states(params, self.config, ids, positions, valid, dtype)
         return transformer.head(params, self.config, hidden)
 

@@ -21,7 +21,7 @@ from leapjax.ops import hardware
 from leapjax.ops.split import split_layers
 from leapjax.progress import busy
 from leapjax.serve.lane import Replica
-from leapjax.sharding import MeshShape, Placement, parse, placements
+from leapjax.sharding import MeshShape, Placement, check, parse, placements
 from leapjax.text import load_codec
 
 DTYPES = ("float32", "bfloat16")
@@ -126,6 +126,8 @@ def _load(path, dtype, revision, quantize, mesh, template_options) -> LM:
     codec = load_codec(folder, config, template_options)
     if isinstance(shape, Auto):
         shape = choose(shape, stored, config, dtype=str(dtype), quantize=quantize)
+    if shape is not None:
+        check(shape, config)
     places: list[Placement | None] = [None] if shape is None else [*placements(shape)]
     replicas = []
     for place in places:

@@ -87,6 +87,23 @@ def parse(text: str) -> MeshShape:
     return MeshShape(**sizes)
 
 
+def check(shape: MeshShape, config: ModelConfig) -> None:
+    """Refuse a mesh that would leave devices without work.
+
+    Args:
+      shape: how many devices.
+      config: the model's shape.
+
+    Raises:
+      UserError: `expert` splits the experts of a model that has none.
+    """
+    if shape.expert > 1 and not any(run.experts for run in config.runs):
+        raise UserError(
+            f"--mesh {shape}: expert splits experts, and this model ({config.family}) has none; "
+            "use tensor or fsdp"
+        )
+
+
 def logical_axes(config: ModelConfig) -> dict[str, tuple[str | None, ...]]:
     """The logical axes of each parameter, by its name in its layer; None is never split.
 

@@ -71,8 +71,12 @@ def make(
         other = schedule(adam_learning_rate or learning_rate, warmup_steps, steps, final)
 
         def numbers(params):
-            spec = contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
-            return jax.tree.map(lambda m: spec if m else None, is_matrix(params))
+            # Inputs and outputs are the last axes; layers, and experts, are matrices of their own.
+            def spec(is_one, leaf):
+                n = leaf.ndim
+                return contrib.MuonDimensionNumbers(n - 2, n - 1) if is_one else None
+
+            return jax.tree.map(spec, is_matrix(params), params)
 
         rule = contrib.muon(
             lr,

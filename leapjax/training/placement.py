@@ -19,7 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
 from leapjax.ops.mesh import axes_of
-from leapjax.sharding import AXES, MeshShape, local_devices, logical_axes
+from leapjax.sharding import AXES, MeshShape, check, local_devices, logical_axes
 
 
 class TrainingPlacement:
@@ -31,10 +31,11 @@ class TrainingPlacement:
       devices: in order, neighbours first; default: `sharding.local_devices()`.
 
     Raises:
-      UserError: the devices are too few.
+      UserError: the devices are too few, or the model can't use them.
     """
 
     def __init__(self, shape: MeshShape, model: ModelConfig, devices: Sequence[Any] | None = None):
+        check(shape, model)
         have = list(local_devices() if devices is None else devices)
         if shape.devices > len(have):
             raise UserError(
