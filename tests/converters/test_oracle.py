@@ -1,4 +1,4 @@
-"""A second oracle: transformers' Llama, Qwen2 and Qwen3 under our masks, same weights."""
+"""A second oracle: transformers' Llama, Qwen2, Qwen3, Qwen3-MoE under our masks, same weights."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,7 @@ import pytest
 
 from leapjax import checkpoint, converters
 from leapjax.models import parse_config, transformer
+from tests.fuzz.families.qwen import apart
 
 pytestmark = pytest.mark.oracle
 torch = pytest.importorskip("torch", reason="torch is not installed: the second oracle is absent")
@@ -182,4 +183,45 @@ def test_qwen_under_another_mask(family, heads, kv_heads, tied, block, stored, t
         raw[BLOCKS[family]] = block
     # A tied torch module lists its head twice; here both copies stay, as older files have it.
     values = {k: v.astype(jnp.dtype(stored)) for k, v in arrays(model).items()}
+    agree(model, write_hub(tmp_path / "hub", raw, values), tmp_path, block)
+
+
+@pytest.mark.parametrize(
+    "more, kv_heads, tied, block, stored",
+    [
+        pytest.param({}, 2, False, 4, "float32", marks=pytest.mark.slow),
+        ({"norm_topk_prob": False, "decoder_sparse_step": 2}, 1, True, 8, "bfloat16"),
+        pytest.param(
+            {"mlp_only_layers": [1], "num_experts_per_tok": 1, "attention_bias": True},
+            4, False, 5, "float32", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_qwen3_moe_in_blocks(more, kv_heads, tied, block, stored, tmp_path, write_hub):
+    raw = {
+        "vocab_size": V,
+        "hidden_size": 64,
+        "intermediate_size": 80,
+        "moe_intermediate_size": 24,
+        "num_experts": 8,
+        "num_experts_per_tok": 3,
+        "norm_topk_prob": True,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": kv_heads,
+        "head_dim": 24,
+        "tie_word_embeddings": tied,
+        "rope_theta": 1e6,
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 64,
+        **more,
+    }
+    config = transformers.Qwen3MoeConfig(**raw, attn_implementation="eager")
+    model = randomise(transformers.Qwen3MoeForCausalLM(config), kv_heads, stored)
+    raw |= {
+        "model_type": "sdar_moe",
+        "block_size": block,
+        "mask_token_id": V - 1,
+        "eos_token_id": V - 2,
+    }
+    values = {k: v.astype(jnp.dtype(stored)) for k, v in apart(arrays(model)).items()}
     agree(model, write_hub(tmp_path / "hub", raw, values), tmp_path, block)

@@ -33,6 +33,7 @@ class NumpyModel:
         }
         self.c = config
         self.passes = []  # positions computed by each pass
+        self.gap = np.inf  # of a chosen expert from the next, in the router's scores
 
     def logits(self, ids, positions, store):
         """Compute `positions` of the row, update `store` {layer: (K, V)}, give their logits."""
@@ -66,6 +67,9 @@ class NumpyModel:
                 mixed.append(weight @ values[:, h // group])
             x = x + linear(np.concatenate(mixed, -1), "o")
             y = _norm(x, layers["mlp_norm"][n], c.norm_eps)
+            if "router" in layers:
+                x = x + self.mixture(y, {k: w[n] for k, w in layers.items()}, c.runs[0].experts)
+                continue
             gate = linear(y, "gate")
             x = x + linear(gate / (1 + np.exp(-gate)) * linear(y, "up"), "down")
         y = _norm(x, self.p["final_norm"], c.norm_eps)
@@ -74,6 +78,25 @@ class NumpyModel:
         if c.head_bias:
             out = out + self.p["head_bias"]
         return out * c.logit_scale
+
+    def mixture(self, y, layer, rule):
+        """Softmax scores, the best of them as they are: LLaDA-MoE's without shared experts."""
+        assert (rule.score, rule.normalize, rule.scale, rule.shared_size) == (
+            "softmax",
+            False,
+            1,
+            0,
+        )
+        out = np.zeros_like(y)
+        for t, token in enumerate(y):
+            score = np.exp(token @ layer["router"])
+            score = score / score.sum()
+            best = np.argsort(-score)
+            self.gap = min(self.gap, score[best[rule.chosen - 1]] - score[best[rule.chosen]])
+            for e in best[: rule.chosen]:
+                gate, up = (token @ layer[f"experts_{name}"][e] for name in ("gate", "up"))
+                out[t] += score[e] * (gate / (1 + np.exp(-gate)) * up) @ layer["experts_down"][e]
+        return out
 
 
 def _choose(logits, masked, o, taken, total):
@@ -134,11 +157,12 @@ def decode(model, prompt, o):
                 full += 1
             else:
                 positions = np.arange(low, end if o["cache"] == "dual" else len(ids))
+            model.gap = np.inf
             logits = model.logits(ids, positions, store)
             rows = [max(i - 1, 0) if shift else i for i in range(start, end)]
             block = logits[[r - positions[0] for r in rows]]
             token, chosen, gap = _choose(block, still[start:end], o, taken, total)
-            margin = min(margin, gap)
+            margin = min(margin, gap, 10 * model.gap)
             for i in chosen:
                 ids[start + i], still[start + i] = token[i], False
                 commit_step[start + i - t0] = steps

@@ -16,6 +16,7 @@ from tests.decoding.cached_oracle import NumpyModel, decode
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MODELS = ("llada-a", "llada-b-gqa-bias-bf16", "dream-a", "dream-b-tied-bf16", "a2d-a")
+MODELS += ("llada-moe-a",)
 POLICIES = {
     "localleap": {"threshold": 0.8, "relaxed_threshold": 0.4, "radius": 2},
     "confidence_threshold": {"threshold": 0.6},
@@ -48,6 +49,7 @@ QUICK = {
     ("dream-b-tied-bf16", "dual", "localleap"),
     ("dream-a", "none", "localleap"),
     ("a2d-a", "dual", "localleap"),
+    ("llada-moe-a", "prefix", "localleap"),
 }
 CASES = [
     pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)

@@ -14,8 +14,10 @@ from leapjax.models import parse_config
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = ["llada-a", "llada-b-gqa-bias-bf16", "llada-c-tied", "dream-a", "dream-b-tied-bf16"]
-NAMES += ["a2d-a", "a2d-b-qwen2", "sdar-a", "fast-dllm-v2-a"]
-FAMILIES = ["llada-a", "dream-a", "a2d-a", "sdar-a", "fast-dllm-v2-a"]
+NAMES += ["a2d-a", "a2d-b-qwen2", "sdar-a", "fast-dllm-v2-a", "sdar-moe-a"]
+PARTLY = ["llada-moe-a", "llada2-a"]  # RoPE may rotate a part of each head
+WHOLE = ["llada-a", "dream-a", "a2d-a", "sdar-a", "fast-dllm-v2-a", "sdar-moe-a"]
+FAMILIES = WHOLE + PARTLY
 
 
 def raw(name):
@@ -92,7 +94,6 @@ def test_all_spellings_of_one_base(name):
         ({"rope_parameters": {"rope_theta": 5.0, "type": "linear"}}, (".type", "linear")),
         ({"rope_parameters": {"rope_theta": 5.0, "rope_type": None}}, ("rope_type is null",)),
         ({"rope_parameters": {"rope_theta": 5.0, "factor": 1.0}}, ("rope_parameters.factor",)),
-        ({"rope_parameters": {"rope_theta": 5.0, "partial_rotary_factor": 0.5}}, ("partial_r",)),
         ({"rope_parameters": {"a": {"rope_theta": 5.0}, "b": {"rope_theta": 6.0}}}, ("kind",)),
         ({"rope_parameters": {"a": {"rope_theta": 5.0}, "b": {}}}, ("kind",)),
         ({"rope_parameters": {"a": {"b": {"rope_theta": 5.0}}}}, ("rope_parameters.a.b",)),
@@ -101,12 +102,19 @@ def test_all_spellings_of_one_base(name):
         ({"rope_scaling": 2.0, "rope_theta": 5.0}, ("rope_scaling is 2.0",)),
         ({"rope_theta": None}, ("rope_theta is null",)),
         ({"rope_theta": None, "rope_parameters": {"rope_theta": 5.0}}, ("rope_theta is null",)),
-        ({"partial_rotary_factor": 0.5, "rope_theta": 5.0}, ("partial_rotary_factor",)),
     ],
 )
 def test_other_rope_is_refused(name, more, words):
     bare = {k: v for k, v in v5(raw(name)).items() if k != "rope_parameters"}
     refused(bare | more, *words)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_rope_of_a_part_of_each_head_is_refused(name):
+    bare = {k: v for k, v in v5(raw(name)).items() if k != "rope_parameters"}
+    refused(bare | {"partial_rotary_factor": 0.5, "rope_theta": 5.0}, "partial_rotary_factor")
+    half = {"rope_theta": 5.0, "partial_rotary_factor": 0.5}
+    refused(bare | {"rope_parameters": half}, "rope_parameters.partial_rotary_factor")
 
 
 BAD = [None, True, "7", "", [7], {"a": 7}, -1, 0, 2.5, 7.0, 1e400, float("nan"), 10**400, -0.0]
@@ -115,21 +123,39 @@ BAD = [None, True, "7", "", [7], {"a": 7}, -1, 0, 2.5, 7.0, 1e400, float("nan"),
 def accepted(name, key, value):
     """Whether a key may have a value, by what the originals' code does with it."""
     number = type(value) in (int, float) and 1.2e-38 < value < 3.4e38
-    if key in ("rope_theta", "rms_norm_eps"):
-        return number
+    if key in ("rope_theta", "rms_norm_eps", "routed_scaling_factor", "clip_qkv"):
+        return number or (value is None and key == "clip_qkv")
     if key.endswith("_token_id"):
-        return type(value) is int and value == 0
-    optional = {"n_kv_heads", "num_key_value_heads", "embedding_size"}
-    optional |= {"sdar-a": {"block_size"}, "fast-dllm-v2-a": {"head_dim"}}.get(name, set())
-    return value is None and key in optional
+        pad_is_eos = name == "llada2-a" and key == "eos_token_id" and value is None
+        return pad_is_eos or (type(value) is int and value == 0)
+    if type(value) is int and value == 0:
+        return key in ZERO.get(name, "").split()
+    return value is None and key in NULL[name].split()
+
+
+NULL = {
+    "llada-a": "n_kv_heads embedding_size",
+    "dream-a": "num_key_value_heads",
+    "a2d-a": "num_key_value_heads",
+    "sdar-a": "num_key_value_heads block_size",
+    "fast-dllm-v2-a": "num_key_value_heads head_dim",
+    "sdar-moe-a": "block_size",
+    "llada-moe-a": "num_key_value_heads shared_expert_intermediate_size",
+    "llada2-a": "head_dim num_shared_experts",
+}
+ZERO = {
+    "llada-moe-a": "shared_expert_intermediate_size",
+    "llada2-a": "num_key_value_heads num_shared_experts first_k_dense_replace",
+}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_wrong_types_and_numbers_name_their_key(name):
-    qwen = (
+    parts = (
         "hidden_size num_attention_heads num_hidden_layers num_key_value_heads "
-        "intermediate_size max_position_embeddings vocab_size "
+        "max_position_embeddings vocab_size "
     )
+    qwen = f"{parts} intermediate_size "
     sizes = {
         "llada-a": "d_model n_heads n_layers n_kv_heads mlp_hidden_size max_sequence_length "
         "vocab_size embedding_size",
@@ -137,6 +163,13 @@ def test_wrong_types_and_numbers_name_their_key(name):
         "a2d-a": f"{qwen} head_dim",
         "sdar-a": f"{qwen} head_dim block_size",
         "fast-dllm-v2-a": f"{qwen} head_dim bd_size",
+        "sdar-moe-a": f"{parts} head_dim block_size num_experts num_experts_per_tok "
+        "moe_intermediate_size decoder_sparse_step",
+        "llada-moe-a": f"{parts} num_experts num_experts_per_tok expert_intermediate_size "
+        "shared_expert_intermediate_size moe_layer_freq partial_rotary_factor clip_qkv",
+        "llada2-a": f"{qwen} head_dim num_experts num_experts_per_tok moe_intermediate_size "
+        "num_shared_experts n_group topk_group first_k_dense_replace partial_rotary_factor "
+        "routed_scaling_factor",
     }[name].split()
     for key in (*sizes, "rope_theta", "rms_norm_eps", "mask_token_id", "eos_token_id"):
         for value in BAD:
@@ -156,14 +189,15 @@ def test_a_needed_key_that_is_absent_is_named(name):
         try:
             got = parse_config(less)
         except UserError:
-            refused(less, repr(key))
+            refused(less, key)
             continue
         optional += 1
         same = dataclasses.asdict(parse_config(config))
         # Only the originals' own defaults stand in: see the families' files.
         assert {k for k, v in dataclasses.asdict(got).items() if same[k] != v} <= {
             "rope_theta", "max_length", "tie_embeddings", "mlp_hidden_size", "n_kv_heads",
-            "head_dim", "pad_token_id", "stop_ids",
+            "head_dim", "pad_token_id", "stop_ids", "layer_runs", "norm_eps", "o_bias",
+            "qk_norm", "rotary_dim",
         }  # fmt: skip
     assert optional > 10
 
@@ -173,7 +207,7 @@ def test_a_needed_key_that_is_absent_is_named(name):
     ("key", "value"),
     [
         ("qk_norm", True), ("logits_soft_cap", 30.0), ("final_logit_softcapping", None),
-        ("attention_multiplier", 1.0), ("num_experts", 8), ("expert_capacity", 1.0), 
+        ("attention_multiplier", 1.0), ("num_local_experts", 8), ("expert_capacity", 1.0),
         ("is_causal", True),
         ("quantization_config", {"quant_method": "fp8"}), ("quantization", {"bits": 4}),
         ("vision_config", {}), ("is_decoder", True), ("add_cross_attention", True),
@@ -182,6 +216,11 @@ def test_a_needed_key_that_is_absent_is_named(name):
 )  # fmt: skip
 def test_unknown_keys_are_refused_by_name(name, key, value):
     refused(raw(name) | {key: value}, json.dumps(key)[1:-1][:40])
+
+
+@pytest.mark.parametrize("name", ["llada-a", "dream-a", "a2d-a", "sdar-a", "fast-dllm-v2-a"])
+def test_experts_are_refused_where_the_family_has_none(name):
+    refused(raw(name) | {"num_experts": 8}, "num_experts")
 
 
 @pytest.mark.parametrize(
