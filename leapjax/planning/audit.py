@@ -19,6 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from leapjax.planning import collectives, hlo
+from leapjax.planning.grouped import is_grouped
 from leapjax.planning.loops import Site, argument, trips, walk
 from leapjax.planning.need import (
     BESIDES,
@@ -100,7 +101,8 @@ class Pass:
       operations: those that move bytes, the most wasteful first.
       exchanges: collectives.
       need: bytes a device that it has to move; None where nothing says it.
-      cycles: the compiler's own estimate, of everything in it.
+      cycles: the compiler's own estimate, of everything in it but collectives and Pallas calls.
+      grouped: bytes that grouped products move, for which the compiler has no estimate.
     """
 
     name: str
@@ -109,6 +111,7 @@ class Pass:
     exchanges: tuple[Exchange, ...]
     need: Need | None
     cycles: int
+    grouped: int = 0
 
     @property
     def read(self) -> int:
@@ -244,7 +247,7 @@ def _account(module: hlo.Module, name: str, sites: list[Site], expected: Passes 
     # What is left of each argument that has to be read, and of the cache that has to be written.
     unread: dict[str, float] = {}
     unwritten = need.cache if need is not None and name in (REFRESH, PREFILL) else 0.0
-    operations, exchanges = [], []
+    operations, exchanges, product = [], [], 0
     routing = expected.passes[name].routing if expected and name in expected.passes else None
     for site in sites:
         exchanges += [
@@ -254,6 +257,7 @@ def _account(module: hlo.Module, name: str, sites: list[Site], expected: Passes 
         moved = traffic(module, site.computation, site.instruction, routing)
         if not moved.read + moved.written:
             continue
+        product += (moved.read + moved.written) * site.times * is_grouped(site.instruction)
         useful, of = 0.0, []
         # Nothing is read as it has to be outside the loop, or where it is copied between passes.
         astray = name == OUTSIDE or (name == BESIDES and moves_only(module, site.instruction))
@@ -280,6 +284,7 @@ def _account(module: hlo.Module, name: str, sites: list[Site], expected: Passes 
         exchanges=tuple(exchanges),
         need=need,
         cycles=sum(s.instruction.cycles * s.times for s in sites),
+        grouped=product,
     )
 
 

@@ -210,6 +210,7 @@ def test_a_grouped_product_reads_the_experts_touched(tiles, rows, matrices):
     assert one.times == 4 and one.exact
     assert one.read / 4 / 2 == pytest.approx(read, rel=1e-6)
     assert one.written == 4 * 2 * 64 * 512
+    assert one.cycles == 0 and found.grouped == one.read + one.written
     # Nothing known of routing: each row may have an expert of its own.
     blind = audit.audit(KERNEL.replace("TILES", tiles)).passes[need.WINDOW].operations[0]
     assert not blind.exact and blind.read > one.read
