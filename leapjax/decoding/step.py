@@ -88,10 +88,10 @@ def step(params: Weights, state: DecodeState, program: Program) -> DecodeState:
         memory=_memory_at_start(state),
     )
     if program.edits or program.policy.reopens:
-        decided = take(state.commit_step >= 0, columns) & in_block & live[:, None]
+        decided = take(state.commit_step >= 0, columns) & in_block
         if program.policy.reopens:  # passes see one sub-block after the other
             decided = decided & active
-        info = info._replace(decided=decided, standing=take(state.tokens, columns))
+        info = info._replace(decided=decided & live[:, None], standing=take(state.tokens, columns))
     proposal, info, first = _proposal(params, state, outcome, masked, info, program)
     decision = program.policy.commit(proposal, masked, info)
     with jax.named_scope("commit"):

@@ -99,8 +99,13 @@ class NumpyModel:
         return out
 
 
-def _choose(logits, masked, o, taken, total):
-    """Tokens, and the positions that commit; masked (W,) bool."""
+def _choose(logits, masked, standing, o, taken, total):
+    """Tokens, the positions that commit, and those that are edited.
+
+    Args:
+      masked: (W,) bool.
+      standing: (W,) ids.
+    """
     p = np.exp(logits - logits.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
     allowed = logits.copy()
@@ -108,15 +113,16 @@ def _choose(logits, masked, o, taken, total):
     token = allowed.argmax(-1)
     confidence = p[np.arange(len(token)), token]
     candidates = [i for i in range(len(token)) if masked[i]]
-    surest = max(candidates, key=lambda i: (confidence[i], -i))
-    if o["policy"] == "low_confidence":
+    if not candidates:
+        chosen = set()
+    elif o["policy"] == "low_confidence":
         passes = o["steps"] // (o["gen_length"] // o["block_length"])
         count = total // passes + (taken < total % passes)
         ranked = sorted(candidates, key=lambda i: (-confidence[i], i))
         chosen = set(ranked[:count])
     else:
         anchors = [i for i in candidates if confidence[i] >= o["threshold"]]
-        chosen = set(anchors) | {surest}
+        chosen = set(anchors) | {max(candidates, key=lambda i: (confidence[i], -i))}
         if o["policy"] == "localleap":
             chosen |= {
                 i
@@ -126,16 +132,22 @@ def _choose(logits, masked, o, taken, total):
             }
     edges = [o.get("threshold"), o.get("relaxed_threshold")]
     gaps = [abs(confidence[i] - e) for i in candidates for e in edges if e is not None]
-    second = np.sort(allowed, -1)[:, -2]
+    second, edited = np.sort(allowed, -1)[:, -2], set()
     gaps += [allowed[i, token[i]] - second[i] for i in candidates]
-    return token, chosen, min(gaps)
+    if (edge := o.get("editing_threshold")) is not None:
+        closed = [i for i in range(len(token)) if not masked[i]]
+        others = [i for i in closed if token[i] != standing[i]]
+        edited = {i for i in others if confidence[i] > edge}
+        gaps += [abs(confidence[i] - edge) for i in others]
+        gaps += [allowed[i, token[i]] - second[i] for i in closed]
+    return token, chosen, edited, min(gaps, default=np.inf)
 
 
 def decode(model, prompt, o):
     """Decode one prompt; o: the options' values in force, and mask_id, eos_id, cache.
 
     Returns:
-      dict of output_ids, steps, full_passes, commit_step, and margin: the smallest distance
+      dict of output_ids, steps, full_passes, commit_step, edits, and margin: the smallest distance
       of a decision from its alternative.
     """
     shift = model.c.shift_logits
@@ -143,13 +155,17 @@ def decode(model, prompt, o):
     ids = np.array(list(prompt) + [o["mask_id"]] * c)
     still = np.array([False] * t0 + [True] * c)
     commit_step = [-1] * c
-    steps = full = 0
+    steps, full, edits = 0, 0, []
     margin = np.inf
     store = {}
     for start in range(t0, t0 + c, w):
         end = start + w
-        total, taken = w, 0
-        while still[start:end].any():
+        total, taken, post = w, 0, 0
+        while True:
+            masks = still[start:end].any()
+            post += not masks
+            if not masks and (o.get("editing_threshold") is None or post > o["max_post_steps"]):
+                break
             first_pass = taken == 0 or o["cache"] == "none"
             low = max(start - 1, 0) if shift else start
             if first_pass:
@@ -161,12 +177,18 @@ def decode(model, prompt, o):
             logits = model.logits(ids, positions, store)
             rows = [max(i - 1, 0) if shift else i for i in range(start, end)]
             block = logits[[r - positions[0] for r in rows]]
-            token, chosen, gap = _choose(block, still[start:end], o, taken, total)
+            block_now = still[start:end], ids[start:end].copy()
+            token, chosen, edited, gap = _choose(block, *block_now, o, taken, total)
             margin = min(margin, gap, 10 * model.gap)
             for i in chosen:
                 ids[start + i], still[start + i] = token[i], False
                 commit_step[start + i - t0] = steps
+            for i in sorted(edited):
+                ids[start + i] = token[i]
+                edits.append([steps, start + i - t0, int(token[i])])
             steps, taken = steps + 1, taken + 1
+            if not masks and not edited:
+                break
         if o["early_stop"] != "off" and o["eos_id"] in ids[start:end]:
             ids[end:] = o["eos_id"]
             break
@@ -175,5 +197,6 @@ def decode(model, prompt, o):
         "steps": steps,
         "full_passes": full,
         "commit_step": commit_step,
+        "edits": edits,
         "margin": margin,
     }

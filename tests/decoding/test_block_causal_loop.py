@@ -192,7 +192,7 @@ def compare(name, examples):
     assert (seen["edited"] > 0) == configs[0].edits, seen
 
 
-QUICK = {"localleap-sdar", "dynamic-fast-dllm-v2", "joint_threshold-sdar"}
+QUICK = {"localleap-sdar", "dynamic-fast-dllm-v2"}
 
 
 @pytest.mark.parametrize(

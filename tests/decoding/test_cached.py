@@ -22,6 +22,7 @@ POLICIES = {
     "confidence_threshold": {"threshold": 0.6},
     "low_confidence": {"steps": 12},
 }
+EDITING = {"editing_threshold": 0.5, "max_post_steps": 3}
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,7 @@ def facts(completion):
 
 
 QUICK = {
+    ("llada-a", "dual", "localleap, editing"),
     ("llada-b-gqa-bias-bf16", "dual", "localleap"),
     ("llada-a", "prefix", "confidence_threshold"),
     ("dream-a", "prefix", "low_confidence"),
@@ -53,32 +55,36 @@ QUICK = {
 }
 CASES = [
     pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
-    for case in itertools.product(MODELS, ("none", "prefix", "dual"), POLICIES)
+    for case in itertools.product(
+        MODELS, ("none", "prefix", "dual"), (*POLICIES, "localleap, editing")
+    )
 ]
 
 
 @pytest.mark.parametrize(("name", "cache", "policy"), CASES)
 def test_cached_decode_is_the_transcription(models, name, cache, policy):
     lm = models[name]
-    config = DecodeConfig(
-        policy=policy, cache=cache, gen_length=24, block_length=8, **POLICIES[policy]
-    )
+    policy, *editing = policy.split(", ")
+    own = POLICIES[policy] | (EDITING if editing else {})
+    config = DecodeConfig(policy=policy, cache=cache, gen_length=24, block_length=8, **own)
     options = config.to_dict() | {
         "mask_id": lm.config.mask_token_id,
         "eos_id": lm.config.eos_token_id,
     }
     asked = prompts(name, 7)
     oracle = NumpyModel(lm.params, lm.config)
-    compared = 0
+    compared = edited = 0
     for prompt, got in zip(asked, lm.generate(asked, config, batch_size=4), strict=True):
         want = decode(oracle, prompt, options)
         if want["margin"] < 2e-5:
             continue  # float32 may decide otherwise
         compared += 1
+        edited += len(want["edits"])
+        assert (got.edits or []) == want["edits"]
         assert facts(got) == tuple(
             want[k] for k in ("output_ids", "steps", "full_passes", "commit_step")
         )
-    assert compared >= 5
+    assert compared >= 5 and (edited > 0) == bool(editing)
 
 
 @pytest.mark.slow
