@@ -6,7 +6,7 @@ weights:
 
     python scripts/make_fake_checkpoint.py llada-8b-instruct fake/llada-8b   # 16 GB
     python scripts/make_fake_checkpoint.py dream-7b-instruct fake/dream --layers 4
-    python scripts/make_fake_checkpoint.py sdar-8b-chat fake/sdar --sparse  # no weights
+    python scripts/make_fake_checkpoint.py llada2-flash fake/flash --sparse  # no weights
 """
 
 import argparse

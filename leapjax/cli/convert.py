@@ -17,7 +17,7 @@ from leapjax.progress import bar
 from leapjax.wording import plural
 
 DESCRIPTION = """\
-Convert a hub checkpoint (LLaDA, Dream) to a leapjax checkpoint, and back.
+Convert a hub checkpoint to a leapjax checkpoint, and back.
 
 SRC is a folder as the hub has it (config.json with *.safetensors or
 pytorch_model*.bin) or a hub id. Nothing in it is executed and torch is not needed;

@@ -63,6 +63,19 @@ def test_check_reads_no_weights_and_writes_nothing(run, hub, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_check_of_experts_from_headers_alone(run, tmp_path):
+    """The script's folder: true headers, no weights."""
+    script = [sys.executable, ROOT / "scripts" / "make_fake_checkpoint.py", "llada2-flash"]
+    done = subprocess.run([*script, tmp_path / "hub", "--sparse", "--layers", "3"], text=True)
+    assert done.returncode == 0
+    status, out, err = run("--check", tmp_path / "hub")
+    assert (status, err) == (0, "") and "MLP 9216 in 1 layer," in out
+    shared = "256 of width 1024 in 2 layers, 8 a token, and a shared one of width 1024"
+    assert f"experts {shared}\n" in out
+    size = sum(f.stat().st_blocks * 512 for f in (tmp_path / "hub").glob("*.safetensors"))
+    assert size < 2e6
+
+
 def test_dtype(run, golden, tmp_path):
     status, out, _ = run("--dtype", "bfloat16", golden / "dream-a", tmp_path / "out")
     assert status == 0 and "in bfloat16" in out

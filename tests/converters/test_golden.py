@@ -18,6 +18,7 @@ from leapjax.models import param_shapes, parse_config, transformer
 
 NAMES = ["llada-a", "llada-b-gqa-bias-bf16", "llada-c-tied", "dream-a", "dream-b-tied-bf16"]
 NAMES += ["a2d-a", "a2d-b-qwen2", "sdar-a", "fast-dllm-v2-a"]
+NAMES += ["llada-moe-a", "llada2-a", "sdar-moe-a"]
 SHARDED = ["llada-a", "dream-a"]
 
 
