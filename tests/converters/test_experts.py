@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from leapjax import checkpoint, converters
 from leapjax.converters import fake, source
+from leapjax.converters.tensor import Tensor
 from leapjax.models import parse_config
 
 MATRICES = ("gate", "up", "down")
@@ -259,6 +260,17 @@ def test_a_tensor_of_two_dtypes_is_not_exported(golden, tmp_path, refused):
     checkpoint.save(tmp_path / "out", params, raw, {})
     refused(lambda: converters.to_hub(tmp_path / "out", tmp_path / "hub"), QKV, "layers_0.k")
     assert not (tmp_path / "hub").exists()
+
+
+def test_parts_and_items_of_a_strided_tensor(tmp_path):
+    """As a pickle may hold it: a transposed view, past others in its storage."""
+    values = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
+    (tmp_path / "data").write_bytes(b"12345678" + values.tobytes())
+    tensor = Tensor("t", tmp_path / "data", values.dtype, (4, 3, 2), 8, (1, 4, 12))
+    np.testing.assert_array_equal(tensor.part(1, 2).rows(0, 2), values.T[1:3])
+    for i in range(4):
+        np.testing.assert_array_equal(tensor.item(i).rows(1, 3), values.T[i, 1:])
+    np.testing.assert_array_equal(tensor.part(2, 2).item(1).part(2, 1).rows(0, 1), [[11, 23]])
 
 
 # Parameters, tensors (of SDAR as on the hub), files, bytes; the router's bias is float32.
