@@ -10,8 +10,10 @@ import pytest
 from flax import nnx
 
 import leapjax
-from leapjax import UserError, bridge
+from leapjax import DecodeConfig, UserError, bridge
 from leapjax.cli import main as commands
+from leapjax.jobs import job
+from leapjax.jobs.loop import Stopped
 from leapjax.models.attention import Bidirectional
 from leapjax.models.config import Experts, layer_runs
 from leapjax.sharding import parse
@@ -105,24 +107,26 @@ def test_rows_alone_and_together_in_other_number_types(family, how):
 
 
 @pytest.mark.slow
-def test_a_job_is_resumed(family, tmp_path, capsys):
-    """A folder of shards; what a limit left off comes with --resume."""
+def test_a_job_that_was_stopped_is_resumed(family, tmp_path):
     lines = [json.dumps({"id": str(n), "prompt_ids": [n + 1] * (n + 2)}) for n in range(7)]
     (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n")
-    argv = ["decode", "--model", str(FOLDERS[family]), "--input", str(tmp_path / "in.jsonl")]
-    argv += [*FLAGS, "--output", str(tmp_path / "out"), "--shard-size", "2"]
-    run([*argv[:-4], "--output", str(tmp_path / "whole"), "--shard-size", "2"], capsys)
-    (tmp_path / "bad.jsonl").write_text("\n".join([*lines[:4], "{"]) + "\n")
-    with pytest.raises(AssertionError):
-        run([*argv[:4], str(tmp_path / "bad.jsonl"), *argv[5:]], capsys)
-    (tmp_path / "bad.jsonl").unlink()
-    outs = {}
-    for name in ("whole", "out"):
-        if name == "out":
-            run([*argv, "--overwrite"], capsys)
-        parts = sorted((tmp_path / name).glob("part-*.jsonl"))
-        outs[name] = [part.read_text() for part in parts]
-    assert outs["out"] == outs["whole"] and len(outs["out"]) == 4
+    lm = leapjax.load(FOLDERS[family])
+
+    def spec(name, **more):
+        fields = {"input": str(tmp_path / "in.jsonl"), "output": str(tmp_path / name)}
+        options = DecodeConfig(**SMALL).for_model(lm.config)
+        return job.JobSpec(**fields, options=options, shard_size=2, batch_size=2, **more)
+
+    def outputs(name):
+        return [part.read_text() for part in sorted((tmp_path / name).glob("part-*.jsonl"))]
+
+    job.run(lm, spec("whole"))
+    looks = iter([None] * 12)
+    with pytest.raises(Stopped):
+        job.run(lm, spec("out"), stop=lambda: next(looks, 15))
+    before = outputs("out")
+    job.run(lm, spec("out", resume=True))
+    assert before != outputs("out") == outputs("whole") and len(outputs("whole")) == 4
 
 
 @pytest.mark.slow
@@ -195,7 +199,8 @@ def test_files_there_and_back(family, mesh, tmp_path, capsys):
     for got, want in zip(jax.tree.leaves(lm.params), jax.tree.leaves(hub.params), strict=True):
         np.testing.assert_array_equal(got, want)
     ids = np.arange(20, dtype=np.int32)[None] % 30
-    np.testing.assert_allclose(lm.logits(ids), hub.logits(ids), rtol=2e-5, atol=2e-5)
+    wanted = hub.logits(ids)
+    np.testing.assert_allclose(lm.logits(ids), wanted, rtol=0, atol=2e-5 * np.abs(wanted).max())
     run(["convert", str(ours), str(again), "--to-hub"], capsys)
     assert leapjax.load(again).model_hash == hub.model_hash
 
@@ -237,7 +242,7 @@ def test_muon_takes_each_expert_as_a_matrix_of_its_own():
 
 @pytest.mark.parametrize(
     "family",
-    [pytest.param(f, marks=pytest.mark.slow) for f in FOLDERS],
+    [pytest.param(f, marks=() if f == "llada_moe" else pytest.mark.slow) for f in FOLDERS],
     indirect=True,
 )
 def test_fine_tuning_moves_routers_and_experts(family, tmp_path):

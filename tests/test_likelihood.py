@@ -15,7 +15,13 @@ from leapjax.likelihood import likelihoods, masks
 GOLDEN = Path(__file__).parent / "golden"
 
 
-@pytest.fixture(scope="module", params=["llada-a", "dream-a", "sdar-a", "fast-dllm-v2-a"])
+MODELS = ["llada-a", "dream-a", "sdar-a", "fast-dllm-v2-a"]
+MODELS += [
+    pytest.param(name, marks=pytest.mark.slow) for name in ("llada-moe-a", "llada2-a", "sdar-moe-a")
+]
+
+
+@pytest.fixture(scope="module", params=MODELS)
 def lm(request):
     return leapjax.load(GOLDEN / request.param)
 

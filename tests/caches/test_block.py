@@ -17,7 +17,11 @@ from leapjax.ops.arrangement import arrange
 from leapjax.serve.lowering import compile_run
 from tests.decoding.harness import MODELS, params_of, prompts, request, row, structure
 
-FAMILIES = ("sdar", "fast_dllm_v2")
+FAMILIES = [
+    "sdar",
+    "fast_dllm_v2",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("llada2", "sdar_moe")),
+]
 
 
 def decoded(family, program, asked):

@@ -13,7 +13,8 @@ from leapjax.models import transformer
 from leapjax.testing import tiny_config, tiny_params
 from leapjax.types import COMMIT_KINDS
 
-MODELS = {name: tiny_config(name) for name in ("llada", "dream", "sdar", "fast_dllm_v2")}
+FAMILIES = ("llada", "dream", "sdar", "fast_dllm_v2", "llada_moe", "llada2", "sdar_moe")
+MODELS = {name: tiny_config(name) for name in FAMILIES}
 BIDIRECTIONAL = ("llada", "dream")
 EOT = 5  # an ordinary token of the tiny models that plays end-of-turn
 BUCKET = 10  # columns for prompts

@@ -11,13 +11,16 @@ from leapjax.errors import UserError
 
 lm_eval = pytest.importorskip("lm_eval", reason="needs lm-eval (extra eval)")
 
-LLADA = str(Path(__file__).parents[1] / "golden" / "llada-a")
+GOLDEN = Path(__file__).parents[1] / "golden"
+LLADA = str(GOLDEN / "llada-a")
 OPTIONS = {"gen_length": 16, "block_length": 8, "batch_size": 4, "mc_num": 8}
 
 
-@pytest.fixture(scope="module")
-def lm():
-    return leapjax.load(LLADA)
+@pytest.fixture(
+    scope="module", params=["llada-a", pytest.param("llada-moe-a", marks=pytest.mark.slow)]
+)
+def lm(request):
+    return leapjax.load(GOLDEN / request.param)
 
 
 @pytest.fixture

@@ -115,6 +115,11 @@ TRIPLES = list(itertools.product(["none", "dual"], ["llada", "dream"], ["float32
 PAIRS = [
     c for c in TRIPLES if ((c[0] == "dual") + (c[1] == "dream") + (c[2] == "bfloat16")) % 2 == 0
 ]
+TRIPLES += [
+    (cache, family, dtype)
+    for family, cache in (("llada_moe", "dual"), ("llada2", "block"), ("sdar_moe", "none"))
+    for dtype in ("float32", "bfloat16")
+]
 
 
 @pytest.mark.parametrize(
@@ -157,9 +162,18 @@ def test_layers_are_widened_one_at_a_time(at_any_size, cache):
     assert packed < weights + 0.9 * layers
 
 
-def test_a_model_split_for_a_gpu_has_canonical_parameters():
+@pytest.mark.parametrize(
+    ("family", "tied"),
+    [
+        ("dream", True),
+        ("llada2", False),
+        pytest.param("llada_moe", True, marks=pytest.mark.slow),
+        pytest.param("sdar_moe", False, marks=pytest.mark.slow),
+    ],
+)
+def test_a_model_split_for_a_gpu_has_canonical_parameters(family, tied):
     """As `leapjax.load` leaves it on one GPU: it is computed with, hashed and given to NNX."""
-    params = tiny_params(config := tiny_config("dream", tie_embeddings=True))
+    params = tiny_params(config := tiny_config(family, tie_embeddings=tied))
     plain = leapjax.LM(params, config, codec=None)
     apart = split_layers(jax.tree.map(jnp.copy, params), config, force=True)
     lm = leapjax.LM(None, config, None, replicas=[Replica(apart)])
