@@ -6,7 +6,13 @@ import argparse
 
 from leapjax.cli.benchmark_floor import run_floor
 from leapjax.cli.benchmark_receipt import run_check, run_receipt
-from leapjax.cli.benchmark_runs import run_against, run_cost, run_decoding, run_grid
+from leapjax.cli.benchmark_runs import (
+    run_against,
+    run_cost,
+    run_decoding,
+    run_experts,
+    run_grid,
+)
 from leapjax.cli.common import at_least, command, numbers, place
 from leapjax.errors import UserError
 
@@ -35,6 +41,12 @@ With --cost, a step is timed by canvas, batch and vocabulary, and the model of i
 docs/performance.md states is fitted to that.
 
   leapjax benchmark --cost --write docs/performance.md
+
+With --experts, a model with 8 of 64 experts a token and a dense one of equal active parameters
+(60 M) take turns: passes over 768 columns, and over windows of 32, whose time stands beside what
+the experts' bytes and the FLOPs would need at the rates measured in the same run.
+
+  leapjax benchmark --experts --write docs/performance.md
 
 With --floor, passes of the compiled loop are timed one by one, as shares of the time that this
 device, by its measured copy bandwidth and matrix rate, would need at least, and against the
@@ -75,9 +87,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"KV caches ({','.join(CACHES)}; none,dual with --quick); where attention must be "
         "block-causal, or must not, a model of the same shape and weights is timed",
     )
-    add("--batches", type=numbers, metavar="N,…", help="rows (1,8,32; against torch 1,8)")
-    add("--prompt-length", type=count, metavar="N", help="tokens (32; 512 with --floor)")
-    add("--gen-length", type=count, metavar="N", help="canvas (64; 256 with --floor)")
+    add(
+        "--batches",
+        type=numbers,
+        metavar="N,…",
+        help="rows (1,8,32; against torch and with --experts 1,8)",
+    )
+    add("--prompt-length", type=count, metavar="N", help="tokens (32; 512 with --floor, --experts)")
+    add("--gen-length", type=count, metavar="N", help="canvas (64; 256 with --floor, --experts)")
     add("--block-length", type=count, default=32, metavar="N", help="block (32)")
     add("--tokens-per-step", type=count, default=4, metavar="N", help="the schedule's (4)")
     add("--repeats", type=count, default=5, metavar="N", help="rounds (5)")
@@ -102,6 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--json", type=place, metavar="FILE", help="write everything as JSON too")
     add("--cost", action="store_true", help="a step's cost against its size")
+    add("--experts", action="store_true", help="a model with experts against a dense one")
     add("--grid", type=count, metavar="N", help="N settings, three ways")
     add("--limit", type=count, default=100, metavar="N", help="problems of --grid (100)")
     add = parser.add_argument_group("--floor").add_argument
@@ -133,7 +151,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--receipt", metavar="FILE", help="measure this device, write a receipt; - is stdout")
     add("--mesh", metavar="AXES", help="devices it uses, such as tensor=8 (default: one device)")
     add("--check-receipt", metavar="FILE", help="check a receipt and print its table")
-    add = parser.add_argument_group("against PyTorch, --cost and --floor").add_argument
+    add = parser.add_argument_group("against PyTorch, --cost, --experts and --floor").add_argument
     add("--against", choices=["torch"], help="compare with PyTorch (in a clone only)")
     add(
         "--cases",
@@ -164,25 +182,26 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       UserError: options that don't go together.
     """
-    runs = bool(args.against), args.cost, args.grid is not None, args.floor is not None
+    floor, grid = args.floor is not None, args.grid is not None
+    runs = bool(args.against), args.cost, args.experts, grid, floor
     receipts = args.receipt is not None, args.check_receipt is not None
     if sum(runs + receipts) > 1:
         raise UserError(
-            "--against torch, --cost, --grid, --floor, --receipt and --check-receipt are runs of "
-            "their own"
+            "--against torch, --cost, --experts, --grid, --floor, --receipt and --check-receipt "
+            "are runs of their own"
         )
     if any(receipts):
         return (run_receipt if receipts[0] else run_check)(args, _usual())
     if args.mesh:
         raise UserError("--mesh goes with --receipt")
-    long = args.floor is not None and not args.quick
+    long = (floor or args.experts) and not args.quick
     args.prompt_length = args.prompt_length or (512 if long else 32)
     args.gen_length = args.gen_length or (256 if long else 64)
-    if args.floor is not None:
+    if floor:
         return run_floor(args)
     if args.keep or args.xla or args.weights:
         raise UserError("--keep, --xla and --weights: each goes with --floor")
-    if args.grid is not None:
+    if grid:
         if args.quick:
             raise UserError("--quick does not go with --grid; give it a small N and --limit")
         return run_grid(args)
@@ -190,8 +209,10 @@ def run(args: argparse.Namespace) -> int:
         return run_against(args)
     if args.cost:
         return run_cost(args)
+    if args.experts:
+        return run_experts(args)
     if args.write:
-        raise UserError("--write goes with --against torch, --cost or --floor")
+        raise UserError("--write goes with --against torch, --cost, --experts or --floor")
     return run_decoding(args)
 
 

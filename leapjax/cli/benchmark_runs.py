@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import sys
 from pathlib import Path
@@ -54,6 +55,38 @@ def run_cost(args: argparse.Namespace) -> int:
         f"jax {report.found['jax']}; medians of {rounds} decodes."
     )
     report.show(cost_model.text(rows, fitted), end="")
+    report.save()
+    return 0
+
+
+def run_experts(args: argparse.Namespace) -> int:
+    """Time passes with experts and without in turns, and print both."""
+    from leapjax.benchmarks import expert_passes, machine, models
+    from leapjax.benchmarks.report import QUICK, Report
+    from leapjax.benchmarks.workload import Case
+
+    report = Report(args, "benchmark of experts")
+    config, count, chosen = models.MODEL_60M, 64, 8
+    if args.quick:
+        config, count, chosen = models.with_vocabulary(models.TINY_8B, 100), 8, 2
+    shape = (args.prompt_length, args.gen_length, args.block_length, 1)
+    cases = [Case("dual", n, *shape) for n in args.batches or ([2] if args.quick else [1, 8])]
+    dense = models.random_lm(config)
+    mixed = models.random_lm(expert_passes.with_experts(config, count, chosen))
+    measured = machine.measure("float32", args.quick)
+    rounds = 1 if args.quick else args.repeats
+    report.show(
+        f"`{args.command}`: {models.title('dense', config)} and "
+        f"{models.title('experts', mixed.config)}, {chosen} of {count} a token, float32; prompt "
+        f"{shape[0]}, canvas {shape[1]}, window {shape[2]}, `dual`, one token a step; medians of "
+        f"{rounds} alternating rounds; {report.found['threads']} threads, "
+        f"jax {report.found['jax']}. In the same run the machine {measured.text()}."
+    )
+    if args.quick:
+        report.show(QUICK)
+    found = list(expert_passes.rows(dense, mixed, cases, measured, rounds))
+    report.found["experts"] = {"machine_measured": dataclasses.asdict(measured), "rows": found}
+    report.show(expert_passes.text(found), end="")
     report.save()
     return 0
 
