@@ -39,10 +39,10 @@ def with_experts(config: ModelConfig, count: int, chosen: int) -> ModelConfig:
     own = Experts(count, chosen, config.mlp_hidden_size // chosen, normalize=True)
     kinds = [own] * config.n_layers
     runs = layer_runs(kinds, config.mlp_hidden_size, config.attention)
-    return dataclasses.replace(config, layer_runs=runs)
+    return dataclasses.replace(config, family="llada_moe", layer_runs=runs)
 
 
-def touched(model: Arranged, case: Case, program, passes: int) -> list[int]:
+def touched(model: Arranged, case: Case, program, passes: int) -> list[float]:
     """Experts that at least one token of a pass over the window chose.
 
     Args:
@@ -54,7 +54,7 @@ def touched(model: Arranged, case: Case, program, passes: int) -> list[int]:
     Returns:
       A number for each pass and layer with experts.
     """
-    counts: list[int] = []
+    counts: list[float] = []
     base = BACKENDS[model.backend]
 
     def mlp(x, layer):

@@ -240,7 +240,6 @@ def _should_pack(params, config: ModelConfig, dtype) -> bool:
         and all(x.dtype == jnp.float32 for x in matrices)
         and config.n_layers <= UNSTACKED
         and sum(x.nbytes for x in matrices) <= PACKED_UP_TO_BYTES
-        and not any(run.experts for run in config.runs)
         and native.available()
     )
 
@@ -267,9 +266,16 @@ def _packed(params, config: ModelConfig, device) -> Arranged:
             made = tuple(pack(m) for m in w.weights)
         return cpu.PackedMatrices(made, bias, w.widths, w.clip)
 
+    def of_layer(name: str, w):
+        if isinstance(w, Matrices):
+            return packed(w, name)
+        if isinstance(w, ExpertMatrices):
+            host = [np.asarray(m) for m in (w.gate, w.up, w.down)]
+            return native.pack_experts(*host, device=device, pages=pages)
+        return w
+
     def layer(leaves, run):
-        made = _layer(leaves, run, config)
-        return {k: packed(w, k) if isinstance(w, Matrices) else w for k, w in made.items()}
+        return {name: of_layer(name, w) for name, w in _layer(leaves, run, config).items()}
 
     runs = tuple(
         Unrolled(tuple(layer(x, run) for x in _views(params[run.name], device)))

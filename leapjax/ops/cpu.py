@@ -5,6 +5,8 @@ Norm, bias and residual sum are fused into the products, and so is RoPE where pa
     x (B, S, D) -> norm, products with v, k, q, rotated -> attention -> product with o, + x
                 -> norm, product with gate and up, silu(gate) * up   -> product with down, + x
 
+A layer's experts are one kernel, from the router's choice, which XLA makes, to the sum with x.
+
 Shapes: as in `leapjax.ops.xla`.
 """
 
@@ -17,7 +19,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from leapjax import native
-from leapjax.ops import xla
+from leapjax.ops import experts, xla
 from leapjax.ops.attention import Rope
 from leapjax.ops.cache import Cached
 from leapjax.ops.primitives import rotate
@@ -121,8 +123,16 @@ def linear(
 
 def mlp(x: Float[Array, "B S D"], layer: Mapping[str, Any]) -> Float[Array, "B S D"]:
     """See `leapjax.ops.xla.mlp`."""
+    out = x
+    if "experts" in layer:
+        y = xla.normed(x, layer["mlp_norm"]).reshape(-1, x.shape[-1])
+        chosen, weights = experts.route(y, layer["router"])
+        out = native.experts(y, chosen, weights, layer["experts"], add=x.reshape(y.shape))
+        out = out.reshape(x.shape)
+    if "gate_up" not in layer:  # no shared experts
+        return out
     (y,) = _products(x, layer["gate_up"], 0, 2, **_norm(layer["mlp_norm"]))
-    return linear(y, layer["down"], x)
+    return linear(y, layer["down"], out)
 
 
 def head(x: Float[Array, "B W D"], model: Arranged) -> Float32[Array, "B W V"]:

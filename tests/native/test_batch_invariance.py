@@ -11,6 +11,8 @@ import pytest
 import leapjax
 from leapjax import native
 from leapjax.config import DecodeConfig
+from leapjax.models.attention import Bidirectional
+from leapjax.models.config import Experts, layer_runs
 from leapjax.policies import POLICIES
 from leapjax.testing import tiny_config, tiny_params
 
@@ -64,8 +66,12 @@ def test_every_policy_and_cache(policy, cache):
     [
         {"linear_bias": True, "norm_bias": True, "head_bias": True, "qkv_bias": True},
         {"family": "dream", "n_heads": 2, "n_kv_heads": 1, "head_dim": 64, "tie_embeddings": True},
+        {
+            "family": "llada_moe",
+            "layer_runs": layer_runs([Experts(12, 3, 40, 70)], 128, Bidirectional()),
+        },
     ],
-    ids=["biases", "grouped-tied"],
+    ids=["biases", "grouped-tied", "experts"],
 )
 def test_other_models(changes):
     job = DecodeConfig(gen_length=8, block_length=4)

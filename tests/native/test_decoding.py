@@ -11,8 +11,8 @@ import leapjax
 from leapjax import native
 from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for
-from leapjax.models.attention import Windowed
-from leapjax.models.config import Run
+from leapjax.models.attention import Bidirectional, Windowed
+from leapjax.models.config import Experts, Run, layer_runs
 from leapjax.ops import arrangement
 from leapjax.testing import tiny_config, tiny_params
 from tests.decoding.harness import assert_same_proposal
@@ -79,9 +79,24 @@ def test_same_decode_of_other_models(monkeypatch, changes):
     assert_same_decode(monkeypatch, shape, "dual")
 
 
-@pytest.mark.parametrize("cache", ["none", "dual"])
-def test_a_row_decodes_alike_in_any_batch(cache):
-    lm = leapjax.LM(tiny_params(config := fused("llada")), config, codec=None)
+def with_experts():
+    """A dense layer, one with a shared expert and few experts a token, and one with neither."""
+    few = Experts(6, 2, 20, 12, score="sigmoid", normalize=True, scale=1.5, bias="selects")
+    runs = layer_runs([None, few, Experts(4, 3, 9)], 24, Bidirectional())
+    return tiny_config("llada_moe", n_layers=3, layer_runs=runs)
+
+
+def test_same_decode_with_experts(monkeypatch):
+    assert_same_decode(monkeypatch, with_experts(), "dual")
+
+
+@pytest.mark.parametrize(
+    ("cache", "config"),
+    [("none", fused("llada")), ("dual", fused("llada")), ("dual", with_experts())],
+    ids=["none", "dual", "experts"],
+)
+def test_a_row_decodes_alike_in_any_batch(cache, config):
+    lm = leapjax.LM(tiny_params(config), config, codec=None)
     job = DecodeConfig(gen_length=16, block_length=8, cache=cache)
     prompts = [*PROMPTS, [9, 8, 7, 6, 5, 4, 3, 2, 1, 2, 3]]
     together = lm.generate(prompts, job, batch_size=3)
