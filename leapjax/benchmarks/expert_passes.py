@@ -1,11 +1,15 @@
 """Passes of a model with experts beside those of a dense one of equal active parameters.
 
-Both decode the same prompts in turns. What a pass over a window has to read of its experts is
-counted: the router's choices of the passes that are timed, made once more.
+Both take turns. Full passes and window passes are the decode loop's, of random prompts. There the
+masks of a random model choose the same few experts, which says little of a trained one. So window
+passes are also timed over random tokens, the model alone: these choose nearly all of the experts.
+What a window pass has to read of its experts is counted, not assumed: the router's choices of
+passes such as are timed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from types import ModuleType
@@ -16,15 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from leapjax.benchmarks.machine import Machine
-from leapjax.benchmarks.pass_timing import Compiled, begin, least_work, passes_of, program_of
+from leapjax.benchmarks.pass_timing import Compiled, least_work, passes_of, program_of
 from leapjax.benchmarks.timing import ratios, spread, summarise
 from leapjax.benchmarks.workload import Case
+from leapjax.decoding import Program
 from leapjax.lm import LM
 from leapjax.models.config import Experts, ModelConfig, layer_runs
 from leapjax.ops import experts, xla
 from leapjax.ops.arrangement import BACKENDS
 from leapjax.ops.weights import Arranged
-from leapjax.serve.lowering import lower_run
 from leapjax.studies.tables import markdown_table
 
 
@@ -42,43 +46,81 @@ def with_experts(config: ModelConfig, count: int, chosen: int) -> ModelConfig:
     return dataclasses.replace(config, family="llada_moe", layer_runs=runs)
 
 
-def touched(model: Arranged, case: Case, program, passes: int) -> list[float]:
-    """Experts that at least one token of a pass over the window chose.
+PASSES = {"full": "full", "masks": "window, decoding", "random": "window of random tokens"}
+_counts: list[float] = []  # module-wide, since compiled programs are kept
+
+
+def _count(chosen) -> None:
+    _counts.append(len(np.unique(chosen)))
+
+
+@contextlib.contextmanager
+def counting(model: Arranged) -> Iterator[Arranged]:
+    """The same weights under a backend that counts, in `_counts`, a layer's chosen experts.
+
+    Args:
+      model: arranged weights.
+
+    Yields:
+      The weights.
+    """
+    base, name = BACKENDS[model.backend], f"counting {model.backend}"
+
+    def mlp(x, layer):
+        if "experts" in layer:
+            y = xla.normed(x, layer["mlp_norm"]).reshape(-1, x.shape[-1])
+            jax.debug.callback(_count, experts.route(y, layer["router"])[0])
+        return base.mlp(x, layer)
+
+    BACKENDS[name] = ModuleType(name)
+    BACKENDS[name].__dict__.update(vars(base) | {"mlp": mlp})
+    try:
+        yield model.replace(backend=name)
+    finally:
+        jax.effects_barrier()
+        del BACKENDS[name]
+
+
+def turn(compiled: Compiled, seed: int = 0) -> Iterator[tuple[str, float]]:
+    """Time one pass of each kind; windows in the mean of those that are timed together.
+
+    Args:
+      compiled: the case's programs.
+      seed: of the random tokens.
+
+    Yields:
+      `full`, `masks` and `random`, each with the seconds of a pass.
+    """
+    n, words = passes_of(compiled.case), compiled.program.model.vocab_size
+    state, took = compiled.run(compiled.begin(), 1)
+    yield "full", took
+    state, took = compiled.run(state, n)
+    yield "masks", took / n
+    tokens = np.random.default_rng(seed).integers(0, words, state.tokens.shape)
+    _, took = compiled.run_bare(state.replace(tokens=jnp.asarray(tokens, jnp.int32)))
+    yield "random", took / n
+
+
+def touched(model: Arranged, case: Case, program: Program) -> dict[str, list[float]]:
+    """Experts that at least one token of a pass chose, by kind of pass.
 
     Args:
       model: arranged weights.
       case: what is decoded, one token a step.
       program: its structure.
-      passes: how many, after the full pass.
 
     Returns:
-      A number for each pass and layer with experts.
+      A number for each of the passes that are timed together, and each layer with experts.
     """
-    counts: list[float] = []
-    base = BACKENDS[model.backend]
-
-    def mlp(x, layer):
-        if "experts" in layer:
-            y = xla.normed(x, layer["mlp_norm"]).reshape(-1, x.shape[-1])
-            chosen, _ = experts.route(y, layer["router"])
-            jax.debug.callback(lambda c: counts.append(len(np.unique(c))), chosen)
-        return base.mlp(x, layer)
-
-    counting = ModuleType("counting")
-    counting.__dict__.update(vars(base) | {"mlp": mlp})
-    BACKENDS[counting.__name__] = counting
-    try:
-        model = model.replace(backend=counting.__name__)
-        step = lower_run(model, program, case.batch, None).compile()
-        rows, state = np.int32(case.batch), begin(case, program)
-        state = jax.block_until_ready(step(model, state, np.int32(1), rows))
-        jax.effects_barrier()
-        counts.clear()
-        jax.block_until_ready(step(model, state, np.int32(passes), rows))
-        jax.effects_barrier()
-    finally:
-        del BACKENDS[counting.__name__]
-    return counts
+    found = {}
+    with counting(model) as own:
+        compiled = Compiled(own, case, program, {})
+        _counts.clear()
+        for kind, _ in turn(compiled):
+            jax.effects_barrier()
+            found[kind] = [*_counts]
+            _counts.clear()
+    return found
 
 
 def measure(dense: LM, mixed: LM, case: Case, machine: Machine, rounds: int) -> dict[str, Any]:
@@ -92,43 +134,39 @@ def measure(dense: LM, mixed: LM, case: Case, machine: Machine, rounds: int) -> 
       rounds: of alternating turns, after one that does not count.
 
     Returns:
-      `full` and `window`: seconds of `dense` and `mixed`, and their ratio, round by round
-      (`summarise`). Of a window pass of `mixed` also experts `touched` in a layer (`summarise`),
-      their `bytes` in all layers, `bytes_s` and `flops_s` at the machine's rates, and `of_floor`,
-      its time over the larger of both.
+      For each kind of pass (`full`, and windows of `masks` and `random` tokens): seconds of `dense`
+      and `mixed`, and their ratio, round by round (`summarise`). Of window passes of `mixed` also
+      experts `touched` in a layer (`summarise`), their `bytes` in all layers, `bytes_s` and
+      `flops_s` at the machine's rates, and `of_floor`, their time over the larger of both.
     """
-    passes = passes_of(case)
     lms = {"dense": dense, "mixed": mixed}
     compiled = {
         name: Compiled(lm.replicas[0].params, case, program_of(case, lm.config, lm.dtype), {})
         for name, lm in lms.items()
     }
-    times: dict[str, dict[str, list[float]]] = {
-        kind: {name: [] for name in lms} for kind in ("full", "window")
-    }
+    times: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in lms} for kind in PASSES}
     for i in range(rounds + 1):
         for name in lms if i % 2 == 0 else reversed([*lms]):
-            state, full = compiled[name].run(compiled[name].begin(), 1)
-            state, window = compiled[name].run(state, passes)
-            del state
-            if i:
-                times["full"][name].append(full)
-                times["window"][name].append(window / passes)
+            for kind, took in turn(compiled[name]):
+                times[kind][name].append(took)
     found: dict[str, Any] = dataclasses.asdict(case)
-    for kind, each in times.items():
+    for kind, every in times.items():
+        each = {name: t[1:] for name, t in every.items()}
         ratio = ratios(each["mixed"], each["dense"])
         found[kind] = {name: summarise(t) for name, t in each.items()} | {"ratio": ratio}
-    model = mixed.replicas[0].params
-    counts = touched(model, case, compiled["mixed"].program, passes)
     rule = mixed.config.runs[0].experts
-    assert rule is not None and len(counts) == passes * mixed.config.n_layers
-    item = jnp.dtype(mixed.dtype).itemsize
-    each = 3 * mixed.config.d_model * rule.hidden_size * item
-    size = float(np.mean(counts)) * mixed.config.n_layers * each
-    flops = least_work(case, dense.config, dense.dtype)["pass"].flops
-    floors = {"bytes_s": size / machine.bytes_per_s, "flops_s": flops / machine.flops_per_s}
-    of_floor = summarise([t / max(floors.values()) for t in times["window"]["mixed"]])
-    found["window"] |= {"touched": summarise(counts), "bytes": size, "of_floor": of_floor} | floors
+    assert rule is not None
+    matrices = 3 * mixed.config.d_model * rule.hidden_size * jnp.dtype(mixed.dtype).itemsize
+    flops = least_work(case, mixed.config, mixed.dtype)["pass"].flops
+    program = compiled["mixed"].program
+    for kind, counts in touched(mixed.replicas[0].params, case, program).items():
+        if kind == "full":
+            continue
+        assert len(counts) == passes_of(case) * mixed.config.n_layers
+        size = float(np.mean(counts)) * mixed.config.n_layers * matrices
+        floors = {"bytes_s": size / machine.bytes_per_s, "flops_s": flops / machine.flops_per_s}
+        of_floor = summarise([t / max(floors.values()) for t in times[kind]["mixed"][1:]])
+        found[kind] |= {"touched": summarise(counts), "bytes": size, "of_floor": of_floor} | floors
     return found
 
 
@@ -150,26 +188,21 @@ def text(found: Sequence[dict[str, Any]]) -> str:
     floors = [
         (
             "rows",
+            "pass",
             "experts touched in a layer (range)",
             "their bytes, GB",
             "bytes / copy rate, ms",
             "active FLOPs / matrix rate, ms",
-            "window pass over the larger (range)",
+            "pass over the larger (range)",
         )
     ]
     for row in found:
-        for kind in ("full", "window"):
-            dense, mixed = (spread(row[kind][name], 2, 1e3) for name in ("dense", "mixed"))
-            both.append((str(row["batch"]), kind, dense, mixed, spread(row[kind]["ratio"])))
-        own = row["window"]
-        floors.append(
-            (
-                str(row["batch"]),
-                spread(own["touched"], 0),
-                f"{own['bytes'] / 1e9:.3f}",
-                f"{own['bytes_s'] * 1e3:.2f}",
-                f"{own['flops_s'] * 1e3:.2f}",
-                spread(own["of_floor"]),
-            )
-        )
-    return markdown_table(both, 2) + "\n" + markdown_table(floors, 0)
+        for kind, name in PASSES.items():
+            own, head = row[kind], (str(row["batch"]), name)
+            dense, mixed = (spread(own[who], 2, 1e3) for who in ("dense", "mixed"))
+            both.append((*head, dense, mixed, spread(own["ratio"])))
+            if kind != "full":
+                bytes_ms, flops_ms = (f"{own[k] * 1e3:.2f}" for k in ("bytes_s", "flops_s"))
+                size, over = f"{own['bytes'] / 1e9:.3f}", spread(own["of_floor"])
+                floors.append((*head, spread(own["touched"], 0), size, bytes_ms, flops_ms, over))
+    return markdown_table(both, 2) + "\n" + markdown_table(floors, 2)
