@@ -102,6 +102,9 @@ def mix(x: Float[Array, "B S D"], router: Router, experts: ExpertMatrices) -> Fl
       x: (B, S, D), the normed residual stream, with all of D on each device.
       router: the layer's router.
       experts: the layer's experts.
+
+    Returns:
+      (B, S, D), split like the residual stream that it is added to.
     """
     mesh = get_abstract_mesh()
     if mesh.size == 1 or not mesh.shape:
@@ -127,6 +130,8 @@ def mix(x: Float[Array, "B S D"], router: Router, experts: ExpertMatrices) -> Fl
     spread = PartitionSpec(rows or None, None, None)
     # Rows that are split over an axis which splits experts too meet all experts of that axis.
     meet = tuple(axis for axis in rows if axis in split)
+    # The residual stream that the sum is added to is split: each device needs only its part.
+    kept = inner if inner == axes_of("residual", x.shape[-1], mesh) else ()
 
     def local(x, router, experts):
         for axis in meet:
@@ -135,16 +140,16 @@ def mix(x: Float[Array, "B S D"], router: Router, experts: ExpertMatrices) -> Fl
         for axis in split:
             first = first * mesh.shape[axis] + lax.axis_index(axis)
         out = _mix(x, router, experts, first * np.int32(experts.count))
-        if others := tuple(axis for axis in (*split, *inner) if axis not in meet):
-            out = lax.psum(out, others)
-        for axis in meet:
-            out = lax.psum_scatter(out, axis, tiled=True)
-        return out
+        for place, axes in ((2, kept), (0, meet)):
+            for axis in axes:
+                out = lax.psum_scatter(out, axis, scatter_dimension=place, tiled=True)
+        others = tuple(axis for axis in (*split, *inner) if axis not in (*meet, *kept))
+        return lax.psum(out, others) if others else out
 
     each = jax.shard_map(
         local,
         in_specs=(spread, jax.tree.map(lambda _: PartitionSpec(), router), placed),
-        out_specs=spread,
+        out_specs=PartitionSpec(rows or None, None, kept or None),
         check_vma=False,
     )
     return each(x, router, experts)

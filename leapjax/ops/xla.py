@@ -16,7 +16,7 @@ from jax import lax
 
 from leapjax.ops import experts
 from leapjax.ops.attention import attention as attention
-from leapjax.ops.mesh import add_to_residual, gather
+from leapjax.ops.mesh import add_to_residual, gather, split_residual
 from leapjax.ops.primitives import along_last, precision_for, rms_norm, rotate
 from leapjax.ops.primitives import as_bfloat16 as as_bfloat16
 from leapjax.ops.weights import GROUPS, Arranged, Head, Matrices, Norm
@@ -126,7 +126,7 @@ def mlp(x: Float[Array, "B S D"], layer: Mapping[str, Any]) -> Float[Array, "B S
     """Norm, gated MLP or mixture of experts, and residual sum of x (B, S, D)."""
     y = gather(normed(x, layer["mlp_norm"]))
     if "experts" in layer:
-        x = add_to_residual(x, experts.mix(y, layer["router"], layer["experts"]))
+        x = split_residual(x + experts.mix(y, layer["router"], layer["experts"]))
     if "gate_up" not in layer:  # no shared experts
         return x
     gate, up = _products(y, layer["gate_up"])

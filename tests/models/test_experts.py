@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from leapjax.models.config import Experts
 from leapjax.ops import experts as ops
+from leapjax.ops.mesh import gather, split_residual
 from leapjax.ops.weights import ExpertMatrices, Router
+from leapjax.planning import collectives, hlo
 from leapjax.sharding import MeshShape, placements, under_mesh
 
 METHODS = {"dense": ops.dense, "groups": ops.in_groups, "tiles": ops.in_tiles}
@@ -132,6 +134,26 @@ def test_layer_on_a_mesh(shape, method, rows, monkeypatch):
         got = jax.jit(ops.mix)(jnp.asarray(x), router, experts)
     want = mixed(rule, weights, x.reshape(-1, 8)).reshape(x.shape)
     np.testing.assert_allclose(got, want, rtol=0, atol=2e-5)
+
+
+def test_a_layer_is_summed_once_over_its_devices():
+    """Each device keeps its part of the split residual stream, and sums that over `expert`."""
+    router, experts, _ = layer(Experts(8, 2, 6), 8, layers=3)
+    place = placements(MeshShape(expert=2, tensor=2))[0]
+
+    def added(x, router, experts):
+        x = split_residual(x)
+        return split_residual(x + ops.mix(gather(x * 2), router, experts))
+
+    with under_mesh(place):
+        made = jax.jit(added).lower(jnp.ones((2, 7, 8)), router, experts).compile()
+    found = collectives.read(hlo.parse(made.as_text()))
+    sizes = {"fsdp": 1, "expert": 2, "tensor": 2}
+    assert [(c.kind, c.axes(sizes), c.shapes[0][1]) for c in found] == [
+        ("all-gather", ("tensor",), (2, 7, 8)),  # what the products need
+        ("reduce-scatter", ("tensor",), (2, 7, 4)),
+        ("all-reduce", ("expert",), (2, 7, 4)),
+    ]
 
 
 def test_router_breaks_ties_to_the_lowest_expert():
