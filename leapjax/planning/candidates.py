@@ -19,6 +19,7 @@ from leapjax.serve.sizes import bucket
 from leapjax.sharding import MeshShape
 
 MOST_ROWS = 512  # of a replica
+TILE = 128  # columns of a TPU's matrix in memory
 _ENOUGH = 0.97  # of the best speed: fewer rows answer sooner
 
 
@@ -113,6 +114,7 @@ def meshes(work: Workload, where: chips.Slice) -> list[MeshShape]:
 
     Returns:
       Sizes are powers of two; `tensor` divides the heads, `expert` and `fsdp` together the experts.
+      `tensor` leaves whole tiles of an expert: narrower parts would be laid out anew.
     """
     sizes = [2**i for i in range(10) if where.devices % 2**i == 0]
     routed = [run.experts for run in work.model.runs if run.experts]
@@ -126,6 +128,7 @@ def meshes(work: Workload, where: chips.Slice) -> list[MeshShape]:
         if where.devices % (tensor * expert * fsdp) == 0
         and work.model.n_heads % tensor == 0
         and all(one.count % (expert * fsdp) == 0 for one in routed)
+        and all(one.hidden_size % (tensor * TILE) == 0 or tensor == 1 for one in routed)
     )
     return [m for m in found if work.batch is None or work.batch >= m.data * m.fsdp]
 

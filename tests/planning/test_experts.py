@@ -154,6 +154,10 @@ def test_meshes_of_experts_are_searched():
     found = candidates.meshes(made, where)
     assert MeshShape(expert=8) in found and MeshShape(expert=2, tensor=4) in found
     assert all(m.devices == 8 for m in found) and len(set(found)) == len(found)
+    # An expert's 512 columns are four tiles, SDAR's 768 are six.
+    assert max(m.tensor for m in found) == 4
+    sdar = dataclasses.replace(made, model=models.find("sdar-30b-a3b"))
+    assert max(m.tensor for m in candidates.meshes(sdar, where)) == 2
     dense = dataclasses.replace(made, model=models.find("sdar-8b"))
     assert all(m.expert == 1 for m in candidates.meshes(dense, where))
     # On v5e 33 GB of weights fit on no chip alone, and experts split best over all of them.

@@ -25,9 +25,11 @@ pytestmark = [
     [
         ("llada2-mini", "v6e:2x2", "expert=4", 8, "none", 1.05),
         ("llada2-mini", "v5e:2x2", "expert=2,tensor=2", 8, "int8", 1.2),
-        ("llada2-flash", "v5p:2x2x1", "expert=4", 8, "none", 1.2),
+        # On v5p a pair's activations go through memory; more rows move more of them.
+        ("llada2-flash", "v5p:2x2x1", "tensor=4", 4, "none", 1.2),
         ("sdar-30b-a3b", "v5e:2x4", "expert=8", 32, "none", 1.05),
-        ("sdar-30b-a3b", "v6e:2x2", "data=2,expert=2", 4, "none", 1.05),  # few tokens
+        # 16 tokens a pass touch 82 of 128 experts.
+        ("sdar-30b-a3b", "v6e:2x2", "data=2,expert=2", 4, "none", 1.05),
     ],
 )
 def test_a_pass_moves_what_it_must(model, where, mesh, rows, quantize, most, tmp_path):
@@ -45,12 +47,16 @@ def test_a_pass_moves_what_it_must(model, where, mesh, rows, quantize, most, tmp
         layer = counted["weights"] / 100
         assert all(c["written"] / c["times"] < layer for c in found[name]["copies"]), name
     assert found[need.WINDOW]["turns"] == 1
-    assert plan["audit"]["outside"]["moved"] < 0.01 * counted["weights"]
-    # After a layer of experts there is one sum over all devices that split them.
-    sums = [c for c in counted["collectives"] if "expert" in c["over"] and c["bytes"] > 1000]
+    assert plan["audit"]["outside"]["moved"] < 0.02 * counted["weights"]
+    # A layer of experts is summed over `expert` once, each device its part of the width.
+    sums = [c for c in counted["collectives"] if "expert" in c["over"] and c["part"] == need.WINDOW]
     layers = {"llada2-mini": 19, "llada2-flash": 31, "sdar-30b-a3b": 48}[model]
-    window = [c["times"] for c in sums if c["part"] == need.WINDOW and c["kind"] == "all-reduce"]
-    assert sum(window) == layers
+    if "expert" in mesh:
+        tokens = said["experts"][need.WINDOW]["tokens"]
+        width = 2048 // (2 if "tensor" in mesh else 1)
+        assert [(c["kind"], c["times"], c["bytes"]) for c in sums if c["times"] > 1] == [
+            ("all-reduce", layers, 2 * tokens * width)
+        ]
 
 
 _LAYERS = (need.WINDOW, need.STORE, need.PREFILL)
