@@ -53,8 +53,8 @@ def parameters(config: ModelConfig) -> tuple[int, int]:
       config: the model's shape.
 
     >>> from leapjax.testing import tiny_config
-    >>> parameters(tiny_config())  # without experts all are active
-    (36416, 36416)
+    >>> parameters(tiny_config("llada2"))
+    (10936, 8056)
     """
     by_run = {run.name: run.experts for run in config.runs}
     total = active = 0
