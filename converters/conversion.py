@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from leapjax.checkpoint import Writer, is_checkpoint, keys_of_name, read_config, refuse_existing
+from leapjax.checkpoint_writer import STORED
 from leapjax.errors import UserError
 from leapjax.model_files import read_json, side_files
 from leapjax.models import ModelConfig, parse_config
@@ -144,6 +145,11 @@ def convert(
         for name, content in (sides | _named_config(source.folder)).items():
             writer.add_file(name, content)
         stored = sorted({p.tensor.dtype.name for p in work})
+        empty = {
+            t.name: [t.dtype.name, [*t.shape]]
+            for t in plan.ignored
+            if 0 in t.shape and t.dtype in STORED.values()
+        }
         digest = writer.commit(
             {
                 "family": config.family,
@@ -152,6 +158,7 @@ def convert(
                     "dtype": stored[0] if len(stored) == 1 else "mixed",
                     "merged_experts": plan.merged,
                     "tied_head": plan.tied_head is not None,
+                    **({"empty_tensors": empty} if empty else {}),
                 },
             }
         )

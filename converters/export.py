@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from leapjax.checkpoint import Reader, flatten, is_checkpoint, new_folder, read_config
+from leapjax.checkpoint_writer import STORED
 from leapjax.errors import UserError
 from leapjax.model_files import read_json, side_files
 from leapjax.models import param_shapes, parse_config
@@ -76,6 +77,8 @@ def to_hub(
     ]
     if source.get("tied_head") and config.tie_embeddings:
         outs.append(dataclasses.replace(outs[0], name=head_name(config)))
+    for name, (dtype, shape) in source.get("empty_tensors", {}).items():
+        outs.append(_Out(HubTensor(name, tuple(shape), ()), name, STORED[dtype]))
     total, done = sum(o.nbytes for o in outs), 0
     require_space(dst, total)
     shards = _cut(outs, shard_size)

@@ -29,7 +29,8 @@ class HubTensor:
     Attributes:
       name: on the hub.
       shape: on the hub.
-      rows: of the table; several where parts of the tensor (`Weight.part`) are parameters.
+      rows: of the table; several where parts of the tensor (`Weight.part`) are parameters, none
+        where it is empty.
       layer: within its run; None outside the layers.
       expert: within its layer; None where the tensor isn't one expert's.
     """
@@ -43,7 +44,7 @@ class HubTensor:
     @property
     def merged(self) -> bool:
         """Whether it holds all experts of a layer."""
-        return self.rows[0].role == EXPERT and self.expert is None
+        return self.expert is None and any(row.role == EXPERT for row in self.rows)
 
     def places(self) -> Iterator[tuple[Weight, int | None]]:
         """What it fills, in the order of its data.
