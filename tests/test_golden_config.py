@@ -16,7 +16,6 @@ CASES = [
     for name in sorted(GOLDEN.glob("decode*.jsonl"))
     for line in name.read_text().splitlines()
 ]
-CASES = [case for case in CASES if case["options"]["policy"] != "llada21"]
 
 
 @pytest.fixture(scope="module")

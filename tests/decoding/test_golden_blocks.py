@@ -17,8 +17,8 @@ from tests.decoding.test_golden import GOLDEN, load
 
 NAMES = ("decode-sdar.jsonl", "decode-fast-dllm-v2.jsonl", "decode-llada2.jsonl")
 CASES = [json.loads(line) for name in NAMES for line in (GOLDEN / name).read_text().splitlines()]
-CASES = [case for case in CASES if case["options"]["policy"] != "llada21"]
 STATIC = ("policy", "gen_length", "block_length", "sub_block_length", "block_cache")
+STATIC = (*STATIC, "max_post_steps")
 LENGTH = 256  # columns: a multiple of every block
 
 
@@ -44,6 +44,8 @@ QUICK = {
     "sdar-moe-a:block:low_confidence_dynamic:32:4",
     "llada2-a:none:localleap:24:8",
     "llada2-a:block:llada2:32:16",
+    "llada2-a:block:llada21:32:16",
+    "llada2-a:block:llada21:24:8:16",
     "fast-dllm-v2-a:none:confidence_threshold:64:32:8",
     "fast-dllm-v2-a:block:confidence_threshold:64:32:8",
     "fast-dllm-v2-a:block:confidence_threshold:64:32:8:True",
@@ -56,7 +58,7 @@ def test_all_cases_are_there():
     for members in GROUPS.values():
         for case, cache in members:
             cases[case["id"]].add(cache)
-    assert collections.Counter(len(caches) for caches in cases.values()) == {2: 139 - 8, 1: 8}
+    assert collections.Counter(len(caches) for caches in cases.values()) == {2: 151 - 8, 1: 8}
     assert QUICK < set(GROUPS)
 
 
@@ -80,14 +82,17 @@ def test_decodes_are_the_originals(group):
         prompt = len(case["prompt_ids"])
         assert got["tokens"][:prompt] == case["prompt_ids"], case["id"]
         tokens, commit_step = got["tokens"][prompt:], got["commit_step"][prompt:]
-        check(case, model, tokens, commit_step, got["steps"])
+        check(case, model, tokens, commit_step, got["steps"], got["edits"])
 
 
-def check(case, model, tokens, commit_step, steps):
+def check(case, model, tokens, commit_step, steps, edits):
     """An answer of Fast-dLLM v2 ends with its stop token; the canvas goes on with eos.
 
-    LLaDA2's is cut, which no row of the decode is.
+    LLaDA2's is cut, which no row of the decode is, and its edits with it.
     """
+    if edits is not None:
+        edits = [edit for edit in edits if edit[1] < len(case["output_ids"])]
+    assert edits == case.get("edits"), case["id"]
     if model.canvas == "overhang":
         size = case["options"]["gen_length"]
         tokens, commit_step = tokens[:size], commit_step[:size]
@@ -98,7 +103,8 @@ def check(case, model, tokens, commit_step, steps):
 
 
 SDAR, FAST = "sdar-a:block:low_confidence_dynamic:32:4", "fast-dllm-v2-a:block:localleap:64:32:32"
-MESHES = [(m, g) for m in ("tensor=2", "fsdp=2", "data=2") for g in (SDAR, FAST)]
+EDITED = "llada2-a:block:llada21:24:8:16"
+MESHES = [(m, g) for m in ("tensor=2", "fsdp=2", "data=2") for g in (SDAR, FAST, EDITED)]
 MESHES = [pytest.param(*pair, marks=pytest.mark.slow) for pair in MESHES]
 
 
@@ -114,4 +120,5 @@ def test_decodes_on_several_devices(mesh, group):
         for case in cases
     ]
     for case, got in zip(cases, lm.stream(requests, batch_size=4), strict=True):
-        check(case, lm.config, got.output_ids, list(got.commit_step), got.steps)
+        commit_step = list(got.commit_step)
+        check(case, lm.config, got.output_ids, commit_step, got.steps, got.edits)
