@@ -30,6 +30,8 @@ from leapjax.errors import UserError
 from leapjax.jobs.loop import Loop
 from leapjax.jobs.source import Item
 from leapjax.jsonl import parse_line
+from leapjax.policies import POLICIES
+from leapjax.policies.parameters import EDITING_THRESHOLD
 from leapjax.records import Intake, to_record
 
 try:
@@ -170,6 +172,9 @@ class Decoder:
             "nfe": pa.int64(),
             "commit_step": pa.list_(pa.int64()),
         }
+        policy = POLICIES[self.options.policy]
+        if policy.replaces or EDITING_THRESHOLD.name in policy.reads:  # a record may set it
+            kinds["edits"] = pa.list_(pa.list_(pa.int64()))
         if self.details:
             kinds |= {
                 "commit_kind": pa.list_(pa.string()),

@@ -1,6 +1,8 @@
 """Editing: committed tokens of the active block may change, and the log of it becomes `edits`."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 import leapjax
 from leapjax import DecodeConfig, UserError, register_policy
+from leapjax.cli.main import main
 from leapjax.decoding import with_options
 from leapjax.policies import POLICIES
 from leapjax.policies.parameters import EDITING_THRESHOLD, MAX_POST_STEPS
@@ -17,6 +20,7 @@ from leapjax.studies.observations import check
 from leapjax.testing import tiny_config, tiny_params
 from tests.decoding.harness import params_of, structure
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 SHAPE = {"gen_length": 12, "block_length": 4, "early_stop": False}
 EDITING = SHAPE | {"editing_threshold": 0.4, "max_post_steps": 3}
 
@@ -165,6 +169,29 @@ def test_the_threshold_is_traced_and_rows_have_their_own(lms, compilations):
     with pytest.raises(UserError, match="record 2: edits is True, the first one's is False"):
         lm.batch(mixed, **SHAPE)
     assert [c.edits is None for c in lm.generate(mixed, **SHAPE)] == [True, False]
+
+
+@pytest.mark.slow
+def test_a_resumed_job_writes_the_same_records(tmp_path, capsys):
+    records = [{"id": n, "prompt_ids": [3, n % 9, 5 + n]} for n in range(60)]
+    lines = [json.dumps(r) for r in records]
+    lines[50] = "{"  # ends the first run in the middle of the job
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    argv = ["decode", "--model", GOLDEN / "llada-a", "--input", tmp_path / "in.jsonl"]
+    argv += "--gen-length 8 --block-length 8 --editing-threshold 0.3 --num-samples 2".split()
+    argv += "--temperature 0.5 --batch-size 2 --shard-size 9 --details".split()
+
+    def run(name, *more):
+        return main([str(x) for x in (*argv, "--output", tmp_path / name, *more)])
+
+    assert run("whole", "--max-errors", 1) == 0
+    assert run("parts") == 2 and list((tmp_path / "parts").glob("part-*"))
+    assert run("parts", "--resume", "--editing-threshold", 0.4) == 2
+    assert "editing_threshold was 0.3, now 0.4" in capsys.readouterr().err
+    assert run("parts", "--resume", "--max-errors", 1) == 0
+    one, other = (sorted((tmp_path / n).glob("part-*")) for n in ("whole", "parts"))
+    assert [p.read_bytes() for p in one] == [p.read_bytes() for p in other]
+    assert any(json.loads(r)["edits"] for p in one for r in p.read_text().splitlines())
 
 
 @pytest.mark.parametrize(

@@ -143,11 +143,11 @@ def test_ids_and_metadata_of_several_types(decode):
 
 
 def test_samples_details_and_whole_ids_in_numpy(tmp_path, capsys):
-    decode = decoder(num_samples=2, details=True, temperature=0.7)
+    decode = decoder(num_samples=2, details=True, temperature=0.7, editing_threshold=0.3)
     records = [{"id": 1, "prompt_ids": [1, 2]}, {"id": 2, "prompt_ids": [3]}]
-    want, _ = by_command(
-        tmp_path, records, "--num-samples", "2", "--details", "--temperature", "0.7"
-    )
+    flags = "--num-samples 2 --details --temperature 0.7 --editing-threshold 0.3"
+    want, _ = by_command(tmp_path, records, *flags.split())
+    assert all(len(r["edits"]) > 0 for r in want)
     got = as_records(decode({"id": np.array([1.0, 2.0]), "prompt_ids": [[1, 2], [3]]}).to_pylist())
     for one, other in zip(got, want, strict=True):
         sure = one.pop("commit_confidence")
