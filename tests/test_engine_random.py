@@ -41,6 +41,12 @@ CONFIGS = (
 
 BLOCKS = DecodeConfig(gen_length=12, threshold=0.7, relaxed_threshold=0.3)
 BLOCK_CAUSAL = (BLOCKS, BLOCKS.replace(cache="none"), BLOCKS.replace(early_stop="on_eos"))
+EDITING = (
+    BLOCKS.replace(editing_threshold=0.2, max_post_steps=3),
+    BLOCKS.replace(cache="none"),
+    DecodeConfig(policy="joint_threshold", gen_length=12, threshold=0.5, editing_threshold=0.0),
+)
+CONFIGS_OF = {"llada": CONFIGS, "llada_moe": CONFIGS, "llada2": EDITING}
 
 
 def new_lm(family):
@@ -70,7 +76,7 @@ def the_alone_engine(family):
 @functools.cache
 def request(family, kind, length, seed):
     """Prompts of any two seeds differ in their last tokens, sometimes in all."""
-    config = (CONFIGS if family == "llada" else BLOCK_CAUSAL)[kind]
+    config = CONFIGS_OF.get(family, BLOCK_CAUSAL)[kind]
     ids = np.random.default_rng(seed % 2).integers(0, 37, length).tolist()
     ids[-3:] = np.random.default_rng(seed).integers(0, 37, len(ids[-3:])).tolist()
     name = f"{kind}-{length}-{seed}"
@@ -147,7 +153,19 @@ class FastDllm(Interleaving):
     family = "fast_dllm_v2"
 
 
-for machine in (Sdar, FastDllm):
+class Moe(Interleaving):
+    """Experts: a row's are its own, whoever is beside it."""
+
+    family = "llada_moe"
+
+
+class Llada2(Interleaving):
+    """Experts, blocks that stay open to edits, and a canvas that overhangs."""
+
+    family = "llada2"
+
+
+for machine in (Sdar, FastDllm, Moe, Llada2):
     machine.TestCase.settings = hypothesis.settings(
         max_examples=12, stateful_step_count=20, derandomize=True, **_SETTINGS
     )
@@ -169,8 +187,8 @@ class TestAThousandInterleavings(Thousand.TestCase):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("machine", [Sdar, FastDllm])
-def test_hundreds_of_interleavings_of_block_causal_rows(machine):
+@pytest.mark.parametrize("machine", [Sdar, FastDllm, Moe, Llada2])
+def test_hundreds_of_interleavings_of_other_families(machine):
     many = hypothesis.settings(machine.TestCase.settings, max_examples=300)
     run_state_machine_as_test(machine, settings=many)
 

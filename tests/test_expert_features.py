@@ -227,6 +227,7 @@ def test_muon_takes_each_expert_as_a_matrix_of_its_own():
     gradient = tiny_params(model, 1)
     rule = optimizer.make("muon", model, 1e-2, 0, 10, 0.0, 1e9)
 
+    @jax.jit
     def updates(params, gradient):
         return rule.update(gradient, rule.init(params), params)[0]["layers"]["experts_up"]
 

@@ -18,7 +18,7 @@ from leapjax.serve.sizes import bucket
 from leapjax.testing import tiny_config, tiny_params
 
 GOLDEN = Path(__file__).parent / "golden"
-FAMILIES = ("sdar", "fast_dllm_v2")
+FAMILIES = ("sdar", "fast_dllm_v2", "llada2", "sdar_moe")
 CONFIG = DecodeConfig(gen_length=8, threshold=0.7, relaxed_threshold=0.3)
 
 

@@ -44,7 +44,6 @@ def check(mesh, model, cache, **only):
     ("mesh", "model", "cache", "block_length", "gen_length"),
     [
         ("expert=2,tensor=2", "llada2-a", "block", 16, 48),
-        ("data=2,expert=2", "sdar-moe-a", "block", 8, 48),
         ("fsdp=2", "llada-moe-a", "none", 8, 32),
     ],
 )
