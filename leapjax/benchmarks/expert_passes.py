@@ -26,7 +26,7 @@ from leapjax.benchmarks.workload import Case
 from leapjax.decoding import Program
 from leapjax.lm import LM
 from leapjax.models.config import Experts, ModelConfig, layer_runs
-from leapjax.ops import experts, xla
+from leapjax.ops import cpu, experts, xla
 from leapjax.ops.arrangement import BACKENDS
 from leapjax.ops.weights import Arranged
 from leapjax.studies.tables import markdown_table
@@ -68,8 +68,12 @@ def counting(model: Arranged) -> Iterator[Arranged]:
 
     def mlp(x, layer):
         if "experts" in layer:
-            y = xla.normed(x, layer["mlp_norm"]).reshape(-1, x.shape[-1])
-            jax.debug.callback(_count, experts.route(y, layer["router"])[0])
+            tokens, router, norm = x.reshape(-1, x.shape[-1]), layer["router"], layer["mlp_norm"]
+            if base is cpu:
+                chosen, _ = cpu.route(tokens, router, norm)
+            else:
+                chosen, _ = experts.route(xla.normed(tokens, norm), router)
+            jax.debug.callback(_count, chosen)
         return base.mlp(x, layer)
 
     BACKENDS[name] = ModuleType(name)

@@ -14,6 +14,7 @@ from leapjax.native.packed import (
     pack,
     pack_experts,
     product,
+    route,
     summary,
 )
 from leapjax.native.pages import Pages
@@ -29,5 +30,6 @@ __all__ = [
     "pack_experts",
     "panel",
     "product",
+    "route",
     "summary",
 ]

@@ -21,7 +21,9 @@ from leapjax.progress import busy
 
 _log = logging.getLogger(__name__)
 _SOURCE = Path(__file__).with_name("kernels.cc")
-_TARGETS = ("leapjax_product", "leapjax_experts", "leapjax_summary", "leapjax_attention")
+_TARGETS = tuple(
+    f"leapjax_{name}" for name in ("product", "route", "experts", "summary", "attention")
+)
 _FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-pthread", "-w")
 # For this very processor; Clang knows the second where it doesn't know the first.
 _FOR_THIS_CPU = ("-march=native", "-mcpu=native")

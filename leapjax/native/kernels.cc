@@ -489,14 +489,102 @@ ffi::Error Product(ffi::ThreadPool pool, Floats x, Floats packed, Floats norm, F
   return ffi::Error::Success();
 }
 
-// x (N, D) through the experts that each row has chosen, of X: chosen, weights (N, K).
+// Experts that each row chooses by logits (N, X), bias (X,) or none: -> chosen, weights (N, K).
+// Scores are the logits' softmax, or sigmoids. The K experts whose scores plus bias are the largest
+// are chosen, ties to the first; of `groups` equal groups only in the `top` ones by the sum of each
+// one's two largest. Weights are their scores, plus bias if it `weighs`; divided by their sum if
+// they are to be `normalized`; times `scale`.
+ffi::Error Route(ffi::ThreadPool pool, Floats logits, Floats bias,
+                 ffi::ResultBuffer<ffi::S32> chosen, ffi::ResultBuffer<ffi::F32> weights,
+                 bool sigmoid, bool weighs, bool normalized, float scale, int64_t groups,
+                 int64_t top) {
+  const auto ld = logits.dimensions(), cd = chosen->dimensions();
+  if (ld.size() != 2 || cd.size() != 2 || cd[0] != ld[0] || cd[1] > ld[1] || groups < 1 ||
+      ld[1] % groups || top < 1 || top > groups || cd[1] > ld[1] / groups * top ||
+      !Counts(bias, ld[1]) || weights->element_count() != chosen->element_count()) {
+    return ffi::Error::InvalidArgument("leapjax_route: shapes do not agree");
+  }
+  constexpr int64_t kTogether = 8;
+  constexpr float kNone = -std::numeric_limits<float>::infinity();
+  const int64_t rows = ld[0], experts = ld[1], some = cd[1], each = experts / groups;
+  const int64_t room = Ceil(experts, kLanes) * kLanes;
+  if (chosen->element_count() == 0) return ffi::Error::Success();
+  Share(pool, Ceil(rows, kTogether), [&] {
+    float* const score = Scratch(0, 2 * room + groups);
+    return [&, score, biased = score + room, best = score + 2 * room](int64_t task) {
+      // The place of the largest that was not taken, the first of equals; it is taken.
+      std::vector<bool> taken;
+      const auto take = [&](const float* from, int64_t many) {
+        int64_t at = -1;
+        for (int64_t i = 0; i < many; ++i) {
+          if (!taken[i] && (at < 0 || from[i] > from[at])) at = i;
+        }
+        taken[at] = true;
+        return at;
+      };
+      for (int64_t row = task * kTogether; row < std::min((task + 1) * kTogether, rows); ++row) {
+        const float* const own = logits.typed_data() + row * experts;
+        const float largest = *std::max_element(own, own + experts);
+        Vector sums = {};
+        for (int64_t i = 0; i < experts; i += kLanes) {
+          const Vector x = LoadSome(own + i, experts - i);
+          const Vector down = -x < Broadcast(87.f) ? -x : Broadcast(87.f);
+          Vector y = sigmoid ? Broadcast(1.f) / (Broadcast(1.f) + Exp(down))
+                             : Exp(x - Broadcast(largest));
+          Store(score + i, y);
+          for (int64_t j = std::max<int64_t>(experts - i, 0); j < kLanes; ++j) y[j] = 0;
+          sums += y;
+        }
+        const Vector total = Across(sums, [](Vector u, Vector v) { return u + v; });
+        for (int64_t i = 0; i < experts; i += kLanes) {
+          const Vector y = sigmoid ? Load(score + i) : Load(score + i) / total;
+          Store(score + i, y);
+          Store(biased + i,
+                bias.element_count() ? y + LoadSome(bias.typed_data() + i, experts - i) : y);
+        }
+        taken.assign(experts, false);
+        if (top < groups) {
+          for (int64_t g = 0; g < groups; ++g) {
+            float first = kNone, second = kNone;
+            for (int64_t i = g * each; i < (g + 1) * each; ++i) {
+              second = std::max(second, std::min(first, biased[i]));
+              first = std::max(first, biased[i]);
+            }
+            best[g] = first + second;
+          }
+          std::vector<bool> others(experts, true);
+          taken.assign(groups, false);
+          for (int64_t n = 0; n < top; ++n) {
+            const int64_t g = take(best, groups);
+            std::fill_n(others.begin() + g * each, each, false);
+          }
+          taken = others;
+        }
+        int32_t* const to = chosen->typed_data() + row * some;
+        float* const share = weights->typed_data() + row * some;
+        float sum = 1e-20f;
+        for (int64_t n = 0; n < some; ++n) {
+          to[n] = take(biased, experts);
+          share[n] = (weighs ? biased : score)[to[n]];
+          sum += share[n];
+        }
+        for (int64_t n = 0; n < some; ++n) share[n] = share[n] / (normalized ? sum : 1) * scale;
+      }
+    };
+  });
+  return ffi::Error::Success();
+}
+
+// x (N, D), or its root-mean-square norm, through the experts that each row has chosen, of X:
+// chosen, weights (N, K).
 //   gate_up (X, P, D, NR): gate and another matrix, gated as in Product; down (X, Q, F, NR).
 //   add (N, D) where given, + sum over K in order of weight * (silu(gate) * up) down -> (N, D).
 // So many rows at once as `inner` (rows * K, F) and `parts` (rows * K, Q * NR) have room for; they
 // hold an expert's rows side by side. Weights of experts that nobody has chosen are not read.
 ffi::Error Experts(ffi::ThreadPool pool, Floats x, ffi::Buffer<ffi::S32> chosen, Floats weights,
-                   Floats gate_up, Floats down, Floats add, ffi::ResultBuffer<ffi::F32> out,
-                   ffi::ResultBuffer<ffi::F32> inner, ffi::ResultBuffer<ffi::F32> parts) {
+                   Floats gate_up, Floats down, Floats norm, Floats add,
+                   ffi::ResultBuffer<ffi::F32> out, ffi::ResultBuffer<ffi::F32> inner,
+                   ffi::ResultBuffer<ffi::F32> parts, float eps) {
   const auto xd = x.dimensions(), cd = chosen.dimensions(), gd = gate_up.dimensions(),
              dd = down.dimensions(), id = inner->dimensions(), pd = parts->dimensions();
   const auto refused = [] {
@@ -510,7 +598,7 @@ ffi::Error Experts(ffi::ThreadPool pool, Floats x, ffi::Buffer<ffi::S32> chosen,
   const int64_t wide = dd[1] * kPanel, place = gd[1] * gd[2] * kPanel, back = wide * width;
   if (cd[0] != rows || weights.element_count() != chosen.element_count() || gd[2] != depth ||
       gd[3] != kPanel || dd[0] != experts || dd[3] != kPanel || gd[1] != Ceil(width, kLanes) ||
-      dd[1] != Ceil(depth, kPanel) || !Counts(add, rows * depth) ||
+      dd[1] != Ceil(depth, kPanel) || !IsNorm(norm, depth) || !Counts(add, rows * depth) ||
       out->element_count() != x.element_count() || id[1] != width || pd[1] != wide ||
       pd[0] != id[0] || (rows && (some < 1 || id[0] < some))) {
     return refused();
@@ -539,9 +627,10 @@ ffi::Error Experts(ffi::ThreadPool pool, Floats x, ffi::Buffer<ffi::S32> chosen,
     each_expert(depth, gate_up.typed_data(), place);
     Multiply(
         pool, nullptr, blocks, depth, gd[1], 1, kPanel, true,
-        [&](int64_t row, float* to) {
-          std::memcpy(to, x.typed_data() + (from + order[row] / some) * depth,
-                      depth * sizeof(float));
+        [&, weight = Maybe(norm), shifted = Shifted(norm, depth)](int64_t row, float* to) {
+          const float* const own = x.typed_data() + (from + order[row] / some) * depth;
+          if (weight) Norm(own, weight, shifted, eps, depth, to);
+          else std::memcpy(to, own, depth * sizeof(float));
         },
         [](int64_t, int64_t, int64_t, int64_t, float* own) {
           return std::pair(own, int64_t{kPanel});
@@ -887,6 +976,20 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(leapjax_summary, Summary,
                                   .Attr<float>("scale")
                                   .Attr<float>("eps"));
 
+XLA_FFI_DEFINE_HANDLER_SYMBOL(leapjax_route, Route,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Ret<ffi::Buffer<ffi::S32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Attr<bool>("sigmoid")
+                                  .Attr<bool>("weighs")
+                                  .Attr<bool>("normalized")
+                                  .Attr<float>("scale")
+                                  .Attr<int64_t>("groups")
+                                  .Attr<int64_t>("top"));
+
 XLA_FFI_DEFINE_HANDLER_SYMBOL(leapjax_experts, Experts,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
@@ -896,9 +999,11 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(leapjax_experts, Experts,
                                   .Arg<Floats>()
                                   .Arg<Floats>()
                                   .Arg<Floats>()
+                                  .Arg<Floats>()
                                   .Ret<ffi::Buffer<ffi::F32>>()
                                   .Ret<ffi::Buffer<ffi::F32>>()
-                                  .Ret<ffi::Buffer<ffi::F32>>());
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Attr<float>("eps"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(leapjax_attention, Attention,
                               ffi::Ffi::Bind()

@@ -192,7 +192,53 @@ def product(x, matrix: Packed, *, norm=None, eps: float = 0.0, bias=None, rope=N
     )
 
 
-def experts(x, chosen, weights, matrices: PackedExperts, *, add=None):
+def route(
+    logits,
+    bias,
+    count: int,
+    *,
+    score: str = "softmax",
+    weighs: bool = False,
+    normalize: bool = False,
+    scale: float = 1.0,
+    groups: int = 1,
+    top_groups: int = 1,
+):
+    """Choose experts by a router's logits, as `leapjax.ops.experts.route`.
+
+    A row's choice and the bits of its weights depend on no other row.
+
+    Args:
+      logits: (N, X) float32.
+      bias: (X,) float32, added to the scores; None for none.
+      count: k, experts a row chooses.
+      score: `softmax` or `sigmoid` of the logits.
+      weighs: the bias is a part of the weights; else it only takes part in the choice.
+      normalize: weights are divided by their sum.
+      scale: factor on the weights.
+      groups: equal groups of consecutive experts.
+      top_groups: groups that a row may choose from.
+
+    Returns:
+      (N, k) int32, best first, ties to the lowest; and (N, k) float32, their weights.
+    """
+    shape = (len(logits), count)
+    outs = [jax.ShapeDtypeStruct(shape, t) for t in (jnp.int32, jnp.float32)]
+    call = jax.ffi.ffi_call("leapjax_route", outs, vmap_method="sequential")
+    chosen, weights = call(
+        logits,
+        jnp.zeros((0,), jnp.float32) if bias is None else bias.astype(jnp.float32),
+        sigmoid=np.bool_(score == "sigmoid"),
+        weighs=np.bool_(weighs),
+        normalized=np.bool_(normalize),
+        scale=np.float32(scale),
+        groups=np.int64(groups),
+        top=np.int64(top_groups),
+    )
+    return chosen, weights
+
+
+def experts(x, chosen, weights, matrices: PackedExperts, *, norm=None, eps: float = 0.0, add=None):
     """Weighted sums of the experts that tokens have chosen, in float32.
 
     Only those experts' matrices are read. A token's sum runs over its experts in its own order: its
@@ -203,6 +249,8 @@ def experts(x, chosen, weights, matrices: PackedExperts, *, add=None):
       chosen: (..., k) int32, experts; each in [0, X).
       weights: (..., k) float32.
       matrices: the experts.
+      norm: of x, as for `product`.
+      eps: as for `product`.
       add: (..., D) float32, added to the sums; None for none.
 
     Returns:
@@ -218,8 +266,10 @@ def experts(x, chosen, weights, matrices: PackedExperts, *, add=None):
     ]
     call = jax.ffi.ffi_call("leapjax_experts", outs, vmap_method="sequential")
     operands = [y.reshape(rows, y.shape[-1]) for y in (x, chosen, weights)]
-    more = jnp.zeros((0,), jnp.float32) if add is None else add
-    return call(*operands, matrices.gate_up, matrices.down, more)[0].reshape(x.shape)
+    none = jnp.zeros((0,), jnp.float32)
+    given = [none if a is None else a.astype(jnp.float32) for a in (norm, add)]
+    out = call(*operands, matrices.gate_up, matrices.down, *given, eps=np.float32(eps))[0]
+    return out.reshape(x.shape)
 
 
 def summary(

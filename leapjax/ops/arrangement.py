@@ -272,7 +272,7 @@ def _packed(params, config: ModelConfig, device) -> Arranged:
         if isinstance(w, ExpertMatrices):
             host = [np.asarray(m) for m in (w.gate, w.up, w.down)]
             return native.pack_experts(*host, device=device, pages=pages)
-        return w
+        return w.replace(weight=pack(w.weight)) if isinstance(w, Router) else w
 
     def layer(leaves, run):
         return {name: of_layer(name, w) for name, w in _layer(leaves, run, config).items()}

@@ -5,7 +5,9 @@ Norm, bias and residual sum are fused into the products, and so is RoPE where pa
     x (B, S, D) -> norm, products with v, k, q, rotated -> attention -> product with o, + x
                 -> norm, product with gate and up, silu(gate) * up   -> product with down, + x
 
-A layer's experts are one kernel, from the router's choice, which XLA makes, to the sum with x.
+A layer's experts:
+
+    x -> norm, product with the router -> choice -> norm, chosen experts, their weighted sum, + x
 
 Shapes: as in `leapjax.ops.xla`.
 """
@@ -19,11 +21,11 @@ import jax.numpy as jnp
 from flax import struct
 
 from leapjax import native
-from leapjax.ops import experts, xla
+from leapjax.ops import xla
 from leapjax.ops.attention import Rope
 from leapjax.ops.cache import Cached
 from leapjax.ops.primitives import rotate
-from leapjax.ops.weights import GROUPS, Arranged, Norm
+from leapjax.ops.weights import GROUPS, Arranged, Norm, Router
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Float32, Int32
@@ -121,13 +123,39 @@ def linear(
     return _products(x, w, 0, 1, add=add)[0]
 
 
+def route(
+    x: Float[Array, "N D"], router: Router, norm: Norm
+) -> tuple[Int32[Array, "N k"], Float32[Array, "N k"]]:
+    """As `leapjax.ops.experts.route`, of the norm of x and with packed weights.
+
+    Args:
+      x: (N, D), the residual stream.
+      router: its weights are `native.Packed`.
+      norm: comes first.
+    """
+    rule = router.rule
+    (logits,) = native.product(x, router.weight, **_norm(norm))
+    return native.route(
+        logits,
+        router.bias,
+        rule.chosen,
+        score=rule.score,
+        weighs=rule.bias == "weighs",
+        normalize=rule.normalize,
+        scale=rule.scale,
+        groups=rule.groups,
+        top_groups=rule.top_groups,
+    )
+
+
 def mlp(x: Float[Array, "B S D"], layer: Mapping[str, Any]) -> Float[Array, "B S D"]:
     """See `leapjax.ops.xla.mlp`."""
     out = x
     if "experts" in layer:
-        y = xla.normed(x, layer["mlp_norm"]).reshape(-1, x.shape[-1])
-        chosen, weights = experts.route(y, layer["router"])
-        out = native.experts(y, chosen, weights, layer["experts"], add=x.reshape(y.shape))
+        tokens = x.reshape(-1, x.shape[-1])
+        chosen = route(tokens, layer["router"], layer["mlp_norm"])
+        norm = _norm(layer["mlp_norm"])
+        out = native.experts(tokens, *chosen, layer["experts"], **norm, add=tokens)
         out = out.reshape(x.shape)
     if "gate_up" not in layer:  # no shared experts
         return out

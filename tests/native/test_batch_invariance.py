@@ -68,6 +68,7 @@ def test_every_policy_and_cache(policy, cache):
         {"family": "dream", "n_heads": 2, "n_kv_heads": 1, "head_dim": 64, "tie_embeddings": True},
         {
             "family": "llada_moe",
+            "qk_norm": False,
             "layer_runs": layer_runs([Experts(12, 3, 40, 70)], 128, Bidirectional()),
         },
     ],

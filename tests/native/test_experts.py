@@ -1,5 +1,7 @@
 """The kernel of expert layers against float64 NumPy, a token and an expert at a time."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leapjax import native
+from leapjax.models.config import Experts
 from leapjax.native import packed
+from leapjax.ops import experts as ops
+from leapjax.ops.weights import Router
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no C++ compiler for leapjax.native")
 
@@ -110,3 +115,52 @@ def test_no_such_expert(number):
 def test_no_tokens():
     x, chosen, weights, matrices = layer(5, 3, 8, 8, 6, 2)
     assert experts(x[:0], chosen[:0], weights[:0], matrices).shape == (0, 8)
+
+
+RULES = {
+    "softmax": Experts(12, 3, 1),
+    "normalized": Experts(64, 8, 1, normalize=True, scale=2.5),
+    "weighs": Experts(20, 4, 1, bias="weighs"),
+    "sigmoid": Experts(17, 1, 1, score="sigmoid", bias="selects", scale=0.5),
+    "groups": Experts(
+        24, 5, 1, score="sigmoid", normalize=True, bias="selects", groups=6, top_groups=2
+    ),
+    "all": Experts(3, 3, 1, normalize=True),
+}
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_route_is_that_of_xla(rule):
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((300, rule.count), np.float32) * 3
+    logits[:40] = np.round(logits[:40])  # ties
+    logits[5] = [(-200, 200)[i % 2] for i in range(rule.count)]
+    bias = rng.choice(np.float32([-0.5, 0, 0.25]), rule.count) if rule.bias else None
+    router = Router(jnp.eye(rule.count), None if bias is None else jnp.asarray(bias), rule)
+    chosen, weights = ops.route(jnp.asarray(logits), router)  # the product with one is exact
+    options = {"score": rule.score, "weighs": rule.bias == "weighs", "normalize": rule.normalize}
+    options |= {"scale": rule.scale, "groups": rule.groups, "top_groups": rule.top_groups}
+    route = functools.partial(native.route, bias=router.bias, count=rule.chosen, **options)
+    got, share = route(jnp.asarray(logits))
+    assert np.array_equal(got, chosen)
+    np.testing.assert_allclose(share, weights, rtol=2e-6, atol=1e-30)
+    for some in (slice(0, 1), slice(7, 9), slice(40, 53)):  # alone as among others, bit for bit
+        for part, whole in zip(route(jnp.asarray(logits[some])), (got, share), strict=True):
+            assert np.array_equal(part, whole[some])
+
+
+def test_route_of_nans_is_of_experts():
+    logits = jnp.full((2, 7), jnp.nan).at[1, 3].set(1.0)
+    chosen, weights = native.route(logits, None, 3)
+    assert all(len(set(row)) == 3 and set(row) <= set(range(7)) for row in chosen.tolist())
+    assert np.isnan(weights).all()
+
+
+def test_norm_comes_first():
+    x, chosen, weights, matrices = layer(6, 9, 37, 11, 4, 2)
+    norm = np.random.default_rng(1).standard_normal((2, 37), np.float32)
+    wide = x / np.sqrt((x**2).mean(-1, keepdims=True) + 0.1) * norm[0] + norm[1]
+    made = native.pack_experts(*matrices)
+    operands = map(jnp.asarray, (x, chosen, weights))
+    got = native.experts(*operands, made, norm=jnp.asarray(norm), eps=0.1)
+    np.testing.assert_allclose(got, experts(wide, chosen, weights, matrices), rtol=1e-3, atol=1e-4)
