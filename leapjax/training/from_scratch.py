@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from leapjax.config import check_keys
+from leapjax.errors import UserError
 
 # Filled in from the tokenizer, as far as a family has the key.
 _FROM_TOKENIZER: dict[str, Any] = dict.fromkeys(
@@ -89,6 +90,8 @@ _CONFIGS = {
     "fast_dllm_qwen": _FAST_DLLM_V2,
 }
 MODEL_TYPES = tuple(config["model_type"] for config in _CONFIGS.values())
+# No term of the loss balances the load of experts, which training from scratch needs.
+_MIXTURES = ("lladamoe", "llada2_moe", "sdar_moe")
 
 
 def config(given: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,13 +102,18 @@ def config(given: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> dict[str, 
       tokenizer: vocabulary size and special ids, by their keys.
 
     Raises:
-      UserError: unknown family or key.
+      UserError: unknown family or key, or a mixture of experts.
 
     >>> made = config({"model_type": "sdar", "block_size": 8}, {"vocab_size": 40})
     >>> made["block_size"], made["num_key_value_heads"], made["vocab_size"]
     (8, 5, 40)
     """
     kind = str(given.get("model_type", "llada")).lower()
+    if kind in _MIXTURES:
+        raise UserError(
+            f"model: model_type is {kind}, a mixture of experts; without a loss that balances the "
+            "load of experts it can't be trained from scratch, only fine-tuned (init_from)"
+        )
     if kind not in _CONFIGS:
         check_keys([given["model_type"]], "model", MODEL_TYPES, "model_type")
     base = _CONFIGS[kind]
