@@ -119,17 +119,17 @@ def candidates(devices: int, model: ModelConfig) -> Iterator[MeshShape]:
     Args:
       devices: how many there are; some stay idle where a replica's size does not divide them.
       model: `tensor` divides its heads, `fsdp` is a power of two that divides its width, `expert`
-        one that divides the experts of every layer that has some.
+        one that, with `fsdp`, divides the experts of every layer that has some.
     """
     tensors = [t for t in range(1, devices + 1) if model.n_heads % t == 0]
     powers = [2**i for i in range(devices.bit_length())]
     fsdps = [f for f in powers if model.d_model % f == 0]
     counts = [run.experts.count for run in model.runs if run.experts]
-    experts = [e for e in powers if counts and all(n % e == 0 for n in counts)] or [1]
+    experts = powers if counts else [1]
     sizes = sorted(
         (t * f * e, f, t, e)
         for t, f, e in itertools.product(tensors, fsdps, experts)
-        if t * f * e <= devices
+        if t * f * e <= devices and (e == 1 or all(n % (f * e) == 0 for n in counts))
     )
     for size, fsdp, tensor, expert in sizes:
         yield MeshShape(devices // size, fsdp, tensor, expert)

@@ -95,12 +95,21 @@ def check(shape: MeshShape, config: ModelConfig) -> None:
       config: the model's shape.
 
     Raises:
-      UserError: `expert` splits the experts of a model that has none.
+      UserError: `expert` splits the experts of a model that has none, or whose number `expert` and
+        `fsdp` together do not divide.
     """
-    if shape.expert > 1 and not any(run.experts for run in config.runs):
+    if shape.expert == 1:
+        return
+    counts = [run.experts.count for run in config.runs if run.experts]
+    if not counts:
         raise UserError(
             f"--mesh {shape}: expert splits experts, and this model ({config.family}) has none; "
             "use tensor or fsdp"
+        )
+    if counts[0] % (shape.expert * shape.fsdp):
+        raise UserError(
+            f"--mesh {shape}: expert and fsdp together split experts, and {counts[0]} are no "
+            f"multiple of {shape.expert * shape.fsdp}; choose a divisor"
         )
 
 

@@ -16,7 +16,7 @@ from leapjax.jobs import job
 from leapjax.jobs.loop import Stopped
 from leapjax.models.attention import Bidirectional
 from leapjax.models.config import Experts, layer_runs
-from leapjax.sharding import parse
+from leapjax.sharding import check, parse
 from leapjax.testing import tiny_config, tiny_params
 from leapjax.training import config as training_config
 from leapjax.training import optimizer, trainer
@@ -283,3 +283,12 @@ def test_a_mesh_axis_of_experts_needs_experts():
         leapjax.load(GOLDEN / "llada-a", mesh="expert=2")
     with pytest.raises(UserError, match=message):
         TrainingPlacement(parse("data=2,expert=2"), tiny_config())
+
+
+def test_a_mesh_axis_of_experts_divides_them():
+    config = tiny_config("sdar_moe")
+    check(parse("fsdp=2,expert=4"), config)
+    with pytest.raises(UserError, match="8 are no multiple of 3; choose a divisor"):
+        check(parse("expert=3"), config)
+    with pytest.raises(UserError, match="8 are no multiple of 16; choose a divisor"):
+        TrainingPlacement(parse("fsdp=2,expert=8"), config)

@@ -102,7 +102,11 @@ def test_experts_are_split_before_heads():
         "data=4,fsdp=1,expert=2,tensor=1",
         "data=4,fsdp=1,tensor=2",
     ]
-    assert {m.expert for m in candidates(8, model)} == {1, 2, 4}
+    assert {(m.expert, m.fsdp) for m in candidates(8, model) if m.expert > 1} == {
+        (2, 1),
+        (2, 2),
+        (4, 1),  # fsdp=2,expert=4 would split 4 experts into 8
+    }
 
 
 def test_candidates_are_small_first_and_never_too_many():

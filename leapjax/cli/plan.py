@@ -200,7 +200,7 @@ def _tries(args: argparse.Namespace, work) -> list:
     """What is compiled: of the mesh that was asked for, or of the fastest by a roofline."""
     from leapjax.config import check_keys
     from leapjax.planning import candidates, chips
-    from leapjax.sharding import parse
+    from leapjax.sharding import check, parse
 
     if args.sweep:
         kinds = args.sweep.split(",")
@@ -222,6 +222,7 @@ def _tries(args: argparse.Namespace, work) -> list:
         raise UserError(
             f"--mesh {args.mesh} has {mesh.devices} devices, {where} has {where.devices}"
         )
+    check(mesh, work.model)
     return candidates.candidates(work, where, mesh)
 
 
