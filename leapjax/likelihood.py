@@ -36,6 +36,7 @@ from leapjax.lm import LM
 from leapjax.models import ModelConfig, transformer
 from leapjax.ops.primitives import take
 from leapjax.serve.sizes import bucket
+from leapjax.sharding import under_mesh
 from leapjax.training import block_diffusion
 
 if TYPE_CHECKING:
@@ -231,9 +232,9 @@ def _evaluate(lm: LM, pairs, batch, rows: int, length: int, window: int) -> np.n
         targets[row, window - len(answer) :] = answer
         weights[row, window - len(answer) :] = weight
     positions = np.maximum(np.cumsum(valid, axis=1) - 1, 0).astype(np.int32)
-    sums = _sums(
-        lm.replicas[0].params, ids, positions, valid, targets, weights, lm.config, lm.dtype
-    )
+    replica = lm.replicas[0]
+    with under_mesh(replica.placement):
+        sums = _sums(replica.params, ids, positions, valid, targets, weights, lm.config, lm.dtype)
     return np.asarray(sums, np.float64)[: len(batch)]
 
 
@@ -252,8 +253,11 @@ def _evaluate_blocks(lm: LM, pairs, batch, rows: int, length: int, window: int) 
         noisy[row, begin:end][masked] = lm.config.mask_token_id
         valid[row, :end], weights[row, begin:end] = True, weight
         places[row] = min(begin // w * w, length - window) + np.arange(window)
-    params = lm.replicas[0].params
-    sums = _block_sums(params, noisy, clean, places, valid, weights, lm.config, lm.dtype)
+    replica = lm.replicas[0]
+    with under_mesh(replica.placement):
+        sums = _block_sums(
+            replica.params, noisy, clean, places, valid, weights, lm.config, lm.dtype
+        )
     return np.asarray(sums, np.float64)[: len(batch)]
 
 

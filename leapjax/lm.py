@@ -26,7 +26,7 @@ from leapjax.records import to_request
 from leapjax.serve.engine import Engine, Progress
 from leapjax.serve.lane import Replica
 from leapjax.serve.sizes import slots_for
-from leapjax.sharding import MeshShape
+from leapjax.sharding import MeshShape, under_mesh
 from leapjax.text import TextCodec, finish
 from leapjax.types import Completion, Request
 
@@ -171,9 +171,10 @@ class LM:
           UserError: an id is outside the vocabulary, the shapes don't agree, or the family's
             attention has no blocks.
         """
-        return logits(
-            self.replicas[0].params, self.config, self.dtype, ids, attention_mask, block_length
-        )
+        with under_mesh(self._copies[0].placement):
+            return logits(
+                self.replicas[0].params, self.config, self.dtype, ids, attention_mask, block_length
+            )
 
     def generate(
         self,
