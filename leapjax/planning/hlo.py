@@ -35,6 +35,7 @@ _MANY = re.compile(r"(branch_computations|called_computations)=\{([^}]*)\}")
 # What begins an exchange that fusions carry out in stages, and what ends it, calls this.
 STAGED, STAGED_END = "AsyncCollectiveStart", "AsyncCollectiveDone"
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_NO_CYCLES = 2**62
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,9 +143,10 @@ class Instruction:
 
     @property
     def cycles(self) -> int:
-        """The compiler's own estimate; 0 where it makes none."""
+        """The compiler's own estimate; 0 where it makes none, or writes the largest integer."""
         found = _CYCLES.search(self.attributes)
-        return int(found.group(1)) if found else 0
+        cycles = int(found.group(1)) if found else 0
+        return cycles if cycles < _NO_CYCLES else 0
 
 
 @dataclasses.dataclass(frozen=True)

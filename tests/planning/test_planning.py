@@ -146,3 +146,13 @@ def test_why_a_program_does_not_compile_is_short():
         text = compiled.brief(large.format(space))
         assert text == f"too little memory (Used 67.50M of 64.00M {space})"
     assert compiled.brief("INTERNAL: no\n  such thing") == "INTERNAL: no such thing"
+
+
+@pytest.mark.parametrize(("written", "cycles"), [(812, 812), (2**63 - 1, 0), (2**64 - 1, 0)])
+def test_the_largest_integer_is_no_estimate(written, cycles):
+    text = f"""HloModule one
+ENTRY %main (x: f32[8]) -> f32[8] {{
+  ROOT %x = f32[8]{{0}} parameter(0), backend_config={{"estimated_cycles":"{written}"}}
+}}
+"""
+    assert [i.cycles for _, i in hlo.parse(text).everything()] == [cycles]
