@@ -76,7 +76,7 @@ def check(config: DecodeConfig, where: str = "analyze") -> None:
     elif config.cfg_scale > 0:
         wrong = f"cfg_scale {config.cfg_scale} is not replayed; use cfg_scale 0"
     elif policy.reopens or config.edits:
-        wrong = f"policy {config.policy} changes tokens that it committed; choose one that doesn't"
+        wrong = f"policy {config.policy} changes tokens that it committed; choose another policy"
     elif policy.adjust is not None:
         wrong = f"policy {config.policy} changes the logits; choose another policy"
     if wrong:
