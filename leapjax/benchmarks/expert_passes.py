@@ -2,7 +2,8 @@
 
 Both take turns. Full passes and window passes are the decode loop's, of random prompts. There the
 masks of a random model choose the same few experts, which says little of a trained one. So window
-passes are also timed over random tokens, the model alone: these choose nearly all of the experts.
+passes are also timed over random tokens, the model alone: these choose nearly all of the experts
+(`tokens_apart`).
 What a window pass has to read of its experts is counted, not assumed: the router's choices of
 passes such as are timed.
 """
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from leapjax.benchmarks.machine import Machine
+from leapjax.benchmarks.models import random_lm
 from leapjax.benchmarks.pass_timing import Compiled, least_work, passes_of, program_of
 from leapjax.benchmarks.timing import ratios, spread, summarise
 from leapjax.benchmarks.workload import Case
@@ -44,6 +46,20 @@ def with_experts(config: ModelConfig, count: int, chosen: int) -> ModelConfig:
     kinds = [own] * config.n_layers
     runs = layer_runs(kinds, config.mlp_hidden_size, config.attention)
     return dataclasses.replace(config, family="llada_moe", layer_runs=runs)
+
+
+def tokens_apart(config: ModelConfig) -> LM:
+    """A random model whose attention adds zeros: as much work, and tokens choose for themselves.
+
+    The attention of random weights adds nearly the same to every token, which would choose the same
+    experts then.
+    """
+    params = random_lm(config).params
+    layers = {
+        name: jnp.zeros_like(leaf) if name == "o" else leaf
+        for name, leaf in params["layers"].items()
+    }
+    return LM({**params, "layers": layers}, config, None)
 
 
 PASSES = {"full": "full", "masks": "window, decoding", "random": "window of random tokens"}

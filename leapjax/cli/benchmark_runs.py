@@ -71,8 +71,8 @@ def run_experts(args: argparse.Namespace) -> int:
         config, count, chosen = models.with_vocabulary(models.TINY_8B, 100), 8, 2
     shape = (args.prompt_length, args.gen_length, args.block_length, 1)
     cases = [Case("dual", n, *shape) for n in args.batches or ([2] if args.quick else [1, 8])]
-    dense = models.random_lm(config)
-    mixed = models.random_lm(expert_passes.with_experts(config, count, chosen))
+    dense = expert_passes.tokens_apart(config)
+    mixed = expert_passes.tokens_apart(expert_passes.with_experts(config, count, chosen))
     measured = machine.measure("float32", args.quick)
     rounds = 1 if args.quick else args.repeats
     report.show(
