@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import leapjax
+from leapjax import native
 from leapjax.cli import main as cli
 from leapjax.cli.decode import main
 
@@ -331,6 +332,7 @@ def script(*argv):
 
 def test_as_a_process_in_a_pipe(tmp_path):
     """The script, records on stdin, no traceback when the reader goes away."""
+    native.available()  # or the command would say that it compiles the kernels
     record = json.dumps({"prompt": QUESTION}) + "\n"
     command = script("--input", "-", *SMALL)
     done = subprocess.run(
