@@ -114,6 +114,8 @@ class Completion:
       commit_confidence: the proposal's confidence when committed, in [0, 1].
       edits: the later changes of committed tokens, by step and position, as (step, index in
         `output_ids`, new id); None if the decode makes none.
+      committed_ids: `output_ids` as they were committed, before the edits; None as `edits`. No key
+        of a record.
       sample: which of several samples this is, or None.
       metadata: other keys of the record.
     """
@@ -129,6 +131,7 @@ class Completion:
     commit_kind: list[str]
     commit_confidence: list[float]
     edits: list[list[int]] | None = None
+    committed_ids: list[int] | None = None
     sample: int | None = None
     metadata: dict | None = None
 
@@ -156,4 +159,27 @@ def steps_until_shown(commit_step: Sequence[int], steps: int) -> list[int]:
     for step in commit_step:
         latest = max(latest, step + 1)
         out.append({-1: steps, -2: 0, -3: latest}.get(step, step + 1))
+    return out
+
+
+def replaced(completion: Completion) -> list[list[tuple[int, int]]]:
+    """For each position the tokens that an edit replaced, oldest first.
+
+    Args:
+      completion: what came out.
+
+    Returns:
+      (the step of the edit, the id that stood there until then); empty where nothing was edited.
+
+    >>> c = Completion(1, "", [7, 8], "length", 3, 3, 3, [0, 0], ["top1"] * 2, [0.5] * 2,
+    ...                edits=[[1, 1, 9], [2, 1, 8]], committed_ids=[7, 5])
+    >>> replaced(c)
+    [[], [(1, 5), (2, 9)]]
+    """
+    out: list[list[tuple[int, int]]] = [[] for _ in completion.output_ids]
+    if completion.edits and completion.committed_ids:
+        standing = list(completion.committed_ids)
+        for step, position, new in completion.edits:
+            out[position].append((step, standing[position]))
+            standing[position] = new
     return out

@@ -37,6 +37,8 @@ def test_summary_line():
     greedy = Summary(answers=2, tokens=30, steps=64, committed=64, seconds=2.0).line()
     assert greedy.endswith("as many passes as one token a step")
     cached = Refreshes(8, 10, 9, window_work=30.0, refresh_work=10.0)
-    line = Summary(answers=1, tokens=1, steps=1, committed=1, refreshes=cached).line()
-    assert line.endswith("one token a step, 10 rows refreshed, 9 wanted (about 25% of the time)")
+    line = Summary(answers=1, tokens=1, steps=1, committed=1, edits=1, refreshes=cached).line()
+    assert line.endswith(
+        "one token a step, 1 edit, 10 rows refreshed, 9 wanted (about 25% of the time)"
+    )
     assert Summary(answers=2).line() == "2 answers, nothing decoded"

@@ -1,11 +1,11 @@
-"""Edits: a row's log of tokens that replaced committed ones, and how long a block may change.
+"""Edits: a row's log of written tokens, and how long a block may change.
 
-    state, what a pass replaced -> log of the pass; passes of the block without masks -> finished?
+    state, what a pass wrote -> log of the pass; passes of the block without masks -> finished?
 
-Where a policy may replace tokens (`Program.edits`), a finished row's log becomes `edits` of its
-record. The end of a block is LLaDA2.1's (arXiv 2602.08676; checked against the authors'
-`generate`): a block without masks stays open until a pass that began without masks replaces
-nothing, and for at most `max_post_steps` such passes.
+Where a policy may replace tokens (`Program.edits`), a finished row's log becomes the `edits` and
+the `committed_ids` of its completion. The end of a block is LLaDA2.1's (arXiv 2602.08676; checked
+against the authors' `generate`): a block without masks stays open until a pass that began without
+masks replaces nothing, and for at most `max_post_steps` such passes.
 
 Shapes: B rows, P passes of a row, W block.
 """
@@ -29,13 +29,14 @@ if TYPE_CHECKING:
 
 
 class EditLog(struct.PyTreeNode):
-    """The edits of the rows so far.
+    """The commits and edits of the rows so far.
 
     A pass writes its entry before it counts as a step, so that entries before `DecodeState.steps`
     are the row's own, whatever the slot held before.
 
     Attributes:
-      tokens: (B, P, W) int32; 1 + the token that a pass put in place of another, 0 elsewhere.
+      tokens: (B, P, W) int32; 1 + the token that a pass committed, or put in place of another;
+        0 elsewhere.
       column: (B, P) int32; the first column of the pass's window.
       post_steps: (B,) int32; passes over the active block that began without masks. In a block's
         first pass it counts as 0.
@@ -95,10 +96,11 @@ def logged(
     masked: Bool[Array, "B W"],
     live: Bool[Array, " B"],
     edited: Bool[Array, "B W"],
+    committed: Bool[Array, "B W"],
     token: Int32[Array, "B W"],
     program: Program,
 ) -> tuple[DecodeState, Bool[Array, " B"]]:
-    """Log a pass's edits, and tell which blocks change no more.
+    """Log a pass's commits and edits, and tell which blocks change no more.
 
     Args:
       state: before the pass counts as a step.
@@ -106,6 +108,7 @@ def logged(
       masked: (B, W) bool, the block's open positions before the pass.
       live: (B,) bool, rows that the pass served.
       edited: (B, W) bool, positions whose token it replaced.
+      committed: (B, W) bool, positions that it committed.
       token: (B, W) int32, the new tokens.
       program: static structure.
 
@@ -122,7 +125,7 @@ def logged(
         return entries.at[step].set(entry, mode="drop")  # nothing is written past the end
 
     log = EditLog(
-        tokens=write(log.tokens, state.steps, jnp.where(edited, token + 1, 0)),
+        tokens=write(log.tokens, state.steps, jnp.where(edited | committed, token + 1, 0)),
         column=write(log.column, state.steps, columns[:, 0]),
         post_steps=post_steps,
     )
@@ -154,3 +157,29 @@ def listed(log: EditLog, steps: int, commit_step: np.ndarray, origin: int) -> li
     known &= (commits >= 0) & (step > commits)
     found = np.stack([step, position, log.tokens[step, place] - 1], axis=1)
     return found[known].tolist()
+
+
+def as_committed(
+    log: EditLog, ids: list[int], changes: list[list[int]], commit_step: np.ndarray, origin: int
+) -> list[int]:
+    """The tokens that a finished row's positions were committed with, before any edit.
+
+    Args:
+      log: of the row, without the B axis.
+      ids: the final tokens of the positions that its record has.
+      changes: from `listed`.
+      commit_step: of the same positions.
+      origin: column of the first of them.
+
+    Returns:
+      An id per position; those that no edit changed are in `ids`.
+
+    >>> tokens, column = np.array([[6, 0], [8, 0], [9, 1]]), np.array([4, 4, 6])
+    >>> as_committed(EditLog(tokens, column, None), [7, 2], [[1, 0, 7]], np.array([0, 1]), origin=4)
+    [5, 2]
+    """
+    out = list(ids)
+    for position in {position for _, position, _ in changes}:
+        step = commit_step[position]
+        out[position] = int(log.tokens[step, position + origin - log.column[step]]) - 1
+    return out

@@ -1,7 +1,7 @@
 """One step of the decode: propose, decide, commit, advance. Pure.
 
 state -> window columns -> forward pass with the cache: hidden states, rows served
-      -> Proposal -> policy: Decision -> tokens, records, log of edits, next block, done -> state'
+      -> Proposal -> policy: Decision -> tokens, records, log, next block, done -> state'
 """
 
 from __future__ import annotations
@@ -99,11 +99,13 @@ def step(params: Weights, state: DecodeState, program: Program) -> DecodeState:
             state, moved = _seed(state, outcome, first, program)
         else:
             moved = live
-        state, chosen, edited = _apply(state, masked, info, proposal, decision, program)
+        state, chosen, written = _apply(state, masked, info, proposal, decision, program)
         final = None
         if program.edits:
-            where, token = edited
-            state, final = edits.logged(state, columns, masked, live, where, token, program)
+            edited, committed, token = written
+            state, final = edits.logged(
+                state, columns, masked, live, edited, committed, token, program
+            )
         one, full = live.astype(jnp.int32), outcome.full & live
         other = ~state.done & ~live
         state = state.replace(
@@ -218,20 +220,22 @@ def _apply(
     """Apply the policy's decision: commit, replace and reopen positions.
 
     Returns:
-      The state; (B,) bool, rows in which it committed a stop id; and the positions that it
-      replaced, (B, W) bool, with their new tokens, (B, W) int32 (None if the program edits none).
+      The state; (B,) bool, rows in which it committed a stop id; and, if the program edits, the
+      positions that it replaced and those that it committed, both (B, W) bool, with their new
+      tokens, (B, W) int32 (else None).
     """
     commit = masked & (decision.action == COMMIT)
     if proposal.held is not None:
         commit = commit & ~proposal.held
     state = _commit(state, info.columns, commit, proposal, decision)
-    edited = None, None
+    written = None
     if program.edits:
-        state, *edited = _replace(state, info, proposal, decision)
+        state, edited, token = _replace(state, info, proposal, decision)
+        written = edited, commit, jnp.where(commit, proposal.token, token)
     if program.policy.reopens:
         back = info.decided & (decision.action == REOPEN)
         state = _reopen(state, info.columns, back, program)
-    return state, jnp.any(commit & advance.is_stop(proposal.token, program), axis=1), edited
+    return state, jnp.any(commit & advance.is_stop(proposal.token, program), axis=1), written
 
 
 def _commit(state: DecodeState, columns, commit, proposal, decision) -> DecodeState:

@@ -360,7 +360,7 @@ def _sum(summaries: list[dict[str, Any]]) -> Summary:
     """The counts of all processes; they ran at the same time."""
     total = Summary()
     for counts in summaries:
-        for name in ("answers", "tokens", "steps", "committed"):
+        for name in ("answers", "tokens", "steps", "committed", "edits"):
             setattr(total, name, getattr(total, name) + counts[name])
         total.refreshes += Refreshes(**counts["refreshes"])
         total.prefills += Prefills(**counts["prefills"])

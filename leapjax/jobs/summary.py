@@ -22,6 +22,7 @@ class Summary:
       tokens: output ids before the first end.
       steps: steps, summed over the rows.
       committed: positions that a step committed, without those that early stop filled.
+      edits: later changes of committed tokens.
       seconds: time from `started` to the last completion.
       refreshes: of KV caches; they depend on the batch, not on the answers alone.
       prefills: tokens of prompts; they too depend on the batch.
@@ -33,6 +34,7 @@ class Summary:
     tokens: int = 0
     steps: int = 0
     committed: int = 0
+    edits: int = 0
     seconds: float = 0.0
     refreshes: Refreshes = dataclasses.field(default_factory=Refreshes)
     prefills: Prefills = dataclasses.field(default_factory=Prefills)
@@ -45,6 +47,7 @@ class Summary:
         self.tokens += counts["tokens"]
         self.steps += counts["steps"]
         self.committed += counts["committed"]
+        self.edits += len(completion.edits or ())
         self.seconds = time.perf_counter() - self.started
 
     def line(self) -> str:
@@ -54,11 +57,12 @@ class Summary:
             return f"{answers}, nothing decoded"
         ratio = times_fewer(self.steps, self.committed)
         fewer = "as many passes as" if ratio == "as many" else f"{ratio} passes than"
+        edits = f", {plural(self.edits, 'edit')}" if self.edits else ""
         return (
             f"{answers}, {plural(self.tokens, 'token')} in {self.seconds:.1f} s "
             f"({self.tokens / max(self.seconds, 1e-9):.1f} tokens/s, compiling included), "
             f"{self.tokens / self.steps:.2f} tokens per step, "
-            f"{fewer} one token a step{self._refreshed()}{self._prefilled()}"
+            f"{fewer} one token a step{edits}{self._refreshed()}{self._prefilled()}"
         )
 
     def _refreshed(self) -> str:

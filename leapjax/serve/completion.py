@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from leapjax.decoding import Program
-from leapjax.decoding.edits import listed
+from leapjax.decoding.edits import as_committed, listed
 from leapjax.types import COMMIT_KINDS, Completion, Request
 
 
@@ -31,9 +31,10 @@ def completion(
     ids = row["tokens"][canvas].tolist()
     text, reason = finish(request, ids)
     steps, commit_step = int(row["steps"]), row["commit_step"][canvas]
-    edits = None
+    edits = committed_ids = None
     if program.edits:
-        edits = listed(row["edits"], steps, commit_step, canvas.start)
+        edits = listed(row["edits"], steps, commit_step, origin)
+        committed_ids = as_committed(row["edits"], ids, edits, commit_step, origin)
     return Completion(
         id=request.id,
         text=text,
@@ -46,6 +47,7 @@ def completion(
         commit_kind=[COMMIT_KINDS[k] for k in row["commit_kind"][canvas].tolist()],
         commit_confidence=row["commit_confidence"][canvas].tolist(),
         edits=edits,
+        committed_ids=committed_ids,
         sample=request.sample,
         metadata=request.metadata,
     )

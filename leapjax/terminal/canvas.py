@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from leapjax.types import Completion, steps_until_shown
+from leapjax.types import Completion, replaced, steps_until_shown
+from leapjax.wording import plural
 
 # kind -> mark behind the token (none that sums are written with), style, what it means
 KINDS = {
@@ -23,6 +24,7 @@ KINDS = {
     "propagated": ("~", "bold cyan", "propagated: near an anchor, above the relaxed threshold"),
     "schedule": ("|", "bold blue", "schedule: its turn"),
     "seed": ("@", "bold magenta", "seed: a block's first token, decided with the block before"),
+    "edited": ("&", "bold red", "edited: the token was replaced after its commit"),
 }
 OPEN, END, FILLED = "_", "$", "."  # open position, the first eos, an eos behind it
 FRAME_S = 0.15  # a pass lasts so long on the screen, slow enough to follow
@@ -37,12 +39,16 @@ class Canvas:
       steps: which step committed it, as `Completion.commit_step`.
       kinds: why, names of `leapjax.types.COMMIT_KINDS`.
       last: steps in all.
+      earlier: of edited positions, (the step of an edit, the text that it replaced), oldest first.
     """
 
     pieces: Sequence[str | None]
     steps: Sequence[int]
     kinds: Sequence[str]
     last: int
+    earlier: Mapping[int, Sequence[tuple[int, str | None]]] = dataclasses.field(
+        default_factory=dict
+    )
 
     @classmethod
     def of(cls, lm, completion: Completion) -> Canvas:
@@ -53,9 +59,22 @@ class Canvas:
           completion: what came out.
         """
         ids, ends = completion.output_ids, lm.default_config.end_ids
-        pieces = lm.codec.tokens_of(ids)
-        shown = [None if i in ends else p for i, p in zip(ids, pieces, strict=True)]
-        return cls(shown, completion.commit_step, completion.commit_kind, completion.steps)
+
+        def shown(ids: Sequence[int]) -> list[str | None]:
+            pieces = lm.codec.tokens_of(ids)
+            return [None if i in ends else p for i, p in zip(ids, pieces, strict=True)]
+
+        earlier = {}
+        for place, before in enumerate(replaced(completion)):
+            if before:
+                steps, old = zip(*before, strict=True)
+                earlier[place] = list(zip(steps, shown(old), strict=True))
+        commits = completion.commit_step, completion.commit_kind
+        return cls(shown(ids), *commits, completion.steps, earlier)
+
+    def edits(self, place: int, done: int) -> int:
+        """How often a position was edited in so many steps."""
+        return sum(step < done for step, _ in self.earlier.get(place, ()))
 
     def after(self, done: int) -> Text:
         """What the canvas holds after so many steps.
@@ -64,11 +83,16 @@ class Canvas:
           done: 0 to `last`.
         """
         text = Text()
+        pieces, edits = list(self.pieces), [0] * len(self.pieces)
+        for place, before in self.earlier.items():
+            edits[place] = self.edits(place, done)
+            if edits[place] < len(before):
+                pieces[place] = before[edits[place]][1]
         # Behind the end there is only padding: a sign a position, without marks.
-        end = self.pieces.index(None) + 1 if None in self.pieces else len(self.pieces)
+        end = pieces.index(None) + 1 if None in pieces else len(pieces)
         shown = steps_until_shown(self.steps, self.last)
         for place, (piece, step, kind) in enumerate(
-            zip(self.pieces, self.steps, self.kinds, strict=True)
+            zip(pieces, self.steps, self.kinds, strict=True)
         ):
             if shown[place] > done:
                 text.append(OPEN, "dim")
@@ -76,6 +100,9 @@ class Canvas:
                 text.append(FILLED, "dim")
             else:
                 mark, style, _ = KINDS.get(kind, ("", "", ""))
+                if edits[place]:
+                    also, style, _ = KINDS["edited"]
+                    mark += also
                 before, newline = _split(END if piece is None else piece)
                 text.append(before + mark + newline, style)
         return text
@@ -95,6 +122,17 @@ def printable(text: str) -> str:
       text: maybe with control characters.
     """
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
+def kinds_of(completion: Completion) -> set[str]:
+    """The kinds in `KINDS` that a completion's canvas shows, and `none`."""
+    return set(completion.commit_kind) | ({"edited"} if completion.edits else set())
+
+
+def edits_of(*completions: Completion) -> str:
+    """The number of edits, to be put behind a number of steps; nothing without any."""
+    count = sum(len(c.edits or ()) for c in completions)
+    return f", {plural(count, 'edit')}" if count else ""
 
 
 def legend(kinds: Iterable[str], signs: bool = True) -> Text:
@@ -134,6 +172,9 @@ def play(screen: Console, canvas: Canvas, frame_s: float = FRAME_S) -> None:
         for done in range(canvas.last + 1):
             frame = canvas.after(done)
             frame.append(f"\nstep {done} of {canvas.last}", "dim")
+            if canvas.earlier:
+                made = sum(canvas.edits(place, done) for place in canvas.earlier)
+                frame.append(f", {plural(made, 'edit')}", "dim")
             live.update(frame, refresh=True)
             if done < canvas.last:
                 time.sleep(frame_s)

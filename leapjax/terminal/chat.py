@@ -81,7 +81,7 @@ def _show(
     explained: set[str],
 ) -> None:
     """Play an answer, then print it; kinds of commits are explained when they first appear."""
-    new = set(completion.commit_kind) - explained
+    new = canvas.kinds_of(completion) - explained
     legend = canvas.legend(new, signs=not explained)
     if legend.plain:
         screen.print(legend, end="")
@@ -89,7 +89,8 @@ def _show(
     canvas.play(screen, canvas.Canvas.of(lm, completion))
     screen.print(f"\n{canvas.printable(completion.text)}")  # to be read and copied
     tokens = plural(counts(completion, lm.options(config).end_ids)["tokens"], "token")
-    took = f"{plural(completion.steps, 'step')}, {tokens} in {seconds:.1f} s"
+    steps = plural(completion.steps, "step") + canvas.edits_of(completion)
+    took = f"{steps}, {tokens} in {seconds:.1f} s"
     screen.print(f"[{took}]", style="dim")
 
 

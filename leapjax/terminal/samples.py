@@ -75,7 +75,7 @@ def run(
     seconds = time.perf_counter() - start
     screen = canvas.console(stream) if live and stream.isatty() else None
     if screen is not None:
-        screen.print(canvas.legend([k for c in completions for k in c.commit_kind]))
+        screen.print(canvas.legend(set().union(*map(canvas.kinds_of, completions))))
     for problem, completion, base in zip(chosen, completions, baseline, strict=True):
         _show(lm, problem, completion, base, stream, screen)
     ends = lm.options(config).end_ids
@@ -83,7 +83,8 @@ def run(
     steps, of = sum(c.steps for c in completions), sum(c.steps for c in baseline)
     right = sum(task.score(c.text, p) for c, p in zip(completions, chosen, strict=True))
     print(
-        f"{right} of {len(chosen)} right; {share(steps, of)}; {tokens} tokens in {seconds:.2f} s: "
+        f"{right} of {len(chosen)} right; {share(steps, of)}{canvas.edits_of(*completions)}; "
+        f"{tokens} tokens in {seconds:.2f} s: "
         f"{tokens / max(seconds, 1e-9):.0f} tokens/s, compiling not counted",
         file=stream,
         flush=True,
@@ -101,4 +102,5 @@ def _show(lm: LM, problem: Problem, completion: Completion, base: Completion, st
         print(f"\n{canvas.printable(completion.text)}", file=stream)  # to be read and copied
     right = tasks.score(completion.text, problem)
     verdict = "right" if right else f"wrong, it is {problem.final}"
-    print(f"[{share(completion.steps, base.steps)}, {verdict}]\n", file=stream, flush=True)
+    edits = canvas.edits_of(completion)
+    print(f"[{share(completion.steps, base.steps)}{edits}, {verdict}]\n", file=stream, flush=True)

@@ -5,7 +5,7 @@
 `leapjax decode --trace PATH` is the command; docs/traces.md says how to read what it writes.
 """
 
-from leapjax.trace.data import Item, Run, Token, Trace
+from leapjax.trace.data import Earlier, Item, Run, Token, Trace
 from leapjax.trace.files import check_path, write
 
-__all__ = ["Item", "Run", "Token", "Trace", "check_path", "write"]
+__all__ = ["Earlier", "Item", "Run", "Token", "Trace", "check_path", "write"]

@@ -10,10 +10,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from leapjax.types import Completion, steps_until_shown
+from leapjax.types import Completion, replaced, steps_until_shown
 
 # Colours of the kinds on light and on dark ground, told apart without red against green, and a
-# mark for those who see none. Kinds without a line (a policy's own) are shown as `schedule`.
+# mark for those who see none. Kinds without a line (a policy's own) are shown as `schedule`. A
+# token that was edited has that colour from then on, and both marks.
 KINDS = {
     "top1": ("▲", "top-1: the surest of the block"),
     "anchor": ("◆", "anchor: at least the threshold"),
@@ -22,7 +23,25 @@ KINDS = {
     "seed": ("■", "seed: a block's first token, decided with the block before"),
     "early_stop": ("·", "filled in behind the end, by no pass"),
     "given": ("", "given from the start"),
+    "edited": ("✎", "edited: the token was replaced after its commit"),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Earlier:
+    """A token that stood at a position until an edit replaced it.
+
+    Attributes:
+      text: as `Token.text`.
+      step: the step that replaced it, from 0.
+      special: as `Token.special`.
+      same: as `Token.same`.
+    """
+
+    text: str
+    step: int
+    special: bool = False
+    same: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +49,14 @@ class Token:
     """One position of a canvas.
 
     Attributes:
-      text: its token's text; a special token's spelling.
+      text: its final token's text; a special token's spelling.
       step: the step that committed it, from 0; -1 filled by early stop, -2 given, -3 a seed.
       kind: a name in `KINDS`.
       confidence: of the proposal when committed, in [0, 1]; None where no pass decided.
       shown: steps done when it stands on the canvas.
       special: a control token, such as eos.
       same: greedy has the same token here; None for greedy itself.
+      earlier: the tokens that edits replaced, oldest first.
     """
 
     text: str
@@ -46,6 +66,12 @@ class Token:
     shown: int
     special: bool = False
     same: bool | None = None
+    earlier: tuple[Earlier, ...] = ()
+
+    def after(self, done: int) -> tuple[Token | Earlier, int]:
+        """What stands here after so many steps, and how often it was edited by then."""
+        count = sum(e.step < done for e in self.earlier)
+        return (*self.earlier, self)[count], count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +93,10 @@ class Run:
     decided: int
     answer: str
     tokens: tuple[Token, ...]
+
+    def edits(self, done: int) -> int:
+        """How many edits there were in so many steps."""
+        return sum(token.after(done)[1] for token in self.tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,10 +155,21 @@ def run_of(
       greedy: the baseline's completion of the same prompt; None for the baseline itself.
     """
     ids = completion.output_ids
-    texts = codec.tokens_of(ids)
+
+    def looks(ids: Sequence[int], places: Sequence[int]) -> list[dict[str, Any]]:
+        """Of tokens at these places of the canvas, what depends on the token alone."""
+        return [
+            {
+                "text": text,
+                "special": id_ in codec.special_ids or id_ == codec.eot_id,
+                "same": None if greedy is None else greedy.output_ids[place] == id_,
+            }
+            for text, id_, place in zip(codec.tokens_of(ids), ids, places, strict=True)
+        ]
+
     rows = zip(
-        texts,
-        ids,
+        looks(ids, range(len(ids))),
+        replaced(completion),
         completion.commit_step,
         completion.commit_kind,
         completion.commit_confidence,
@@ -136,16 +177,18 @@ def run_of(
         strict=True,
     )
     tokens = []
-    for place, (text, id_, step, kind, confidence, shown) in enumerate(rows):
+    for place, (look, before, step, kind, confidence, shown) in enumerate(rows):
+        earlier = looks([id_ for _, id_ in before], [place] * len(before))
         tokens.append(
             Token(
-                text=text,
+                **look,
                 step=step,
                 kind=_kind(step, kind),
                 confidence=None if step in (-1, -2) else round(confidence, 4),
                 shown=shown,
-                special=id_ in codec.special_ids or id_ == codec.eot_id,
-                same=None if greedy is None else greedy.output_ids[place] == id_,
+                earlier=tuple(
+                    Earlier(**e, step=at) for e, (at, _) in zip(earlier, before, strict=True)
+                ),
             )
         )
     decided = sum(step >= 0 for step in completion.commit_step)
@@ -156,12 +199,3 @@ def _kind(step: int, kind: str) -> str:
     if step in (-1, -2):
         return "given" if step == -2 else "early_stop"
     return kind if kind in KINDS else "schedule"
-
-
-def commits(run: Run) -> Sequence[int]:
-    """How many positions each step of a run committed."""
-    counts = [0] * run.steps
-    for token in run.tokens:
-        if token.step >= 0:
-            counts[token.step] += 1
-    return counts

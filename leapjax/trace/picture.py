@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 from leapjax.errors import UserError
-from leapjax.trace.data import KINDS, Run, Token, Trace
+from leapjax.trace.data import KINDS, Earlier, Run, Token, Trace
 from leapjax.wording import plural, times_fewer
 
 _FILL = {
@@ -20,6 +20,7 @@ _FILL = {
     "seed": "#ffb98a",
     "early_stop": "#ffffff",
     "given": "#ffffff",
+    "edited": "#f58fc0",
 }
 _INK, _SOFT, _LINE, _OPEN = "#1c1d20", "#5d6068", "#d9d7d0", "#eceae4"
 _PANEL, _GAP, _MARGIN = 620, 28, 32  # pixels
@@ -90,7 +91,8 @@ class Painter:
                 ]
                 y = max(bottoms) + 20
         x = _MARGIN
-        used = {t.kind for i in self._trace.items for r in i.runs for t in r.tokens}
+        tokens = [t for i in self._trace.items for r in i.runs for t in r.tokens]
+        used = {t.kind for t in tokens} | {"edited" for t in tokens if t.earlier}
         for kind, (mark, meaning) in KINDS.items():
             if kind not in used or kind == "given":
                 continue
@@ -108,6 +110,8 @@ class Painter:
         done = min(done, run.steps)
         self._say(pen, x, y, run.policy, self._title, _INK)
         words = plural(run.steps, "step") if numbers else f"step {done} of {run.steps}"
+        if run.edits(run.steps):
+            words += f", {plural(run.edits(done), 'edit')}"
         if greedy is not None and run is not greedy:
             ratio = times_fewer(run.steps, greedy.steps)
             words += f" ({ratio} {'as' if ratio == 'as many' else 'than'} greedy)"
@@ -120,49 +124,43 @@ class Painter:
         y += 14
         at = x
         for token in run.tokens:
-            text = "□" if token.special else token.text.replace("\n", "↵") or "·"
-            while len(text) > 1 and self._text.getlength(text) > _PANEL - 12:
-                text = text[:-1]
-            size = max(self._text.getlength(text) + 8, 26)
+            # As wide as the widest that stands there, so that nothing jumps.
+            texts = [self._sign(look) for look in (token, *token.earlier)]
+            size = max(26, *(self._text.getlength(text) + 8 for text in texts))
             if at + size > x + _PANEL:
                 at, y = x, y + _ROW
             if pen is not None:
-                self._box(pen, at, y, size, text, token, run, done, numbers, fresh)
+                self._box(pen, at, y, size, token, done, numbers, fresh)
             at += size + 4
             if "\n" in token.text and not token.special:
                 at, y = x, y + _ROW
         return y + _ROW
 
-    def _box(
-        self,
-        pen,
-        x,
-        y,
-        size,
-        text: str,
-        token: Token,
-        run: Run,
-        done: int,
-        numbers: bool,
-        last: int,
-    ):
+    def _sign(self, look: Token | Earlier) -> str:
+        text = "□" if look.special else look.text.replace("\n", "↵") or "·"
+        text = "".join(c if c.isprintable() else "·" for c in text)  # some stop the drawing
+        while len(text) > 1 and self._text.getlength(text) > _PANEL - 12:
+            text = text[:-1]
+        return text
+
+    def _box(self, pen, x, y, size, token: Token, done: int, numbers: bool, last: int):
         here = token.shown <= done
-        fresh = here and token.step == last and not numbers
-        pen.rounded_rectangle(
-            (x, y, x + size, y + _BOX),
-            4,
-            _FILL[token.kind] if here else _OPEN,
-            _INK if fresh else None,
-            2,
-        )
+        look, edits = token.after(done)
+        steps = (token.step, *(e.step for e in token.earlier[:edits]))
+        fresh = here and last in steps and not numbers
+        fill = _FILL["edited" if edits else token.kind] if here else _OPEN
+        pen.rounded_rectangle((x, y, x + size, y + _BOX), 4, fill, _INK if fresh else None, 2)
         if not here:
             return
-        colour = _SOFT if token.special or token.confidence is None else _INK
-        pen.text((x + size / 2, y + 15), text, colour, font=self._text, anchor="mm")
-        mark = KINDS[token.kind][0]
+        colour = _SOFT if look.special or token.confidence is None else _INK
+        pen.text((x + size / 2, y + 15), self._sign(look), colour, font=self._text, anchor="mm")
+        signs = [KINDS[token.kind][0], KINDS["edited"][0] if edits else ""]
+        mark = "".join(signs)
         if numbers and token.step >= 0:
-            number = f"{mark}{token.step + 1}"
-            mark = number if self._small.getlength(number) <= size else str(token.step + 1)
+            own, last_one = f"{signs[0]}{steps[0] + 1}", f"{signs[1]}{steps[-1] + 1}"
+            wanted = (own + last_one, last_one) if edits else (own,)
+            fits = (s for s in wanted if self._small.getlength(s) <= size)
+            mark = next(fits, str(steps[-1] + 1))
         pen.text((x + size / 2, y + 34), mark, _INK, font=self._small, anchor="mm")
 
     def _say(self, pen, x, y, text: str, font, colour: str) -> None:

@@ -82,16 +82,25 @@ def test_rows_are_alone_in_batches_of_any_size(lms, family, cache):
 
 def test_edits_lead_from_the_commits_to_the_answer(lms):
     """Each changes a committed token into another one; the last one of a position stands."""
+    edited_first = False
     for family in ("llada", "sdar"):
-        lm = lms[family]
-        for c in lm.generate([[3, 4, 5], [7, 8, 9, 10, 11, 12, 13]], **EDITING):
+        lm, asked = lms[family], [[3, 4, 5], [7, 8, 9, 10, 11, 12, 13]]
+        kept = lm.generate(asked, **EDITING | {"editing_threshold": 1.0})
+        for c, without in zip(lm.generate(asked, **EDITING), kept, strict=True):
             assert c.edits == sorted(c.edits) and c.edits, family
-            last = {}
+            last = {i: c.committed_ids[i] for _, i, _ in c.edits}
+            assert len(c.committed_ids) == len(c.output_ids)
             for step, position, token in c.edits:
                 assert c.commit_step[position] < step < c.steps
                 assert last.get(position) != token != lm.config.mask_token_id
                 last[position] = token
-            assert last == {i: c.output_ids[i] for i in last}
+            # The first pass has nothing to edit, so it commits what it does without editing.
+            first = [i for i, step in enumerate(c.commit_step) if step == 0]
+            assert [c.committed_ids[i] for i in first] == [without.output_ids[i] for i in first]
+            edited_first = edited_first or any(i in last for i in first)
+            stays = {i: t for i, t in enumerate(c.committed_ids) if i not in last}
+            assert last | stays == dict(enumerate(c.output_ids))
+    assert edited_first
 
 
 def test_blocks_stay_open_for_at_most_max_post_steps(lms):

@@ -70,9 +70,9 @@ def expected(before, proposal, wants, kind, token, back, mask):
     """One pass by hand, position by position; back: columns that would open again.
 
     Returns:
-      The fields of `RECORD` after it, and its edits, (row, column, token).
+      The fields of `RECORD` after it, and its log, (row, column, token).
     """
-    after, edits = {n: np.array(getattr(before, n)) for n in RECORD}, []
+    after, log = {n: np.array(getattr(before, n)) for n in RECORD}, []
     for b in np.flatnonzero(~before.done):
         columns = np.arange(before.block[b], before.block[b] + 4)
         place = {int(c): i for i, c in enumerate(columns)}
@@ -82,8 +82,11 @@ def expected(before, proposal, wants, kind, token, back, mask):
             new, confidence = proposal.token[b, i], proposal.confidence[b, i]
             said, step = ANCHOR if wants[b, i] else TOP1, before.steps[b]
             said = said if kind is None else kind
+            room = step < before.edits.tokens.shape[1]
             if c == sure:
                 after["open"][b, c] = False
+                if room:
+                    log.append((b, c, new))
             elif before.open[b, c] or before.given[b, c]:
                 continue
             elif c in back[b]:
@@ -91,14 +94,13 @@ def expected(before, proposal, wants, kind, token, back, mask):
                 new, step, said, confidence = mask, -1, 0, 0.0
             else:
                 new = new if token is None else token
-                room = step < before.edits.tokens.shape[1]
                 if room and wants[b, i] and new != before.tokens[b, c]:
                     after["tokens"][b, c] = new
-                    edits.append((b, c, new))
+                    log.append((b, c, new))
                 continue
             after["tokens"][b, c], after["commit_kind"][b, c] = new, said
             after["commit_step"][b, c], after["commit_confidence"][b, c] = step, confidence
-    return after, edits
+    return after, log
 
 
 RECORD = ("tokens", "open", "commit_step", "commit_kind", "commit_confidence")
@@ -142,13 +144,13 @@ def test_each_pass_rewrites_what_was_decided_and_nothing_else(name):
             back = [range(99) if passes[b] == 2 else [] for b in range(4)]
         how = {"edit": (None, None), "noise": (PROPAGATED, OTHER)}[name]
         wants = proposal.confidence >= np.float32(0.05)
-        want, edits = expected(before, proposal, wants, *how, back, program.model.mask_token_id)
+        want, logged = expected(before, proposal, wants, *how, back, program.model.mask_token_id)
         for field in RECORD:
             # The same numbers from another program, so confidences may differ by rounding.
             np.testing.assert_allclose(getattr(state, field), want[field], 1e-5, 0)
         log = jax.device_get(state.edits)
         for b in np.flatnonzero(~before.done):
-            at, own = before.steps[b], [e for e in edits if e[0] == b]
+            at, own = before.steps[b], [e for e in logged if e[0] == b]
             if at >= log.column.shape[1]:  # the log is full
                 assert not own
                 continue

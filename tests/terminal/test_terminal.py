@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import io
 import sys
 from pathlib import Path
@@ -35,9 +36,39 @@ def test_marks_tell_the_kinds_apart():
     assert CANVAS.after(3).plain == "Tom^ has!~\n,@ 9|$!."
     marks = {mark for mark, _, _ in canvas.KINDS.values()}
     styles = {style for _, style, _ in canvas.KINDS.values()}
-    assert len(marks) == len(styles) == len(canvas.KINDS) == 5
+    assert len(marks) == len(styles) == len(canvas.KINDS) == 6
     used = canvas.legend(["top1", "anchor"]).plain
     assert "token^" in used and "token!" in used and "token~" not in used
+
+
+def test_an_edited_token_has_a_mark_from_its_edit_on():
+    shown = canvas.Canvas(
+        pieces=["Tom", " 5", "."],
+        steps=[0, 0, 1],
+        kinds=["anchor", "top1", "top1"],
+        last=4,
+        earlier={0: [(1, "Ann"), (3, "Eve")], 1: [(2, None)]},
+    )
+    frames = [shown.after(done).plain for done in range(5)]
+    assert frames == ["___", "Ann!$^_", "Eve!&$^.^", "Eve!& 5^&.^", "Tom!& 5^&.^"]
+    assert str(shown.after(2).spans[0].style) == canvas.KINDS["edited"][1]
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, no_color=True, color_system=None, width=80)
+    canvas.play(console, shown, frame_s=0)
+    assert "step 1 of 4, 0 edits" in stream.getvalue()
+    assert "step 4 of 4, 3 edits" in stream.getvalue() and "Tom!&" in stream.getvalue()
+
+
+def test_the_canvas_of_a_completion_with_edits():
+    lm = leapjax.load(LLADA)
+    done = dataclasses.replace(
+        answer(["anchor", "top1"]), steps=3, edits=[[1, 0, 9], [2, 0, 5]], committed_ids=[8, 5]
+    )
+    shown = canvas.Canvas.of(lm, done)
+    old = lm.codec.tokens_of([8, 9])
+    assert shown.earlier == {0: [(1, old[0]), (2, old[1])]}
+    assert canvas.kinds_of(done) == {"anchor", "top1", "edited"}
+    assert canvas.edits_of(done, done) == ", 4 edits" and not canvas.edits_of(answer(["top1"]))
 
 
 def test_control_characters_stay_off_the_screen():

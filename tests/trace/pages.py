@@ -1,6 +1,6 @@
 """A small trace, without a model, for the tests of what shows it."""
 
-from leapjax.trace import Item, Run, Token, Trace
+from leapjax.trace import Earlier, Item, Run, Token, Trace
 
 HOSTILE = 'why </script><script>document.title="owned"</script><img src=x onerror="fetch(1)">'
 
@@ -43,3 +43,14 @@ def trace():
         ),
     )
     return Trace("tiny", "canvas 5", (Item("1", HOSTILE, runs), Item("2", "plain", runs)))
+
+
+def edited():
+    """One prompt, one policy: 5 steps on a canvas of 3; one position is edited twice, one once."""
+    tokens = (
+        token("5", 0, "anchor", 0.95, earlier=(Earlier("seventeen", 1), Earlier("<eos>", 3, True))),
+        token(".", 1, "top1", earlier=(Earlier("!", 3),)),
+        token("<eos>", 2, "top1", special=True),
+    )
+    run = Run("joint_threshold", "threshold 0.9", 5, 3, "5.", tokens)
+    return Trace("tiny", "canvas 3", (Item("1", "how many?", (run,)),))

@@ -10,7 +10,7 @@ import shutil
 import pytest
 
 from leapjax.trace import write
-from tests.trace.pages import HOSTILE, trace
+from tests.trace.pages import HOSTILE, edited, trace
 
 api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = os.environ.get("LEAPJAX_CHROMIUM") or next(
@@ -50,6 +50,36 @@ def page(browser, tmp_path):
     yield opened
     assert opened.seen == {"requests": [path.as_uri()], "errors": []}
     opened.close()
+
+
+def test_an_edit_shows_from_its_step_on_and_is_told(browser, tmp_path):
+    path = tmp_path / "edited.html"
+    write(edited(), path)
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    box = page.locator(".token").first
+    rows = [
+        (0, None, "open", "", "0 edits"),
+        (1, "seventeen", "anchor", "◆", "0 edits"),
+        (2, "□", "edited special new", "◆✎", "1 edit"),
+        (3, "□", "edited special", "◆✎", "1 edit"),
+        (4, "5", "edited new", "◆✎", "3 edits"),
+        (5, "5", "edited", "◆✎", "3 edits"),
+    ]
+    for step, text, look, mark, count in rows:
+        page.locator("#step").fill(str(step))
+        told = box.get_attribute("aria-label")
+        if text is not None:
+            assert box.locator(".text").inner_text().strip() == text, step
+        classes = set(box.get_attribute("class").split())
+        assert set(look.split()) <= classes | {"new"}, step
+        assert ("edited" in classes, "new" in classes) == ("edited" in look, step in (1, 2, 4))
+        assert box.locator(".mark").inner_text() == mark, step
+        assert page.locator(".state").inner_text().endswith(f", {count}"), step
+        assert ("edited in step 2: “seventeen” → “<eos>”" in told) == (step >= 2)
+        assert ("edited in step 4: “<eos>” → “5”" in told) == (step >= 4)
+    assert "✎edited: the token was" in page.locator("#legend").inner_text().replace("\n", "")
+    page.close()
 
 
 def texts(page, policy):

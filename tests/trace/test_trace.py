@@ -1,6 +1,7 @@
 """Traces from the command line: what is in them, and what is refused."""
 
 import argparse
+import dataclasses
 import io
 import json
 import re
@@ -14,7 +15,8 @@ from leapjax.cli.decode_model import note
 from leapjax.config import DecodeConfig
 from leapjax.trace import html, write
 from leapjax.trace import record as recording
-from tests.trace.pages import trace
+from leapjax.trace.data import KINDS
+from tests.trace.pages import edited, trace
 
 LLADA = str(Path(__file__).parents[1] / "golden" / "llada-a")
 SMALL = ["--model", LLADA, "--gen-length", "16", "--block-length", "8"]
@@ -29,7 +31,7 @@ def content(path):
 def test_a_page_holds_the_records_steps_kinds_and_confidences(tmp_path, capsys):
     page, out = tmp_path / "t.html", tmp_path / "o.jsonl"
     argv = [*SMALL, "--prompt", "Why?", "--prompt", "How </script>?", "--details"]
-    argv += ["--threshold", "0.6", "--relaxed-threshold", "0.3"]
+    argv += ["--threshold", "0.6", "--relaxed-threshold", "0.3", "--editing-threshold", "0.1"]
     assert main([*argv, "--output", str(out), "--trace", str(page)]) == 0
     capsys.readouterr()
     records = [json.loads(line) for line in out.read_text().splitlines()]
@@ -40,7 +42,7 @@ def test_a_page_holds_the_records_steps_kinds_and_confidences(tmp_path, capsys):
         chosen, greedy = item["runs"]
         assert (chosen["policy"], greedy["policy"]) == ("localleap", "greedy")
         assert "threshold 0.6" in chosen["options"]
-        assert chosen["steps"] == record["steps"] and greedy["steps"] >= chosen["steps"]
+        assert chosen["steps"] == record["steps"]
         tokens = chosen["tokens"]
         assert [t["step"] for t in tokens] == record["commit_step"]
         assert [t["text"] for t in tokens] == lm.codec.tokens_of(record["output_ids"])
@@ -49,6 +51,16 @@ def test_a_page_holds_the_records_steps_kinds_and_confidences(tmp_path, capsys):
         ):
             if t["step"] >= 0:
                 assert t["kind"] == kind and t["confidence"] == pytest.approx(sure, abs=1e-4)
+        changes = []
+        for place, t in enumerate(tokens):
+            texts = [e["text"] for e in (*t["earlier"], t)]
+            changes += [
+                (e["step"], place, text) for e, text in zip(t["earlier"], texts[1:], strict=True)
+            ]
+        texts = lm.codec.tokens_of([new for _, _, new in record["edits"]])
+        logged = [(*e[:2], text) for e, text in zip(record["edits"], texts, strict=True)]
+        assert sorted(changes) == sorted(logged) != []
+        assert not any(t["earlier"] for t in greedy["tokens"])
         steps = sorted(t["step"] for t in greedy["tokens"] if t["step"] >= 0)
         assert steps == list(range(greedy["steps"]))  # one token a step
 
@@ -83,13 +95,39 @@ def test_no_text_can_end_the_data_element():
 def test_pictures_have_a_frame_a_step(tmp_path):
     image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    item = trace().items[0]
+    odd = dataclasses.replace(item.runs[0].tokens[0], text="\r\x1c")  # can't be drawn
+    run = dataclasses.replace(item.runs[0], tokens=(odd, *item.runs[0].tokens[1:]))
+    item = dataclasses.replace(item, runs=(run, item.runs[1]))
+    shown = dataclasses.replace(trace(), items=(item, *trace().items))
     for name in ("t.gif", "t.png"):
-        write(trace(), tmp_path / name)
+        write(shown, tmp_path / name)
     with image.open(io.BytesIO((tmp_path / "t.gif").read_bytes())) as moving:
         assert moving.n_frames == 4 and moving.info["loop"] == 0
         size = moving.size
     with image.open(tmp_path / "t.png") as still:
         assert still.size == size
+
+
+def test_pictures_show_an_edited_token_from_its_edit_on():
+    pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    from leapjax.trace.picture import _FILL, Painter
+
+    assert set(_FILL) == set(KINDS)
+    painter = Painter(edited())
+    pink = tuple(bytes.fromhex(_FILL["edited"][1:]))
+
+    def boxes(done):
+        """Pixels of the colour `edited`, without the legend's."""
+        frame = painter.frame(done, numbers=True)
+        above = frame.crop((0, 0, frame.width, frame.height - 60))
+        return sum(n for n, colour in above.getcolors(1 << 16) if colour == pink)
+
+    shown = [boxes(done) for done in range(6)]
+    assert shown[0] == shown[1] == 0 < shown[2] and shown[2] < shown[4] == shown[5], shown
+    frames = [painter.frame(done).tobytes() for done in (2, 4)]
+    assert frames[0] != frames[1]
 
 
 def test_samples_say_where_their_trace_is(tmp_path, monkeypatch, capsys):

@@ -8,11 +8,20 @@ const made = (tag, className, text) => {
   return node;
 };
 const show = { prompt: 0, step: 0, timer: null, panels: [] };
-const count = (steps) => steps + (steps === 1 ? " step" : " steps");
+const count = (number, what = "step") => number + " " + what + (number === 1 ? "" : "s");
 const quoted = (text) => "“" + text.replace(/\n/g, "↵") + "”";
 
 function last() {
   return Math.max(...trace.items[show.prompt].runs.map((run) => run.steps));
+}
+
+// How many edits of a token were made in so many steps, and what stands there after them.
+function edits(token, done) {
+  return token.earlier.filter((edit) => edit.step < done).length;
+}
+
+function standing(token, done) {
+  return token.earlier[edits(token, done)] || token;
 }
 
 // What is written in a box: line ends and the end of the text as signs.
@@ -24,13 +33,18 @@ function written(token) {
 function describe(run, token, place, done) {
   const name = run.policy + ", position " + (place + 1) + ": ";
   if (token.shown > done) return name + "still open";
-  let text = name + quoted(token.text) + ", ";
+  const now = standing(token, done), times = edits(token, done);
+  let text = name + quoted(now.text) + ", ";
   if (token.step === -2) return text + "given";
   if (token.step === -1) return text + "filled in behind the end, by no pass";
   if (token.step >= 0) text += "committed in step " + (token.step + 1) + " (" + trace.kinds[token.kind][1] + ")";
   else text += trace.kinds[token.kind][1];
   text += ", confidence " + token.confidence.toFixed(3);
-  if (token.same === false) text += "; greedy has another token here";
+  token.earlier.slice(0, times).forEach((old, n) => {
+    const next = token.earlier[n + 1] || token;
+    text += "; edited in step " + (old.step + 1) + ": " + quoted(old.text) + " → " + quoted(next.text);
+  });
+  if (now.same === false) text += "; greedy has another token here";
   return text;
 }
 
@@ -63,6 +77,7 @@ function build() {
     return { run, state, bar: bar.firstChild, boxes };
   });
   const used = new Set(item.runs.flatMap((run) => run.tokens.map((token) => token.kind)));
+  if (item.runs.some((run) => run.tokens.some((token) => token.earlier.length))) used.add("edited");
   at("legend").replaceChildren();
   for (const [kind, [mark, meaning]] of Object.entries(trace.kinds)) {
     if (!used.has(kind)) continue;
@@ -87,6 +102,7 @@ function verdict(run, greedy) {
 function box(run, token, place, canvas) {
   const node = made("span", "token");
   node.append(made("span", "text"), made("span", "mark"));
+  node.widest = Math.max(...[token, ...token.earlier].map((look) => [...written(look)].length));
   node.tabIndex = -1;
   node.setAttribute("role", "img");
   const tell = () => { at("detail").textContent = describe(run, token, place, Math.min(show.step, run.steps)); };
@@ -112,23 +128,28 @@ function go(step) {
   at("step").setAttribute("aria-valuetext", words);
   for (const { run, state, bar, boxes } of show.panels) {
     const done = Math.min(show.step, run.steps);
-    let decided = 0;
+    let decided = 0, changed = 0;
     run.tokens.forEach((token, place) => {
-      const node = boxes[place], here = token.shown <= done;
+      const node = boxes[place], here = token.shown <= done, now = standing(token, done);
+      const own = edits(token, done);
+      changed += own;
       if (here && token.step >= 0) decided += 1;
-      const fresh = here && token.step >= 0 && token.step === show.step - 1;
-      node.className = "token" + (here ? " " + token.kind : " open") +
-        (here && token.special ? " special" : "") + (fresh ? " new" : "");
-      const text = written(token);
-      // An open box is as wide as its token will be, so that nothing jumps.
-      node.firstChild.textContent = here ? text : "\u00a0".repeat([...text].length);
-      const mark = here ? trace.kinds[token.kind][0] : "";
-      node.lastChild.textContent = here && token.same === false && token.confidence !== null ? mark + "≠" : mark;
+      const decision = own ? token.earlier[own - 1].step : token.step;
+      const fresh = here && decision >= 0 && decision === show.step - 1;
+      node.className = "token" + (here ? " " + (own ? "edited" : token.kind) : " open") +
+        (here && now.special ? " special" : "") + (fresh ? " new" : "");
+      // A box is as wide as its widest token will be, so that nothing jumps.
+      const text = here ? written(now) : "";
+      const room = node.widest - [...text].length, before = Math.floor(room / 2);
+      node.firstChild.textContent = "\u00a0".repeat(before) + text + "\u00a0".repeat(room - before);
+      const mark = here ? trace.kinds[token.kind][0] + (own ? trace.kinds.edited[0] : "") : "";
+      node.lastChild.textContent = here && now.same === false && token.confidence !== null ? mark + "≠" : mark;
       node.setAttribute("aria-label", describe(run, token, place, done));
     });
     const over = done === run.steps;
     state.textContent = (over ? "finished after " + count(run.steps) : "step " + done + " of " + run.steps) +
-      ", " + decided + " of " + run.decided + " tokens";
+      ", " + decided + " of " + run.decided + " tokens" +
+      (run.tokens.some((token) => token.earlier.length) ? ", " + count(changed, "edit") : "");
     bar.style.width = (100 * done) / Math.max(run.steps, 1) + "%";
   }
   const held = document.activeElement;
