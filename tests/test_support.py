@@ -25,10 +25,15 @@ MODEL = {
     "a2d": "a2d-a",
     "sdar": "sdar-a",
     "fast_dllm_v2": "fast-dllm-v2-a",
+    "llada_moe": "llada-moe-a",
+    "llada2": "llada2-a",
+    "sdar_moe": "sdar-moe-a",
 }
 # Canvas and block. The prompts are shorter than a block, exactly one, and longer.
 SHAPE = dict.fromkeys(MODEL, {"gen_length": 16, "block_length": 8})
 SHAPE["sdar"] = {"gen_length": 14, "block_length": 4}
+SHAPE["sdar_moe"] = SHAPE["sdar"]
+SHAPE["llada2"] = {"gen_length": 13, "block_length": 8}
 SHAPE["fast_dllm_v2"] = {"gen_length": 24, "block_length": 8, "sub_block_length": 4}
 LENGTHS = (29, 3, 16, 1, 31, 8, 27)
 MESH = "data=2,fsdp=2,tensor=2"
