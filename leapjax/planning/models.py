@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from leapjax import checkpoint, models
-from leapjax.converters.fake_models import MODELS
+from leapjax.converters.fake_models import MODELS  # pyright: ignore[reportMissingImports]
 from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
 
