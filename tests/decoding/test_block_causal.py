@@ -25,7 +25,8 @@ CASES = [json.loads(line) for name in FILES for line in (GOLDEN / name).read_tex
 def forward(name):
     """Ids (1, T), block -> (T, V) logits; the block is traced, so all cases share a program."""
     model, params, _ = load(name)
-    free = dataclasses.replace(model, attention=Bidirectional())
+    runs = (dataclasses.replace(run, attention=Bidirectional()) for run in model.layer_runs)
+    free = dataclasses.replace(model, attention=Bidirectional(), layer_runs=(*runs,))
     place = np.arange(LENGTH, dtype=np.int32)[None, :]
 
     @jax.jit
