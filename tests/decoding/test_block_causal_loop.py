@@ -184,8 +184,8 @@ def compare(name, examples):
                 )
 
     check()
-    # One row in eight to one in five (infilling by sub-blocks) has a tie. Which rows are drawn depends
-    # on the modules imported before, so a few examples say little about shares.
+    # One row in eight to one in five (infilling by sub-blocks) has a tie. Which rows are drawn
+    # depends on the modules imported before, so a few examples say little about shares.
     many = examples > 100
     assert seen["compared"] > (0.7 if many else 0.5) * seen["rows"], seen
     assert seen["stopped"] or "infill" in varied or not many, seen
