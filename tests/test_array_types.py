@@ -146,6 +146,7 @@ DECODES += [{"cache": "block", "family": "sdar", "group": 0}]  # stores in turns
 DECODES += [{"policy": name, "gen": 4} for name in POLICIES]
 DECODES += [
     {"arrange": True, "policy": "confidence_threshold"},
+    {"arrange": True, "family": "llada_moe"},
     {"arrange": True, "policy": "wino", "gen": 4},
     {"arrange": True, "cache": "dual", "family": "dream"},
     {"cache": "dual", "cfg_scale": 1.0},
