@@ -35,8 +35,8 @@ def compile_and_audit(
 
 
 def check_loops(text):
-    """The decode, turns of refreshes, layers of each pass, turns of attention; none over rows."""
-    assert text.count(" while(") <= 5
+    """The decode, turns of refreshes, layers and turns of attention of each pass; no other."""
+    assert text.count(" while(") <= 6
 
 
 @pytest.mark.slow
