@@ -184,10 +184,11 @@ def compare(name, examples):
                 )
 
     check()
-    # One row in eight to one in five (infilling by sub-blocks) has a tie. Which rows are drawn
-    # depends on the modules imported before, so a few examples say little about shares.
+    # About one row in eight has a tie, one in five where sub-blocks are infilled. Which rows are
+    # drawn depends on the modules imported before, so a few examples say little about shares.
     many = examples > 100
-    assert seen["compared"] > (0.7 if many else 0.5) * seen["rows"], seen
+    most = 0.7 if "infill" in varied and configs[0].sub_block_cache else 0.8
+    assert seen["compared"] > (most if many else 0.5) * seen["rows"], seen
     assert seen["stopped"] or "infill" in varied or not many, seen
     assert (seen["edited"] > 0) == configs[0].edits, seen
 
