@@ -179,6 +179,7 @@ def test_another_policy_drops_the_files_own_fields(tmp_path):
     "text, message",
     [
         ("treshold: 0.9", "unknown key 'treshold'; did you mean 'threshold'"),
+        ("__class__: 1", r"unknown key '__class__'; known: policy, .{100,300} and \d+ more$"),
         ("- 1", "expected option names and values"),
         ("a: [", "c.yaml line 1: not valid YAML"),
         ("seed: 1\nradius: 2\nseed: 3", "c.yaml line 3: .*key 'seed' occurs twice"),

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +36,16 @@ def shown(value: Any) -> str:
         return " ".join(_BRIEF.repr(value).split())
     except ValueError:  # Python prints at most 4,300 digits
         return "a number with thousands of digits"
+
+
+def few(names: Sequence[str], most: int = 20) -> str:
+    """Names for a message: all of them, or the first `most` and how many more there are.
+
+    >>> few(("a", "b", "c"), most=2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def coerce(p: Parameter, value: Any) -> Any:

@@ -310,7 +310,7 @@ def check_keys(
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(str(name)[:80], known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {check.few(known)}"
             raise UserError(f"{where}: unknown {what} {check.shown(name)}; {hint}")
 
 
