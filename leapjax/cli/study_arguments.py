@@ -35,7 +35,7 @@ def add_study_options(
     add_model_options(parser, batch_size=at_least(1))
     add = parser.add_argument
     add("--task", default="wordproblems", metavar="NAME", help=TASK_HELP)
-    add("--split", metavar="NAME", help="wordproblems: heldout or unseen (default: heldout)")
+    add("--split", metavar="NAME", help="wordproblems: heldout, unseen or tune (default: heldout)")
     add_strata(parser)
     add("--limit", type=at_least(1), default=limit, metavar="N", help=limit_help)
     add("--seed", type=at_least(0), default=seed, metavar="S", help=seed_help)

@@ -11,7 +11,14 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from leapjax.errors import UserError
-from leapjax.tasks.base import Problem, extract_final, score
+from leapjax.tasks.base import (
+    TEMPLATES,
+    UNSEEN_TEMPLATES,
+    Problem,
+    extract_final,
+    score,
+    score_strict,
+)
 
 NAMES = ("wordproblems", "gsm8k:PATH")
 
@@ -27,8 +34,12 @@ class Task:
       gen_length: canvas, at most 1.5 times the 99th percentile of the answers' tokens.
       block_length: block, in tokens.
       draw: `(split, strata, limit, seed) -> problems`; `problems` checks its arguments.
-      score: whether a text answers a problem.
+      score: whether a text answers a problem, by the lenient parser.
+      score_strict: the same by the strict parser, which accepts the asked form only.
       extract: the final answer of a text, None where it has none.
+      templates: wordings of a question with `{question}`, as `str.format` takes them; the first
+        is the plain one.
+      unseen_templates: places in `templates` that no training uses.
     """
 
     name: str
@@ -38,7 +49,10 @@ class Task:
     block_length: int
     draw: Callable[[str, tuple[str, ...], int | None, int], list[Problem]]
     score: Callable[[str, Problem], bool] = score
+    score_strict: Callable[[str, Problem], bool] = score_strict
     extract: Callable[[str], Hashable | None] = extract_final
+    templates: tuple[str, ...] = TEMPLATES
+    unseen_templates: tuple[int, ...] = UNSEEN_TEMPLATES
 
     def problems(
         self,
@@ -67,9 +81,27 @@ class Task:
             raise UserError(f"limit is {limit}; expected at least 1")
         return self.draw(split, tuple(strata) or self.strata, limit, seed)
 
-    def record(self, problem: Problem) -> dict[str, Any]:
-        """What the model is asked: a record as in a JSONL file."""
-        return {"id": problem.id, "prompt": problem.question}
+    def record(self, problem: Problem, template: int = 0) -> dict[str, Any]:
+        r"""What the model is asked: a record as in a JSONL file.
+
+        Args:
+          problem: of this task.
+          template: place in `templates`; the id does not depend on it.
+
+        Raises:
+          UserError: no such template.
+
+        >>> problem = Problem("a", "2 + 2?", "#### 4", "4")
+        >>> get("wordproblems").record(problem, 4)
+        {'id': 'a', 'prompt': 'Q: 2 + 2?\nA:'}
+        """
+        if not 0 <= template < len(self.templates):
+            last = len(self.templates) - 1
+            raise UserError(
+                f"template {template} is unknown to task {self.name} (known: 0 to {last})"
+            )
+        prompt = self.templates[template].format(question=problem.question)
+        return {"id": problem.id, "prompt": prompt}
 
 
 def get(name: str) -> Task:
@@ -86,7 +118,7 @@ def get(name: str) -> Task:
         # The 99th percentile of held-out answers is 63 tokens over the strata, 48 in "main".
         return Task(
             name=name,
-            splits=("heldout", "unseen"),
+            splits=("heldout", "unseen", "tune"),
             strata=("easy", "main", "long", "distractor", "large"),
             gen_length=64,
             block_length=32,

@@ -27,7 +27,21 @@ class Problem:
     metadata: dict = dataclasses.field(default_factory=dict)
 
 
+# Generic wordings of a question, as `str.format` takes them; the first is the question alone.
+TEMPLATES = (
+    "{question}",
+    "Question: {question}\nAnswer:",
+    "Solve this problem.\n\n{question}",
+    "{question}\n\nThink step by step, then give the final answer.",
+    "Q: {question}\nA:",
+    "Read the task and answer it.\nTask: {question}",
+    "Here is a question for you. {question}",
+    "{question} Write down every step of the solution.",
+)
+UNSEEN_TEMPLATES = (6, 7)  # places in TEMPLATES that no training uses
+
 _FINAL = re.compile(r"####\s*\$?\s*(-?[0-9][0-9,]*(?:\.[0-9]+)?)")
+_LAST_LINE = re.compile(r"#### (-?[0-9][0-9,]*(?:\.[0-9]+)?)")
 
 
 def normalise(number: str) -> str:
@@ -54,5 +68,26 @@ def extract_final(text: str) -> str | None:
 
 
 def score(text: str, problem: Problem) -> bool:
-    """Whether a solution's final number is the problem's."""
+    """Whether a solution's final number is the problem's: the lenient parser, see `extract_final`.
+
+    >>> four = Problem("a", "2 + 2?", "#### 4", "4")
+    >>> score("####$ 4.0 pens", four), score("2 + 2 = 4", four)
+    (True, False)
+    """
     return extract_final(text) == problem.final
+
+
+def score_strict(text: str, problem: Problem) -> bool:
+    r"""Whether a solution ends in the line `#### number`, holds no other `####`, and is right.
+
+    The strict parser: a currency sign, a unit, or text behind the number make an answer wrong,
+    which `score` forgives. Spaces and line breaks around the whole text are ignored.
+
+    >>> four = Problem("a", "2 + 2?", "#### 4", "4")
+    >>> [score_strict(t, four) for t in ("2 + 2 = 4\n#### 4", "#### 4 pens", "#### 3\n#### 4")]
+    [True, False, False]
+    """
+    *lines, last = text.strip().split("\n")
+    found = _LAST_LINE.fullmatch(last)
+    once = not any("####" in line for line in lines)
+    return once and found is not None and normalise(found.group(1)) == problem.final

@@ -3,7 +3,8 @@
 Every problem is a pure function of (seed, split, stratum, index). A (template, operands)
 pair belongs to exactly one split by a stable hash of its text, whatever the seed, so the
 held-out problems can never be met in training; one template in ten is kept out of training
-altogether and makes up the split `unseen`.
+altogether and makes up the split `unseen`. The split `tune`, for choosing thresholds, is a tenth
+of the pairs by the same hash: disjoint from `heldout` and `unseen`, but a part of `train`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from leapjax.tasks import wordproblem_templates as wording
 from leapjax.tasks.base import Problem
 
 STRATA = ("drill", "easy", "main", "long", "distractor", "large")
-SPLITS = ("train", "heldout", "unseen")
+SPLITS = ("train", "heldout", "unseen", "tune")
 STEPS = {"drill": (), "easy": (1,), "main": (2, 3), "long": (4,), "distractor": (2,), "large": (2,)}
 LIMIT = 20  # largest number in a problem or solution outside "large"
 WIDEST = 30  # the largest that any range of the wording can reach
@@ -163,10 +164,10 @@ def _write(rng, template: Template, values: list[int]) -> Problem:
     )
 
 
-def split_of(template: Template, values: list[int]) -> str:
-    """Where a (template, operands) pair of a seen template belongs: "train" or "heldout"."""
+def splits_of(template: Template, values: list[int]) -> tuple[str, ...]:
+    """The splits that a (template, operands) pair of a seen template belongs to."""
     key = "o:" + template.id.split("/")[1] + ":" + ",".join(map(str, values))
-    return "heldout" if _hash(key) % 10 == 0 else "train"
+    return {0: ("heldout",), 1: ("train", "tune")}.get(_hash(key) % 10, ("train",))
 
 
 def draw(rng: np.random.Generator, split: str, stratum: str, limit: int = LIMIT) -> Problem:
@@ -174,8 +175,8 @@ def draw(rng: np.random.Generator, split: str, stratum: str, limit: int = LIMIT)
 
     Args:
       rng: the source of every choice.
-      split: "train", "heldout" (unseen operands of trained templates) or "unseen"
-        (templates kept out of training).
+      split: "train", "heldout" (unseen operands of trained templates), "unseen" (templates kept
+        out of training) or "tune" (a part of "train").
       stratum: one of `STRATA`.
       limit: largest number, at least 10 (the stratum "large" has its own).
 
@@ -200,7 +201,7 @@ def draw(rng: np.random.Generator, split: str, stratum: str, limit: int = LIMIT)
                 values = _draw_chain(rng, template, limit)
             if values is not None:
                 break
-        if split == "unseen" or split_of(template, values) == split:
+        if split == "unseen" or split in splits_of(template, values):
             return _write(rng, template, values)
 
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from leapjax import tasks
 from leapjax.errors import UserError
 from leapjax.models import ModelConfig
 from leapjax.tasks import wordproblem_tokenizer, wordproblems
-from leapjax.tasks.base import extract_final, normalise, score
+from leapjax.tasks.base import Problem, extract_final, normalise, score, score_strict
 from leapjax.text import load_codec
 
 STORIES = [s for s in wordproblems.STRATA if s != "drill"]
@@ -31,6 +32,12 @@ def test_same_seed_same_problems_and_a_longer_list_begins_with_the_shorter():
 def test_held_out_pairs_are_never_trained(stratum):
     n = 60 if stratum == "drill" else 1500
     assert not pairs("train", stratum, n) & pairs("heldout", stratum, min(n, 400))
+
+
+@pytest.mark.parametrize("stratum", ("easy", "main"))
+def test_thresholds_are_tuned_on_pairs_that_no_report_uses(stratum):
+    tuned = pairs("tune", stratum, 300)
+    assert not tuned & (pairs("heldout", stratum, 400) | pairs("unseen", stratum, 100))
 
 
 @pytest.mark.parametrize("stratum", STORIES)
@@ -143,3 +150,39 @@ def test_final_number():
     assert extract_final("#### $ -08") == "-8"
     assert extract_final("the answer is 4") is None
     assert normalise("0.0") == "0" and normalise("007") == "7"
+
+
+@pytest.mark.parametrize(
+    "text, lenient, strict",
+    [
+        ("6 + 6 = 12\n#### 12", True, True),
+        (" #### 12\n", True, True),
+        ("#### 1,2", True, True),
+        ("#### 12.0", True, True),
+        ("#### $12", True, False),
+        ("####12", True, False),
+        ("#### 12 pens", True, False),
+        ("#### 12\nor so", True, False),
+        ("#### 12\n#### 12", True, False),
+        ("so #### 12", True, False),
+        ("#### 13\n#### 12", False, False),
+        ("12", False, False),
+        ("", False, False),
+    ],
+)
+def test_the_strict_parser_accepts_the_asked_form_only(text, lenient, strict):
+    twelve = Problem("a", "6 + 6?", "#### 12", "12")
+    assert (score(text, twelve), score_strict(text, twelve)) == (lenient, strict)
+
+
+def test_templates_word_a_question_in_eight_ways():
+    task = tasks.get("wordproblems")
+    problem = Problem("a", "Is {x} 7?", "#### 7", "7")
+    asked = [task.record(problem, i) for i in range(len(task.templates))]
+    assert asked[0] == task.record(problem) == {"id": "a", "prompt": "Is {x} 7?"}
+    prompts = [record["prompt"] for record in asked]
+    assert len(set(prompts)) == 8 and all("Is {x} 7?" in prompt for prompt in prompts)
+    assert set(task.unseen_templates) == {6, 7}
+    for unknown in (-1, 8):
+        with pytest.raises(UserError, match=f"template {unknown} is unknown"):
+            task.record(problem, unknown)
