@@ -72,7 +72,8 @@ def own_value(row, name):
     """A parameter's value in a row; what the row leaves out has its default."""
     p = PARAMETERS[name]
     usual = row.get(p.follows, 0) if p.follows else p.default or 0
-    return row[name] if name in row else row.get("own", {}).get(name, usual)
+    shared = name in row and name not in FIELDS  # `margin` is a field and a parameter
+    return row[name] if shared else row.get("own", {}).get(name, usual)
 
 
 def stack(rows, policy=None):
