@@ -16,8 +16,9 @@ from flax import nnx
 
 from leapjax.errors import UserError
 from leapjax.lm import LM
-from leapjax.models import param_shapes, transformer
+from leapjax.models import param_shapes
 from leapjax.models.config import ModelConfig
+from leapjax.models.network import network
 from leapjax.ops.arrangement import for_training
 
 
@@ -53,8 +54,9 @@ class Transformer(nnx.Module):
         params, dtype = _arrays(self.weights), jnp.dtype(self.dtype)
         if any(run.experts for run in self.config.runs):
             params = for_training(params, self.config)  # experts by operations with gradients
-        hidden = transformer.hidden_states(params, self.config, ids, positions, valid, dtype)
-        return transformer.head(params, self.config, hidden)
+        own = network(self.config)
+        hidden = own.hidden_states(params, self.config, ids, positions, valid, dtype)
+        return own.head(params, self.config, hidden)
 
 
 def to_nnx(lm: LM) -> Transformer:

@@ -33,7 +33,8 @@ import numpy as np
 from leapjax import arguments
 from leapjax.errors import UserError
 from leapjax.lm import LM
-from leapjax.models import ModelConfig, transformer
+from leapjax.models import ModelConfig
+from leapjax.models.network import network
 from leapjax.ops.primitives import take
 from leapjax.serve.sizes import bucket
 from leapjax.sharding import under_mesh
@@ -268,7 +269,7 @@ def _sums(params, ids, positions, valid, targets, weights, config, dtype):
     # Dream predicts position i by the output at i - 1.
     places = ids.shape[1] - window + jnp.arange(window) - int(config.shift_logits)
     outputs = jnp.broadcast_to(places[None, :], (b, window))
-    hidden = transformer.hidden_states(
+    hidden = network(config).hidden_states(
         params, config, ids, positions, valid, jnp.dtype(dtype), outputs
     )
     return _weighted(params, config, hidden, targets, weights)
@@ -292,7 +293,7 @@ def _block_sums(params, noisy, clean, places, valid, weights, config, dtype):
 
 def _weighted(params, config, hidden, targets, weights):
     """Hidden states (B, W, D) -> weighted log-probabilities of the targets, (B,) float32."""
-    logits = transformer.head(params, config, hidden).astype(jnp.float32)
+    logits = network(config).head(params, config, hidden).astype(jnp.float32)
     chosen = jnp.take_along_axis(logits, targets[:, :, None], axis=2)[:, :, 0]
     gained = chosen - jax.nn.logsumexp(logits, axis=2)
     return jnp.sum(jnp.where(weights > 0, weights * gained, jnp.float32(0)), axis=1)

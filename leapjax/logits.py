@@ -11,14 +11,15 @@ import numpy as np
 
 from leapjax.arguments import whole
 from leapjax.errors import UserError
-from leapjax.models import transformer
 from leapjax.models.config import ModelConfig
+from leapjax.models.network import network
 
 
 @functools.partial(jax.jit, static_argnames=("config", "dtype"))
 def _logits(params, ids, positions, valid, config: ModelConfig, dtype):
-    hidden = transformer.hidden_states(params, config, ids, positions, valid, jnp.dtype(dtype))
-    return transformer.head(params, config, hidden)
+    own = network(config)
+    hidden = own.hidden_states(params, config, ids, positions, valid, jnp.dtype(dtype))
+    return own.head(params, config, hidden)
 
 
 def logits(

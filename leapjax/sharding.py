@@ -95,9 +95,14 @@ def check(shape: MeshShape, config: ModelConfig) -> None:
       config: the model's shape.
 
     Raises:
-      UserError: `expert` splits the experts of a model that has none, or whose number `expert` and
-        `fsdp` together do not divide.
+      UserError: `tensor` splits the heads of a model that has none; `expert` splits the experts of
+        a model that has none, or whose number `expert` and `fsdp` together do not divide.
     """
+    if shape.tensor > 1 and not config.has_attention:
+        raise UserError(
+            f"--mesh {shape}: tensor splits heads and MLPs, and a {config.family} has none; use "
+            "data or fsdp"
+        )
     if shape.expert == 1:
         return
     counts = [run.experts.count for run in config.runs if run.experts]

@@ -17,8 +17,8 @@ import numpy as np
 
 from leapjax.config import OPTIONS, DecodeConfig, check_keys
 from leapjax.errors import UserError
-from leapjax.models import FAMILIES, ModelConfig, param_shapes
-from leapjax.models.attention import Bidirectional, BlockCausal
+from leapjax.models import FAMILIES, ModelConfig, chain, param_shapes
+from leapjax.models.attention import Absent, Bidirectional, BlockCausal
 from leapjax.models.config import Experts, layer_runs
 from leapjax.policies import POLICIES
 from leapjax.policies.names import policy_of
@@ -52,6 +52,13 @@ _PARTICULAR: dict[str, dict[str, Any]] = {
         "sub_block_length": 4,
     },
     "llada_moe": {"qk_norm": True},
+    "chain": {
+        "d_model": 3,
+        **dict.fromkeys(("n_layers", "n_heads", "n_kv_heads", "mlp_hidden_size"), 1),
+        **dict.fromkeys(("rope_theta", "norm_eps"), 1.0),
+        "head_dim": 2,
+        "attention": Absent(),
+    },
     "llada2": {
         "n_kv_heads": 2,
         "head_dim": 8,
@@ -206,6 +213,9 @@ def tiny_params(
     """
     rng = np.random.default_rng(seed)
     shapes = param_shapes(config)
+    if not config.has_attention:
+        drawn = {n: logit_std / 2 * rng.standard_normal(s) for n, s in shapes.items()}
+        return chain.init_params(config, drawn)
 
     def leaf(name: str, shape: tuple[int, ...]):
         if name.endswith("norm"):

@@ -32,9 +32,9 @@ from leapjax.training import block_diffusion, objective
 from tests.decoding import harness
 
 NAMES = """
-    models.attention models.transformer ops.arrangement ops.cache ops.cpu ops.primitives ops.runs
-    ops.split ops.xla models.block_passes decoding.advance decoding.prefill decoding.forward
-    decoding.loop decoding.proposal decoding.schedule
+    models.attention models.chain models.shadow models.transformer ops.arrangement ops.cache ops.cpu
+    ops.primitives ops.runs ops.split ops.xla models.block_passes decoding.advance decoding.prefill
+    decoding.forward decoding.loop decoding.proposal decoding.schedule
     decoding.step decoding.summary likelihood training.objective training.block_diffusion
     policies.base
 """.split()
@@ -147,6 +147,8 @@ DECODES += [{"policy": name, "gen": 4} for name in POLICIES]
 DECODES += [
     {"arrange": True, "policy": "confidence_threshold"},
     {"arrange": True, "family": "llada_moe"},
+    {"arrange": True, "family": "chain", "policy": "wino", "gen": 4},
+    {"family": "chain", "cfg_scale": 1.0},
     {"arrange": True, "policy": "wino", "gen": 4},
     {"arrange": True, "cache": "dual", "family": "dream"},
     {"cache": "dual", "cfg_scale": 1.0},
@@ -198,6 +200,7 @@ def test_what_is_computed_keeps_to_the_types(called):
     for rule in (attention.BlockCausal(4), attention.Causal(), attention.Windowed(2)):
         attention.attention_mask(rule, places[:, :3], places, valid)
     attention.Bidirectional().mask(places, places)
+    attention.Absent().mask(places, places)
     expected = {label(f) for *_, f in FUNCTIONS if takes_arrays(f)}
     if not native.available():
         expected = {name for name in expected if not name.startswith("ops.cpu.")}

@@ -19,6 +19,7 @@ CACHES_FOR = {
     # A finished block never changes, so its keys and values are exact.
     "block_causal": ("none", "block"),
     "causal": ("none",),
+    "absent": ("none",),  # without attention there are no keys and values
 }
 
 

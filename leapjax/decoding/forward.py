@@ -18,7 +18,7 @@ from leapjax.caches import Outcome
 from leapjax.decoding.program import Program
 from leapjax.decoding.proposal import guided
 from leapjax.decoding.state import DecodeState
-from leapjax.models import transformer
+from leapjax.models.network import network
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Float32, Int32, Shaped
@@ -124,7 +124,7 @@ def window_logits(
     params: Weights, hidden: Float[Array, "R W D"], state: DecodeState, program: Program
 ) -> Float32[Array, "B W V"]:
     """Head and guidance: (R, W, D) hidden states -> (B, W, V) float32 logits."""
-    logits = transformer.head(params, program.model, hidden)
+    logits = network(program.model).head(params, program.model, hidden)
     if not program.guidance:
         return logits
     conditional, unconditional = jnp.split(logits, 2)

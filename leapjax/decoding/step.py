@@ -16,7 +16,7 @@ from leapjax.decoding import advance, edits, forward, schedule, summary
 from leapjax.decoding.program import Program
 from leapjax.decoding.proposal import never_proposed, probability, propose
 from leapjax.decoding.state import DecodeState, PassCounts, row_keys
-from leapjax.ops.arrangement import as_arranged
+from leapjax.ops.arrangement import log_frequency
 from leapjax.ops.primitives import take
 from leapjax.policies import Pass
 from leapjax.types import COMMIT, NONE, REOPEN, REPLACE, SEED
@@ -157,8 +157,7 @@ def _proposal(params, state: DecodeState, outcome, masked, info: Pass, program: 
             barred = never_proposed(logits.shape[-1], state.options, program)
             logits, memory = program.policy.adjust(logits, barred, masked, info)
             info = info._replace(memory=memory)
-        frequency = as_arranged(params, program.model).log_frequency
-        proposal = propose(logits, state.options, keys, last_pass, program, frequency)
+        proposal = propose(logits, state.options, keys, last_pass, program, log_frequency(params))
     if outcome.shadow is not None:
         shadow = forward.window_logits(params, outcome.shadow, state, program)
         standing = probability(shadow, take(state.tokens, info.columns))

@@ -17,6 +17,7 @@ import numpy as np
 from leapjax.decoding.program import Program
 from leapjax.decoding.state import RowOptions
 from leapjax.models import transformer
+from leapjax.models.network import network
 from leapjax.types import Proposal
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def applies(params: Weights, program: Program) -> bool:
     """Whether these weights support a summary and the program needs no more."""
     plain = not (program.guidance or program.sampling or program.holds_masks)
     policy = program.policy
-    ready = transformer.has_summary(params, program.model)
+    ready = network(program.model).has_summary(params, program.model)
     return ready and plain and not policy.needs and policy.adjust is None
 
 

@@ -93,12 +93,27 @@ class Windowed:
         return abs(keys[:, None, :] - queries[:, :, None]) < self.size
 
 
-Rule = Bidirectional | BlockCausal | Causal | Windowed
+@dataclasses.dataclass(frozen=True)
+class Absent:
+    """No position attends to another: hidden Markov chains, which have no attention.
+
+    >>> import numpy as np
+    >>> Absent().mask(np.arange(2)[None], np.arange(2)[None])[0].astype(int).tolist()
+    [[1, 0], [0, 1]]
+    """
+
+    def mask(self, queries: Int32[Array, "B S"], keys: Int32[Array, "B T"]) -> Bool[Array, "B S T"]:
+        """See `Bidirectional.mask`."""
+        return keys[:, None, :] == queries[:, :, None]
+
+
+Rule = Bidirectional | BlockCausal | Causal | Windowed | Absent
 RULES = {
     "bidirectional": Bidirectional,
     "block_causal": BlockCausal,
     "causal": Causal,
     "windowed": Windowed,
+    "absent": Absent,
 }
 
 

@@ -1,4 +1,4 @@
-"""The shape of a masked diffusion transformer of any family."""
+"""The shape of a model of any family: a masked diffusion transformer, or a Markov chain."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Sequence
 
 from leapjax.errors import UserError
-from leapjax.models.attention import Bidirectional, BlockCausal, Rule
+from leapjax.models.attention import Absent, Bidirectional, BlockCausal, Rule
 
 # How many positions a canvas has, for a prompt of P tokens and blocks of B: `gen_length`; the
 # fewest that are at least `gen_length` and end on a block's border (SDAR); `gen_length` // B
@@ -113,7 +113,7 @@ class ModelConfig:
     Attributes:
       family: name in `leapjax.models.FAMILIES`.
       vocab_size: rows V of the embedding table (ids beyond the tokenizer included).
-      d_model: width D of the residual stream.
+      d_model: width D of the residual stream; of a hidden Markov chain, its states S.
       n_layers: number of blocks L.
       n_heads: query heads H.
       n_kv_heads: key/value heads; divides `n_heads`.
@@ -185,6 +185,11 @@ class ModelConfig:
     def block_causal(self) -> bool:
         """Whether attention is block-causal, so that finished blocks are final."""
         return isinstance(self.attention, BlockCausal)
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether it is a transformer; a hidden Markov chain has no layers."""
+        return not isinstance(self.attention, Absent)
 
     @property
     def block_length(self) -> int | None:

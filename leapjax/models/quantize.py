@@ -46,10 +46,14 @@ def quantize(params, config: ModelConfig, method: str):
       `head_scale` (V,); leaves that are not quantised are the same arrays.
 
     Raises:
-      UserError: unknown method.
+      UserError: unknown method, or a model without matrices.
     """
     if method not in QUANTIZATIONS:
         raise UserError(f"quantize is {method!r}; choose one of {', '.join(QUANTIZATIONS)}")
+    if not config.has_attention:
+        raise UserError(
+            f"quantize is {method}, but a {config.family} has no matrices to round; leave it out"
+        )
     out = dict(params)
     for weight in table(config):
         if weight.quantized:

@@ -17,6 +17,7 @@ from leapjax.models.config import Experts, ModelConfig, Run
 
 EMBEDDING, MATRIX, NORM, BIAS = "embedding", "matrix", "norm", "bias"
 EXPERT, ROUTER = "expert", "router"
+LOG = "log probability"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Weight:
       shape: with a leading L where a run's layers are stacked. Matrices are (in, out), `embed`
         and `head` (V, D).
       axes: the logical axis of each dimension (`leapjax.sharding.RULES`), or None.
-      role: embedding (and head), matrix, norm, bias, expert (the matrices of a layer's experts) or
-        router.
+      role: embedding (and head), matrix, norm, bias, expert (the matrices of a layer's experts),
+        router, or log probability (of a Markov chain).
       hub: the hub's name; `{}` stands for the layer's number, a second one for the expert's.
       first: number of the run's first layer.
       part: (first row, rows in all) of its place in a tensor of the hub that holds several

@@ -166,7 +166,7 @@ def _stacked(leaves: Mapping[str, Any], run: Run, config: ModelConfig) -> Stacke
 
 def arrange(
     params: Mapping[str, Any] | Arranged, config: ModelConfig, dtype: str = "float32"
-) -> Arranged:
+) -> Mapping[str, Any] | Arranged:
     """Arrange the parameters for compiled programs; the canonical ones stay valid.
 
     Args:
@@ -175,10 +175,10 @@ def arrange(
       dtype: compute dtype.
 
     Returns:
-      The weights: packed or as views on one CPU device, unmoved elsewhere.
+      The weights: packed or as views on one CPU device, unmoved elsewhere; a chain's are `params`.
     """
     leaves = jax.tree.leaves(params)
-    if isinstance(params, Arranged):
+    if isinstance(params, Arranged) or not config.has_attention:
         return params
     if not all(isinstance(x, jax.Array) for x in leaves):
         return as_arranged(params, config)
@@ -223,6 +223,15 @@ def with_log_frequency(
     if isinstance(params, Arranged):
         return params.replace(log_frequency=known)
     return {**params, "log_frequency": known}
+
+
+def log_frequency(params: Mapping[str, Any] | Arranged) -> Float32[Array, " V"] | None:
+    """The token frequencies that `with_log_frequency` added, or None.
+
+    Args:
+      params: canonical or arranged.
+    """
+    return params.log_frequency if isinstance(params, Arranged) else params.get("log_frequency")
 
 
 def _views(stacks, device) -> list[dict[str, jax.Array]]:

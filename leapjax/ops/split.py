@@ -48,7 +48,7 @@ def split_layers(
     Returns:
       The arranged weights, or `params` if they are not split (also where memory is short).
     """
-    if isinstance(params, Arranged):
+    if isinstance(params, Arranged) or not config.has_attention:
         return params
     devices = {d for x in jax.tree.leaves(params) for d in x.devices()}
     if not force:

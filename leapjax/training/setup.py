@@ -93,6 +93,11 @@ def _fine_tuned(config: TrainConfig) -> Start:
         folder = converters.resolve(config.init_from)
     raw = checkpoint.read_config(folder)
     model = models.parse_config(raw)
+    if not model.has_attention:
+        raise UserError(
+            f"init_from: {config.init_from} is a {model.family}, which leapjax.chains.fit fits; "
+            "name a transformer"
+        )
     return Start(model, raw, side_content(folder), load_codec(folder, model), folder)
 
 

@@ -13,7 +13,7 @@ from leapjax.models import transformer
 from leapjax.testing import tiny_config, tiny_params
 from leapjax.types import COMMIT_KINDS
 
-FAMILIES = ("llada", "dream", "sdar", "fast_dllm_v2", "llada_moe", "llada2", "sdar_moe")
+FAMILIES = ("llada", "dream", "sdar", "fast_dllm_v2", "llada_moe", "llada2", "sdar_moe", "chain")
 MODELS = {name: tiny_config(name) for name in FAMILIES}
 BIDIRECTIONAL = ("llada", "dream")
 EOT = 5  # an ordinary token of the tiny models that plays end-of-turn

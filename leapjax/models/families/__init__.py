@@ -4,7 +4,8 @@ A family's module has `MODEL_TYPES` (names in config.json), `parse` (config.json
 `HUB` (short names of weights -> the hub's) and `IGNORED` (hub tensors to skip). It has
 `TEMPLATE_OPTIONS` if its originals set variables of the chat template; `from_name` and
 `from_generation` if the checkpoint's name or generation_config.json tell what config.json lacks;
-`claims` if another family has one of its model types too: it says which files are its own.
+`claims` if another family has one of its model types too: it says which files are its own;
+`weights` (ModelConfig -> its table) if it is no transformer.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
-from leapjax.models.families import a2d, dream, fast_dllm_v2, llada, llada2, llada_moe, sdar
+from leapjax.models.families import a2d, chain, dream, fast_dllm_v2, llada, llada2, llada_moe, sdar
 from leapjax.models.keys import shown
 from leapjax.models.weights import Weight, transformer_weights
 
@@ -27,6 +28,7 @@ FAMILIES = {
     "fast_dllm_v2": fast_dllm_v2,
     "llada_moe": llada_moe,
     "llada2": llada2,
+    "chain": chain,
 }
 
 
@@ -85,7 +87,10 @@ def table(config: ModelConfig) -> tuple[Weight, ...]:
     >>> weights["layers.gate"].shape, weights["layers.gate"].axes
     ((2, 16, 24), (None, 'width', 'mlp'))
     """
-    return transformer_weights(config, FAMILIES[config.family].HUB)
+    family = FAMILIES[config.family]
+    if config.has_attention:
+        return transformer_weights(config, family.HUB)
+    return family.weights(config)
 
 
 def param_shapes(config: ModelConfig) -> dict[str, Any]:

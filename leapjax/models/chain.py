@@ -1,0 +1,210 @@
+"""Hidden Markov chains over tokens: the exact conditionals of masked positions.
+
+    tokens x_1 .. x_T, some observed    state z_i ~ transition[z_(i-1)], x_i ~ emission[z_i]
+    before (forward scan), behind (backward scan) -> log p(x_i = v | all observed tokens)
+
+Everything is in log space. An open position's emission is 1, a pad is skipped: no emission and no
+transition. So a row's conditionals are those of the chain itself, whatever is given, decided, or
+beside the row. Compute is float32 whatever compute dtype a decode names.
+
+Shapes: B rows, T columns, W chosen columns, S states, V vocabulary.
+Source: Rabiner 1989, "A tutorial on hidden Markov models", equations 19 to 27.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.nn import logsumexp
+
+from leapjax.models.config import ModelConfig
+from leapjax.ops.primitives import take
+
+if TYPE_CHECKING:
+    from jax.typing import DTypeLike
+    from jaxtyping import Array, Bool, Float32, Int32
+
+# The logarithm of probability 0: finite, so that differences of logits are numbers. A token that
+# no state emits is thereby no evidence, instead of a contradiction.
+FLOOR = np.float32(-1e4)
+
+
+class Messages(NamedTuple):
+    """What both scans know about the states.
+
+    Attributes:
+      before: (B, T, S) float32, log p(state | observed tokens before the column).
+      behind: (B, T, S) float32, log p(observed tokens behind the column | state), up to a constant.
+      likelihood: (B,) float32, log p(observed tokens), in nats.
+    """
+
+    before: Any
+    behind: Any
+    likelihood: Any
+
+
+def logs(params: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """The weights as float32 logarithms of at least `FLOOR`: (S,), (S, S), (S, V)."""
+    names = ("initial", "transition", "emission")
+    return tuple(jnp.maximum(params[n].astype(jnp.float32), FLOOR) for n in names)  # type: ignore
+
+
+def observed(
+    config: ModelConfig, ids: Int32[Array, "B T"], valid: Bool[Array, "B T"]
+) -> Bool[Array, "B T"]:
+    """(B, T) bool, the columns that hold a token."""
+    return valid & (ids != config.mask_token_id)
+
+
+def messages(
+    params: Mapping[str, Any],
+    config: ModelConfig,
+    ids: Int32[Array, "B T"],
+    valid: Bool[Array, "B T"],
+) -> Messages:
+    """Forward and backward scan over rows.
+
+    Args:
+      params: `initial` (S,), `transition` (S, S), `emission` (S, V), log probabilities.
+      config: the model's shape.
+      ids: (B, T) int32; the mask id where open.
+      valid: (B, T) bool, False marks pads.
+    """
+    initial, transition, emission = logs(params)
+    known = observed(config, ids, valid)
+    evidence = jnp.where(known[..., None], emission.T[ids], jnp.float32(0))  # (B, T, S)
+    steps = jnp.moveaxis(evidence, 1, 0), valid.T[..., None]
+
+    def forward(carry, step):
+        state, total = carry
+        seen, real = step
+        joint = state + seen
+        here = logsumexp(joint, axis=-1, keepdims=True)
+        moved = logsumexp(joint[:, :, None] + transition[None], axis=1) - here
+        after = jnp.where(real, moved, state), total + jnp.where(real, here, 0)[:, 0]
+        return after, state
+
+    def backward(state, step):
+        seen, real = step
+        moved = logsumexp((seen + state)[:, None, :] + transition[None], axis=2)
+        moved = moved - jnp.max(moved, axis=-1, keepdims=True)
+        return jnp.where(real, moved, state), state
+
+    b = ids.shape[0]
+    start = jnp.broadcast_to(initial, (b, initial.shape[0]))
+    (_, likelihood), before = lax.scan(forward, (start, jnp.zeros(b, jnp.float32)), steps)
+    _, behind = lax.scan(backward, jnp.zeros_like(start), steps, reverse=True)
+    return Messages(jnp.moveaxis(before, 0, 1), jnp.moveaxis(behind, 0, 1), likelihood)
+
+
+def _without_own(params, found: Messages, columns=None):
+    """Log p(token | all observed tokens but the column's own): (B, T or W, V)."""
+    parts = found.before, found.behind
+    before, behind = parts if columns is None else (take(x, columns) for x in parts)
+    state = before + behind
+    state = jnp.exp(state - logsumexp(state, axis=-1, keepdims=True))
+    # A sum of probabilities: a term that underflows is below 1e-38 of a token's probability.
+    emission = jnp.exp(logs(params)[2])
+    share = jnp.einsum("bws,sv->bwv", state, emission, precision=lax.Precision.HIGHEST)
+    return jnp.where(share > 0, jnp.log(jnp.where(share > 0, share, 1)), FLOOR)
+
+
+def _with_own(config: ModelConfig, logits, ids, known):
+    """The same given the column's own token too: nothing else is possible there."""
+    vocabulary = jnp.arange(logits.shape[-1], dtype=jnp.int32)[None, None, :]
+    own = jnp.where(vocabulary == ids[..., None], jnp.float32(0), FLOOR)
+    return jnp.where(known[..., None], own, logits)
+
+
+def hidden_states(
+    params: Mapping[str, Any],
+    config: ModelConfig,
+    ids: Int32[Array, "B T"],
+    positions: Int32[Array, "B T"],
+    valid: Bool[Array, "B T"],
+    dtype: DTypeLike = jnp.float32,
+    outputs: Int32[Array, "B W"] | None = None,
+) -> Float32[Array, "B T V"] | Float32[Array, "B W V"]:
+    """Exact conditionals, with the interface of `transformer.hidden_states`.
+
+    Args:
+      params: see `messages`.
+      config: the model's shape.
+      ids: (B, T) int32.
+      positions: (B, T) int32; a chain counts valid columns, which says the same.
+      valid: (B, T) bool, False marks pads.
+      dtype: ignored, compute is float32.
+      outputs: (B, W) int32, the columns to return; None returns all.
+
+    Returns:
+      (B, T, V) float32, with `outputs` (B, W, V): log p(token | all observed tokens of the row);
+      at an observed column 0 for its token and `FLOOR` for the others. `head` returns it unchanged.
+    """
+    logits = _without_own(params, messages(params, config, ids, valid), outputs)
+    known = observed(config, ids, valid)
+    if outputs is not None:
+        ids, known = take(ids, outputs), take(known, outputs)
+    return _with_own(config, logits, ids, known)
+
+
+def shadowed_states(
+    params: Mapping[str, Any],
+    config: ModelConfig,
+    ids: Int32[Array, "B T"],
+    positions: Int32[Array, "B T"],
+    valid: Bool[Array, "B T"],
+    dtype: DTypeLike,
+    columns: Int32[Array, "B W"],
+    source: Int32[Array, "B W"],
+) -> tuple[Float32[Array, "B W V"], Float32[Array, "B W V"]]:
+    """As `leapjax.models.shadow.shadowed_states`; the shadow leaves each column's token out.
+
+    Args:
+      params: see `messages`.
+      config: the model's shape.
+      ids: (B, T) int32.
+      positions: (B, T) int32.
+      valid: (B, T) bool, False marks pads.
+      dtype: ignored.
+      columns: (B, W) int32, the window.
+      source: (B, W) int32, equal to `columns`.
+
+    Returns:
+      Two (B, W, V) float32: `hidden_states` of the window, and log p(token | all observed tokens
+      of the row but the column's own).
+    """
+    shadow = _without_own(params, messages(params, config, ids, valid), columns)
+    known = take(observed(config, ids, valid), columns)
+    return _with_own(config, shadow, take(ids, columns), known), shadow
+
+
+def head(
+    params: Mapping[str, Any], config: ModelConfig, hidden: Float32[Array, "B W V"]
+) -> Float32[Array, "B W V"]:
+    """The logits, which `hidden_states` has computed."""
+    return hidden
+
+
+def has_summary(params: Mapping[str, Any], config: ModelConfig) -> bool:
+    """Never: no vocabulary is too large for all logits."""
+    return False
+
+
+def init_params(config: ModelConfig, logits: Mapping[str, Any]) -> dict[str, Any]:
+    """Weights from unnormalised logarithms.
+
+    Args:
+      config: the model's shape.
+      logits: `initial`, `transition`, `emission`, as `messages` takes them. The special ids' get
+        probability 0.
+    """
+    special = [config.mask_token_id, config.eos_token_id, config.pad_token_id]
+    emission = jnp.asarray(logits["emission"], jnp.float32).at[:, jnp.asarray(special)].set(FLOOR)
+    out = {name: jnp.asarray(logits[name], jnp.float32) for name in ("initial", "transition")}
+    out = out | {"emission": emission}
+    return {n: jnp.maximum(jax.nn.log_softmax(x, axis=-1), FLOOR) for n, x in out.items()}
