@@ -7,3 +7,7 @@ class UserError(Exception):
     Command-line entry points print it to stderr as a single line and exit with
     status 2 (docs/contract.md, Errors); from Python it is an ordinary exception.
     """
+
+
+class NoRoom(UserError):
+    """This machine has no memory for a model, or for a single row of it."""

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from leapjax.config import DecodeConfig
 from leapjax.decoding import program_for
-from leapjax.errors import UserError
+from leapjax.errors import NoRoom
 from leapjax.failures import out_of_memory
 from leapjax.models.config import ModelConfig
 from leapjax.models.quantize import quantize as quantized
@@ -92,7 +92,7 @@ def choose(
       The mesh; None is the default device.
 
     Raises:
-      UserError: it fits none of them.
+      NoRoom: it fits none of them.
     """
     have = local_devices() if devices is None else devices
     limit = device_limit(have[0]) if len(have) > 1 else None
@@ -105,7 +105,7 @@ def choose(
         if _needs(auto, mesh, weights, model, dtype, quantize, have, limit) <= limit:
             return None if mesh.devices == 1 else mesh
     fewer = "fewer rows (--batch-size), " if auto.batch_size else ""
-    raise UserError(
+    raise NoRoom(
         f"the model finds no room on {len(have)} devices of {limit / 1e9:.1f} GB; use {fewer}"
         "--quantize int8 or more devices, or try a --mesh of your own"
     )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from leapjax import checkpoint, models
 from leapjax.config import QUANTIZATIONS
@@ -103,15 +106,21 @@ def model_config(path: str | Path | None, revision: str | None = None) -> ModelC
     return models.parse_config(checkpoint.read_config(folder))
 
 
-def _load(path, dtype, revision, quantize, mesh, template_options) -> LM:
-    if mesh == "auto":
-        mesh = Auto()
-    shape = parse(mesh) if isinstance(mesh, str) else mesh
+class _Source(NamedTuple):
+    """Where a model's weights come from: a folder, its config, and how its weights are read."""
+
+    folder: Path
+    config: ModelConfig
+    read: Callable[..., Any]
+    stored: Callable[[], Mapping[str, tuple[tuple[int, ...], Any]]]
+    model_hash: str | None
+
+
+def _source(path, revision: str | None) -> _Source:
     folder = Path(path) if path is not None else embedded_path()
     if checkpoint.is_checkpoint(folder):
         config = models.parse_config(checkpoint.read_config(folder))
-        read = functools.partial(checkpoint.load_params, folder, config)
-        stored = functools.partial(checkpoint.stored_leaves, folder, config)
+        read, stored = checkpoint.load_params, checkpoint.stored_leaves
         model_hash = checkpoint.model_hash(folder)  # from the manifest
     else:
         # The only import of the converters, needed only for hub formats.
@@ -119,9 +128,30 @@ def _load(path, dtype, revision, quantize, mesh, template_options) -> LM:
 
         folder = converters.resolve(str(folder), revision=revision)
         config = models.parse_config(checkpoint.read_config(folder))
-        read = functools.partial(converters.load_hub, folder, config)
-        stored = functools.partial(converters.stored_leaves, folder, config)
-        model_hash = None
+        read, stored, model_hash = converters.load_hub, converters.stored_leaves, None
+    read, stored = (functools.partial(f, folder, config) for f in (read, stored))
+    return _Source(folder, config, read, stored, model_hash)
+
+
+def weight_bytes(path: str | Path | None, revision: str | None = None) -> int:
+    """Bytes of a model's weights as they are loaded; none of them is read.
+
+    Args:
+      path: as in `load`.
+      revision: as in `load`.
+
+    Raises:
+      UserError: as `load`.
+    """
+    leaves = _source(path, revision).stored().values()
+    return sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in leaves)
+
+
+def _load(path, dtype, revision, quantize, mesh, template_options) -> LM:
+    if mesh == "auto":
+        mesh = Auto()
+    shape = parse(mesh) if isinstance(mesh, str) else mesh
+    folder, config, read, stored, model_hash = _source(path, revision)
     defaults = checkpoint_options(path, config)
     codec = load_codec(folder, config, template_options)
     if isinstance(shape, Auto):

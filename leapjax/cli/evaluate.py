@@ -37,6 +37,10 @@ examples:
   leapjax evaluate --reproduce localleap-llada-gsm8k --model checkpoints/llada-8b \\
       --data gsm8k/test.jsonl --shots gsm8k/train.jsonl --output runs/rows
 
+  # Every published row of a model that its data and this machine allow, in one report
+  leapjax evaluate --reproduce all --model checkpoints/LLaDA-8B-Instruct \\
+      --data-dir benchmarks --output runs/rows
+
 policies:
   greedy      one token a step, the most probable first: the baseline, always run (cache none)
   schedule-2, schedule-4, schedule-8   a fixed 2, 4, 8 tokens a step
@@ -83,9 +87,7 @@ def run(args: argparse.Namespace) -> int:
     """Carry the command out; see `leapjax.cli.common.command`."""
     if args.reproduce:
         return evaluate_rows.run(args)
-    for name in ("data", "shots", "rows", "allow_code_execution"):
-        if getattr(args, name):
-            raise UserError(f"--{name.replace('_', '-')} is only read with --reproduce NAME")
+    evaluate_rows.refuse(args)
     from leapjax import tasks
     from leapjax.config.resolve import CANVAS, for_checkpoint
     from leapjax.options import set_flags

@@ -78,6 +78,26 @@ def model_name(model: str | None) -> str:
     return "embedded" if model is None else Path(model).name
 
 
+def facts(args: argparse.Namespace, lm) -> dict[str, Any]:
+    """The model, the device and the versions of a report.
+
+    Args:
+      args: of the command.
+      lm: the model; None where it was not loaded.
+    """
+    from leapjax.ops import hardware
+    from leapjax.studies import runner
+
+    names = {"hash": "model_hash", "dtype": "dtype", "quantization": "quantization"}
+    return {
+        "model": {"name": model_name(args.model)}
+        | {key: getattr(lm, name, None) for key, name in names.items()},
+        "device": runner.device_name(),
+        "backend": hardware.name(),
+        "versions": runner.versions(),
+    }
+
+
 def about(
     args: argparse.Namespace, lm, task, problems: Sequence[Any], base, batch_size: int
 ) -> dict[str, Any]:
@@ -91,9 +111,6 @@ def about(
       base: decode options that all settings share.
       batch_size: rows decoded at once.
     """
-    from leapjax.ops import hardware
-    from leapjax.studies import runner
-
     ids = "".join(f"{p.id}\n" for p in problems).encode()
     return {
         "settings": {
@@ -107,13 +124,5 @@ def about(
         },
         "n": len(problems),
         "problems_sha256": hashlib.sha256(ids).hexdigest(),
-        "model": {
-            "name": model_name(args.model),
-            "hash": lm.model_hash,
-            "dtype": lm.dtype,
-            "quantization": lm.quantization,
-        },
-        "device": runner.device_name(),
-        "backend": hardware.name(),
-        "versions": runner.versions(),
+        **facts(args, lm),
     }

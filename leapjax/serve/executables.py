@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import jax
 
 from leapjax.decoding import Program
-from leapjax.errors import UserError
+from leapjax.errors import NoRoom
 from leapjax.failures import out_of_memory
 from leapjax.progress import busy, note
 from leapjax.serve.lane import Lane, Replica
@@ -105,7 +105,7 @@ class Executables:
                 if not out_of_memory(e):
                     raise
                 if self._fixed or slots == 1:
-                    raise UserError(_too_large(slots, self._fixed, e)) from e
+                    raise NoRoom(_too_large(slots, self._fixed, e)) from e
                 why = f"{slots} do not fit in memory, says the compiler"
             else:
                 if self._fixed or slots == 1 or needed <= limit:
@@ -125,11 +125,11 @@ class Executables:
           error: what it said.
 
         Raises:
-          UserError: the slots are fixed, or there is only one.
+          NoRoom: the slots are fixed, or there is only one.
         """
         slots = self._made[index, program].slots
         if self._fixed or slots == 1:
-            raise UserError(_too_large(slots, self._fixed, error)) from error
+            raise NoRoom(_too_large(slots, self._fixed, error)) from error
         del self._made[index, program]
         self._most[program] = slots // 2
         self._tell(slots // 2, f"the device had no memory for {slots}")

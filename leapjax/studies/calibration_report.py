@@ -8,18 +8,7 @@ from typing import Any
 import yaml
 
 from leapjax.config import OPTIONS, DecodeConfig
-from leapjax.studies.tables import percent
-
-
-def label(config: DecodeConfig) -> str:
-    """A setting in short: its own options that are set.
-
-    >>> label(DecodeConfig(threshold=0.8, radius=2))
-    'threshold 0.8, radius 2'
-    """
-    changed = {n: v for n, v in config.changed().items() if OPTIONS[n].traced}
-    said = [f"{n} {v if isinstance(v, str) else f'{v:g}'}" for n, v in changed.items()]
-    return ", ".join(said) or "defaults"
+from leapjax.studies.tables import label, percent
 
 
 def text(made: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Run a published row: `leapjax evaluate --reproduce NAME --data FILE`.
+"""Run a published row: `leapjax evaluate --reproduce NAME`.
 
 row, data, shots ─▶ prompts ─▶ model ─▶ answers ─▶ measures ─▶ expected against measured
 """
@@ -130,6 +130,11 @@ def prompts(row: PaperRow, problems: Sequence[Problem], shots: Sequence[Problem]
     return out
 
 
+def has_template(row: PaperRow, codec) -> bool:
+    """Whether the model has the chat template that a row uses, if it uses one."""
+    return row.template != "user_turn" or codec.is_instruct
+
+
 def records(row: PaperRow, problems: Sequence[Problem], texts: Sequence[str], codec) -> list[dict]:
     """What the model is asked, through the row's template.
 
@@ -145,7 +150,7 @@ def records(row: PaperRow, problems: Sequence[Problem], texts: Sequence[str], co
     Raises:
       UserError: the row uses a chat template and the model has none.
     """
-    if row.template == "user_turn" and not codec.is_instruct:
+    if not has_template(row, codec):
         raise UserError(f"{row.name} uses the chat template and the checkpoint has none")
     out = []
     for problem, text in zip(problems, texts, strict=True):
@@ -154,8 +159,8 @@ def records(row: PaperRow, problems: Sequence[Problem], texts: Sequence[str], co
         else:
             ids = codec.encode_prompt(text, raw=True)
             # What the papers' `add_bos_token=true` does, once.
-            if codec.bos_id is not None and ids[:1] != [codec.bos_id]:
-                ids = [codec.bos_id, *ids]
+            bos = [codec.bos_id] if row.template == "bos" and codec.bos_id is not None else []
+            ids = ids if ids[:1] == bos else [*bos, *ids]
         # Drawn shots depend on the problems before: another prompt is another answer.
         digest = hashlib.blake2b(" ".join(map(str, ids)).encode(), digest_size=6).hexdigest()
         record = {"id": f"{problem.id}@{digest}", "prompt_ids": ids}
@@ -232,7 +237,7 @@ def report(
 
     Args:
       row: the published row.
-      answers: with `steps`.
+      answers: with `steps`, `tokens` and `seconds`.
       judged: from `verdicts`.
     """
     n, scored = len(answers), [v for v in judged if v is not None]
@@ -250,6 +255,8 @@ def report(
         "measured": found or None,
         "n": n,
         "steps": sum(a["steps"] for a in answers) / n,
+        "seconds": (seconds := round(sum(a["seconds"] for a in answers), 3)),
+        "tokens_per_s": sum(a["tokens"] for a in answers) / max(seconds, 1e-9),
         "sources": list(row.sources),
         "notes": list(row.notes),
     }
@@ -270,4 +277,5 @@ def text(made: Mapping[str, Any]) -> str:
         lines.append(
             f"measured: null, not scored ({made['n']} answers; --allow-code-execution runs them)"
         )
-    return "\n".join([*lines, f"steps: {made['steps']:.1f}"]) + "\n"
+    lines.append(f"steps: {made['steps']:.1f}; {made['tokens_per_s']:.1f} tokens/s")
+    return "\n".join(lines) + "\n"

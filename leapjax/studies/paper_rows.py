@@ -1,23 +1,26 @@
 """The published rows: what a paper ran, what it reports, and where that is written.
 
-A file of `configs/paper/` holds what its rows share, and under `rows` what differs from row to
-row. `unknown` stands for what no source tells; nothing is guessed.
+A file of `configs/paper/` is a paper. It holds tables, a table holds methods, and each level adds
+to the one above it: a method's options to its table's, its sources to the file's. A list holds a
+value for each of the `tasks`, anything else goes for all of them. `unknown` stands for what no
+source tells; nothing is guessed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from leapjax.config import OPTIONS, DecodeConfig, check_keys
 from leapjax.errors import UserError
-from leapjax.studies.tables import text_table
+from leapjax.studies.tables import DEFAULTS, label, markdown_table
 from leapjax.tasks import benchmark as benchmarks
 
 UNKNOWN = "unknown"
-TEMPLATES = ("user_turn", "raw", UNKNOWN)
+TEMPLATES = ("user_turn", "raw", "bos", UNKNOWN)
 TASKS = ("gsm8k", "ifeval", "humaneval", "mbpp", "minerva_math")
 
 
@@ -28,13 +31,16 @@ class PaperRow:
     Attributes:
       name: as `--reproduce` takes it.
       paper: title and number.
+      own: the paper proposes the method; otherwise it reran another's.
       model: hub id.
       task: of the harness.
       shots: solved problems ahead of the question.
-      template: `user_turn` (the whole context in one user's turn), `raw`, or `unknown`.
+      template: `user_turn` (the whole context in one user's turn), `raw` (the context alone),
+        `bos` (the context behind the bos token), or `unknown`.
       decode: options.
-      metric: the measure that the paper reports, or `unknown`.
       expected: per cent, or `unknown`.
+      tokens_per_s: as the paper reports it, None where no source tells.
+      passes: forward passes over the whole benchmark, None where no source tells.
       measured: per cent, by us; None where nobody has run the row.
       sources: where the setting and the number stand.
       notes: what is uncertain or differs.
@@ -42,24 +48,49 @@ class PaperRow:
 
     name: str
     paper: str
+    own: bool
     model: str
     task: str
     shots: int
     template: str
     decode: DecodeConfig
-    metric: str
     expected: float | str
-    measured: float | None
-    sources: tuple[str, ...]
-    notes: tuple[str, ...]
+    tokens_per_s: float | None = None
+    passes: int | None = None
+    measured: float | None = None
+    sources: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def benchmark(self) -> benchmarks.Benchmark:
         """Prompt and scorer."""
         return get_benchmark(self.task)
 
+    @property
+    def metric(self) -> str:
+        """The measure that the paper reports; `unknown` where the task has several."""
+        measures = self.benchmark.measures
+        return measures[0] if len(measures) == 1 else UNKNOWN
 
-_KEYS = tuple(f.name for f in dataclasses.fields(PaperRow) if f.name != "name")
+    @property
+    def setting(self) -> str:
+        """What was decoded: rows of one setting report the same experiment."""
+        return json.dumps([self.model, self.task, self.shots, self.decode.to_dict()])
+
+    @property
+    def short(self) -> str:
+        """The paper without its number."""
+        return self.paper.partition(",")[0]
+
+
+_NEEDED = ("paper", "tasks", "model", "template", "decode", "expected")
+# What a cell may hold: key -> (the value that stands for none, largest number).
+_NUMBERS = {
+    "expected": (UNKNOWN, 100),
+    "measured": (None, 100),
+    "tokens_per_s": (None, 1e9),
+    "passes": (None, 1e12),
+}
 
 
 def get_benchmark(name: str) -> benchmarks.Benchmark:
@@ -71,7 +102,7 @@ def get_benchmark(name: str) -> benchmarks.Benchmark:
 
 
 def load(folder: Path | None = None) -> dict[str, PaperRow]:
-    """Every row of a folder's YAML files, by name.
+    """Every row of a folder's YAML files, by name: FILE-TABLE-TASK, and -METHOD of others' methods.
 
     Args:
       folder: None is `configs/paper` of the repository that this package lies in.
@@ -87,56 +118,131 @@ def load(folder: Path | None = None) -> dict[str, PaperRow]:
         raise UserError(f"{folder}: holds no rows; name the repository's configs/paper by --rows")
     out: dict[str, PaperRow] = {}
     for file in files:
-        value = load_yaml(file)
-        if not isinstance(value, dict) or not isinstance(value.get("rows"), dict):
-            raise UserError(f"{file}: expected `rows`, with a name for each row")
-        shared = {k: v for k, v in value.items() if k != "rows"}
-        for name, own in value["rows"].items():
-            if name in out:
-                raise UserError(f"{file}: row {name} is there twice")
-            out[name] = _row(f"{file}, row {name}", name, shared, own)
+        paper = _mapping(load_yaml(file), str(file))
+        own = paper.get("own")
+        for key, table in _mapping(paper.get("tables"), f"{file}, tables").items():
+            where = f"{file}, table {key}"
+            shared = _merged(paper, _mapping(table, where))
+            for method, cells in _mapping(table.get("methods"), f"{where}, methods").items():
+                raw = _merged(shared, _mapping(cells, f"{where}, method {method}"))
+                end = "" if method == own else f"-{method}"
+                for name, row in _rows(f"{where}, method {method}", raw):
+                    name = f"{file.stem}-{key}-{name}{end}"
+                    out[name] = dataclasses.replace(row, name=name, own=method == own)
     return out
 
 
-def _row(where: str, name: str, shared: Mapping[str, Any], own: Any) -> PaperRow:
-    if not isinstance(own, dict):
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
         raise UserError(f"{where}: expected keys and values")
-    raw = {**shared, **own}
-    raw["decode"] = {**shared.get("decode", {}), **own.get("decode", {})}
+    return value
+
+
+def _merged(above: Mapping[str, Any], below: Mapping[str, Any]) -> dict[str, Any]:
+    """A level's keys over those of the level above; options and lists of texts add up."""
+    out = {k: v for k, v in {**above, **below}.items() if k not in ("tables", "methods")}
+    out["decode"] = {**above.get("decode", {}), **below.get("decode", {})}
     for key in ("sources", "notes"):
-        raw[key] = (*shared.get(key, ()), *own.get(key, ()))
-    check_keys(raw, where, _KEYS, "key")
-    if missing := [k for k in _KEYS if k not in raw]:
+        out[key] = [*above.get(key, ()), *below.get(key, ())]
+    return out
+
+
+def _rows(where: str, raw: Mapping[str, Any]) -> Iterator[tuple[str, PaperRow]]:
+    """A method's rows, one a task, each with the task's name in the row's."""
+    check_keys(raw, where, (*_NEEDED, *_NUMBERS, "own", "sources", "notes"), "key")
+    if missing := [k for k in _NEEDED if k not in raw]:
         raise UserError(f"{where}: lacks {', '.join(missing)}")
     check_keys(raw["decode"], where, OPTIONS, "option")
-    if raw["task"] not in TASKS or raw["template"] not in TEMPLATES:
-        raise UserError(
-            f"{where}: task is one of {', '.join(TASKS)}, template of {', '.join(TEMPLATES)}"
-        )
-    for key, allowed in (("expected", UNKNOWN), ("measured", None)):
-        number = isinstance(raw[key], (int, float)) and 0 <= raw[key] <= 100
-        if not number and raw[key] != allowed:
-            raise UserError(f"{where}: {key} is {raw[key]!r}; expected per cent or {allowed}")
-    if not isinstance(raw["shots"], int) or not 0 <= raw["shots"] <= 100:
-        raise UserError(f"{where}: shots is {raw['shots']!r}; expected a whole number")
-    if raw["metric"] not in (UNKNOWN, *get_benchmark(raw["task"]).measures):
-        raise UserError(f"{where}: metric {raw['metric']!r} is none of the task's")
-    try:
-        decode = DecodeConfig(**raw.pop("decode"))
-    except UserError as e:
-        raise UserError(f"{where}: {e}") from e
-    return PaperRow(name=name, decode=decode, **raw)
+    tasks = _mapping(raw["tasks"], f"{where}, tasks")
+    texts = {k: tuple(raw[k]) for k in ("sources", "notes")}
+    columns = {k: raw.get(k, none) for k, (none, _) in _NUMBERS.items()}
+    for key, value in [*columns.items(), *raw["decode"].items()]:
+        if isinstance(value, list) and len(value) != len(tasks):
+            raise UserError(f"{where}: {key} has {len(value)} values for {len(tasks)} tasks")
+    for i, (task, shots) in enumerate(tasks.items()):
+
+        def cell(value: Any, i: int = i) -> Any:
+            return value[i] if isinstance(value, list) else value
+
+        at = f"{where}, {task}"
+        if task not in TASKS or raw["template"] not in TEMPLATES:
+            allowed = f"task is one of {', '.join(TASKS)}, template of {', '.join(TEMPLATES)}"
+            raise UserError(f"{at}: {allowed}")
+        if not isinstance(shots, int) or not 0 <= shots <= 100:
+            raise UserError(f"{at}: shots is {shots!r}; expected a whole number")
+        numbers = {key: cell(value) for key, value in columns.items()}
+        for key, (none, most) in _NUMBERS.items():
+            number = isinstance(numbers[key], (int, float)) and 0 <= numbers[key] <= most
+            if not number and numbers[key] != none:
+                unit = " per cent" if most == 100 else " a number"
+                raise UserError(f"{at}: {key} is {numbers[key]!r}; expected{unit} or {none}")
+        try:
+            decode = DecodeConfig(**{k: cell(v) for k, v in raw["decode"].items()})
+        except UserError as e:
+            raise UserError(f"{at}: {e}") from e
+        about = {k: raw[k] for k in ("paper", "model", "template")}
+        made = {"task": task, "shots": shots, "decode": decode, **about, **numbers, **texts}
+        yield task.removeprefix("minerva_"), PaperRow(name="", own=False, **made)
+
+
+def by_setting(rows: Iterable[PaperRow]) -> dict[str, list[PaperRow]]:
+    """Rows that report the same experiment, the paper that proposes the method first."""
+    out: dict[str, list[PaperRow]] = {}
+    for row in sorted(rows, key=lambda r: not r.own):
+        out.setdefault(row.setting, []).append(row)
+    return out
 
 
 def listing(rows: Mapping[str, PaperRow]) -> str:
-    """A line for each row: name, expected, measured, canvas, shots, model."""
-    cells = [["name", "expected", "measured", "canvas", "shots", "model"]]
+    """A line for each method of a paper's table: its rows' names, with TASK, and numbers."""
+    lines: dict[str, dict[str, list[str]]] = {}
     for r in rows.values():
-        expected = f"{r.expected:.2f}" if isinstance(r.expected, (int, float)) else r.expected
-        measured = "null" if r.measured is None else f"{r.measured:.2f}"
-        canvas = str(r.decode.gen_length)
-        cells.append([r.name, expected, measured, canvas, str(r.shots), r.model])
-    return text_table(cells, len(cells[0]))
+        task = r.task.removeprefix("minerva_")
+        ours = "" if r.measured is None else f" (ours {r.measured:.2f})"
+        line = lines.setdefault(r.model, {}).setdefault(r.name.replace(f"-{task}", "-TASK"), [])
+        line.append(f"{task} {_percent(r.expected)}{ours}")
+    out = ""
+    for model in sorted(lines, key=str.casefold):
+        out += f"{model}\n"
+        out += "".join(f"  {name:<31} {', '.join(told)}\n" for name, told in lines[model].items())
+    return (
+        f"{out}published accuracy in per cent; --reproduce NAME runs a row, with a task for TASK\n"
+    )
+
+
+def _percent(value: float | str | None) -> str:
+    return f"{value:.2f}" if isinstance(value, (int, float)) else str(value or "")
+
+
+def cells_of(row: PaperRow, same: Iterable[PaperRow]) -> list[str]:
+    """Task, setting, published, rerun by others: how every table shows a row.
+
+    Args:
+      row: which.
+      same: every row of its setting.
+    """
+    d, told = row.decode, {True: [], False: []}
+    for r in same:
+        speed = "" if r.tokens_per_s is None else f" at {r.tokens_per_s:.1f} tokens/s"
+        told[r.own].append(f"{_percent(r.expected)}{speed} ({r.short})")
+    own = label(d, without=("early_stop",))
+    places = f"canvas {d.gen_length}, block {d.block_length}" + f", cache {d.cache}" * bool(d.cache)
+    setting = f"{d.policy}{f', {own}' * (own != DEFAULTS)}; {places}"
+    return [f"{row.task}, {row.shots} shots", setting, *("; ".join(x) for x in told.values())]
+
+
+def comparison(rows: Mapping[str, PaperRow]) -> str:
+    """Markdown: published, rerun by others, ours; a table a model, empty where nobody ran a row."""
+    cells: dict[str, list[list[str]]] = {}
+    for same in by_setting(rows.values()).values():
+        ours = next((r.measured for r in same if r.measured is not None), None)
+        line = [*cells_of(same[0], same), _percent(ours)]
+        cells.setdefault(same[0].model, []).append(line)
+    head = ["task", "setting", "published", "rerun by others", "ours"]
+    return "\n".join(
+        f"### {model}\n\n{markdown_table([head, *sorted(cells[model])], len(head))}"
+        for model in sorted(cells.keys() - {UNKNOWN}, key=str.casefold)
+    )
 
 
 def describe(row: PaperRow) -> str:
@@ -156,7 +262,9 @@ def describe(row: PaperRow) -> str:
         "post-processing": b.postprocess,
         "scorer": b.scorer,
         "metric": row.metric,
+        "tokens/s": row.tokens_per_s,
+        "passes": row.passes,
     }
-    lines = [f"{k}: {v}" for k, v in facts.items()]
+    lines = [f"{k}: {v}" for k, v in facts.items() if v is not None]
     lines += [f"source: {s}" for s in row.sources] + [f"note: {n}" for n in row.notes]
     return "\n".join([row.name, *(f"  {line}" for line in lines)]) + "\n"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+from leapjax.config import OPTIONS, DecodeConfig
+
+DEFAULTS = "defaults"
 
 
 def markdown_table(cells: Sequence[Sequence[str]], text: int = 1) -> str:
@@ -66,6 +70,17 @@ def with_interval(
 def percent(share: float) -> str:
     """A share in per cent with two digits, such as `12.50 %`."""
     return f"{100 * share:.2f} %"
+
+
+def label(config: DecodeConfig, without: Collection[str] = ()) -> str:
+    """A setting in short: its own options that are set, except those named.
+
+    >>> label(DecodeConfig(threshold=0.8, radius=2))
+    'threshold 0.8, radius 2'
+    """
+    changed = {n: v for n, v in config.changed().items() if OPTIONS[n].traced and n not in without}
+    said = [f"{n} {v if isinstance(v, str) else f'{v:g}'}" for n, v in changed.items()]
+    return ", ".join(said) or DEFAULTS
 
 
 def heading(report: Mapping[str, Any]) -> str:

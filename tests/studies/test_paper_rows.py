@@ -1,5 +1,6 @@
 import json
 import random
+from pathlib import Path
 
 import pytest
 
@@ -10,18 +11,26 @@ from leapjax.studies import paper_reproduction as reproduce
 from leapjax.studies import paper_rows
 from leapjax.tasks.benchmark import read
 
+LLADA = Path(__file__).parents[1] / "golden" / "llada-a"
 ROW = """\
-paper: a paper
-model: some/model
-template: user_turn
-measured: null
+paper: A paper, arXiv 1
+own: ours
 decode: {gen_length: 16, block_length: 8}
 sources: [here]
-notes: []
-rows:
-  a-gsm8k: {task: gsm8k, shots: 2, metric: flexible, expected: 79.3}
-  a-raw: {task: gsm8k, shots: 0, metric: unknown, expected: unknown, template: raw}
-  a-mbpp: {task: mbpp, shots: 0, metric: pass@1, expected: 28}
+tables:
+  x:
+    model: some/llada-a
+    template: user_turn
+    tasks: {gsm8k: 2, mbpp: 0}
+    methods:
+      ours: {decode: {policy: localleap, threshold: [0.9, 0.8]}, expected: [79.3, unknown]}
+  raw:
+    model: some/llada-a
+    template: raw
+    tasks: {gsm8k: 0}
+    methods:
+      ours: {decode: {policy: greedy}, expected: unknown, notes: [short]}
+      theirs: {decode: {policy: localleap}, expected: 70, tokens_per_s: 12.5}
 """
 
 
@@ -49,17 +58,18 @@ def arguments(folder, name, *more):
 def test_published_rows():
     """What the repository says of the papers: complete, sourced, unmeasured unless run."""
     rows = paper_rows.load()
-    setting = rows["localleap-llada-gsm8k"]
-    assert setting.decode == DecodeConfig(gen_length=512, block_length=32, early_stop=False)
-    own = {n: setting.decode.value(n) for n in ("threshold", "relaxed_threshold", "radius")}
-    assert own == {"threshold": 0.9, "relaxed_threshold": 0.75, "radius": 4}
+    leap = DecodeConfig(threshold=0.9, relaxed_threshold=0.75, radius=4, early_stop=False)
     canvas = {"gsm8k": 512, "ifeval": 512}
     shots = {"gsm8k": 5, "ifeval": 0, "humaneval": 0, "mbpp": 3, "minerva_math": 4}
+    setting = rows["localleap-llada-gsm8k"]
+    assert setting.decode == leap.replace(gen_length=512, block_length=32)
     for row in rows.values():
-        assert row.decode.block_length == (256 if row.decode.policy == "entropy" else 32)
-        assert row.shots == shots[row.task]
+        whole = {"entropy": 256, "klass": row.decode.block_length}
+        assert row.decode.block_length == whole.get(row.decode.policy, 32)
+        assert row.shots == (8 if "1024" in row.name else shots[row.task])
         long = canvas.get(row.task, 256) if row.name.startswith("localleap") else 256
-        assert row.decode.gen_length == long
+        named = [int(n) for n in ("512", "1024") if f"-{n}-" in row.name]
+        assert row.decode.gen_length == (named or [long])[0]
         # A number without a source would be an invention.
         assert row.expected == "unknown" or any("expected" in s for s in row.sources)
         assert row.template == "unknown" or any("setting" in s for s in row.sources)
@@ -68,18 +78,35 @@ def test_published_rows():
         reproduce.check(rows["localleap-dream-gsm8k"])
 
 
+def test_a_paper_s_numbers_beside_those_of_others():
+    """The page's tables are made of the rows; LocalLeap's settings show DAWN's reruns."""
+    rows = paper_rows.load()
+    page = (Path(__file__).parents[2] / "docs" / "paper-rows.md").read_text()
+    assert paper_rows.comparison(rows) in page
+    row = rows["localleap-llada-humaneval"]
+    same = paper_rows.by_setting(rows.values())[row.setting]
+    assert same[0] is row and not any(r.own for r in same[1:])
+    *_, published, others = paper_rows.cells_of(row, same)
+    assert published == "unknown (LocalLeap)"
+    assert others == "39.63 at 109.8 tokens/s (DAWN); 40.24 (dlm-seq)"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("expected: 79.3", "expected: high", "expected is 'high'"),
-        ("measured: null", "measured: 101", "measured is 101"),
-        ("metric: flexible", "metric: pass@1", "metric 'pass@1'"),
-        ("task: gsm8k, shots: 2", "task: gsm8k, shots: x", "shots is 'x'"),
+        ("[79.3, unknown]", "high", "expected is 'high'"),
+        ("[79.3, unknown]", "[79.3]", "expected has 1 values for 2 tasks"),
+        ("[0.9, 0.8]", "[0.9]", "threshold has 1 values for 2 tasks"),
+        ("own: ours", "own: ours\nmeasured: 101", "measured is 101"),
+        ("own: ours", "own: ours\ntokens: 1", "tokens"),
+        ("gsm8k: 2", "gsm8k: x", "shots is 'x'"),
+        ("gsm8k: 2", "gsm9k: 2", "task is one of"),
         ("sources: [here]\n", "", ""),
-        ("paper: a paper\n", "", "lacks paper"),
+        ("paper: A paper, arXiv 1\n", "", "lacks paper"),
         ("template: user_turn", "template: chat", "template of"),
-        ("gen_length: 16", "gen_length: 0", "a.yaml, row a-gsm8k: "),
+        ("gen_length: 16", "gen_length: 0", "a.yaml, table x, method ours, gsm8k: "),
         ("gen_length: 16", "gen_lenght: 16", "gen_length"),
+        ("tables:", "table:", "tables: expected keys"),
     ],
 )
 def test_bad_rows(folder, old, new, message):
@@ -89,11 +116,11 @@ def test_bad_rows(folder, old, new, message):
         with pytest.raises(UserError, match=message):
             paper_rows.load(folder / "rows")
     else:
-        assert paper_rows.load(folder / "rows")["a-gsm8k"].sources == ()
+        assert paper_rows.load(folder / "rows")["a-x-gsm8k"].sources == ()
 
 
 def test_prompts_are_the_harness_own(folder):
-    row = paper_rows.load(folder / "rows")["a-gsm8k"]
+    row = paper_rows.load(folder / "rows")["a-x-gsm8k"]
     problems = reproduce.problems_of(row, str(folder / "test.jsonl"))
     shots = reproduce.shots_of(row, str(folder / "train.jsonl"))
     made = reproduce.prompts(row, problems, shots)
@@ -121,14 +148,14 @@ def test_fixed_shots_come_from_the_harness():
 @pytest.mark.slow
 def test_end_to_end(folder, capsys):
     data, shots, out = folder / "test.jsonl", folder / "train.jsonl", folder / "out"
-    argv = arguments(folder, "a-raw", "--data", data, "--model", _embedded(), "--output", out)
+    argv = arguments(folder, "a-raw-gsm8k", "--data", data, "--model", _embedded(), "--output", out)
     argv += ["--batch-size", "2"]
     assert main(argv) == 0
     text = capsys.readouterr().out
     assert "expected: unknown" in text and "of 3" in text and "source: here" in text
-    report = json.loads((out / "a-raw.json").read_text())
+    report = json.loads((out / "a-raw-gsm8k.json").read_text())
     assert report["n"] == 3 and report["expected"] == "unknown"
-    lines = [json.loads(x) for x in (out / "a-raw-samples.jsonl").read_text().splitlines()]
+    lines = [json.loads(x) for x in (out / "a-raw-gsm8k-samples.jsonl").read_text().splitlines()]
     problems = read(str(data), paper_rows.get_benchmark("gsm8k"))
     right = [line["verdict"]["flexible"] for line in lines]
     from leapjax.tasks import gsm8k
@@ -150,22 +177,22 @@ def test_end_to_end(folder, capsys):
 
 
 def test_programs_run_only_when_allowed(folder, capsys):
-    argv = arguments(folder, "a-mbpp", "--data", folder / "mbpp.jsonl", "--model", _embedded())
+    argv = arguments(folder, "a-x-mbpp", "--data", folder / "mbpp.jsonl", "--model", LLADA)
     argv += ["--batch-size", "1"]
     assert main(argv) == 2
     assert "--allow-code-execution" in capsys.readouterr().err
     assert main([*argv, "--output", str(folder / "out")]) == 0
     assert "measured: null" in capsys.readouterr().out
-    (line,) = (folder / "out" / "a-mbpp-samples.jsonl").read_text().splitlines()
+    (line,) = (folder / "out" / "a-x-mbpp-samples.jsonl").read_text().splitlines()
     line = json.loads(line)
     assert line["verdict"] is None and line["program"].endswith("assert 1\nassert 1\nassert 1\n")
 
 
 @pytest.mark.parametrize(("code", "share"), [("x = 1", 100.0), ("x = ", 0.0)])
 def test_executed_answers(folder, code, share):
-    row = paper_rows.load(folder / "rows")["a-mbpp"]
+    row = paper_rows.load(folder / "rows")["a-x-mbpp"]
     problems = reproduce.problems_of(row, str(folder / "mbpp.jsonl"))
-    answers = [{"text": code, "steps": 4}]
+    answers = [{"text": code, "steps": 4, "tokens": 2, "seconds": 0.5}]
     judged = reproduce.verdicts(row, problems, answers, execute=True)
     assert reproduce.report(row, answers, judged)["measured"]["pass@1"]["value"] == share
     assert reproduce.verdicts(row, problems, answers, execute=False) == [None]
@@ -174,10 +201,10 @@ def test_executed_answers(folder, code, share):
 def test_bad_options(folder, capsys):
     data = folder / "test.jsonl"
     for argv, message in (
-        (arguments(folder, "a-gsmk8"), "a-gsm8k"),
-        (arguments(folder, "a-gsm8k"), "needs --data"),
-        (arguments(folder, "a-gsm8k", "--data", data), "needs --model"),
-        (arguments(folder, "a-gsm8k", "--data", data, "--model", "x"), "--shots FILE"),
+        (arguments(folder, "a-x-gsmk8"), "a-x-gsm8k"),
+        (arguments(folder, "a-x-gsm8k"), "needs --data"),
+        (arguments(folder, "a-x-gsm8k", "--data", data), "needs --model"),
+        (arguments(folder, "a-x-gsm8k", "--data", data, "--model", "x"), "--shots FILE"),
         (["--reproduce", "list", "--rows", str(folder)], "holds no rows"),
         (["--data", "x"], "only read with --reproduce"),
     ):
@@ -185,16 +212,21 @@ def test_bad_options(folder, capsys):
         err = capsys.readouterr().err
         assert message in err and err.count("\n") == 1
     (folder / "he.jsonl").write_text((folder / "mbpp.jsonl").read_text() * 2)
-    row = paper_rows.load(folder / "rows")["a-mbpp"]
+    row = paper_rows.load(folder / "rows")["a-x-mbpp"]
     with pytest.raises(UserError, match="twice"):
         reproduce.problems_of(row, str(folder / "he.jsonl"))
 
 
-def test_list(capsys):
+def test_list(folder, capsys):
     assert main(["--reproduce", "list"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + len(paper_rows.load())
-    assert all("null" in line for line in lines[1:])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 115
+    for row in paper_rows.load().values():
+        task = row.task.removeprefix("minerva_")
+        (line,) = [x for x in text.splitlines() if row.name.replace(task, "TASK") in x.split()]
+        assert f"{task} {row.expected:.2f}" in line if row.expected != "unknown" else task in line
+    assert main(arguments(folder, "table")) == 0
+    assert "| 70.00 at 12.5 tokens/s (A paper) |  |" in capsys.readouterr().out
 
 
 def _embedded():

@@ -14,7 +14,8 @@ from leapjax.cli.main import main
 from leapjax.studies.store import AnswerStore
 
 LLADA = str(Path(__file__).parents[1] / "golden" / "llada-a")
-SMALL = ["--model", LLADA, "--gen-length", "16", "--block-length", "8", "--batch-size", "2"]
+MODEL = ["--model", LLADA, "--batch-size", "2"]
+CANVAS = ["--gen-length", "16", "--block-length", "8"]
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -41,26 +42,58 @@ def test_a_killed_store_keeps_every_whole_answer(tmp_path):
 
 
 STUDIES = {
-    "ablate": ["--grid", "threshold=0.6,0.7,0.8,0.9", "radius=1,4", "relaxed_threshold=0.4"],
-    "analyze": ["--policies", "greedy,localleap"],
-    "calibrate": ["--task", "wordproblems", "--max-disagreement", "0.5"],
-    "evaluate": ["--policies", "schedule-2,localleap"],
+    "ablate": [*CANVAS, "--grid", "threshold=0.6,0.7,0.9", "radius=1,4", "relaxed_threshold=0.4"],
+    "analyze": [*CANVAS, "--policies", "greedy,localleap"],
+    "calibrate": [*CANVAS, "--task", "wordproblems", "--max-disagreement", "0.5"],
+    "evaluate": [*CANVAS, "--policies", "schedule-2,localleap"],
+    "rows": ["--reproduce", "all", "--published-as", "some/model"],
 }
+TIMES = {"seconds", "tokens_per_s", "command"}
+ROWS = """
+paper: A paper, arXiv 1
+own: ours
+model: some/model
+template: user_turn
+tasks: {gsm8k: 0}
+decode: {gen_length: 16, block_length: 8}
+expected: 50
+tables:
+  a: {methods: {ours: {decode: {policy: localleap}}}}
+"""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", STUDIES)
+def without_times(value):
+    """A report without what differs from run to run."""
+    if isinstance(value, dict):
+        return {k: without_times(v) for k, v in value.items() if k not in TIMES}
+    return [without_times(v) for v in value] if isinstance(value, list) else value
+
+
+def files(folder, pattern):
+    return {path.name: path.read_bytes() for path in folder.glob(pattern)}
+
+
+def answers(folder):
+    """Every kept answer, in whatever order they came, without the time that it took."""
+    lines = [x for data in files(folder, "answers-*").values() for x in data.split(b"\n")[1:-1]]
+    return sorted(json.dumps(without_times(json.loads(x))) for x in lines)
+
+
+@pytest.mark.parametrize(
+    "name", [n if n == "rows" else pytest.param(n, marks=pytest.mark.slow) for n in STUDIES]
+)
 def test_a_killed_command_goes_on(name, tmp_path, capsys):
-    def argv(folder):
-        return [name, *SMALL, *STUDIES[name], "--limit", "40", "--output", str(tmp_path / folder)]
+    """After SIGKILL the same command keeps what was decoded, and reports what a whole run does."""
+    few = "12" if name == "rows" else "40"
+    lines = [{"question": f"{i}?", "answer": f"so\n#### {i}"} for i in range(12)]
+    (tmp_path / "gsm8k.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    (tmp_path / "p.yaml").write_text(ROWS)
+    more = ["--rows", str(tmp_path), "--data-dir", str(tmp_path)] if name == "rows" else []
 
-    def answers(folder):
-        """The answers, in whatever order they came, without the time that they took."""
-        lines = [
-            x for p in (tmp_path / folder).glob("answers-*") for x in p.read_text().split("\n")
-        ]
-        found = [json.loads(x) for x in lines if x.startswith('{"id"')]
-        return sorted(json.dumps(x | {"seconds": 0}) for x in found)
+    def argv(folder):
+        command = "evaluate" if name == "rows" else name
+        here = ["--limit", few, "--output", str(tmp_path / folder)]
+        return [command, *MODEL, *STUDIES[name], *more, *here]
 
     process = subprocess.Popen(
         [sys.executable, "-m", "leapjax.cli.main", *argv("killed")],
@@ -68,15 +101,21 @@ def test_a_killed_command_goes_on(name, tmp_path, capsys):
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
     deadline = time.monotonic() + 120
-    while len(answers("killed")) < 5 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
+    while len(answers(killed)) < 3 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    kept = answers("killed")
-    assert kept
+    kept, some = files(killed, "answers-*"), answers(killed)
+    assert some
     assert main(argv("killed")) == main(argv("whole")) == 0
     capsys.readouterr()
-    assert answers("killed") == answers("whole") and set(kept) < set(answers("whole"))
-    for file in (tmp_path / "whole").glob("*.csv"):
-        assert (tmp_path / "killed" / file.name).read_bytes() == file.read_bytes()
+    assert answers(killed) == answers(whole) and set(some) < set(answers(whole))
+    for file, data in kept.items():  # nothing is decoded again: each answer is where it was
+        found = (killed / file).read_bytes()
+        assert found.startswith(data[: data.rfind(b"\n") + 1])
+    for file in files(whole, "*.json"):
+        told = [without_times(json.loads((f / file).read_text())) for f in (killed, whole)]
+        assert told[0] == told[1]
+    assert files(killed, "*.csv") == files(whole, "*.csv")
