@@ -1,4 +1,4 @@
-"""`leapjax evaluate`: accuracy and steps of every policy on a task."""
+"""`leapjax evaluate`: accuracy and steps of every policy on a task, and which orderings hold."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from leapjax.cli import evaluate_rows
-from leapjax.cli.common import OK, command, listed, note_plots, place
+from leapjax.cli.common import OK, at_least, command, listed, note_plots, place
 from leapjax.cli.study_arguments import about, add_study_options, load_model
 from leapjax.errors import UserError
 from leapjax.progress import counted
@@ -16,6 +16,8 @@ from leapjax.progress import counted
 DESCRIPTION = """\
 Solve a task's problems with every policy and compare: accuracy with its 95 % interval, the
 paired difference to greedy decoding, and steps, over the whole canvas and up to the first eos.
+Below the table it says in words which orderings hold at 95 % and which these answers don't
+decide.
 """
 
 EPILOG = """\
@@ -23,16 +25,22 @@ examples:
   # A first look with the embedded model
   leapjax evaluate --limit 200
 
+  # Before you claim that one policy beats another: wordings, problems, equal cost
+  leapjax evaluate --limit 200 --templates 8 --seeds 5 --equal steps,time --output runs/claim
+
+  # Two finished runs; refused unless the policy is all that differs
+  leapjax evaluate --compare runs/claim runs/mine
+
   # What the documentation reports; an interrupted run goes on where it was
   leapjax evaluate --limit 5000 --output runs/evaluation --markdown table.md
 
-  # Templates that were kept out of training
+  # Stories that were kept out of training
   leapjax evaluate --split unseen --strata main,long --limit 1000
 
   # Your own file in GSM8K's form, with KV caches
   leapjax evaluate --model checkpoints/llada-8b --task gsm8k:test.jsonl --caches none,dual
 
-  # Published rows, one or all that model, data and machine allow (docs/paper-rows.md)
+  # A published row: expected against measured (docs/paper-rows.md)
   leapjax evaluate --reproduce list
   leapjax evaluate --reproduce localleap-llada-gsm8k --model checkpoints/LLaDA-8B-Instruct \\
       --data-dir benchmarks --output runs/rows
@@ -45,11 +53,22 @@ policies:
   threshold   every token at least 0.9 probable
   localleap   the paper's defaults
 
---output DIR gets report.json, plot.png and a file of answers per policy; answers are taken
-up again where model, options, versions and device are the same. --markdown writes every
-column, stdout the main ones; docs/evaluation.md defines them.
+Illusions that the report guards against:
+  one wording     --templates asks in several; the order of the policies under each is compared
+  one sample      --seeds draws further problems; intervals are clustered by problem, and Holm's
+                  method accounts for the number of comparisons
+  unequal cost    --equal finds, on problems of its own, the threshold at which each policy needs
+                  the reference's steps or time; what was reached is shown
+  unequal runs    rows are compared only if model, dtype, canvas, cache, device, versions, batch
+                  size, problems and templates are the same (--allow-unequal)
+  a lenient parser   the strict one stands beside it
+  broken text     answers whose text differs from greedy's although the score is the same
 
-exit status: 0 done, 2 bad input or options, 130 interrupted.
+--output DIR gets report.json, outcomes.json (for --compare), plot.png and a file of answers per
+policy; answers are taken up again where model, options, versions and device are the same.
+--markdown writes every column, stdout the main ones; docs/evaluation.md defines them.
+
+exit status: 0 done, 2 bad input or options, runs that can't be compared, 130 interrupted.
 """
 
 
@@ -62,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_study_options(
         parser,
         limit=None,
-        limit_help="problems in all (default: 500; of a file, all)",
+        limit_help="problems of each seed (default: 500; of a file, all)",
         seed=0,
         seed_help="of the problems (default: 0)",
     )
@@ -78,6 +97,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--caches", type=listed, metavar="NAME,…", help=caches)
     add("--output", type=place, metavar="DIR", help="keep answers, report.json and plot.png there")
     add("--markdown", type=place, metavar="FILE", help="write the tables as Markdown too")
+    add = parser.add_argument_group("fair comparisons (docs/evaluation.md)").add_argument
+    add(
+        "--templates",
+        default="1",
+        metavar="N",
+        help="wordings of each question, the task's first N; or unseen: those that no training "
+        "uses (default: 1, the plain question)",
+    )
+    seeds = "draws of problems, and of noise where a temperature is set (default: 1)"
+    add("--seeds", type=at_least(1), default=1, metavar="K", help=seeds)
+    add(
+        "--equal",
+        type=listed,
+        default=[],
+        metavar="KIND,…",
+        help="steps, time: further rows, each policy at the reference's mean steps or seconds",
+    )
+    add("--reference", metavar="NAME", help="row of --equal (default: localleap, else the last)")
+    tolerance = "share by which a cost may miss the reference's and be equal (default: 0.05)"
+    add("--tolerance", type=float, default=0.05, metavar="X", help=tolerance)
+    add(
+        "--tune-task",
+        metavar="NAME",
+        help="task to find thresholds on (default: the task's own split tune)",
+    )
+    tune = "answers that each setting is tried on (default: 100)"
+    add("--tune-limit", type=at_least(1), default=100, metavar="N", help=tune)
+    add(
+        "--compare",
+        nargs="+",
+        metavar="DIR",
+        help="compare finished --output folders; runs nothing",
+    )
+    unequal = "compare rows that differ in more than the policy; the table's head names the fields"
+    add("--allow-unequal", action="store_true", help=unequal)
     evaluate_rows.add_arguments(parser)
 
 
@@ -86,63 +140,91 @@ def run(args: argparse.Namespace) -> int:
     if args.reproduce:
         return evaluate_rows.run(args)
     evaluate_rows.refuse(args)
-    from leapjax import tasks
-    from leapjax.config.resolve import CANVAS, for_checkpoint
-    from leapjax.options import set_flags
-    from leapjax.studies import policy_rows
-
-    if not args.policies or args.caches == []:
-        raise UserError("--policies and --caches need at least one name")
-    task = tasks.get(args.task)
-    base = for_checkpoint(set_flags(args, CANVAS), None, args.model, task)
-    rows = policy_rows.rows(args.policies, args.caches or [base.cache], base)
-    problems = task.problems(args.split, args.strata, args.limit, args.seed)
     if args.markdown and not Path(args.markdown).absolute().parent.is_dir():
         raise UserError(f"{args.markdown}: its folder is missing; create it first")
+    if not 0 < args.tolerance < 1:
+        raise UserError(f"--tolerance is {args.tolerance}; expected a share between 0 and 1")
     if args.output:
         note_plots("leapjax evaluate")
-    _write(args, evaluate(args, task, problems, rows))
+    _write(args, *(_compared(args) if args.compare else _measured(args)))
     return OK
 
 
-def evaluate(args: argparse.Namespace, task, problems, rows) -> dict[str, Any]:
-    """Run every row and put the report together."""
+def _compared(args: argparse.Namespace) -> tuple[dict[str, Any], None]:
+    from leapjax.studies import evaluation_report, outcomes
+
+    made = outcomes.merge(args.compare, args.allow_unequal)
+    how = {"tolerance": args.tolerance, "allow_unequal": args.allow_unequal}
+    return evaluation_report.report_of(*made.values(), **how), None
+
+
+def _measured(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The report, and the outcomes that `--compare` reads."""
+    from leapjax import tasks
     from leapjax.caches import CACHES
-    from leapjax.studies import evaluation_report, runner
+    from leapjax.config import check_keys
+    from leapjax.config.resolve import CANVAS, for_checkpoint
+    from leapjax.options import set_flags
+    from leapjax.studies import evaluation, evaluation_report, manifests, outcomes, runner
+    from leapjax.studies.policy_rows import rows as rows_of
     from leapjax.studies.statistics import percentile
 
+    if not args.policies or args.caches == []:
+        raise UserError("--policies and --caches need at least one name")
+    check_keys(args.equal, "--equal", evaluation.KINDS, "kind")
+    task = tasks.get(args.task)
+    base = for_checkpoint(set_flags(args, CANVAS), None, args.model, task)
+    rows = rows_of(args.policies, args.caches or [base.cache], base)
+    places, split = evaluation.templates(task, args.templates), args.split or task.splits[0]
+    draws = [
+        task.problems(split, args.strata, args.limit, args.seed + k) for k in range(args.seeds)
+    ]
+    problems = list({p.id: p for draw in draws for p in draw}.values())
+    trials = evaluation.trials(task, draws, places, base.temperature > 0)
+    reference, tuning, source = None, [], ""
+    if args.equal:
+        reference = evaluation.reference(rows, args.reference)
+        tuning, source = evaluation.tuning(task, args.tune_task, args.tune_limit, places, problems)
     batch_size = args.batch_size or runner.default_batch_size()
     # A row that stores keys and values needs the most memory.
     largest = max((row.config for row in rows), key=lambda config: CACHES[config.cache].stores)
     lm = load_model(args, "leapjax evaluate", args.model, largest, batch_size)
     folder = Path(args.output) if args.output else None
-    answers = {}
+    bench = evaluation.Bench(lm, task, folder, batch_size, counted)
+    searches = []
+    for kind in args.equal:
+        how = {"kind": kind, "reference": reference, "tolerance": args.tolerance}
+        found, told = evaluation.equal_rows(bench, rows, tuning, **how)
+        rows, searches = [*rows, *found], [*searches, *told]
+    shared = bench.manifest(trials, split, base)
+    made = []
     for row in rows:
-        name, config = "-".join(row.key), row.config
-        asked = [runner.Question(p.id, lm.request(task.record(p), config)) for p in problems]
-        how: dict[str, Any] = {"batch_size": batch_size, "timed": True}
-        with counted(name, len(problems), "problem") as how["show"]:
-            made = runner.decode(lm, asked, folder, name, config.to_dict(), **how)
-        answers[row.key] = runner.scored(task, problems, made)
+        about_row = evaluation.described(row)
+        about_row["manifest"] = manifests.of_row(shared, about_row["options"])
+        made.append(about_row | {"answers": bench.answers(trials, row.config, "-".join(row.key))})
     encode = lm.codec.encode  # type: ignore[union-attr]  (load_model has checked it)
     lengths = [len(encode(p.answer, control=False)) for p in problems]
-    return about(args, lm, task, problems, rows[0].config, batch_size) | {
-        "answer_tokens_p99": percentile(lengths, 0.99),
-        "definitions": evaluation_report.DEFINITIONS,
-        "rows": evaluation_report.rows_of(problems, rows, answers),
-    }
+    head = about(args, lm, task, problems, base, batch_size)
+    head["settings"] |= {"seeds": args.seeds, "tuning": source}
+    head["answer_tokens_p99"] = percentile(lengths, 0.99)
+    how = {"tolerance": args.tolerance, "allow_unequal": args.allow_unequal}
+    report = evaluation_report.report_of(head, made, searches, **how)
+    return report, outcomes.document(head, made, searches)
 
 
-def _write(args: argparse.Namespace, report: dict[str, Any]) -> None:
-    from leapjax.studies import evaluation_plot, evaluation_report, files, plots
+def _write(args: argparse.Namespace, report: dict[str, Any], found: dict[str, Any] | None) -> None:
+    from leapjax.studies import evaluation_plot, evaluation_report, files, outcomes, plots
 
     sys.stdout.write(evaluation_report.text(report))
     sys.stdout.flush()
     if args.markdown:
         files.write(Path(args.markdown), evaluation_report.markdown(report))
     if args.output:
-        figure = evaluation_plot.rows_figure(report) if plots.available() else None
-        files.write_all(Path(args.output), {"report.json": report, "plot.png": figure})
+        contents: dict[str, Any] = {"report.json": report}
+        if found:
+            contents[outcomes.FILE] = found
+        contents["plot.png"] = evaluation_plot.rows_figure(report) if plots.available() else None
+        files.write_all(Path(args.output), contents)
 
 
 main = command("evaluate", add_arguments, run, DESCRIPTION, EPILOG)

@@ -139,6 +139,9 @@ class Policy:
         `edits`. A row's log of them has room for a pass per position of its blocks (four if the
         policy also reopens), and for the `max_post_steps` of each block that the policy reads. In
         passes beyond that nothing is replaced.
+      main: the parameter that trades accuracy for steps, which `leapjax evaluate --equal` searches;
+        default: `steps` of a fixed schedule, else the first parameter. A probability is bolder
+        the lower it is, any other number the higher.
       label: the policy's label in tables of results; default: name and defaults.
       rows: (name, tokens per step, label) of its rows in tables, if there are several.
     """
@@ -153,6 +156,7 @@ class Policy:
     adjust: Callable[[Any, Any, Any, Pass], tuple[Any, Any]] | None = None
     reopens: bool = False
     replaces: bool = False
+    main: str = ""
     label: str = ""
     rows: tuple[tuple[str, int, str], ...] = ()
 
@@ -165,6 +169,12 @@ class Policy:
     def scheduled(self) -> bool:
         """Whether it reads a schedule's `info.quota` (`parameters.SCHEDULED`)."""
         return "steps" in self.reads
+
+    @property
+    def tuned(self) -> tuple[Parameter, ...]:
+        """The main parameter and those that it bounds, which move with it; empty without any."""
+        names = [self.main] if self.main else [n for n in ("steps", *self.reads) if n in self.reads]
+        return tuple(p for p in self.parameters if names and names[0] in (p.name, p.at_most))
 
     def table_rows(self) -> dict[str, Row]:
         """This policy's rows in tables of results, by name."""

@@ -15,7 +15,6 @@ from leapjax.studies.equal_steps import Outcome, match
 from leapjax.studies.evaluation_report import summarise
 from leapjax.studies.runner import greedy
 from leapjax.studies.setting_grids import Grid
-from leapjax.studies.statistics import wilson
 from leapjax.studies.step_curves import Study
 from leapjax.studies.tables import heading, markdown_table, with_interval
 
@@ -37,7 +36,7 @@ MATCHED = (
 )
 _MEASURES = (
     *("n", "accuracy", "accuracy_interval", "difference", "difference_interval", "steps"),
-    *("steps_share", "eos_steps", "tokens_per_step"),
+    *("steps_share", "eos_steps", "tokens_per_step", "agreement", "agreement_interval"),
 )
 Answers = Mapping[DecodeConfig, Sequence[Mapping[str, Any]]]
 
@@ -55,9 +54,7 @@ def measure(
       Numbers by the names in `DEFINITIONS`. Nothing is timed: rows of many settings run together.
     """
     numbers = summarise(these, base)
-    same = sum(a["text"] == b["text"] for a, b in zip(these, base, strict=True))
-    agreement = {"agreement": same / len(these), "agreement_interval": [*wilson(same, len(these))]}
-    return {name: numbers[name] for name in _MEASURES} | agreement
+    return {name: numbers[name] for name in _MEASURES}
 
 
 def front(points: Sequence[Mapping[str, Any]]) -> list[int]:

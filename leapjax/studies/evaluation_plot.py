@@ -1,6 +1,7 @@
 """Every row beside greedy: the paired difference in accuracy, and the steps.
 
 A row of the table has a line of its own, so that rows with equal numbers don't hide each other.
+Small grey points are the same difference under each template.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from leapjax.caches import CACHES
 from leapjax.studies import plots
-from leapjax.studies.evaluation_report import is_baseline
+from leapjax.studies.evaluation import is_baseline
 
 _MARKERS = (("o", "#0072b2"), ("s", "#e69f00"), ("^", "#d55e00"), ("D", "#009e73"))
 _CACHES = dict(zip(CACHES, itertools.cycle(_MARKERS), strict=False))
@@ -41,6 +42,9 @@ def rows_figure(report: Mapping[str, Any]):
     for y, (row, g, interval) in enumerate(zip(rows, numbers, intervals, strict=True)):
         marker, colour = _CACHES[row["cache"]]
         if not is_baseline(row):
+            each = [n for name, n in row["groups"].items() if name.startswith("template ")]
+            for one in each:
+                left.plot([100 * one["difference"]], [y], "o", color="0.6", markersize=3, zorder=1)
             value, style = g["difference"], {"fmt": marker, "color": colour, "capsize": 3}
             left.errorbar([100 * value], [y], xerr=plots.bars([value], [interval]), **style)
         right.plot([g["eos_steps"]], [y], marker, color=colour)
@@ -55,7 +59,9 @@ def rows_figure(report: Mapping[str, Any]):
     left.set_yticks(range(len(rows)), labels, fontsize=9)
     left.set_ylim(-0.6, len(rows) - 0.4)
     left.axvline(0, color="black", linewidth=1)
-    reach = 1.08 * max([LEAST_POINTS, *(100 * abs(x) for ends in intervals for x in ends)])
+    shown = [100 * abs(x) for ends in intervals for x in ends]
+    shown += [100 * abs(n["difference"]) for r in rows for n in r["groups"].values()]
+    reach = 1.08 * max([LEAST_POINTS, *shown])
     left.set_xlim(-reach, reach)
     left.set_xlabel("accuracy − greedy's on the same problems,\npoints (95 % interval)")
     _log_steps(right, all_steps)
@@ -64,6 +70,8 @@ def rows_figure(report: Mapping[str, Any]):
         axes.grid(alpha=0.3)
     s = report["settings"]
     about = f"{s['task']}, {s['split']}, n = {report['n']}, canvas {s['gen_length']}"
+    if len(report.get("templates", ())) > 1:
+        about += f", {len(report['templates'])} templates (grey)"
     fig.suptitle(f"{about}; accuracy behind each name", fontsize=10)
     return fig
 

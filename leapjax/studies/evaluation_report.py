@@ -1,4 +1,4 @@
-"""An evaluation as a report: numbers by row and stratum, as a table, Markdown and JSON."""
+"""An evaluation as a report: numbers by row, stratum and template, as a table, Markdown, JSON."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leapjax.caches import CACHES
-from leapjax.studies.policy_rows import BASELINE, Row
+from leapjax.errors import UserError
+from leapjax.studies import comparisons, manifests
+from leapjax.studies.evaluation import KINDS, is_baseline
 from leapjax.studies.statistics import paired_difference, wilson
-from leapjax.studies.tables import heading, markdown_table, text_table, with_interval
-from leapjax.tasks.base import Problem
+from leapjax.studies.tables import heading, markdown_table, points, text_table, with_interval
+from leapjax.wording import plural
 
 DEFINITIONS = {
-    "accuracy": "share of problems whose number after #### is right; 95 % Wilson interval",
-    "difference": "accuracy minus that of greedy without a cache, mean of the per-problem "
-    "differences; 95 % normal interval, mean ± 1.96 s / sqrt(n)",
+    "accuracy": "share of answers that the lenient parser finds right; 95 % Wilson interval",
+    "strict_accuracy": "the same by the strict parser, which accepts the asked form only",
+    "difference": "accuracy minus that of greedy without a cache, mean of the paired differences; "
+    "95 % normal interval, standard errors clustered by problem",
+    "agreement": "share of answers whose text is greedy's",
+    "corrupted": "share of answers whose text is not greedy's although the score is the same",
     "steps": "mean steps over the whole canvas; share: of greedy's mean on the same problems",
     "eos_steps": "mean of 1 + the last commit step among the positions up to and including the "
     "first eos; all steps where there is no eos",
@@ -23,17 +28,23 @@ DEFINITIONS = {
     "tokens_per_step": "tokens before the first eos, per step over the whole canvas",
     "tokens_per_s": "the same tokens, per second of wall time, compiling left out",
     "full_passes": "mean passes over the whole sequence",
+    "holds": "both the clustered normal test and the exact sign test over problems reject that the "
+    "rows are equally accurate, at 95 % jointly over all comparisons (Holm)",
+    "stability": "Kendall's tau-b between the rows' orders under two templates, mean over pairs of "
+    "templates; 95 % bootstrap interval over problems",
 }
-Answers = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
+
+
+MOST_UNDECIDED = 5  # on a terminal
 
 
 def summarise(
     these: Sequence[Mapping[str, Any]], greedy: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """The numbers of one row on one group of problems.
+    """The numbers of one row on one group of answers.
 
     Args:
-      these: the row's answers, with `correct`; without `seconds`, `tokens_per_s` means nothing.
+      these: the row's answers (`runner.scored`); without `seconds`, `tokens_per_s` means nothing.
       greedy: the baseline's, to the same problems in the same order.
     """
     n = len(these)
@@ -42,73 +53,118 @@ def summarise(
         return sum(a[name] for a in of)
 
     pairs = [(a["correct"], b["correct"]) for a, b in zip(these, greedy, strict=True)]
-    right = total("correct")
-    difference, interval = paired_difference([a for a, _ in pairs], [b for _, b in pairs])
+    same = [a["text"] == b["text"] for a, b in zip(these, greedy, strict=True)]
+    right, strict = int(total("correct")), int(total("strict"))
+    problems = [a["problem"] for a in these]
+    sides = [a for a, _ in pairs], [b for _, b in pairs]
+    difference, interval = paired_difference(*sides, problems)
     out: dict[str, Any] = {
         "n": n,
         "correct": right,
         "accuracy": right / n,
-        "accuracy_interval": list(wilson(int(right), n)),
+        "accuracy_interval": list(wilson(right, n)),
+        "strict_accuracy": strict / n,
+        "strict_accuracy_interval": list(wilson(strict, n)),
         "difference": difference,
         "difference_interval": list(interval),
         "only_this_right": sum(a and not b for a, b in pairs),
         "only_greedy_right": sum(b and not a for a, b in pairs),
+        "agreement": sum(same) / n,
+        "agreement_interval": list(wilson(sum(same), n)),
+        "corrupted": sum(a == b and not s for (a, b), s in zip(pairs, same, strict=True)) / n,
     }
     for name in ("steps", "eos_steps", "answer_steps"):
         out[name] = total(name) / n
         out[f"{name}_share"] = total(name) / total(name, greedy)
+    seconds = sum(a.get("seconds", 0.0) for a in these)
     return out | {
+        "seconds": seconds / n,
         "tokens": total("tokens") / n,
         "tokens_per_step": total("tokens") / total("steps"),
-        "tokens_per_s": total("tokens") / max(sum(a.get("seconds", 0.0) for a in these), 1e-9),
+        "tokens_per_s": total("tokens") / max(seconds, 1e-9),
         "full_passes": total("full_passes") / n,
         "nfe": total("nfe") / n,
         "no_eos": sum(a["finish_reason"] != "stop" for a in these),
     }
 
 
-def rows_of(
-    problems: Sequence[Problem], rows: Sequence[Row], answers: Answers
-) -> list[dict[str, Any]]:
-    """The report's rows.
+def report_of(
+    head: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    searches: Sequence[Mapping[str, Any]] = (),
+    *,
+    tolerance: float = 0.05,
+    allow_unequal: bool = False,
+) -> dict[str, Any]:
+    """Put a report together.
 
     Args:
-      problems: what was asked.
-      rows: what was run.
-      answers: by (policy, cache), in the problems' order; the baseline among them.
+      head: what was measured.
+      rows: as of `evaluation.described`, each with its `manifest` and its `answers` to the same
+        trials in the same order; the baseline among them.
+      searches: what is known of the rows of equal cost, from `evaluation.equal_rows`.
+      tolerance: of their costs.
+      allow_unequal: compare rows with different manifests, too.
+
+    Raises:
+      UserError: the baseline is missing.
     """
-    groups: dict[str, list[int]] = {"all": list(range(len(problems)))}
-    strata = list(dict.fromkeys(p.stratum for p in problems))
-    for stratum in strata if strata != ["all"] else ():
-        groups[stratum] = [i for i, p in enumerate(problems) if p.stratum == stratum]
-    greedy = answers[BASELINE]
-    return [
-        {
-            "policy": row.policy,
-            "label": row.label,
-            "cache": row.config.cache,
-            "options": row.config.to_dict(),
+    greedy = next((row["answers"] for row in rows if is_baseline(row)), None)
+    if greedy is None:
+        raise UserError("no row is greedy without a cache, which all rows are compared with")
+    groups: dict[str, list[int]] = {"all": list(range(len(greedy)))}
+    for key, prefix in (("stratum", ""), ("template", "template ")):
+        values = list(dict.fromkeys(a[key] for a in greedy))
+        for value in values if len(values) > 1 else ():
+            groups[f"{prefix}{value}"] = [i for i, a in enumerate(greedy) if a[key] == value]
+    made = [
+        {name: value for name, value in row.items() if name not in ("answers", "manifest")}
+        | {
             "groups": {
-                name: summarise([answers[row.key][i] for i in which], [greedy[i] for i in which])
+                name: summarise([row["answers"][i] for i in which], [greedy[i] for i in which])
                 for name, which in groups.items()
             },
         }
         for row in rows
     ]
+    equal = [dict(e) | _reached(e, made, tolerance) for e in searches]
+    asked = [row for row in rows if not row["equal"]]
+    fields = {f: 0 for r in asked for f in manifests.differing(asked[0]["manifest"], r["manifest"])}
+    alike = [r for r in asked if not manifests.differing(r["manifest"], asked[-1]["manifest"])]
+    report = dict(head) | {
+        "n": len(greedy),
+        "problems": len({a["problem"] for a in greedy}),
+        "templates": sorted({a["template"] for a in greedy}),
+        "definitions": DEFINITIONS,
+        "unequal": manifests.told(list(fields), [row["manifest"] for row in asked]),
+        "allow_unequal": allow_unequal,
+        "tolerance": tolerance,
+        "rows": made,
+        "equal": equal,
+        "comparisons": comparisons.compare(comparisons.sets(rows, equal), allow_unequal),
+        "stability": comparisons.stability(asked if allow_unequal else alike),
+    }
+    return report | {"words": comparisons.words(report)}
 
 
-def is_baseline(row: Mapping[str, Any]) -> bool:
-    """Whether a report's row is greedy without a cache."""
-    return (row["policy"], row["cache"]) == BASELINE
+def _reached(
+    search: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], tolerance: float
+) -> dict[str, Any]:
+    """What a row of equal cost costs on the reported problems, and whether that is equal."""
+
+    def cost(label: str) -> float:
+        found = (r for r in rows if (r["label"], r["cache"]) == (label, search["cache"]))
+        return next(found)["groups"]["all"][KINDS[search["equal"]]]
+
+    lead, own = cost(search["reference"]), cost(search["label"])
+    share = own / lead if lead else float("inf")
+    return {"cost": own, "reference_cost": lead, "share": share} | {
+        "matched": abs(share - 1) <= tolerance
+    }
 
 
 def _steps(numbers: Mapping[str, Any], name: str) -> str:
     return f"{numbers[name]:.1f} ({100 * numbers[f'{name}_share']:.1f} %)"
-
-
-def _points(share: float) -> str:
-    text = f"{100 * share:+.2f}"
-    return text if float(text) else "0.00"
 
 
 def _difference(row: Mapping[str, Any], interval: bool) -> str:
@@ -116,8 +172,25 @@ def _difference(row: Mapping[str, Any], interval: bool) -> str:
     if is_baseline(row):
         return ""
     g = row["groups"]["all"]
-    low, high = (_points(x) for x in g["difference_interval"])
-    return _points(g["difference"]) + f" ({low} to {high})" * interval
+    return points(g["difference"], g["difference_interval"] if interval else None)
+
+
+def _head(report: Mapping[str, Any]) -> str:
+    """What was measured, and in what the rows differ beside the policy."""
+    out, seeds = heading(report), report["settings"].get("seeds", 1)
+    if len(report["templates"]) > 1 or seeds > 1:
+        out += (
+            f"; {plural(report['problems'], 'problem')}, "
+            f"{plural(len(report['templates']), 'template')}, {plural(seeds, 'seed')}"
+        )
+    if report["unequal"] and report["allow_unequal"]:
+        out += f". UNEQUAL, compared all the same: {report['unequal']}"
+    elif report["unequal"]:
+        out += (
+            f". Rows that differ in {report['unequal']} are compared in the column − greedy alone, "
+            "which is against greedy without a cache"
+        )
+    return out
 
 
 def text(report: Mapping[str, Any]) -> str:
@@ -129,31 +202,72 @@ def text(report: Mapping[str, Any]) -> str:
         low, high = g["accuracy_interval"]
         right = f"{100 * g['accuracy']:.1f} ({100 * low:.0f} to {100 * high:.0f})"
         cells.append([name, right, _difference(row, False), _steps(g, "steps")])
-    lines = textwrap.fill(heading(report), 80, break_on_hyphens=False)
-    return f"{lines}\n\n{text_table(cells, 2)}"
+    lines = textwrap.fill(_head(report), 80, break_on_hyphens=False)
+    told = [
+        textwrap.fill(
+            line, 80, break_on_hyphens=False, subsequent_indent="  " * line.startswith("-")
+        )
+        for line in comparisons.words(report, MOST_UNDECIDED)
+    ]
+    return f"{lines}\n\n{text_table(cells, 2)}\n" + "".join(f"{line}\n" for line in told)
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The report as Markdown: every column, and a second table by stratum if there are several."""
-    head = ["policy", "cache", "accuracy % (95 %)", "− greedy, points (95 %)"]
-    head += ["steps (of greedy's)", "to first eos", "deciding answer"]
+    """The report as Markdown: what holds, every column, then tables by stratum and template."""
+    head = ["policy", "cache", "accuracy % (95 %)", "strict %", "− greedy, points (95 %)"]
+    head += ["other text, same score %", "steps (of greedy's)", "to first eos", "deciding answer"]
     cells = [[*head, "tokens/step", "tokens/s", "full passes"]]
-    strata = [name for name in report["rows"][0]["groups"] if name != "all"]
-    first = report["rows"][0]["groups"]
-    by_stratum = [["policy", "cache", *(f"{name} (n={first[name]['n']})" for name in strata)]]
     for row in report["rows"]:
         g, name = row["groups"]["all"], [row["label"], row["cache"]]
-        right = with_interval(g["accuracy"], g["accuracy_interval"])
+        right = [with_interval(g["accuracy"], g["accuracy_interval"])]
+        right.append(f"{100 * g['strict_accuracy']:.1f}")
+        corrupted = "" if is_baseline(row) else f"{100 * g['corrupted']:.1f}"
         steps = [_steps(g, kind) for kind in ("steps", "eos_steps", "answer_steps")]
         rates = [f"{g['tokens_per_step']:.2f}", f"{g['tokens_per_s']:.0f}"]
         rates.append(f"{g['full_passes']:.1f}")
-        cells.append([*name, right, _difference(row, True), *steps, *rates])
-        parts = [row["groups"][stratum] for stratum in strata]
+        cells.append([*name, *right, _difference(row, True), corrupted, *steps, *rates])
+    out = f"{_head(report)}\n\n{markdown_table(cells, 2)}"
+    if report["equal"]:
+        out += f"\nAt equal cost; settings found on {report['settings']['tuning']}.\n\n"
+        out += markdown_table(_equal_cells(report), 3)
+    out += "\n" + "\n".join(
+        line if line.startswith("- ") else f"\n{line}\n" for line in report["words"]
+    )
+    out += "\n"
+    names = [name for name in report["rows"][0]["groups"] if name != "all"]
+    for kind, which in (
+        ("stratum", [n for n in names if not n.startswith("template ")]),
+        ("template", [n for n in names if n.startswith("template ")]),
+    ):
+        if which:
+            out += (
+                f"\nBy {kind}: accuracy % (95 %), steps to the first eos (share of greedy's).\n\n"
+            )
+            out += markdown_table(_group_cells(report, which), 2)
+    return out
+
+
+def _group_cells(report: Mapping[str, Any], groups: Sequence[str]) -> list[list[str]]:
+    first = report["rows"][0]["groups"]
+    cells = [["policy", "cache", *(f"{name} (n={first[name]['n']})" for name in groups)]]
+    for row in report["rows"]:
+        parts = [row["groups"][name] for name in groups]
         rights = [with_interval(p["accuracy"], p["accuracy_interval"]) for p in parts]
         told = [f"{r}, {_steps(p, 'eos_steps')}" for r, p in zip(rights, parts, strict=True)]
-        by_stratum.append([*name, *told])
-    out = f"{heading(report)}\n\n{markdown_table(cells, 2)}"
-    if strata:
-        out += "\nBy stratum: accuracy % (95 %), steps to the first eos (share of greedy's).\n\n"
-        out += markdown_table(by_stratum, 2)
-    return out
+        cells.append([row["label"], row["cache"], *told])
+    return cells
+
+
+def _equal_cells(report: Mapping[str, Any]) -> list[list[str]]:
+    head = ["policy", "cache", "reference", "cost on those problems", "reference's there"]
+    head += ["cost here", "share of the reference's"]
+    cells = [[*head, "equal", "settings tried"]]
+    for e in report["equal"]:
+        unit, form = ("s", ".4f") if e["equal"] == "time" else ("steps", ".2f")
+        numbers = [f"{e[n]:{form}} {unit}" for n in ("tuned", "target", "cost")]
+        verdict = "yes" if e["matched"] else "no"
+        cells.append(
+            [e["label"], e["cache"], e["reference"], *numbers, f"{100 * e['share']:.1f} %", verdict]
+            + [str(e["tried"])]
+        )
+    return cells

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from leapjax.caches import CACHES
 from leapjax.config import DecodeConfig, check_keys
-from leapjax.policies import ROWS
+from leapjax.policies import POLICIES, ROWS
 from leapjax.policies.names import row_names
 
 # The rows of an evaluation that names none.
@@ -21,10 +21,12 @@ class Row(NamedTuple):
     Attributes:
       policy: a name in `leapjax.policies.ROWS`.
       config: the decode options it stands for.
+      equal: `steps` or `time` where the options were found for equal cost, else empty.
     """
 
     policy: str
     config: DecodeConfig
+    equal: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -34,7 +36,20 @@ class Row(NamedTuple):
     @property
     def label(self) -> str:
         """For people."""
-        return ROWS[self.policy].label
+        return f"{setting(self.config)}, equal {self.equal}" if self.equal else ROWS[self.policy][2]
+
+
+def setting(config: DecodeConfig) -> str:
+    """A policy and the values of the parameters that trade accuracy for steps.
+
+    >>> setting(DecodeConfig(policy="confidence_threshold", threshold=0.8))
+    'confidence threshold (threshold 0.8)'
+    """
+    names = [p.name for p in POLICIES[config.policy].tuned]
+    if names == ["steps"] and config.value("steps") is None:
+        names = ["steps_per_block"]
+    told = ", ".join(f"{n.replace('_', ' ')} {config.value(n):.4g}" for n in names)
+    return config.policy.replace("_", " ") + (f" ({told})" if told else "")
 
 
 def rows(policies: Iterable[str], caches: Iterable[str], base: DecodeConfig) -> list[Row]:

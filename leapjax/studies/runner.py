@@ -308,8 +308,13 @@ def prompt_key(request: Request) -> str:
 def scored(
     task: Task, problems: Sequence[Problem], these: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Answers to a task's problems, in the same order, with `correct`."""
+    """Answers to a task's problems, in the same order, with `correct`, `strict` and `problem`."""
     return [
-        {**answer, "correct": task.score(answer["text"], p)}
+        {
+            **answer,
+            "correct": task.score(answer["text"], p),
+            "strict": task.score_strict(answer["text"], p),
+            "problem": p.id,
+        }
         for answer, p in zip(these, problems, strict=True)
     ]

@@ -67,6 +67,17 @@ def with_interval(
     return told[0] if interval is None else f"{told[0]} ({told[1]} to {told[2]})"
 
 
+def points(share: float, interval: Sequence[float] | None = None) -> str:
+    """A difference of shares in points, and its interval.
+
+    >>> points(0.012), points(0.0, (-0.01, 0.01))
+    ('+1.20', '0.00 (-1.00 to +1.00)')
+    """
+    told = [f"{100 * x:+.2f}" for x in (share, *(interval or ()))]
+    told = [text if float(text) else "0.00" for text in told]
+    return told[0] if interval is None else f"{told[0]} ({told[1]} to {told[2]})"
+
+
 def percent(share: float) -> str:
     """A share in per cent with two digits, such as `12.50 %`."""
     return f"{100 * share:.2f} %"

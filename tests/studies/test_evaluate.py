@@ -53,6 +53,51 @@ def test_end_to_end(tmp_path, capsys):
         assert path.read_bytes().count(b"\n") == 7
 
 
+def test_templates_seeds_and_equal_steps(tmp_path, capsys):
+    out, table = tmp_path / "one", tmp_path / "table.md"
+    argv = ["--model", LLADA, *SMALL, "--policies", "schedule-2,threshold", "--limit", "4"]
+    argv += ["--templates", "2", "--seeds", "2", "--equal", "steps", "--reference", "schedule-2"]
+    argv += ["--tune-limit", "4"]
+    assert main([*argv, "--output", str(out), "--markdown", str(table)]) == 0
+    text = capsys.readouterr().out
+    assert "n=16" in text and "8 problems, 2 templates, 2 seeds" in text
+    assert max(map(len, text.splitlines())) <= 100
+    report = json.loads((out / "report.json").read_text())
+    assert [r["equal"] for r in report["rows"]] == ["", "", "", "steps"]
+    groups = report["rows"][1]["groups"]
+    assert groups["template 1"]["n"] == 8 and groups["easy"]["n"] == 8
+    # What the table says was reached is what the answers took.
+    (found,) = report["equal"]
+    lines = [json.loads(x) for p in out.glob("answers-threshold-*") for x in p.open()][1:]
+    setting = report["rows"][3]["options"]["threshold"]
+    steps = [x["steps"] for x in lines if x["numbers"]["threshold"] == setting]
+    assert len(steps) == 16 and found["cost"] == sum(steps) / 16
+    lines = [json.loads(x) for p in out.glob("answers-schedule-2-*") for x in p.open()][1:]
+    wanted = sum(x["steps"] for x in lines) / 16
+    assert found["reference_cost"] == wanted and found["share"] == found["cost"] / wanted
+    assert found["matched"] == (abs(found["share"] - 1) <= 0.05)
+    assert setting < 0.9 and found["tried"] > 1
+    assert found["label"] in table.read_text()
+    # Thresholds are found on problems that are not reported, and nothing is decoded twice.
+    asked = {x["id"].split("/")[1] for x in lines}
+    tuned = [json.loads(x) for p in out.glob("answers-tune-*") for x in p.open()]
+    assert not asked & {x["id"].split("/")[1] for x in tuned if "id" in x}
+    before = {p: p.read_bytes() for p in out.glob("answers-*")}
+    assert main([*argv, "--output", str(out)]) == 0
+    assert capsys.readouterr().out == text
+    assert {p: p.read_bytes() for p in out.glob("answers-*")} == before
+    # Another policy on the same problems compares; another batch size does not.
+    other, two = str(tmp_path / "two"), ["--compare", str(out), str(tmp_path / "two")]
+    argv = ["--model", LLADA, *SMALL, "--policies", "schedule-8", "--limit", "4", "--seeds", "2"]
+    assert main([*argv, "--output", other]) == 0
+    assert main(two) == 2
+    err = capsys.readouterr().err
+    assert "differ in prompts, templates.1, so that" in err and err.count("\n") == 1
+    assert main([*two, "--allow-unequal"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "n=8" in told and "UNEQUAL, compared all the same: prompts (" in told
+
+
 def test_results_survive_a_kill(tmp_path):
     with AnswerStore(tmp_path, "greedy-none", {"a": 1}) as results:
         results.add({"id": "p", "x": 1})
@@ -95,6 +140,12 @@ def test_rows():
         (["--limit", "0"], "--limit: '0' is not"),
         (["--batch-size", "0"], "--batch-size: '0' is not"),
         (["--gen-length", "40"], "block_length 32 does not divide"),
+        (["--templates", "9"], "has 8: expected a number of at least 1, or unseen"),
+        (["--equal", "tokens"], "unknown kind 'tokens'"),
+        (["--equal", "steps", "--reference", "credit"], "is not among --policies"),
+        (["--equal", "steps", "--split", "tune"], "are among the reported ones"),
+        (["--tolerance", "0"], "--tolerance is 0.0"),
+        (["--compare", "/no/such"], "needs at least two folders"),
         (["--markdown", "/no/such/folder/t.md"], "its folder is missing"),
     ],
 )

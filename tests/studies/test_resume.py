@@ -45,7 +45,15 @@ STUDIES = {
     "ablate": [*CANVAS, "--grid", "threshold=0.6,0.7,0.9", "radius=1,4", "relaxed_threshold=0.4"],
     "analyze": [*CANVAS, "--policies", "greedy,localleap"],
     "calibrate": [*CANVAS, "--task", "wordproblems", "--max-disagreement", "0.5"],
-    "evaluate": [*CANVAS, "--policies", "schedule-2,localleap"],
+    "evaluate": [
+        *CANVAS,
+        "--policies",
+        "schedule-2,localleap",
+        "--templates",
+        "2",
+        "--equal",
+        "steps",
+    ],
     "rows": ["--reproduce", "all", "--published-as", "some/model"],
 }
 TIMES = {"seconds", "tokens_per_s", "command"}

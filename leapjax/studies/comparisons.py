@@ -1,0 +1,202 @@
+"""Which orderings of an evaluation's rows hold, and whether they depend on the template."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from leapjax.studies import manifests
+from leapjax.studies.statistics import holm, kendall_tau, orders, paired_difference, paired_p
+from leapjax.studies.tables import points, with_interval
+from leapjax.wording import plural
+
+LEVEL = 0.05
+RESAMPLES = 1000
+
+Row = Mapping[str, Any]  # `label`, `cache`, `equal`, `manifest`, `answers`, …
+
+
+def sets(rows: Sequence[Row], equal: Sequence[Mapping[str, Any]]) -> dict[str, list[Row]]:
+    """The rows that are compared with each other, by how they were set.
+
+    Args:
+      rows: of the report.
+      equal: what is known of the searches; rows that were not `matched` are in no set.
+
+    Returns:
+      "" -> the rows as they were asked for; "steps", "time" -> reference and matched rows.
+    """
+    out = {"": [row for row in rows if not row["equal"]]}
+    for kind in dict.fromkeys(e["equal"] for e in equal):
+        matched = {(e["label"], e["cache"]) for e in equal if e["equal"] == kind and e["matched"]}
+        leads = {(e["reference"], e["cache"]) for e in equal if e["equal"] == kind}
+        out[kind] = [
+            row
+            for row in rows
+            if (row["label"], row["cache"]) in (matched if row["equal"] else leads)
+        ]
+    return out
+
+
+def compare(named: Mapping[str, Sequence[Row]], unequal: bool = False) -> list[dict[str, Any]]:
+    """Compare every two rows of a set whose manifests are equal.
+
+    Args:
+      named: sets of rows, as of `sets`; all answer the same trials in the same order.
+      unequal: compare rows with different manifests, too.
+
+    Returns:
+      For each pair: `equal` (of the set), `a`, `b` (labels, the one that is ahead first), their
+      `difference` in accuracy with its `interval`, the same by the strict parser
+      (`strict_difference`, `strict_interval`), the answers `n` and `problems`, `p`, `p_joint`
+      (Holm's, over all pairs that are returned), whether the ordering `holds` at 95 %, and the
+      fields that are `unequal`.
+    """
+    found = []
+    for kind, rows in named.items():
+        for a, b in itertools.combinations(rows, 2):
+            fields = manifests.differing(a["manifest"], b["manifest"])
+            if fields and not unequal:
+                continue
+            if _right(a, "correct").sum() < _right(b, "correct").sum():
+                a, b = b, a
+            problems = [answer["problem"] for answer in a["answers"]]
+            pair: dict[str, Any] = {"equal": kind, "a": name(a, rows), "b": name(b, rows)}
+            for prefix, measure in (("", "correct"), ("strict_", "strict")):
+                sides = _right(a, measure), _right(b, measure)
+                mean, interval = paired_difference(*sides, problems)  # type: ignore[arg-type]
+                pair |= {f"{prefix}difference": mean, f"{prefix}interval": list(interval)}
+            p = paired_p(_right(a, "correct"), _right(b, "correct"), problems)  # type: ignore[arg-type]
+            pair |= {"n": len(problems), "problems": len(set(problems)), "p": p}
+            found.append(pair | {"unequal": fields})
+    for pair, p in zip(found, holm([pair["p"] for pair in found]), strict=True):
+        pair |= {"p_joint": p, "holds": p < LEVEL}
+    return found
+
+
+def name(row: Row, rows: Sequence[Row]) -> str:
+    """A row's label (its setting, if it was found), with its cache where the rows have several."""
+    several = len({r["cache"] for r in rows}) > 1
+    label = row["setting"] if row["equal"] else row["label"]
+    return label + (f", cache {row['cache']}" if several else "")
+
+
+def _right(row: Row, measure: str) -> np.ndarray:
+    return np.array([answer[measure] for answer in row["answers"]], float)
+
+
+def stability(rows: Sequence[Row], seed: int = 0) -> dict[str, Any] | None:
+    """Whether the rows' order is the same under every template.
+
+    Args:
+      rows: with equal manifests; all answer the same trials in the same order.
+      seed: of the resampling.
+
+    Returns:
+      None with fewer than two rows or templates, or where all rows tie. `tau`: the mean of
+      Kendall's tau-b over pairs of templates, with the 95 % `interval` of a bootstrap over
+      problems (which keeps a problem's templates together). `same` and `other`: the mean tau
+      between random halves of the problems, under one template and under two; where they are
+      equal, what moves the order is the sample, not the template. `templates`, `rows`, `problems`.
+    """
+    answers = rows[0]["answers"] if rows else []
+    templates = sorted({a["template"] for a in answers})
+    if len(rows) < 2 or len(templates) < 2:
+        return None
+    places = {p: i for i, p in enumerate(dict.fromkeys(a["problem"] for a in answers))}
+    right = np.zeros((len(rows), len(templates), len(places)))
+    for r, row in enumerate(rows):
+        for a in row["answers"]:
+            right[r, templates.index(a["template"]), places[a["problem"]]] += a["correct"]
+    several = ~np.eye(len(templates), dtype=bool)
+
+    def taus(these: np.ndarray, those: np.ndarray) -> np.ndarray:
+        """(N, P) weights of problems -> (N, T, T)."""
+        return kendall_tau(*(orders(np.einsum("rtp,np->nrt", right, w)) for w in (these, those)))
+
+    def mean(found: np.ndarray) -> float | None:
+        told = found[~np.isnan(found)]
+        return float(told.mean()) if told.size else None
+
+    n, rng = len(places), np.random.default_rng(seed)
+    whole = np.ones((1, n))
+    tau = mean(taus(whole, whole)[:, several])
+    if tau is None:
+        return None
+    drawn = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)
+    means = [mean(t[several]) for t in taus(drawn, drawn)]
+    low, high = np.percentile([m for m in means if m is not None], [2.5, 97.5])
+    half = np.zeros((RESAMPLES // 4, n))
+    for weights in half:
+        weights[rng.permutation(n)[: n // 2]] = 1
+    halves = taus(half, 1 - half)
+    return {
+        "tau": tau,
+        "interval": [float(low), float(high)],
+        "same": mean(halves[:, ~several]),
+        "other": mean(halves[:, several]),
+        "templates": templates,
+        "rows": len(rows),
+        "problems": n,
+    }
+
+
+def words(report: Mapping[str, Any], most: int | None = None) -> list[str]:
+    """The report's orderings as lines of Markdown: what holds at 95 %, and what doesn't.
+
+    Args:
+      report: with `comparisons`, `equal` and `stability`.
+      most: undecided orderings that are listed; None lists all.
+    """
+    found, out = report["comparisons"], []
+    if found:
+        of = f"{found[0]['n']} answers a row to {plural(found[0]['problems'], 'problem')}"
+        joint = f"95 %, jointly over {plural(len(found), 'comparison')}; n = {of}"
+        holds = [pair for pair in found if pair["holds"]]
+        rest = [pair for pair in found if not pair["holds"]]
+        out.append(f"Orderings that hold ({joint}):" if holds else f"No ordering holds ({joint}).")
+        out += [f"- {sentence(pair)}" for pair in holds]
+        if rest:
+            out.append(f"{plural(len(rest), 'ordering')} not decided by these answers:")
+            out += [f"- {sentence(pair)}" for pair in rest[:most]]
+            if most is not None and len(rest) > most:
+                out.append(f"- {len(rest) - most} more, which --markdown and report.json list")
+    for e in report["equal"]:
+        if not e["matched"]:
+            out.append(
+                f"Not compared at equal {e['equal']}: {e['label']} costs {e['share']:.2f} times "
+                f"what {e['reference']} does; the tolerance is {report['tolerance']:g}."
+            )
+    if s := report["stability"]:
+        tau = with_interval(s["tau"], s["interval"], ".2f", 1)
+        line = (
+            f"Order of {s['rows']} rows under {plural(len(s['templates']), 'template')}: Kendall's "
+            f"tau {tau}, n = {plural(s['problems'], 'problem')}."
+        )
+        if s["same"] is not None and s["other"] is not None:
+            line += (
+                f" Between halves of the problems it is {s['same']:.2f} under one template and "
+                f"{s['other']:.2f} under two."
+            )
+        out.append(line)
+    return out
+
+
+def sentence(pair: Mapping[str, Any]) -> str:
+    """A comparison in words."""
+    lenient = points(pair["difference"], pair["interval"])
+    strict = points(pair["strict_difference"], pair["strict_interval"])
+    how = f"at equal {pair['equal']}, " if pair["equal"] else ""
+    verb = "is more accurate than" if pair["holds"] else "against"
+    alone = pair["p"] < LEVEL and not pair["holds"]
+    out = f"{how}{pair['a']} {verb} {pair['b']}: {lenient} points"
+    if strict != lenient:
+        out += f", by the strict parser {strict}"
+    if alone:
+        out += "; holds alone, not jointly"
+    if pair["unequal"]:
+        out += f"; unequal: {', '.join(pair['unequal'])}"
+    return out

@@ -1,0 +1,287 @@
+"""Run an evaluation: every row answers the same trials, and settings of equal cost are found.
+
+problems of each seed x templates ─▶ trials ─▶ every row ─▶ answers, kept as they come
+trials to tune on ─▶ a setting of equal steps or time per policy ─▶ a further row
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from leapjax import tasks
+from leapjax.config import DecodeConfig
+from leapjax.errors import UserError
+from leapjax.lm import LM
+from leapjax.policies import POLICIES
+from leapjax.policies.names import row_names
+from leapjax.studies import equal_cost, runner
+from leapjax.studies.policy_rows import BASELINE, Row, setting
+from leapjax.tasks import Task
+from leapjax.tasks.base import Problem
+from leapjax.types import Request
+
+KINDS = {"steps": "steps", "time": "seconds"}  # of `--equal` -> what is equal
+
+
+class Trial(NamedTuple):
+    """One question of an evaluation.
+
+    Attributes:
+      problem: what is asked.
+      template: in which wording, a place in the task's templates.
+      seed: what is added to the seed of the noise; 0 where nothing is sampled.
+    """
+
+    problem: Problem
+    template: int
+    seed: int
+
+
+def trials(
+    task: Task, draws: Sequence[Sequence[Problem]], templates: Sequence[int], sampled: bool
+) -> list[Trial]:
+    """Every problem of every draw in every template, none of them twice.
+
+    Args:
+      task: whose problems they are.
+      draws: the problems of each seed.
+      templates: places in the task's templates.
+      sampled: tokens are sampled, so that the same problem is another trial under another seed.
+
+    Raises:
+      UserError: a further seed changes nothing.
+    """
+    made: dict[tuple, Trial] = {}
+    for seed, problems in enumerate(draws):
+        before, noise = len(made), seed if sampled else 0
+        for template in templates:
+            for p in problems:
+                made.setdefault((p.id, template, noise), Trial(p, template, noise))
+        if len(made) == before:
+            raise UserError(
+                f"--seeds {len(draws)}: task {task.name} draws the same problems for every seed, "
+                "and nothing is sampled; remove --seeds, or set a temperature in decode.yaml"
+            )
+    return list(made.values())
+
+
+@dataclasses.dataclass
+class Bench:
+    """What all rows share.
+
+    Attributes:
+      lm: the model.
+      task: asks and scores.
+      folder: where answers are kept; None keeps them in memory.
+      batch_size: rows decoded at once.
+      progress: `(name, total, unit) -> context` whose value takes how many are done.
+    """
+
+    lm: LM
+    task: Task
+    folder: Path | None
+    batch_size: int
+    progress: Callable[[str, int, str], AbstractContextManager]
+    _asked: dict[Any, Request] = dataclasses.field(default_factory=dict)
+
+    def request(self, trial: Trial, config: DecodeConfig) -> Request:
+        """A trial's prompt, tokenised once, under a row's options."""
+        key = trial.problem.id, trial.template
+        if key not in self._asked:
+            record = self.task.record(trial.problem, trial.template)
+            self._asked[key] = self.lm.request(record, config)
+        return dataclasses.replace(self._asked[key], config=config)
+
+    def answers(
+        self, trials: Sequence[Trial], config: DecodeConfig, name: str
+    ) -> list[dict[str, Any]]:
+        """Answer every trial in a stream of its own, so that the wall time is this setting's.
+
+        Args:
+          trials: what is asked.
+          config: the decode options.
+          name: of the store; settings of one compiled structure may share it.
+
+        Returns:
+          An answer per trial, as of `runner.scored`, with `seconds`, `stratum`, `template`, `seed`.
+        """
+        asked = []
+        for trial in trials:
+            own = config.replace(seed=config.seed + trial.seed) if trial.seed else config
+            request = self.request(trial, own)
+            key = f"{runner.setting_key(own)}/{runner.prompt_key(request)}"
+            asked.append(runner.Question(key, request, {"numbers": runner.row_numbers(own)}))
+        how: dict[str, Any] = {"batch_size": self.batch_size, "timed": True}
+        with self.progress(name, len(trials), "answer") as how["show"]:
+            made = runner.decode(
+                self.lm, asked, self.folder, name, runner.shared_options(config), **how
+            )
+        found = runner.scored(self.task, [t.problem for t in trials], made)
+        return [
+            answer | {"stratum": t.problem.stratum, "template": t.template, "seed": t.seed}
+            for answer, t in zip(found, trials, strict=True)
+        ]
+
+    def manifest(self, trials: Sequence[Trial], split: str, config: DecodeConfig) -> dict[str, Any]:
+        """What the answers of all rows depend on, by name, except the rows' own options.
+
+        Args:
+          trials: what is asked.
+          split: where the problems come from.
+          config: any row's options.
+        """
+        made = runner.provenance(self.lm, {}, self.batch_size)
+        del made["options"]
+        prompts = sorted(runner.prompt_key(self.request(t, config)) for t in trials)
+        wordings = {t.template: self.task.templates[t.template] for t in trials}
+        return made | {
+            "task": self.task.name,
+            "split": split,
+            "problems": _digest(sorted({t.problem.id for t in trials})),
+            "prompts": _digest(prompts),
+            "templates": {str(place): wordings[place] for place in sorted(wordings)},
+            "seeds": sorted({t.seed for t in trials}),
+        }
+
+
+def _digest(lines: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def equal_rows(
+    bench: Bench,
+    rows: Sequence[Row],
+    tuning: Sequence[Trial],
+    *,
+    kind: str,
+    reference: str,
+    tolerance: float,
+) -> tuple[list[Row], list[dict[str, Any]]]:
+    """A row per policy and cache whose mean cost is the reference's, on problems to tune on.
+
+    Args:
+      bench: what all rows share.
+      rows: of the evaluation; the reference among them in each cache that has a search.
+      tuning: none of the reported trials.
+      kind: `steps` or `time`.
+      reference: a row's policy.
+      tolerance: a cost within so large a share of the reference's is equal.
+
+    Returns:
+      The rows, and what is known of each search: `equal` (kind), `cache`, `reference` and `target`
+      (its mean cost), `label` of the row, its `tuned` cost, and how many settings were `tried`.
+    """
+    made, told = [], []
+    for cache in dict.fromkeys(row.config.cache for row in rows):
+        here = [row for row in rows if row.config.cache == cache]
+        lead = next((row for row in here if row.policy == reference), None)
+        if lead is None:
+            continue
+
+        def cost(config: DecodeConfig) -> float:
+            answers = bench.answers(tuning, config, f"tune-{config.policy}-{config.cache}")
+            return sum(a[KINDS[kind]] for a in answers) / len(answers)
+
+        target = cost(lead.config)
+        others = {row.config.policy: row for row in reversed(here)}
+        for row in reversed(others.values()):
+            if row.config.policy == lead.config.policy or not POLICIES[row.config.policy].tuned:
+                continue
+            found = equal_cost.search(cost, row.config, target, tolerance)
+            made.append(Row(row.policy, found.config, kind))
+            facts = {"equal": kind, "cache": cache, "reference": lead.label, "target": target}
+            facts |= {"label": made[-1].label, "tuned": found.cost, "tried": found.tried}
+            told.append(facts)
+    return made, told
+
+
+def templates(task: Task, given: str) -> list[int]:
+    """The places in a task's templates that `--templates` asks for.
+
+    Args:
+      task: whose templates they are.
+      given: a number, for the first so many, or `unseen`.
+
+    Raises:
+      UserError: neither, or there are fewer.
+    """
+    if given == "unseen" and task.unseen_templates:
+        return list(task.unseen_templates)
+    count = int(given) if given.isdecimal() else 0
+    if not 1 <= count <= len(task.templates):
+        raise UserError(
+            f"--templates is {given!r}; task {task.name} has {len(task.templates)}: expected a "
+            "number of at least 1, or unseen"
+        )
+    return list(range(count))
+
+
+def reference(rows: Sequence[Row], name: str | None) -> str:
+    """The row whose cost the others are to have: `--reference`, else localleap, else the last.
+
+    Raises:
+      UserError: it is not among the rows.
+    """
+    policies = [row.policy for row in rows]
+    if name is None:
+        return "localleap" if "localleap" in policies else policies[-1]
+    (wanted,) = row_names([name], "--reference")
+    if wanted not in policies:
+        raise UserError(f"--reference {name}: is not among --policies ({', '.join(policies)})")
+    return wanted
+
+
+def tuning(
+    task: Task, name: str | None, limit: int, places: Sequence[int], reported: Sequence[Problem]
+) -> tuple[list[Trial], str]:
+    """The trials that settings of equal cost are found on, and what they are, for the report.
+
+    Args:
+      task: of the evaluation.
+      name: of another task to take them from; None takes the split `tune` of this one.
+      limit: how many.
+      places: templates of the evaluation, which the problems take in turns.
+      reported: problems of the evaluation.
+
+    Raises:
+      UserError: there are none, or one of them is reported.
+    """
+    other = task if name is None else tasks.get(name)
+    if name is None and "tune" not in task.splits:
+        raise UserError(
+            f"--equal finds thresholds on problems that are not reported, and task {task.name} has "
+            "no split tune; name a task by --tune-task, such as gsm8k:train.jsonl"
+        )
+    split = "tune" if "tune" in other.splits else other.splits[0]
+    strata = [s for s in dict.fromkeys(p.stratum for p in reported) if s in other.strata]
+    problems = other.problems(split, strata, limit)
+    asked = {p.question for p in reported}
+    if shared := sum(p.question in asked for p in problems):
+        raise UserError(
+            f"{shared} of the {len(problems)} problems to find thresholds on are among the "
+            "reported ones; choose another --split, or others by --tune-task"
+        )
+    made = [Trial(p, places[i % len(places)], 0) for i, p in enumerate(problems)]
+    return made, f"{len(made)} problems of {other.name}, split {split}"
+
+
+def is_baseline(row: Mapping[str, Any]) -> bool:
+    """Whether a report's row is greedy without a cache."""
+    return (row["policy"], row["cache"]) == BASELINE and not row.get("equal")
+
+
+def described(row: Row) -> dict[str, Any]:
+    """A row as reports and other folders know it."""
+    return {
+        "policy": row.policy,
+        "label": row.label,
+        "cache": row.config.cache,
+        "equal": row.equal,
+        "setting": setting(row.config),
+        "options": row.config.to_dict(),
+    }
