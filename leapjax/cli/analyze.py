@@ -16,7 +16,7 @@ from leapjax.cli.common import (
     note_plots,
     place,
 )
-from leapjax.cli.study_arguments import model_name
+from leapjax.cli.study_arguments import TASK_HELP, model_name
 from leapjax.errors import UserError
 from leapjax.progress import counted
 
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="confidence that makes an anchor, in the measurement only (default: 0.9)",
     )
-    add("--task", metavar="NAME", help="wordproblems or gsm8k:PATH (default: wordproblems)")
+    add("--task", metavar="NAME", help=TASK_HELP)
     add("--split", metavar="NAME", help="of the task (default: its first)")
     add("--input", metavar="FILE", help="JSONL records instead of a task's problems")
     add("--limit", type=at_least(1), default=200, metavar="N", help="prompts (default: 200)")

@@ -12,7 +12,7 @@ from leapjax.cli import common
 from leapjax.cli.common import add_canvas_options, add_model_options, at_least, listed
 from leapjax.errors import UserError
 
-TASK_HELP = "wordproblems, or gsm8k:PATH for JSONL of question and answer (wordproblems)"
+TASK_HELP = "wordproblems, dependency or one of its tasks, or gsm8k:PATH (wordproblems)"
 
 
 def add_study_options(

@@ -44,7 +44,7 @@ _HELP = {
     "steps": "optimiser steps of the whole run",
     "init_from": "checkpoint, hub folder or hub id to fine-tune",
     "tokenizer": "folder of tokenizer files for a model from scratch",
-    "task": "built-in data: wordproblems",
+    "task": "built-in data: wordproblems, or dependency (or one of its tasks)",
     "data": "JSONL file of prompt/response, messages or text records",
     "batch_size": "rows of a batch (data)",
     "prompt_length": "columns for prompts, in tokens (data)",

@@ -7,8 +7,9 @@ for problem in task.problems("heldout", strata=(), limit=100, seed=0): ...
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leapjax.errors import UserError
 from leapjax.tasks.base import (
@@ -20,7 +21,15 @@ from leapjax.tasks.base import (
     score_strict,
 )
 
-NAMES = ("wordproblems", "gsm8k:PATH")
+if TYPE_CHECKING:
+    import numpy as np
+    from tokenizers import Tokenizer
+
+DEPENDENCY = (
+    *("dependency", "copy", "reverse", "sort", "replace", "latin", "waiting", "sums", "list"),
+    *("json", "copy-long", "reverse-long"),
+)
+NAMES = ("wordproblems", *DEPENDENCY, "gsm8k:PATH")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +49,9 @@ class Task:
       templates: wordings of a question with `{question}`, as `str.format` takes them; the first
         is the plain one.
       unseen_templates: places in `templates` that no training uses.
+      sample: of tasks that can be trained on: `(rng, stratum, limit) -> (prompt, problem)`, from
+        the split "train"; limit 0 is the task's own.
+      tokenizer: of such a task, for models from scratch.
     """
 
     name: str
@@ -53,6 +65,8 @@ class Task:
     extract: Callable[[str], Hashable | None] = extract_final
     templates: tuple[str, ...] = TEMPLATES
     unseen_templates: tuple[int, ...] = UNSEEN_TEMPLATES
+    sample: Callable[[np.random.Generator, str, int], tuple[str, Problem]] | None = None
+    tokenizer: Callable[[], Tokenizer] | None = None
 
     def problems(
         self,
@@ -95,12 +109,13 @@ class Task:
         >>> get("wordproblems").record(problem, 4)
         {'id': 'a', 'prompt': 'Q: 2 + 2?\nA:'}
         """
-        if not 0 <= template < len(self.templates):
-            last = len(self.templates) - 1
+        templates = problem.templates or self.templates
+        if not 0 <= template < len(templates):
+            last = len(templates) - 1
             raise UserError(
                 f"template {template} is unknown to task {self.name} (known: 0 to {last})"
             )
-        prompt = self.templates[template].format(question=problem.question)
+        prompt = templates[template].format(question=problem.question)
         return {"id": problem.id, "prompt": prompt}
 
 
@@ -108,13 +123,17 @@ def get(name: str) -> Task:
     """The task of a name.
 
     Args:
-      name: `wordproblems`, or `gsm8k:PATH` for a JSONL file of `question` and `answer`.
+      name: `wordproblems`; one of the tasks with dependency, such as `copy`, or `dependency` for
+        all of them; `copy-long` and `reverse-long` for longer answers; or `gsm8k:PATH` for a JSONL
+        file of `question` and `answer`.
 
     Raises:
       UserError: no such task.
     """
     kind, _, path = name.partition(":")
     if kind == "wordproblems" and not path:
+        from leapjax.tasks import wordproblem_tokenizer, wordproblems
+
         # The 99th percentile of held-out answers is 63 tokens over the strata, 48 in "main".
         return Task(
             name=name,
@@ -122,8 +141,12 @@ def get(name: str) -> Task:
             strata=("easy", "main", "long", "distractor", "large"),
             gen_length=64,
             block_length=32,
-            draw=_word_problems,
+            draw=functools.partial(_generate, wordproblems.generate),
+            sample=_sample_word_problem,
+            tokenizer=wordproblem_tokenizer.build,
         )
+    if kind in DEPENDENCY and not path:
+        return _dependency(kind)
     if kind == "gsm8k" and path:
         return Task(
             name=name,
@@ -136,15 +159,48 @@ def get(name: str) -> Task:
     raise UserError(f"task {name!r} is unknown; choose one of {', '.join(NAMES)}")
 
 
-def _word_problems(
-    split: str, strata: tuple[str, ...], limit: int | None, seed: int
-) -> list[Problem]:
+def _dependency(name: str) -> Task:
+    """A task with dependency, or all of them."""
+    from leapjax.tasks import dependency, dependency_tokenizer
+
+    strata = tuple(dependency.KINDS) if name == "dependency" else (name,)
+    kinds = [dependency.KINDS[s.partition("-")[0]] for s in strata]
+    return Task(
+        name=name,
+        splits=("heldout", "tune"),
+        strata=strata,
+        gen_length=256 if name.endswith("-long") else max(kind.gen_length for kind in kinds),
+        block_length=32,
+        draw=functools.partial(_generate, dependency.generate),
+        score=dependency.score,
+        score_strict=dependency.score_strict,
+        extract=kinds[0].read if len(kinds) == 1 else str.strip,
+        templates=dependency.TEMPLATES[strata[0].partition("-")[0]],
+        unseen_templates=dependency.UNSEEN,
+        sample=dependency.sample,
+        tokenizer=dependency_tokenizer.build,
+    )
+
+
+def _sample_word_problem(rng: np.random.Generator, stratum: str, limit: int) -> tuple[str, Problem]:
     from leapjax.tasks import wordproblems
 
+    problem = wordproblems.draw(rng, "train", stratum, limit or wordproblems.LIMIT)
+    return problem.question, problem
+
+
+def _generate(
+    generate: Callable[[int, str, str, int], list[Problem]],
+    split: str,
+    strata: tuple[str, ...],
+    limit: int | None,
+    seed: int,
+) -> list[Problem]:
+    """Problems of a generator, in equal parts of the strata."""
     limit = 500 if limit is None else limit
     whole, rest = divmod(limit, len(strata))
     counts = {s: whole + (i < rest) for i, s in enumerate(dict.fromkeys(strata))}
-    return [p for s, n in counts.items() for p in wordproblems.generate(seed, split, s, n)]
+    return [p for s, n in counts.items() for p in generate(seed, split, s, n)]
 
 
 def _gsm8k(path: str, limit: int | None) -> list[Problem]:

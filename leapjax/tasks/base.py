@@ -17,6 +17,7 @@ class Problem:
       final: the number after `####`, normalised by `normalise`.
       stratum: the group it is reported under.
       metadata: anything else worth keeping (template, operands).
+      templates: wordings of its own, in place of the task's.
     """
 
     id: str
@@ -25,6 +26,7 @@ class Problem:
     final: str
     stratum: str = "all"
     metadata: dict = dataclasses.field(default_factory=dict)
+    templates: tuple[str, ...] = ()
 
 
 # Generic wordings of a question, as `str.format` takes them; the first is the question alone.

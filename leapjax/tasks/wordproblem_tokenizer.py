@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import string
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -60,30 +61,40 @@ def build() -> Tokenizer:
     pieces += [*numbers, *(f"0{i}" for i in range(10))]
     pieces += [*singles, *(f" {c}" for c in singles)]
     pieces += [f" {w}" for w in WORDS] + WORDS
-    pieces = list(dict.fromkeys(pieces))
+    return assemble(pieces, _PIECES)
+
+
+def assemble(pieces: Sequence[str], split: str) -> Tokenizer:
+    """A tokenizer of whole pieces, with bytes for the rest.
+
+    Args:
+      pieces: the vocabulary behind `SPECIALS` and the bytes.
+      split: regular expression; a text is cut into its matches, which no piece crosses.
+    """
     # A whole piece always beats its parts: one piece costs 1, a letter as much, a byte more.
     vocab = [(t, 0.0) for t in SPECIALS]
     vocab += [(f"<0x{i:02X}>", -50.0) for i in range(256)]
-    vocab += [(p, -1.0) for p in pieces]
+    vocab += [(p, -1.0) for p in dict.fromkeys(pieces)]
     tokenizer = Tokenizer(models.Unigram(vocab, unk_id=0, byte_fallback=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECES), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(split), "isolated")
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIALS])
     return tokenizer
 
 
-def save(folder) -> list[Path]:
+def save(folder, tokenizer: Tokenizer | None = None) -> list[Path]:
     """Write `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`.
 
     Args:
       folder: where to; made if it is not there.
+      tokenizer: made by `assemble`; None is the word problems'.
 
     Returns:
       The files' paths.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = build()
+    tokenizer = tokenizer or build()
     names = {"bos_token": BOS, "eos_token": EOS, "pad_token": EOS, "mask_token": MASK}
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -13,6 +13,7 @@ import yaml
 from leapjax.config import DecodeConfig, check_keys
 from leapjax.errors import UserError
 from leapjax.options import _Yaml
+from leapjax.tasks import DEPENDENCY
 
 OPTIMIZERS = ("adamw", "muon")
 TOO_LONG = ("error", "skip")
@@ -77,9 +78,8 @@ class TrainConfig:
       model: `config.json` keys of a model to train from scratch; `model_type` is llada (without
         it), sdar or Fast_dLLM_Qwen.
       init_from: checkpoint or hub folder to fine-tune, instead of `model`.
-      tokenizer: folder of tokenizer files for a model from scratch; "" is the word
-        problems' own.
-      task: "wordproblems", or "" where `data` is given.
+      tokenizer: folder of tokenizer files for a model from scratch; "" is the task's own.
+      task: "wordproblems", "dependency" or one of its tasks, or "" where `data` is given.
       phases: what the task's batches hold, and when.
       data: JSONL file of `prompt`/`response`, `messages` or `text` records.
       batch_size: rows of a batch (`data`).
@@ -161,7 +161,7 @@ class TrainConfig:
         for name, known in (
             ("optimizer", OPTIMIZERS),
             ("too_long", TOO_LONG),
-            ("task", ("", "wordproblems")),
+            ("task", ("", "wordproblems", *DEPENDENCY)),
         ):
             check_keys([getattr(self, name)], name, known, "value")
         if not self.output:

@@ -14,7 +14,7 @@ import numpy as np
 
 from leapjax.data_files import open_data
 from leapjax.errors import UserError
-from leapjax.tasks import wordproblem_tokenizer, wordproblems
+from leapjax.tasks import Task
 from leapjax.tasks.base import Problem
 from leapjax.text import TextCodec
 from leapjax.training.config import Phase, Shape, TrainConfig
@@ -23,62 +23,45 @@ from leapjax.training.layout import into_blocks, lay_out, pack_text
 Pair = tuple[list[int], list[int]]
 
 
-class WordProblems:
-    """Training batches from the word-problem generator."""
+class Generated:
+    """Training batches from a task's generator."""
 
     def __init__(
         self,
+        task: Task,
         phases: Sequence[Phase],
         seed: int,
-        encode: Callable[[Sequence[Problem]], list[Pair]] | None = None,
-        pad_id: int | None = None,
-        eos_id: int | None = None,
+        encode: Callable[[str, Problem], Pair],
+        pad_id: int,
+        eos_id: int,
         block_length: int | None = None,
     ):
-        """Take the plan of the run and, for a model with a tokenizer of its own, that.
+        """Take the plan of the run and the model's tokenizer.
 
         Args:
+          task: one with a `sample` of its own.
           phases: which batches to draw, and until when.
           seed: of the problems.
-          encode: problems to (prompt ids, answer ids); None: the task's own tokenizer.
-          pad_id: None: the own tokenizer's.
-          eos_id: None: the own tokenizer's.
+          encode: a prompt and its problem to (prompt ids, answer ids).
+          pad_id: the model's.
+          eos_id: the model's.
           block_length: of block-causal models; None: rows for the others.
 
         Raises:
           UserError: block_share with block-causal models.
         """
+        assert task.sample is not None
+        self.sample = task.sample
         self.phases = tuple(phases)
         self.seed = seed
+        self.encode = encode
+        self.pad_id, self.eos_id = pad_id, eos_id
         self.block_length = block_length
         if block_length and any(b.block_share for p in phases for b in p.batches):
             raise UserError(
                 "block_share is for bidirectional models; block-causal ones always train on "
                 "blocks: leave it out"
             )
-        self.tokenizer = wordproblem_tokenizer.build()
-        bos, user, assistant, eos = (
-            self.tokenizer.encode(spelling).ids[0]
-            for spelling in (
-                wordproblem_tokenizer.BOS,
-                wordproblem_tokenizer.USER,
-                wordproblem_tokenizer.ASSISTANT,
-                wordproblem_tokenizer.EOS,
-            )
-        )
-        self.eos_id = eos if eos_id is None else eos_id
-        self.pad_id = self.eos_id if pad_id is None else pad_id
-        self._before, self._after = [bos, user], [assistant]
-        self.encode = encode or self._encode
-
-    def _encode(self, problems: Sequence[Problem]) -> list[Pair]:
-        """(prompt, answer) id lists, the prompt as the chat template renders it."""
-        questions = self.tokenizer.encode_batch([p.question for p in problems])
-        answers = self.tokenizer.encode_batch([p.answer for p in problems])
-        return [
-            (self._before + q.ids + self._after, a.ids)
-            for q, a in zip(questions, answers, strict=True)
-        ]
 
     def shape(self, step: int) -> tuple[Shape, np.random.Generator]:
         """The kind of batch of a step, and the generator that fills it."""
@@ -113,13 +96,14 @@ class WordProblems:
             missing = shape.batch_size - len(pairs)
             drawn += missing
             chosen = rng.choice(len(names), size=missing, p=shares / shares.sum())
-            limit = shape.limit or wordproblems.LIMIT
-            problems = [wordproblems.draw(rng, "train", names[i], limit) for i in chosen]
-            if shape.steps:
-                problems = [p for p in problems if p.answer.count(" = ") <= shape.steps]
+            drawn_now = [self.sample(rng, names[i], shape.limit) for i in chosen]
             pairs += [
                 (q, a)
-                for q, a in self.encode(problems)
+                for q, a in (
+                    self.encode(prompt, problem)
+                    for prompt, problem in drawn_now
+                    if not shape.steps or problem.answer.count(" = ") <= shape.steps
+                )
                 if len(q) <= shape.prompt_length and len(a) < shape.gen_length
             ]
         out = lay_out(
@@ -160,7 +144,7 @@ class Rows:
         return int(self._order[1][i])
 
     def batch(self, step: int) -> dict:
-        """The batch of a step; see `WordProblems.batch`."""
+        """The batch of a step; see `Generated.batch`."""
         first = step * self.batch_size
         return self.make([self.rows[self._index(first + i)] for i in range(self.batch_size)])
 

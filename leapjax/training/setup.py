@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from leapjax import checkpoint, models
+from leapjax import checkpoint, models, tasks
 from leapjax.config import DecodeConfig
 from leapjax.errors import UserError
 from leapjax.model_files import side_files
@@ -107,7 +107,8 @@ def _from_scratch(config: TrainConfig) -> Start:
             folder = Path(config.tokenizer)
         else:
             folder = Path(scratch)
-            wordproblem_tokenizer.save(folder)
+            build = tasks.get(config.task or "wordproblems").tokenizer
+            wordproblem_tokenizer.save(folder, build() if build else None)
         raw = from_scratch.config(config.model, _token_ids(folder))
         model = models.parse_config(raw)
         files = side_content(folder)
@@ -150,19 +151,17 @@ def batches(config: TrainConfig, start: Start):
     """
     model, codec = start.model, start.codec
     if config.task:
-        if start.folder is None and not config.tokenizer:
-            return data.WordProblems(config.phases, config.seed, block_length=model.block_length)
         if codec is None:
             raise UserError(f"{config.init_from}: the model has no tokenizer")
 
-        def encode(problems):
-            end = [codec.eot_id] if codec.eot_id not in (None, model.eos_token_id) else []
-            return [
-                (codec.encode_prompt(p.question), codec.encode(p.answer, control=False) + end)
-                for p in problems
-            ]
+        end = [codec.eot_id] if codec.eot_id not in (None, model.eos_token_id) else []
 
-        return data.WordProblems(
+        def encode(prompt, problem):
+            answer = codec.encode(problem.answer, control=False)
+            return codec.encode_prompt(prompt), answer + end
+
+        return data.Generated(
+            tasks.get(config.task),
             config.phases,
             config.seed,
             encode,

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from leapjax import tasks
 from leapjax.errors import UserError
 from leapjax.models import ModelConfig, transformer
 from leapjax.models.attention import Bidirectional, BlockCausal
 from leapjax.training import block_diffusion, layout, objective
 from leapjax.training.config import Phase, Shape
-from leapjax.training.data import WordProblems
+from leapjax.training.data import Generated
 
 N = 4  # tokens per block
 SDAR = ModelConfig(
@@ -166,4 +167,4 @@ def test_a_floor_lifts_every_level():
 def test_block_share_is_for_bidirectional_models():
     shape = Shape(1, 4, 10, 12, {"drill": 1.0}, block_share=0.5)
     with pytest.raises(UserError, match="block_share is for bidirectional models"):
-        WordProblems([Phase(0, (shape,))], 0, block_length=4)
+        Generated(tasks.get("wordproblems"), [Phase(0, (shape,))], 0, None, 0, 0, block_length=4)

@@ -1,0 +1,128 @@
+"""Tasks whose answers depend on each other's tokens to a known degree, from a seeded generator.
+
+Every problem is a pure function of (seed, split, task, index). A question belongs to exactly one
+split by a stable hash of its text, whatever the seed, so held-out questions can never be met in
+training. `docs/tasks.md` says for each task how strongly the tokens of an answer depend on each
+other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from leapjax.errors import UserError
+from leapjax.tasks.base import Problem
+from leapjax.tasks.dependency_kinds import KINDS
+from leapjax.tasks.dependency_templates import TEMPLATES, UNSEEN
+
+SPLITS = ("train", "heldout", "tune")
+LONG = (113, 250)  # sizes of the stratum "long"
+LONG_KINDS = ("copy", "reverse")
+STRATA = (*KINDS, *(f"{kind}-long" for kind in LONG_KINDS))
+
+
+def split_of(kind: str, question: str) -> str:
+    """Where a question belongs: one in ten is held out, one in ten serves to choose settings."""
+    digest = hashlib.blake2b(f"{kind}:{question}".encode(), digest_size=8).digest()
+    place = int.from_bytes(digest, "big") % 10
+    return "heldout" if place == 0 else "tune" if place == 1 else "train"
+
+
+def draw(rng: np.random.Generator, split: str, stratum: str, limit: int = 0) -> Problem:
+    """Draw one problem.
+
+    Args:
+      rng: the source of every choice.
+      split: "train", "heldout" or "tune" (to choose settings on).
+      stratum: one of `STRATA`; its size is drawn log-uniformly.
+      limit: largest size (0: the task's own).
+
+    Raises:
+      UserError: no such split or stratum.
+
+    >>> problem = draw(np.random.default_rng(0), "heldout", "reverse", 8)
+    >>> problem.question, problem.answer
+    ('OHVRAKWO', 'OWKARVHO')
+    """
+    for name, value, known in (("split", split, SPLITS), ("stratum", stratum, STRATA)):
+        if value not in known:
+            raise UserError(f"{name} {value!r} is unknown (known: {', '.join(known)})")
+    name, _, long = stratum.partition("-")
+    kind = KINDS[name]
+    low, high = LONG if long else kind.sizes
+    high = max(low, min(high, limit or high))
+    while True:
+        size = int(low * ((high + 1) / low) ** rng.random())
+        question, answer = kind.make(rng, min(size, high))
+        if split_of(name, question) == split:
+            break
+    digest = hashlib.blake2b(question.encode(), digest_size=6).hexdigest()
+    metadata = {"kind": name, "size": size}
+    return Problem(
+        f"{stratum}-{digest}", question, answer, answer, stratum, metadata, TEMPLATES[name]
+    )
+
+
+def sample(rng: np.random.Generator, stratum: str, limit: int = 0) -> tuple[str, Problem]:
+    """Draw a training problem and a prompt for it, in one of the wordings that are trained on.
+
+    Args:
+      rng: the source of every choice.
+      stratum: see `draw`.
+      limit: see `draw`.
+    """
+    problem = draw(rng, "train", stratum, limit)
+    trained = [i for i in range(len(problem.templates)) if i not in UNSEEN]
+    template = problem.templates[trained[int(rng.integers(len(trained)))]]
+    return template.format(question=problem.question), problem
+
+
+def generate(seed: int, split: str, stratum: str, n: int) -> list[Problem]:
+    """Draw n problems, no question twice; a longer list begins with the shorter one.
+
+    Args:
+      seed: any integer.
+      split: see `draw`.
+      stratum: one of `STRATA`.
+      n: how many.
+
+    Raises:
+      UserError: no such split or stratum, or fewer than n different problems.
+    """
+    places = [(SPLITS, split), (STRATA, stratum)]
+    numbers = [names.index(name) if name in names else 0 for names, name in places]
+    rng = np.random.default_rng([seed, *numbers])
+    found: dict[str, Problem] = {}
+    repeats = 0
+    while len(found) < n:
+        problem = draw(rng, split, stratum)
+        repeats = repeats + 1 if problem.id in found else 0
+        if repeats > 1000:
+            raise UserError(
+                f"stratum {stratum!r}, split {split!r}: fewer than {n} different problems "
+                f"(found {len(found)})"
+            )
+        found.setdefault(problem.id, problem)
+    return list(found.values())
+
+
+def extract(text: str, problem: Problem) -> str | None:
+    """A text's answer in the asked form; None where it holds none."""
+    return KINDS[problem.metadata["kind"]].read(text)
+
+
+def score_strict(text: str, problem: Problem) -> bool:
+    """Whether a text is, letter for letter, a valid answer in the asked form.
+
+    Spaces and line breaks around the whole text are ignored.
+    """
+    return KINDS[problem.metadata["kind"]].right(problem.question, text.strip())
+
+
+def score(text: str, problem: Problem) -> bool:
+    """Whether a text's answer is valid, however it is spaced, quoted or introduced."""
+    kind = KINDS[problem.metadata["kind"]]
+    answer = kind.read(text)
+    return answer is not None and kind.right(problem.question, answer)
