@@ -24,7 +24,7 @@ import pytest
 import leapjax
 from leapjax import decoding, likelihood, native
 from leapjax.decoding import prefill, schedule
-from leapjax.models import attention, transformer
+from leapjax.models import attention, chain, transformer
 from leapjax.ops import arrangement, primitives
 from leapjax.policies import POLICIES, base
 from leapjax.testing import tiny_config, tiny_params
@@ -170,6 +170,14 @@ def copy_a_piece():
     jax.eval_shape(copied, state)
 
 
+def trace_dependence():
+    """Of a chain's positions on each other."""
+    config, valid = tiny_config("chain"), jnp.ones((2, 5), bool)
+    params, ids = tiny_params(config), jnp.ones((2, 5), jnp.int32)
+    found = chain.messages(params, config, ids, valid)
+    jax.eval_shape(lambda: chain.dependence(params, config, ids, valid, found, valid))
+
+
 def trace_a_loss(params, config):
     key, ids = jax.random.key(0), jnp.ones((2, 6), jnp.int32)
     batch = {name: ids > 0 for name in ("valid", "trainable", "unseen")}
@@ -194,6 +202,7 @@ def test_what_is_computed_keeps_to_the_types(called):
     likelihood.likelihoods(lm, [([1], [2, 3])], samples=2)
     trace_a_loss(params, config)
     copy_a_piece()
+    trace_dependence()
     jax.eval_shape(lambda: transformer.init_params(config, jax.random.key(0)))
     valid = jnp.ones((2, 5), bool)
     places = jnp.cumsum(valid, axis=1, dtype=jnp.int32)

@@ -40,7 +40,7 @@ examples:
   # Your own file in GSM8K's form, with KV caches
   leapjax evaluate --model checkpoints/llada-8b --task gsm8k:test.jsonl --caches none,dual
 
-  # A published row: expected against measured (docs/paper-rows.md)
+  # Published rows, one or all that model, data and machine allow (docs/paper-rows.md)
   leapjax evaluate --reproduce list
   leapjax evaluate --reproduce localleap-llada-gsm8k --model checkpoints/LLaDA-8B-Instruct \\
       --data-dir benchmarks --output runs/rows

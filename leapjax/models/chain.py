@@ -40,12 +40,13 @@ class Messages(NamedTuple):
     Attributes:
       before: (B, T, S) float32, log p(state | observed tokens before the column).
       behind: (B, T, S) float32, log p(observed tokens behind the column | state), up to a constant.
-      likelihood: (B,) float32, log p(observed tokens), in nats.
+      gained: (B, T) float32, log p(token | observed tokens before it), in nats; 0 where open or a
+        pad. Their sum is the log-likelihood of what is observed.
     """
 
     before: Any
     behind: Any
-    likelihood: Any
+    gained: Any
 
 
 def logs(params: Mapping[str, Any]) -> tuple[Any, Any, Any]:
@@ -80,14 +81,12 @@ def messages(
     evidence = jnp.where(known[..., None], emission.T[ids], jnp.float32(0))  # (B, T, S)
     steps = jnp.moveaxis(evidence, 1, 0), valid.T[..., None]
 
-    def forward(carry, step):
-        state, total = carry
+    def forward(state, step):
         seen, real = step
         joint = state + seen
         here = logsumexp(joint, axis=-1, keepdims=True)
         moved = logsumexp(joint[:, :, None] + transition[None], axis=1) - here
-        after = jnp.where(real, moved, state), total + jnp.where(real, here, 0)[:, 0]
-        return after, state
+        return jnp.where(real, moved, state), (state, jnp.where(real, here, 0)[:, 0])
 
     def backward(state, step):
         seen, real = step
@@ -95,15 +94,25 @@ def messages(
         moved = moved - jnp.max(moved, axis=-1, keepdims=True)
         return jnp.where(real, moved, state), state
 
-    b = ids.shape[0]
-    start = jnp.broadcast_to(initial, (b, initial.shape[0]))
-    (_, likelihood), before = lax.scan(forward, (start, jnp.zeros(b, jnp.float32)), steps)
+    start = jnp.broadcast_to(initial, (ids.shape[0], initial.shape[0]))
+    _, (before, gained) = lax.scan(forward, start, steps)
     _, behind = lax.scan(backward, jnp.zeros_like(start), steps, reverse=True)
-    return Messages(jnp.moveaxis(before, 0, 1), jnp.moveaxis(behind, 0, 1), likelihood)
+    return Messages(jnp.moveaxis(before, 0, 1), jnp.moveaxis(behind, 0, 1), gained.T)
 
 
-def _without_own(params, found: Messages, columns=None):
-    """Log p(token | all observed tokens but the column's own): (B, T or W, V)."""
+def conditionals(
+    params: Mapping[str, Any], found: Messages, columns: Int32[Array, "B W"] | None = None
+) -> Float32[Array, "B T V"] | Float32[Array, "B W V"]:
+    """Log p(token | all observed tokens of the row but the column's own).
+
+    Args:
+      params: see `messages`.
+      found: from `messages`.
+      columns: (B, W) int32, the columns to return; None returns all.
+
+    Returns:
+      (B, T, V) or (B, W, V) float32, at least `FLOOR`.
+    """
     parts = found.before, found.behind
     before, behind = parts if columns is None else (take(x, columns) for x in parts)
     state = before + behind
@@ -145,7 +154,7 @@ def hidden_states(
       (B, T, V) float32, with `outputs` (B, W, V): log p(token | all observed tokens of the row);
       at an observed column 0 for its token and `FLOOR` for the others. `head` returns it unchanged.
     """
-    logits = _without_own(params, messages(params, config, ids, valid), outputs)
+    logits = conditionals(params, messages(params, config, ids, valid), outputs)
     known = observed(config, ids, valid)
     if outputs is not None:
         ids, known = take(ids, outputs), take(known, outputs)
@@ -178,9 +187,64 @@ def shadowed_states(
       Two (B, W, V) float32: `hidden_states` of the window, and log p(token | all observed tokens
       of the row but the column's own).
     """
-    shadow = _without_own(params, messages(params, config, ids, valid), columns)
+    shadow = conditionals(params, messages(params, config, ids, valid), columns)
     known = take(observed(config, ids, valid), columns)
     return _with_own(config, shadow, take(ids, columns), known), shadow
+
+
+def dependence(
+    params: Mapping[str, Any],
+    config: ModelConfig,
+    ids: Int32[Array, "B T"],
+    valid: Bool[Array, "B T"],
+    found: Messages,
+    chosen: Bool[Array, "B T"],
+) -> tuple[Float32[Array, " B"], Float32[Array, " B"]]:
+    """How strongly the states at the chosen columns depend on each other, given what is observed.
+
+    The states are then a Markov chain still, so both numbers are sums over
+    neighbouring chosen columns. Where each state emits a token of its own they are the tokens'
+    too, the expectations of log p(x_S | given) minus the sum of log p(x_i | given) under either
+    side.
+
+    Args:
+      params: see `messages`.
+      config: the model's shape.
+      ids: (B, T) int32; the mask id where open.
+      valid: (B, T) bool, False marks pads.
+      found: from `messages` of the same rows.
+      chosen: (B, T) bool, open columns.
+
+    Returns:
+      Two (B,) float32, nats, both at least 0: the total correlation, KL(joint || separate), and
+      the lautum information, KL(separate || joint): what drawing each by itself loses.
+      Source of the latter: Palomar and Verdu 2008, doi 10.1109/TIT.2007.915715.
+    """
+    _, transition, emission = logs(params)
+    known = observed(config, ids, valid)
+    evidence = jnp.where(known[..., None], emission.T[ids], jnp.float32(0)) + found.behind
+    state = jax.nn.softmax(found.before + evidence, axis=-1)  # (B, T, S)
+    each = (jnp.moveaxis(x, 1, 0) for x in (evidence, state, valid, chosen))
+
+    def forward(carry, column):
+        pair, begun, *totals = carry  # p(state at the last chosen column, state here)
+        seen, now, real, here = column
+        move = jax.nn.softmax(transition[None] + seen[:, None, :], axis=-1)
+        moved = jnp.einsum("bas,bst->bat", pair, move, precision=lax.Precision.HIGHEST)
+        pair = jnp.where(real[:, None, None], moved, pair)
+        apart = jnp.sum(pair, axis=2)[:, :, None] * jnp.sum(pair, axis=1)[:, None, :]
+        gap = jnp.maximum(jnp.log(pair), FLOOR) - jnp.maximum(jnp.log(apart), FLOOR)
+        both = (jnp.sum(weight * gap, axis=(1, 2)) for weight in (pair, -apart))
+        counts = here & begun
+        totals = [t + jnp.where(counts, x, 0) for t, x in zip(totals, both, strict=True)]
+        same = now[:, :, None] * jnp.eye(now.shape[1], dtype=now.dtype)[None]
+        return (jnp.where(here[:, None, None], same, pair), begun | here, *totals), None
+
+    b, s = ids.shape[0], transition.shape[0]
+    zeros = jnp.zeros(b, jnp.float32)
+    start = jnp.zeros((b, s, s), jnp.float32), jnp.zeros(b, bool), zeros, zeros
+    (_, _, *totals), _ = lax.scan(forward, start, tuple(each))
+    return tuple(totals)  # type: ignore
 
 
 def head(

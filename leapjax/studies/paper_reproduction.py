@@ -1,6 +1,6 @@
 """Run a published row: `leapjax evaluate --reproduce NAME`.
 
-row, data, shots ─▶ prompts ─▶ model ─▶ answers ─▶ measures ─▶ expected against measured
+row, data, shots ─▶ prompts ─▶ model ─▶ answers ─▶ measures
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from leapjax.errors import UserError
+from leapjax.models.config import ModelConfig
 from leapjax.studies.paper_rows import UNKNOWN, PaperRow
 from leapjax.studies.statistics import wilson
+from leapjax.tasks import ifeval
 from leapjax.tasks.base import Problem
 from leapjax.tasks.benchmark import Benchmark, read
 
@@ -23,18 +25,38 @@ from leapjax.tasks.benchmark import Benchmark, read
 SHOTS_SEED = 1234
 
 
-def check(row: PaperRow) -> None:
-    """Refuse a row whose setting is not known.
+def files_of(row: PaperRow, folder: Path) -> tuple[Path, Path | None]:
+    """A row's data and shots in a folder: `TASK.jsonl`, and `TASK-shots.jsonl` if it exists."""
+    shots = folder / f"{row.task}-shots.jsonl"
+    return folder / f"{row.task}.jsonl", shots if row.shots and shots.is_file() else None
 
-    Raises:
-      UserError: no source tells its model or template.
+
+def obstacle(row: PaperRow, model: str, config: ModelConfig, folder: Path) -> str | None:
+    """Why a row can't be run, or None.
+
+    Args:
+      row: which.
+      model: the published model that the checkpoint is.
+      config: its shape.
+      folder: of the data.
     """
-    for name in ("model", "template"):
-        if getattr(row, name) == UNKNOWN:
-            raise UserError(
-                f"{row.name}: no source tells the row's {name}, so it can't be reproduced "
-                "(--reproduce list shows the rows)"
-            )
+    if row.model != model:
+        return f"another model: {row.model}" if row.model != UNKNOWN else "its model is unknown"
+    data, shots = files_of(row, folder)
+    if not data.is_file():
+        return f"{data.name} missing"
+    if row.benchmark.random_shots and row.shots and shots is None:
+        return f"{data.stem}-shots.jsonl missing"
+    if row.template == UNKNOWN:
+        return "no source tells its template"
+    try:
+        row.decode.for_model(config)
+        shots_of(row, shots and str(shots))
+        if row.task == "ifeval":
+            ifeval.checker()
+    except UserError as e:
+        return str(e)
+    return None
 
 
 def problems_of(row: PaperRow, data: str, limit: int | None = None) -> list[Problem]:
@@ -228,17 +250,21 @@ def samples(
     return out
 
 
-def report(
+def measured(
     row: PaperRow,
     answers: Sequence[Mapping[str, Any]],
     judged: Sequence[Mapping[str, Any] | None],
 ) -> dict[str, Any]:
-    """Expected against measured, JSON-ready; shares in per cent.
+    """The numbers of a row that was run, JSON-ready.
 
     Args:
       row: the published row.
       answers: with `steps`, `tokens` and `seconds`.
       judged: from `verdicts`.
+
+    Returns:
+      `measured` (by measure a `value` and its 95 % `interval` in per cent, and `right`; None where
+      nothing was scored), `n`, `steps` (mean), `seconds` (in all), `tokens_per_s`.
     """
     n, scored = len(answers), [v for v in judged if v is not None]
     found = {}
@@ -246,36 +272,11 @@ def report(
         right = sum(bool(v[name]) for v in scored)
         interval = [100 * end for end in wilson(right, n)]
         found[name] = {"value": 100 * right / n, "interval": interval, "right": right}
+    seconds = sum(a["seconds"] for a in answers)
     return {
-        "row": row.name,
-        "paper": row.paper,
-        "model": row.model,
-        "metric": row.metric,
-        "expected": row.expected,
         "measured": found or None,
         "n": n,
         "steps": sum(a["steps"] for a in answers) / n,
-        "seconds": (seconds := round(sum(a["seconds"] for a in answers), 3)),
+        "seconds": round(seconds, 3),
         "tokens_per_s": sum(a["tokens"] for a in answers) / max(seconds, 1e-9),
-        "sources": list(row.sources),
-        "notes": list(row.notes),
     }
-
-
-def text(made: Mapping[str, Any]) -> str:
-    """The report for a terminal or a pipe."""
-    expected = made["expected"]
-    told = f"{expected:.2f} %" if isinstance(expected, (int, float)) else str(expected)
-    lines = [f"expected: {told} ({made['metric']})"]
-    for name, m in (made["measured"] or {}).items():
-        low, high = m["interval"]
-        lines.append(
-            f"measured: {m['value']:.2f} % ({name}; 95 %: {low:.2f} to {high:.2f}; "
-            f"{m['right']} of {made['n']})"
-        )
-    if not made["measured"]:
-        lines.append(
-            f"measured: null, not scored ({made['n']} answers; --allow-code-execution runs them)"
-        )
-    lines.append(f"steps: {made['steps']:.1f}; {made['tokens_per_s']:.1f} tokens/s")
-    return "\n".join(lines) + "\n"

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from leapjax.config import OPTIONS, DecodeConfig, check_keys
 from leapjax.errors import UserError
+from leapjax.models.config import ModelConfig
 from leapjax.studies.tables import DEFAULTS, label, markdown_table
 from leapjax.tasks import benchmark as benchmarks
 
@@ -83,6 +85,8 @@ class PaperRow:
         return self.paper.partition(",")[0]
 
 
+# Layers and width of published models, by the beginning of their names.
+_SHAPES = {"LLaDA-8B": (32, 4096), "LLaDA-1.5": (32, 4096), "Dream-v0": (28, 3584)}
 _NEEDED = ("paper", "tasks", "model", "template", "decode", "expected")
 # What a cell may hold: key -> (the value that stands for none, largest number).
 _NUMBERS = {
@@ -183,6 +187,51 @@ def _rows(where: str, raw: Mapping[str, Any]) -> Iterator[tuple[str, PaperRow]]:
         about = {k: raw[k] for k in ("paper", "model", "template")}
         made = {"task": task, "shots": shots, "decode": decode, **about, **numbers, **texts}
         yield task.removeprefix("minerva_"), PaperRow(name="", own=False, **made)
+
+
+def published_model(path: str, config: ModelConfig, models: Collection[str]) -> str:
+    """Which published model a checkpoint is.
+
+    Args:
+      path: hub id, or a folder: its own name, or that of the hub's cache, is the model's.
+      config: its shape.
+      models: hub ids to choose from.
+
+    Raises:
+      UserError: its name is none of theirs, or its shape is another model's.
+    """
+    home = Path(path).resolve()
+    names = {plain(name) for name in (path, Path(path).absolute().name, home.name)}
+    if home.parent.name == "snapshots":  # the hub's cache: models--ORG--NAME/snapshots/COMMIT
+        names.add(plain(home.parent.parent.name.rpartition("--")[2]))
+    shape = config.n_layers, config.d_model
+    fitting = [m for m in models if _shape(m) in (None, shape)]
+    for model in models:
+        if plain(model) in names:
+            if model not in fitting:
+                raise UserError(
+                    f"{path}: is named like {model} and has {shape[0]} layers of width {shape[1]}, "
+                    "which that model has not; say which one it is by --published-as"
+                )
+            return model
+    raise UserError(
+        f"{path}: its name tells none of the published models; say which one it is by "
+        f"--published-as, of {', '.join(sorted(fitting or models))}"
+    )
+
+
+def plain(name: str) -> str:
+    """A model's name without its organisation, case and marks.
+
+    >>> plain("GSAI-ML/LLaDA-8B-Instruct")
+    'llada8binstruct'
+    """
+    return re.sub(r"[^a-z0-9]", "", name.rpartition("/")[2].lower())
+
+
+def _shape(model: str) -> tuple[int, int] | None:
+    name = model.rpartition("/")[2]
+    return next((shape for start, shape in _SHAPES.items() if name.startswith(start)), None)
 
 
 def by_setting(rows: Iterable[PaperRow]) -> dict[str, list[PaperRow]]:

@@ -11,7 +11,7 @@ from leapjax.errors import NoRoom, UserError
 from leapjax.lm import LM
 from leapjax.loader import weight_bytes
 from leapjax.serve import memory
-from leapjax.studies import paper_kit, paper_rows
+from leapjax.studies import paper_rows
 from leapjax.testing import tiny_config
 
 LLADA = str(Path(__file__).parents[1] / "golden" / "llada-a")
@@ -71,8 +71,8 @@ def test_one_report_of_all_rows_that_can_be_run(argv, tmp_path, capsys, monkeypa
     for line in (
         "not run: humaneval.jsonl missing (p-a-humaneval)\n",
         "not run: another model: some/Other-7B (p-other-gsm8k)\n",
-        "source tells the row's template",
-        "measured: null, not scored (1 answers",
+        "not run: no source tells its template (p-again-gsm8k-old)\n",
+        "measured, % (95 %): null, not scored (1 answers",
     ):
         assert text.count(line) == 1
     report = report_of(tmp_path)
@@ -85,10 +85,19 @@ def test_one_report_of_all_rows_that_can_be_run(argv, tmp_path, capsys, monkeypa
     for row in (ours, theirs):  # the same experiment: decoded once, told twice
         assert row["published"] == "50.00 at 12.5 tokens/s (A paper)"
         assert row["rerun_by_others"] == "49.00 (A paper); 50.00 (A paper)"
-        assert row["n"] == 3 and row["measured"]["flexible"]["interval"][0] < 100
+        assert row["n"] == 3 and row["metric"] == "unknown"
         assert row["steps"] > 0 and row["seconds"] > 0 and row["tokens_per_s"] >= 0
     assert decoded == [3, 1] and ours["seconds"] == theirs["seconds"]
     assert mbpp["measured"] is None
+    verdicts, samples = [], [*(tmp_path / "out").glob("*-samples.jsonl")]
+    for line in (tmp_path / "out" / "p-a-gsm8k-samples.jsonl").read_text().splitlines():
+        verdicts.append(json.loads(line)["verdict"])
+    assert len(samples) == 3 and len(verdicts) == 3
+    for name, found in ours["measured"].items():
+        assert found["right"] == sum(v[name] for v in verdicts)
+    (line,) = (tmp_path / "out" / "p-a-mbpp-samples.jsonl").read_text().splitlines()
+    line = json.loads(line)
+    assert line["verdict"] is None and line["program"].endswith("assert 1\nassert 1\nassert 1\n")
     assert report["not_run"].keys() == {"p-a-humaneval", "p-again-gsm8k-old", "p-other-gsm8k"}
     assert report["model"]["hash"] and report["versions"]["leapjax"] and report["batch_size"] == 2
     read = (tmp_path / "out" / "report.md").read_text()
@@ -126,15 +135,27 @@ def test_which_published_model_a_checkpoint_is(tmp_path):
     models = {row.model for row in paper_rows.load().values()} - {"unknown"}
     llada = tiny_config(n_layers=32, d_model=4096, n_heads=32)
     told = "GSAI-ML/LLaDA-8B-Instruct"
-    assert paper_kit.published_model(told, llada, models) == told
-    assert paper_kit.published_model("/x/llada-8b_instruct", llada, models) == told
+    assert paper_rows.published_model(told, llada, models) == told
+    assert paper_rows.published_model("/x/llada-8b_instruct", llada, models) == told
     cache = tmp_path / "models--GSAI-ML--LLaDA-1.5" / "snapshots" / "c0ffee"
     cache.mkdir(parents=True)
-    assert paper_kit.published_model(str(cache), llada, models) == "GSAI-ML/LLaDA-1.5"
+    assert paper_rows.published_model(str(cache), llada, models) == "GSAI-ML/LLaDA-1.5"
     with pytest.raises(UserError, match="named like GSAI-ML/LLaDA-1.5 and has 2 layers"):
-        paper_kit.published_model(str(cache), tiny_config(n_layers=2), models)
+        paper_rows.published_model(str(cache), tiny_config(n_layers=2), models)
     with pytest.raises(UserError, match="--published-as, of GSAI-ML/LLaDA-1.5, GSAI-ML/LLaDA-8B-I"):
-        paper_kit.published_model("/x/mine", llada, models)
+        paper_rows.published_model("/x/mine", llada, models)
+
+
+def test_named_rows(argv, tmp_path, capsys):
+    """They say what model it is; what keeps a row from being run is an error if none is left."""
+    argv[argv.index("all")] = "p-other-gsm8k,p-again-gsm8k-old"
+    assert main([*argv, "--published-as", "some/Other-7B"]) == 0
+    text = capsys.readouterr().out
+    assert "decode: policy=localleap" in text and "source: here" in text
+    assert "some/Other-7B: 1 of 2 rows\nnot run: another model: some/LLaDA-A" in text
+    argv[argv.index("p-other-gsm8k,p-again-gsm8k-old")] = "p-again-gsm8k-old"
+    assert main(argv) == 2
+    assert capsys.readouterr().err.endswith("no row can be run: no source tells its template\n")
 
 
 def test_bad_requests(argv, tmp_path, capsys):
@@ -147,9 +168,11 @@ def test_bad_requests(argv, tmp_path, capsys):
     for wrong, message in (
         (without("--model"), "--reproduce all needs --model"),
         (without("--output"), "--reproduce all needs --output"),
-        ([*argv, "--data", "x"], "leave --data, --shots out"),
         ([*argv, "--published-as", "some/LLaDA-B"], "did you mean 'some/LLaDA-A'"),
-        ([*argv, "--data-dir", str(empty)], "no row of some/LLaDA-A can be run"),
+        ([*argv, "--data-dir", str(empty)], "no row can be run: gsm8k.jsonl missing; mbpp.jsonl"),
+        ([*argv, "--rows", str(empty)], "holds no rows"),
+        (["--reproduce", "p-a-gsmk8", "--rows", str(tmp_path / "rows")], "p-a-gsm8k"),
+        (["--data-dir", "x"], "only read with --reproduce"),
     ):
         assert main(wrong) == 2
         err = capsys.readouterr().err

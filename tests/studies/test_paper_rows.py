@@ -9,9 +9,7 @@ from leapjax.config import DecodeConfig
 from leapjax.errors import UserError
 from leapjax.studies import paper_reproduction as reproduce
 from leapjax.studies import paper_rows
-from leapjax.tasks.benchmark import read
 
-LLADA = Path(__file__).parents[1] / "golden" / "llada-a"
 ROW = """\
 paper: A paper, arXiv 1
 own: ours
@@ -34,11 +32,6 @@ tables:
 """
 
 
-@pytest.fixture(autouse=True)
-def no_cache(monkeypatch):
-    monkeypatch.setenv("LEAPJAX_CACHE_DIR", "off")
-
-
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "rows").mkdir()
@@ -49,10 +42,6 @@ def folder(tmp_path):
     task = {"task_id": 1, "text": "t", "code": "x = 1", "test_list": ["assert 1"] * 3}
     (tmp_path / "mbpp.jsonl").write_text(json.dumps(task) + "\n")
     return tmp_path
-
-
-def arguments(folder, name, *more):
-    return ["--reproduce", name, "--rows", str(folder / "rows"), *map(str, more)]
 
 
 def test_published_rows():
@@ -74,8 +63,8 @@ def test_published_rows():
         assert row.expected == "unknown" or any("expected" in s for s in row.sources)
         assert row.template == "unknown" or any("setting" in s for s in row.sources)
         assert "measured" not in paper_rows.describe(row)
-    with pytest.raises(UserError, match="no source tells"):
-        reproduce.check(rows["localleap-dream-gsm8k"])
+    known = [r for r in rows.values() if "unknown" not in (r.model, r.template)]
+    assert len(known) == len(rows) - 10
 
 
 def test_a_paper_s_numbers_beside_those_of_others():
@@ -145,72 +134,17 @@ def test_fixed_shots_come_from_the_harness():
         assert text.startswith(task) and text.count(task) == row.shots + 1
 
 
-@pytest.mark.slow
-def test_end_to_end(folder, capsys):
-    data, shots, out = folder / "test.jsonl", folder / "train.jsonl", folder / "out"
-    argv = arguments(folder, "a-raw-gsm8k", "--data", data, "--model", _embedded(), "--output", out)
-    argv += ["--batch-size", "2"]
-    assert main(argv) == 0
-    text = capsys.readouterr().out
-    assert "expected: unknown" in text and "of 3" in text and "source: here" in text
-    report = json.loads((out / "a-raw-gsm8k.json").read_text())
-    assert report["n"] == 3 and report["expected"] == "unknown"
-    lines = [json.loads(x) for x in (out / "a-raw-gsm8k-samples.jsonl").read_text().splitlines()]
-    problems = read(str(data), paper_rows.get_benchmark("gsm8k"))
-    right = [line["verdict"]["flexible"] for line in lines]
-    from leapjax.tasks import gsm8k
-
-    scored = [gsm8k.score(x["text"], p) for x, p in zip(lines, problems, strict=True)]
-    assert right == [s["flexible"] for s in scored]
-    assert report["measured"]["flexible"]["right"] == sum(right)
-    # A rerun takes its answers up again.
-    (answers,) = out.glob("answers-*")
-    before = answers.read_bytes()
-    assert main(argv) == 0 and capsys.readouterr().out == text
-    assert answers.read_bytes() == before
-    for more, message in (
-        (["--shots", shots], "has no shots"),
-        (["--limit", "0"], "--limit: '0' is not"),
-    ):
-        assert main([*argv, *map(str, more)]) == 2
-        assert message in capsys.readouterr().err
-
-
-def test_programs_run_only_when_allowed(folder, capsys):
-    argv = arguments(folder, "a-x-mbpp", "--data", folder / "mbpp.jsonl", "--model", LLADA)
-    argv += ["--batch-size", "1"]
-    assert main(argv) == 2
-    assert "--allow-code-execution" in capsys.readouterr().err
-    assert main([*argv, "--output", str(folder / "out")]) == 0
-    assert "measured: null" in capsys.readouterr().out
-    (line,) = (folder / "out" / "a-x-mbpp-samples.jsonl").read_text().splitlines()
-    line = json.loads(line)
-    assert line["verdict"] is None and line["program"].endswith("assert 1\nassert 1\nassert 1\n")
-
-
 @pytest.mark.parametrize(("code", "share"), [("x = 1", 100.0), ("x = ", 0.0)])
 def test_executed_answers(folder, code, share):
     row = paper_rows.load(folder / "rows")["a-x-mbpp"]
     problems = reproduce.problems_of(row, str(folder / "mbpp.jsonl"))
     answers = [{"text": code, "steps": 4, "tokens": 2, "seconds": 0.5}]
     judged = reproduce.verdicts(row, problems, answers, execute=True)
-    assert reproduce.report(row, answers, judged)["measured"]["pass@1"]["value"] == share
+    assert reproduce.measured(row, answers, judged)["measured"]["pass@1"]["value"] == share
     assert reproduce.verdicts(row, problems, answers, execute=False) == [None]
 
 
-def test_bad_options(folder, capsys):
-    data = folder / "test.jsonl"
-    for argv, message in (
-        (arguments(folder, "a-x-gsmk8"), "a-x-gsm8k"),
-        (arguments(folder, "a-x-gsm8k"), "needs --data"),
-        (arguments(folder, "a-x-gsm8k", "--data", data), "needs --model"),
-        (arguments(folder, "a-x-gsm8k", "--data", data, "--model", "x"), "--shots FILE"),
-        (["--reproduce", "list", "--rows", str(folder)], "holds no rows"),
-        (["--data", "x"], "only read with --reproduce"),
-    ):
-        assert main(argv) == 2
-        err = capsys.readouterr().err
-        assert message in err and err.count("\n") == 1
+def test_a_problem_that_is_there_twice(folder):
     (folder / "he.jsonl").write_text((folder / "mbpp.jsonl").read_text() * 2)
     row = paper_rows.load(folder / "rows")["a-x-mbpp"]
     with pytest.raises(UserError, match="twice"):
@@ -225,11 +159,5 @@ def test_list(folder, capsys):
         task = row.task.removeprefix("minerva_")
         (line,) = [x for x in text.splitlines() if row.name.replace(task, "TASK") in x.split()]
         assert f"{task} {row.expected:.2f}" in line if row.expected != "unknown" else task in line
-    assert main(arguments(folder, "table")) == 0
+    assert main(["--reproduce", "table", "--rows", str(folder / "rows")]) == 0
     assert "| 70.00 at 12.5 tokens/s (A paper) |  |" in capsys.readouterr().out
-
-
-def _embedded():
-    from leapjax.loader import embedded_path
-
-    return str(embedded_path())
