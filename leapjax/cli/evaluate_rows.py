@@ -82,15 +82,16 @@ def _run_rows(args: argparse.Namespace, rows, names: list[str], model: str, shap
             reasons[name] = why
     asked = {}
     for name in [n for n in names if n not in reasons]:  # what is wrong with a file is said now
-        data, shots = reproduction.files_of(rows[name], folder)
-        problems = reproduction.problems_of(rows[name], str(data), args.limit)
-        solved = reproduction.shots_of(rows[name], shots and str(shots))
-        asked[name] = problems, reproduction.prompts(rows[name], problems, solved)
+        row = rows[name]
+        problems = reproduction.problems_of(row, folder, args.limit)
+        shots = reproduction.shots_of(row, folder)
+        asked[name] = problems, reproduction.prompts(row, problems, shots)
     told = "".join(f"{line}\n" for line in paper_report.not_run(reasons))
     sys.stdout.write(f"{model}: {len(asked)} of {len(names)} rows\n{told}")
     sys.stdout.flush()
     if not asked:
-        raise UserError(f"no row can be run: {'; '.join(dict.fromkeys(reasons.values()))}")
+        why = "; ".join(dict.fromkeys(reasons.values()))
+        raise UserError(f"no row can be run with the files in {folder}: {why}")
     reasons |= dict.fromkeys(asked, PENDING)
     files.prepare(out, (), True)
     about, made = {"published_as": model, "limit": args.limit}, {}

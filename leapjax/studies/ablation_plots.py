@@ -103,8 +103,7 @@ def pareto(report: Mapping[str, Any], best: Sequence[Mapping[str, Any]]):
     Returns:
       The figure.
     """
-    fig = plots.figure(9, 5.4)
-    ax = fig.add_subplot()
+    fig, [[ax]] = plots.panels(1, 1, 9, 5.4)
     points = report["points"]
     steps, shares = [p["steps"] for p in points], percents([p["accuracy"] for p in points])
     ax.scatter(steps, shares, s=18, color="#56b4e9", label=f"{len(points)} points of the grid")
@@ -122,15 +121,13 @@ def pareto(report: Mapping[str, Any], best: Sequence[Mapping[str, Any]]):
         ax.annotate(str(number), place, xytext=(5, -11), textcoords="offset points", fontsize=9)
     ax.set(xlabel=plots.STEPS, ylabel=plots.ACCURACY)
     ax.set_title(plots.title(report), fontsize=10)
-    ax.grid(alpha=0.3)
     plots.legend_below(ax, 0.12, ncols=2)
     return fig
 
 
 def curves(report: Mapping[str, Any]):
     """Draw the curves of a study, and below them each difference at equal mean steps."""
-    fig = plots.figure(8.5, 8)
-    above, below = fig.subplots(2, 1, sharex=True)
+    fig, [[above], [below]] = plots.panels(2, 1, 8.5, 8, sharex=True)
     looks = dict(zip((c["name"] for c in report["curves"]), itertools.cycle(_LOOKS), strict=False))
     for curve in report["curves"]:
         colour, marker = looks[curve["name"]]
@@ -159,16 +156,14 @@ def curves(report: Mapping[str, Any]):
     below.set_xlabel(plots.STEPS)
     below.set_ylabel("accuracy difference at equal steps,\npoints (95 % interval)")
     below.legend(fontsize=8)
-    for ax in (above, below):
-        ax.grid(alpha=0.3)
     return fig
 
 
 def commits(report: Mapping[str, Any]):
     """Draw the share of clean commits that differ from greedy's token, by distance."""
     parts = report["commits"]
-    fig = plots.figure(4.8 * len(parts), 5)
-    for ax, part in zip(fig.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
+    fig, [line] = plots.panels(1, len(parts), 4.8 * len(parts), 5)
+    for ax, part in zip(line, parts, strict=True):
         rows = [r for r in part["rows"] if r["clean"]]
         distant = [r for r in rows if r["distance"] is not None]
         near = [r for r in distant if r["commits"] >= LEAST_COMMITS]
@@ -189,7 +184,6 @@ def commits(report: Mapping[str, Any]):
         ax.set(ylabel="clean commits that differ from greedy's, %")
         ax.set_ylim(bottom=0)
         plots.whole_numbers(ax)
-        ax.grid(alpha=0.3)
         plots.legend_below(ax, 0.16)
     fig.suptitle(plots.title(report), fontsize=10)
     return fig

@@ -30,15 +30,14 @@ _DISTANCE_STYLES = {
 
 def _panels(
     report: Mapping[str, Any], height: float, lines: int = 1
-) -> tuple[Any, Iterator[tuple[Mapping[str, Any], list[Any]]]]:
+) -> tuple[Any, Iterator[tuple[Mapping[str, Any], tuple[Any, ...]]]]:
     """A figure with a column of axes a policy; the first axes of each has a title."""
     runs = report["runs"]
-    fig = plots.figure(max(5.2 * len(runs), 6.5), height, dpi=120)
-    grid = fig.subplots(lines, len(runs), squeeze=False)
-    for ax, (name, run) in zip(grid[0], runs.items(), strict=True):
+    fig, axes = plots.panels(lines, len(runs), max(5.2 * len(runs), 6.5), height, dpi=120)
+    for ax, (name, run) in zip(axes[0], runs.items(), strict=True):
         title = f"{name}: {run['prompts']} prompts, {run['steps']:.1f} steps on average"
         ax.set_title(title, fontsize=10)
-    return fig, zip(runs.values(), grid.T.tolist(), strict=True)
+    return fig, zip(runs.values(), zip(*axes, strict=True), strict=True)
 
 
 def delays(report: Mapping[str, Any]):
@@ -57,14 +56,12 @@ def delays(report: Mapping[str, Any]):
                 top.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
         top.set(xlabel="passes of the decode, %", ylabel="answer positions, %")
         top.set(xlim=(0, 100), ylim=(0, 101))
-        top.grid(alpha=0.3)
         top.legend(fontsize=8, loc="lower right")
         counts = run["delay"]["answer"]["histogram"]
         shares = percents([v / max(sum(counts), 1) for v in counts])
         bottom.bar(range(len(counts)), shares, color="#0072b2", width=0.9)
         bottom.set(xlabel="passes between final proposal and commit, block active")
         bottom.set(ylabel="answer positions, %")
-        bottom.grid(alpha=0.3, axis="y")
     return fig
 
 
@@ -112,7 +109,6 @@ def _line(ax, cells: Sequence[tuple[float, Any]], colour, marker, label, width: 
 def _finish(ax, xlabel: str, legend: str) -> None:
     """Labels and grid; a legend, or that there are too few pairs for any line."""
     ax.set(xlabel=xlabel, ylabel="proposal is the final token, % (95 %)", ylim=(0, 102))
-    ax.grid(alpha=0.3)
     if ax.get_legend_handles_labels()[1]:
         plots.legend_below(ax, 0.14, title=legend, title_fontsize=8, ncols=3)
     else:

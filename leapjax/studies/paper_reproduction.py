@@ -6,6 +6,7 @@ row, data, shots ─▶ prompts ─▶ model ─▶ answers ─▶ measures
 from __future__ import annotations
 
 import ast
+import collections
 import hashlib
 import importlib.util
 import random
@@ -25,12 +26,6 @@ from leapjax.tasks.benchmark import Benchmark, read
 SHOTS_SEED = 1234
 
 
-def files_of(row: PaperRow, folder: Path) -> tuple[Path, Path | None]:
-    """A row's data and shots in a folder: `TASK.jsonl`, and `TASK-shots.jsonl` if it exists."""
-    shots = folder / f"{row.task}-shots.jsonl"
-    return folder / f"{row.task}.jsonl", shots if row.shots and shots.is_file() else None
-
-
 def obstacle(row: PaperRow, model: str, config: ModelConfig, folder: Path) -> str | None:
     """Why a row can't be run, or None.
 
@@ -42,16 +37,14 @@ def obstacle(row: PaperRow, model: str, config: ModelConfig, folder: Path) -> st
     """
     if row.model != model:
         return f"another model: {row.model}" if row.model != UNKNOWN else "its model is unknown"
-    data, shots = files_of(row, folder)
-    if not data.is_file():
-        return f"{data.name} missing"
-    if row.benchmark.random_shots and row.shots and shots is None:
-        return f"{data.stem}-shots.jsonl missing"
     if row.template == UNKNOWN:
         return "no source tells its template"
+    if not (folder / f"{row.task}.jsonl").is_file():
+        return f"{row.task}.jsonl missing"
     try:
         row.decode.for_model(config)
-        shots_of(row, shots and str(shots))
+        if not (folder / f"{row.task}-shots.jsonl").is_file():
+            shots_of(row, folder)
         if row.task == "ifeval":
             ifeval.checker()
     except UserError as e:
@@ -59,51 +52,47 @@ def obstacle(row: PaperRow, model: str, config: ModelConfig, folder: Path) -> st
     return None
 
 
-def problems_of(row: PaperRow, data: str, limit: int | None = None) -> list[Problem]:
-    """The problems of a data file.
+def problems_of(row: PaperRow, folder: Path, limit: int | None = None) -> list[Problem]:
+    """The problems of a row's task, `TASK.jsonl`.
 
     Args:
-      row: which benchmark.
-      data: a JSONL file.
+      row: which task.
+      folder: of the data.
       limit: how many at most.
 
     Raises:
       UserError: unusable, or a problem is there twice.
     """
+    data = str(folder / f"{row.task}.jsonl")
     found = read(data, row.benchmark, limit)
-    seen: set[str] = set()
-    for p in found:
-        if p.id in seen:
-            raise UserError(f"{data}: problem {p.id} is there twice; keep one")
-        seen.add(p.id)
+    twice = collections.Counter(p.id for p in found).most_common(1)[0]
+    if twice[1] > 1:
+        raise UserError(f"{data}: problem {twice[0]} is there twice; keep one")
     return found
 
 
-def shots_of(row: PaperRow, file: str | None) -> list[Problem]:
-    """The solved problems that shots come from.
+def shots_of(row: PaperRow, folder: Path) -> list[Problem]:
+    """The solved problems that shots come from, `TASK-shots.jsonl`.
+
+    For drawn shots that is the training split; fixed ones stand in it in their order, or come from
+    an installed lm-eval.
 
     Args:
       row: how many are needed, of what kind.
-      file: a JSONL file in the form of the data: for drawn shots, the training split; for
-        fixed ones, these, in their order. None takes fixed ones from an installed lm-eval.
+      folder: of the data.
 
     Raises:
-      UserError: none given where they belong to the dataset, or too few.
+      UserError: there is none where they belong to the dataset, or it holds too few.
     """
-    benchmark = row.benchmark
+    benchmark, file = row.benchmark, folder / f"{row.task}-shots.jsonl"
     if not row.shots:
-        if file:
-            raise UserError(f"{row.name} has no shots; leave --shots out")
         return []
-    if file:
-        found = read(file, benchmark)
+    if file.is_file():
+        found = read(str(file), benchmark)
     elif benchmark.fixed_shots:
         found = _harness_shots(benchmark)
     else:
-        raise UserError(
-            f"{row.name} draws {row.shots} shots from the training split; name it by --shots FILE "
-            f"(JSONL of {', '.join(benchmark.fields)})"
-        )
+        raise UserError(f"{file.name} missing")
     if len(found) < row.shots:
         raise UserError(f"{file}: has {len(found)} problems; {row.name} needs {row.shots} shots")
     return found
@@ -114,8 +103,8 @@ def _harness_shots(benchmark: Benchmark) -> list[Problem]:
     spec = importlib.util.find_spec("lm_eval")
     where = f"lm_eval/tasks/{benchmark.fixed_shots}"
     missing = UserError(
-        f"the shots of {benchmark.name} stand in {where} of EleutherAI's harness: install "
-        "leapjax[eval], or name a JSONL file of them by --shots"
+        f"{benchmark.name}-shots.jsonl missing, and {where} of EleutherAI's harness, which leapjax"
+        "[eval] installs"
     )
     if spec is None or not spec.submodule_search_locations:
         raise missing

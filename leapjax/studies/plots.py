@@ -37,6 +37,24 @@ def figure(width: float, height: float, dpi: int = 130):
     return out
 
 
+def panels(lines: int, columns: int, width: float, height: float, dpi: int = 130, **how):
+    """A figure and its axes, a list for each line, all with a grid; arguments as in `figure`.
+
+    Args:
+      lines: of axes.
+      columns: of axes.
+      width: inches.
+      height: inches.
+      dpi: pixels an inch.
+      how: further arguments of `subplots`.
+    """
+    fig = figure(width, height, dpi)
+    axes = fig.subplots(lines, columns, squeeze=False, **how)
+    for ax in axes.flat:
+        ax.grid(alpha=0.3)
+    return fig, axes.tolist()
+
+
 def title(report: Mapping[str, Any]) -> str:
     """What was measured, for the head of an ablation's plot."""
     s, model = report["settings"], report["model"]

@@ -1,7 +1,7 @@
 """A published benchmark: its file, the prompt built from it, and who is right.
 
-    line of --data ─▶ parse ─▶ Problem ─▶ ask, behind the shots ─▶ model ─▶ text
-                                          text ─▶ measures, or program ─▶ execution
+    line of the data ─▶ parse ─▶ Problem ─▶ ask, behind the shots ─▶ model ─▶ text
+                                            text ─▶ measures, or program ─▶ execution
 
 Prompts follow EleutherAI's lm-evaluation-harness, which the papers ran.
 """

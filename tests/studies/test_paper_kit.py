@@ -155,7 +155,7 @@ def test_named_rows(argv, tmp_path, capsys):
     assert "some/Other-7B: 1 of 2 rows\nnot run: another model: some/LLaDA-A" in text
     argv[argv.index("p-other-gsm8k,p-again-gsm8k-old")] = "p-again-gsm8k-old"
     assert main(argv) == 2
-    assert capsys.readouterr().err.endswith("no row can be run: no source tells its template\n")
+    assert capsys.readouterr().err.endswith(": no source tells its template\n")
 
 
 def test_bad_requests(argv, tmp_path, capsys):
@@ -169,7 +169,7 @@ def test_bad_requests(argv, tmp_path, capsys):
         (without("--model"), "--reproduce all needs --model"),
         (without("--output"), "--reproduce all needs --output"),
         ([*argv, "--published-as", "some/LLaDA-B"], "did you mean 'some/LLaDA-A'"),
-        ([*argv, "--data-dir", str(empty)], "no row can be run: gsm8k.jsonl missing; mbpp.jsonl"),
+        ([*argv, "--data-dir", str(empty)], f"in {empty}: gsm8k.jsonl missing; mbpp.jsonl"),
         ([*argv, "--rows", str(empty)], "holds no rows"),
         (["--reproduce", "p-a-gsmk8", "--rows", str(tmp_path / "rows")], "p-a-gsm8k"),
         (["--data-dir", "x"], "only read with --reproduce"),

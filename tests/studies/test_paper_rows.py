@@ -36,7 +36,7 @@ tables:
 def folder(tmp_path):
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "a.yaml").write_text(ROW)
-    for name, n in (("test", 3), ("train", 5)):
+    for name, n in (("gsm8k", 3), ("gsm8k-shots", 5)):
         lines = [{"question": f"{name} {i}?", "answer": f"so\n#### {i}"} for i in range(n)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
     task = {"task_id": 1, "text": "t", "code": "x = 1", "test_list": ["assert 1"] * 3}
@@ -110,25 +110,25 @@ def test_bad_rows(folder, old, new, message):
 
 def test_prompts_are_the_harness_own(folder):
     row = paper_rows.load(folder / "rows")["a-x-gsm8k"]
-    problems = reproduce.problems_of(row, str(folder / "test.jsonl"))
-    shots = reproduce.shots_of(row, str(folder / "train.jsonl"))
+    problems = reproduce.problems_of(row, folder)
+    shots = reproduce.shots_of(row, folder)
     made = reproduce.prompts(row, problems, shots)
     rng = random.Random(1234)
     for i, text in enumerate(made):
         a, b = rng.sample(range(5), 2)
         assert text == (
-            f"Question: train {a}?\nAnswer: so\n#### {a}\n\n"
-            f"Question: train {b}?\nAnswer: so\n#### {b}\n\nQuestion: test {i}?\nAnswer:"
+            f"Question: gsm8k-shots {a}?\nAnswer: so\n#### {a}\n\n"
+            f"Question: gsm8k-shots {b}?\nAnswer: so\n#### {b}\n\nQuestion: gsm8k {i}?\nAnswer:"
         )
     assert reproduce.prompts(row, problems[:1], shots) == made[:1]
 
 
-def test_fixed_shots_come_from_the_harness():
+def test_fixed_shots_come_from_the_harness(tmp_path):
     pytest.importorskip("lm_eval")
     rows = paper_rows.load()
     for name, task in (("fast-dllm-llada-math", "Problem:\n"), ("fast-dllm-llada-mbpp", "You are")):
         row = rows[name]
-        shots = reproduce.shots_of(row, None)
+        shots = reproduce.shots_of(row, tmp_path)
         assert len(shots) == row.shots
         (text,) = reproduce.prompts(row, shots[:1], shots)
         assert text.startswith(task) and text.count(task) == row.shots + 1
@@ -137,7 +137,7 @@ def test_fixed_shots_come_from_the_harness():
 @pytest.mark.parametrize(("code", "share"), [("x = 1", 100.0), ("x = ", 0.0)])
 def test_executed_answers(folder, code, share):
     row = paper_rows.load(folder / "rows")["a-x-mbpp"]
-    problems = reproduce.problems_of(row, str(folder / "mbpp.jsonl"))
+    problems = reproduce.problems_of(row, folder)
     answers = [{"text": code, "steps": 4, "tokens": 2, "seconds": 0.5}]
     judged = reproduce.verdicts(row, problems, answers, execute=True)
     assert reproduce.measured(row, answers, judged)["measured"]["pass@1"]["value"] == share
@@ -145,10 +145,10 @@ def test_executed_answers(folder, code, share):
 
 
 def test_a_problem_that_is_there_twice(folder):
-    (folder / "he.jsonl").write_text((folder / "mbpp.jsonl").read_text() * 2)
+    (folder / "mbpp.jsonl").write_text((folder / "mbpp.jsonl").read_text() * 2)
     row = paper_rows.load(folder / "rows")["a-x-mbpp"]
     with pytest.raises(UserError, match="twice"):
-        reproduce.problems_of(row, str(folder / "he.jsonl"))
+        reproduce.problems_of(row, folder)
 
 
 def test_list(folder, capsys):
