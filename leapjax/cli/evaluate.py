@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -190,18 +191,26 @@ def _measured(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]
     largest = max((row.config for row in rows), key=lambda config: CACHES[config.cache].stores)
     lm = load_model(args, "leapjax evaluate", args.model, largest, batch_size)
     folder = Path(args.output) if args.output else None
-    bench = evaluation.Bench(lm, task, folder, batch_size, counted)
+
+    def answers(trials, name: str, config) -> list[dict[str, Any]]:
+        """In a stream of its own, so that the wall time is this setting's."""
+        how: dict[str, Any] = {"batch_size": batch_size, "timed": True}
+        with counted(name, len(trials), "answer") as how["show"]:
+            return runner.decode_settings(lm, task, trials, [config], folder, **how)[config]
+
     searches = []
     for kind in args.equal:
         how = {"kind": kind, "reference": reference, "tolerance": args.tolerance}
-        found, told = evaluation.equal_rows(bench, rows, tuning, **how)
+        tried = functools.partial(answers, tuning, f"equal {kind}")
+        found, told = evaluation.equal_rows(rows, tried, **how)
         rows, searches = [*rows, *found], [*searches, *told]
-    shared = bench.manifest(trials, split, base)
-    made = []
-    for row in rows:
-        about_row = evaluation.described(row)
-        about_row["manifest"] = manifests.of_row(shared, about_row["options"])
-        made.append(about_row | {"answers": bench.answers(trials, row.config, "-".join(row.key))})
+    made: list[dict[str, Any]] = [
+        evaluation.described(row) | {"answers": answers(trials, row.label, row.config)}
+        for row in rows
+    ]
+    shared = evaluation.manifest(lm, task, split, made[0]["answers"], batch_size)
+    for row in made:
+        row["manifest"] = manifests.of_row(shared, row["options"])
     encode = lm.codec.encode  # type: ignore[union-attr]  (load_model has checked it)
     lengths = [len(encode(p.answer, control=False)) for p in problems]
     head = about(args, lm, task, problems, base, batch_size)

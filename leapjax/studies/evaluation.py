@@ -6,12 +6,9 @@ trials to tune on ─▶ a setting of equal steps or time per policy ─▶ a fu
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 from leapjax import tasks
 from leapjax.config import DecodeConfig
@@ -21,25 +18,11 @@ from leapjax.policies import POLICIES
 from leapjax.policies.names import row_names
 from leapjax.studies import equal_cost, runner
 from leapjax.studies.policy_rows import BASELINE, Row, setting
+from leapjax.studies.runner import Trial
 from leapjax.tasks import Task
 from leapjax.tasks.base import Problem
-from leapjax.types import Request
 
 KINDS = {"steps": "steps", "time": "seconds"}  # of `--equal` -> what is equal
-
-
-class Trial(NamedTuple):
-    """One question of an evaluation.
-
-    Attributes:
-      problem: what is asked.
-      template: in which wording, a place in the task's templates.
-      seed: what is added to the seed of the noise; 0 where nothing is sampled.
-    """
-
-    problem: Problem
-    template: int
-    seed: int
 
 
 def trials(
@@ -70,93 +53,37 @@ def trials(
     return list(made.values())
 
 
-@dataclasses.dataclass
-class Bench:
-    """What all rows share.
+def manifest(
+    lm: LM, task: Task, split: str, answers: Sequence[Mapping[str, Any]], batch_size: int
+) -> dict[str, Any]:
+    """What the answers of all rows depend on, by name, except the rows' own options.
 
-    Attributes:
+    Args:
       lm: the model.
-      task: asks and scores.
-      folder: where answers are kept; None keeps them in memory.
+      task: whose problems were asked.
+      split: where they come from.
+      answers: any row's.
       batch_size: rows decoded at once.
-      progress: `(name, total, unit) -> context` whose value takes how many are done.
     """
-
-    lm: LM
-    task: Task
-    folder: Path | None
-    batch_size: int
-    progress: Callable[[str, int, str], AbstractContextManager]
-    _asked: dict[Any, Request] = dataclasses.field(default_factory=dict)
-
-    def request(self, trial: Trial, config: DecodeConfig) -> Request:
-        """A trial's prompt, tokenised once, under a row's options."""
-        key = trial.problem.id, trial.template
-        if key not in self._asked:
-            record = self.task.record(trial.problem, trial.template)
-            self._asked[key] = self.lm.request(record, config)
-        return dataclasses.replace(self._asked[key], config=config)
-
-    def answers(
-        self, trials: Sequence[Trial], config: DecodeConfig, name: str
-    ) -> list[dict[str, Any]]:
-        """Answer every trial in a stream of its own, so that the wall time is this setting's.
-
-        Args:
-          trials: what is asked.
-          config: the decode options.
-          name: of the store; settings of one compiled structure may share it.
-
-        Returns:
-          An answer per trial, as of `runner.scored`, with `seconds`, `stratum`, `template`, `seed`.
-        """
-        asked = []
-        for trial in trials:
-            own = config.replace(seed=config.seed + trial.seed) if trial.seed else config
-            request = self.request(trial, own)
-            key = f"{runner.setting_key(own)}/{runner.prompt_key(request)}"
-            asked.append(runner.Question(key, request, {"numbers": runner.row_numbers(own)}))
-        how: dict[str, Any] = {"batch_size": self.batch_size, "timed": True}
-        with self.progress(name, len(trials), "answer") as how["show"]:
-            made = runner.decode(
-                self.lm, asked, self.folder, name, runner.shared_options(config), **how
-            )
-        found = runner.scored(self.task, [t.problem for t in trials], made)
-        return [
-            answer | {"stratum": t.problem.stratum, "template": t.template, "seed": t.seed}
-            for answer, t in zip(found, trials, strict=True)
-        ]
-
-    def manifest(self, trials: Sequence[Trial], split: str, config: DecodeConfig) -> dict[str, Any]:
-        """What the answers of all rows depend on, by name, except the rows' own options.
-
-        Args:
-          trials: what is asked.
-          split: where the problems come from.
-          config: any row's options.
-        """
-        made = runner.provenance(self.lm, {}, self.batch_size)
-        del made["options"]
-        prompts = sorted(runner.prompt_key(self.request(t, config)) for t in trials)
-        wordings = {t.template: self.task.templates[t.template] for t in trials}
-        return made | {
-            "task": self.task.name,
-            "split": split,
-            "problems": _digest(sorted({t.problem.id for t in trials})),
-            "prompts": _digest(prompts),
-            "templates": {str(place): wordings[place] for place in sorted(wordings)},
-            "seeds": sorted({t.seed for t in trials}),
-        }
+    made = runner.provenance(lm, {}, batch_size)
+    del made["options"]
+    return made | {
+        "task": task.name,
+        "split": split,
+        "problems": _digest({a["problem"] for a in answers}),
+        "prompts": _digest({a["id"].partition("/")[2] for a in answers}),
+        "templates": sorted({a["template"] for a in answers}),
+        "seeds": sorted({a["seed"] for a in answers}),
+    }
 
 
-def _digest(lines: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+def _digest(lines: Collection[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def equal_rows(
-    bench: Bench,
     rows: Sequence[Row],
-    tuning: Sequence[Trial],
+    answers: Callable[[DecodeConfig], Sequence[Mapping[str, Any]]],
     *,
     kind: str,
     reference: str,
@@ -165,9 +92,8 @@ def equal_rows(
     """A row per policy and cache whose mean cost is the reference's, on problems to tune on.
 
     Args:
-      bench: what all rows share.
       rows: of the evaluation; the reference among them in each cache that has a search.
-      tuning: none of the reported trials.
+      answers: a setting's, with `seconds`, to trials that are not reported.
       kind: `steps` or `time`.
       reference: a row's policy.
       tolerance: a cost within so large a share of the reference's is equal.
@@ -184,8 +110,8 @@ def equal_rows(
             continue
 
         def cost(config: DecodeConfig) -> float:
-            answers = bench.answers(tuning, config, f"tune-{config.policy}-{config.cache}")
-            return sum(a[KINDS[kind]] for a in answers) / len(answers)
+            found = answers(config)
+            return sum(a[KINDS[kind]] for a in found) / len(found)
 
         target = cost(lead.config)
         others = {row.config.policy: row for row in reversed(here)}

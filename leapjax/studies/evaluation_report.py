@@ -252,8 +252,12 @@ def _group_cells(report: Mapping[str, Any], groups: Sequence[str]) -> list[list[
     cells = [["policy", "cache", *(f"{name} (n={first[name]['n']})" for name in groups)]]
     for row in report["rows"]:
         parts = [row["groups"][name] for name in groups]
-        rights = [with_interval(p["accuracy"], p["accuracy_interval"]) for p in parts]
-        told = [f"{r}, {_steps(p, 'eos_steps')}" for r, p in zip(rights, parts, strict=True)]
+        told = []
+        for g in parts:
+            numbers = [with_interval(g["accuracy"], g["accuracy_interval"])]
+            if not is_baseline(row):
+                numbers.append(points(g["difference"], g["difference_interval"]))
+            told.append("; ".join([*numbers, _steps(g, "eos_steps")]))
         cells.append([row["label"], row["cache"], *told])
     return cells
 

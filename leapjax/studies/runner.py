@@ -53,6 +53,20 @@ class Question(NamedTuple):
     about: Mapping[str, Any] = {}
 
 
+class Trial(NamedTuple):
+    """A task's problem as it is asked once.
+
+    Attributes:
+      problem: what is asked.
+      template: in which wording, a place in the task's templates.
+      seed: what is added to a setting's seed of the noise.
+    """
+
+    problem: Problem
+    template: int = 0
+    seed: int = 0
+
+
 def read_records(path: str, limit: int | None = None) -> list[dict[str, Any]]:
     """The records of a JSONL file; one without an id gets the number of its line.
 
@@ -244,45 +258,47 @@ def setting_key(config: DecodeConfig) -> str:
 def decode_settings(
     lm: LM,
     task: Task,
-    problems: Sequence[Problem],
+    problems: Sequence[Problem | Trial],
     configs: Sequence[DecodeConfig],
     folder: Path | None,
     *,
     batch_size: int,
     details: bool = False,
     show: Callable[[int], None] = lambda done: None,
+    **how,
 ) -> dict[DecodeConfig, list[dict[str, Any]]]:
     """Answer every problem under every setting; one stream and one store a compiled structure.
 
     Args:
       lm: the model.
       task: asks and scores.
-      problems: in the order of the answers returned.
+      problems: in the order of the answers returned; trials ask in other templates, too.
       configs: settings.
       folder: where answers are kept; None keeps them in memory.
       batch_size: rows decoded at once.
       details: as in `answers`.
       show: takes the number of answers there are, as they come.
+      how: `timed` of `answers`, which tells settings apart only if each is decoded by itself.
 
     Returns:
-      Setting -> one answer per problem, with `correct`.
+      Setting -> one answer per problem, as `scored` returns them.
     """
+    trials = [t if isinstance(t, Trial) else Trial(t) for t in problems]
     groups: dict[str, list[DecodeConfig]] = {}
     for config in dict.fromkeys(configs):
         groups.setdefault(json.dumps(shared_options(config)), []).append(config)
     out: dict[DecodeConfig, list[dict[str, Any]]] = {}
     for group in groups.values():
-        first, before = group[0], len(out) * len(problems)
-        asked = [lm.request(task.record(p), first) for p in problems]
-        questions = [
-            Question(
-                f"{setting_key(config)}/{p.id}",
-                dataclasses.replace(request, config=config),
-                {"numbers": row_numbers(config)},
-            )
-            for config in group
-            for p, request in zip(problems, asked, strict=True)
-        ]
+        first, before = group[0], len(out) * len(trials)
+        asked = [lm.request(task.record(t.problem, t.template), first) for t in trials]
+        keys = [prompt_key(request) for request in asked]
+        questions = []
+        for config in group:
+            for trial, request, key in zip(trials, asked, keys, strict=True):
+                own = config.replace(seed=config.seed + trial.seed) if trial.seed else config
+                request = dataclasses.replace(request, config=own)
+                about = {"numbers": row_numbers(own)}
+                questions.append(Question(f"{setting_key(own)}/{key}", request, about))
         found = decode(
             lm,
             questions,
@@ -292,10 +308,11 @@ def decode_settings(
             batch_size=batch_size,
             details=details,
             show=lambda done, before=before: show(before + done),
+            **how,
         )
         for i, config in enumerate(group):
-            these = found[i * len(problems) : (i + 1) * len(problems)]
-            out[config] = scored(task, problems, these)
+            these = found[i * len(trials) : (i + 1) * len(trials)]
+            out[config] = scored(task, trials, these)
     return out
 
 
@@ -306,15 +323,20 @@ def prompt_key(request: Request) -> str:
 
 
 def scored(
-    task: Task, problems: Sequence[Problem], these: Sequence[Mapping[str, Any]]
+    task: Task, trials: Sequence[Trial], these: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Answers to a task's problems, in the same order, with `correct`, `strict` and `problem`."""
+    """Answers to trials, in the same order, with their scores and what was asked.
+
+    Returns:
+      The answers with `correct` and `strict` (the lenient and the strict parser's verdict),
+      `problem` (its id), `stratum`, `template` and `seed`.
+    """
     return [
         {
             **answer,
             "correct": task.score(answer["text"], p),
             "strict": task.score_strict(answer["text"], p),
-            "problem": p.id,
+            **{"problem": p.id, "stratum": p.stratum, "template": template, "seed": seed},
         }
-        for answer, p in zip(these, problems, strict=True)
+        for answer, (p, template, seed) in zip(these, trials, strict=True)
     ]
