@@ -34,7 +34,8 @@ examples:
       --steps 500 --learning-rate 1e-5 --prompt-length 256 --gen-length 256
 
 The keys of the YAML file are the options above, and three with a structure of their own:
-model (config.json keys; model_type is llada, sdar or Fast_dLLM_Qwen), phases (which
+model (config.json keys; model_type is llada, lladamoe, sdar or
+Fast_dLLM_Qwen), phases (which
 problems, and when) and decode (options that suit the model, exported with it). Flags win.
 """
 
@@ -59,6 +60,7 @@ _HELP = {
     "weight_decay": "decoupled, on the layers' matrices only",
     "adam_b2": "Adam's second decay rate",
     "clip_norm": "largest global norm of a gradient",
+    "balance": "weight of the loss that balances the load of experts (0: none)",
     "ema_decay": "decay per step of the averaged weights (0: no average)",
     "checkpoint_every": "steps between checkpoints",
     "keep": "newest checkpoints to keep",

@@ -92,6 +92,47 @@ def _rank(score):
     return jnp.sum(ahead | ties, axis=2, dtype=jnp.int32)
 
 
+def load_loss(x: Float[Array, "B S D"], router: Router) -> Float32[Array, ""]:
+    """How uneven the load of the experts is: X times the sum over experts of f p.
+
+    f is the share of all choices that fall on an expert, p its mean score; where both are even, the
+    loss is 1. Gradients reach p alone. Source: Switch Transformers (arXiv 2101.03961, equation 4)
+    for one choice a token; k choices as GShard (arXiv 2006.16668). Pads count, too.
+
+    Args:
+      x: (B, S, D), the normed residual stream.
+      router: the layer's router, whose scores are a softmax.
+    """
+    tokens = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
+    score = jax.nn.softmax(tokens @ router.weight.astype(jnp.float32))
+    chosen, _ = route(tokens, router)
+    hits = jnp.zeros(router.rule.count, jnp.float32).at[chosen.ravel()].add(1.0)
+    share = lax.stop_gradient(hits / np.float32(chosen.size))
+    return np.float32(router.rule.count) * jnp.sum(share * jnp.mean(score, axis=0))
+
+
+@jax.custom_vjp
+def with_balance(x, router: Router):
+    """Its arguments, through which `router.balance` times the gradient of `load_loss` flows back.
+
+    The loss of the run is not changed, its gradient is: no layer has to hand its load upwards.
+    """
+    return x, router
+
+
+def _balance_forward(x, router):
+    return (x, router), (x, router)
+
+
+def _balance_backward(kept, gradient):
+    x, router = kept
+    added = jax.grad(load_loss, argnums=(0, 1))(x, router)
+    return jax.tree.map(lambda g, a: g + np.float32(router.balance) * a, gradient, added)
+
+
+with_balance.defvjp(_balance_forward, _balance_backward)
+
+
 def mix(x: Float[Array, "B S D"], router: Router, experts: ExpertMatrices) -> Float[Array, "B S D"]:
     """The weighted sum of each token's experts.
 
@@ -106,6 +147,8 @@ def mix(x: Float[Array, "B S D"], router: Router, experts: ExpertMatrices) -> Fl
     Returns:
       (B, S, D), split like the residual stream that it is added to.
     """
+    if router.balance:
+        x, router = with_balance(x, router)
     mesh = get_abstract_mesh()
     if mesh.size == 1 or not mesh.shape:
         return _mix(x, router, experts, np.int32(0))

@@ -75,11 +75,13 @@ class Router(struct.PyTreeNode):
       weight: (D, X).
       bias: (X,), or None.
       rule: how it chooses.
+      balance: of training: weight of the loss that balances the experts' load; 0 for none.
     """
 
     weight: Any
     bias: Any = None
     rule: Experts = struct.field(pytree_node=False, default=Experts(1, 1, 1))
+    balance: float = struct.field(pytree_node=False, default=0.0)
 
 
 class ExpertMatrices(struct.PyTreeNode):

@@ -176,6 +176,7 @@ def loss(
     batch: Mapping[str, Array],
     key: Key[Array, ""],
     window: int,
+    balance: float = 0.0,
 ) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
     """The objective of one batch.
 
@@ -187,6 +188,7 @@ def loss(
         column 0.
       key: PRNG key of the corruption.
       window: W <= T, static: columns of whole blocks, enough for all of a row that are trained.
+      balance: as for `objective.loss`.
 
     Returns:
       The loss (scalar, nats), and the mean cross-entropy of scored tokens (nats).
@@ -199,7 +201,7 @@ def loss(
     first = jnp.minimum(first, columns - window)[:, None]
     places = first + jnp.arange(window, dtype=jnp.int32)[None, :]
     outputs = outputs_of(places, config)
-    weights = for_training(params, config)
+    weights = for_training(params, config, balance)
     hidden = hidden_states(
         weights, config, take(noisy, places), places, ids, batch["valid"], outputs
     )

@@ -76,7 +76,7 @@ class TrainConfig:
       seed: of weights, data and masks.
       steps: optimiser steps of the whole run; the schedule's length.
       model: `config.json` keys of a model to train from scratch; `model_type` is llada (without
-        it), sdar or Fast_dLLM_Qwen.
+        it), lladamoe, sdar or Fast_dLLM_Qwen.
       init_from: checkpoint or hub folder to fine-tune, instead of `model`.
       tokenizer: folder of tokenizer files for a model from scratch; "" is the task's own.
       task: "wordproblems", "dependency" or one of its tasks, or "" where `data` is given.
@@ -95,6 +95,7 @@ class TrainConfig:
       weight_decay: decoupled, on the layers' matrices only.
       adam_b2: Adam's second decay rate.
       clip_norm: largest global norm of a gradient.
+      balance: weight of the loss that balances the load of experts, per layer; 0 for none.
       ema_decay: decay per step of the averaged weights (0: no average).
       checkpoint_every: steps between checkpoints.
       keep: newest checkpoints to keep.
@@ -124,6 +125,7 @@ class TrainConfig:
     weight_decay: float = 0.05
     adam_b2: float = 0.99
     clip_norm: float = 1.0
+    balance: float = 0.0
     ema_decay: float = 0.0
     checkpoint_every: int = 500
     keep: int = 2
@@ -154,6 +156,7 @@ class TrainConfig:
             "weight_decay",
             "final_learning_rate",
             "adam_learning_rate",
+            "balance",
             "seed",
         ):
             if not getattr(self, name) >= 0:

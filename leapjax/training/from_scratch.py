@@ -84,38 +84,70 @@ _FAST_DLLM_V2 = _QWEN | {
     "bd_size": 32,
     "model_type": "Fast_dLLM_Qwen",
 }
+_LLADA_MOE = {
+    "architectures": ["LLaDAMoEModelLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "clip_qkv": None,
+    "dense_intermediate_size": 448,
+    "expert_intermediate_size": 96,
+    "hidden_act": "silu",
+    "hidden_size": 160,
+    "initializer_range": 0.02,
+    "max_position_embeddings": 512,
+    "model_type": "lladamoe",
+    "moe_layer_freq": None,
+    "moe_router_enable_expert_bias": False,
+    "moe_router_score_function": "softmax",
+    "num_attention_heads": 5,
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "num_hidden_layers": 6,
+    "num_key_value_heads": None,
+    "partial_rotary_factor": 1,
+    "qk_layernorm": True,
+    "rms_norm_eps": 1e-5,
+    "rope_scaling": None,
+    "rope_theta": 10000.0,
+    "shared_expert_intermediate_size": None,
+    "tie_word_embeddings": False,
+    "use_cache": False,
+    **_FROM_TOKENIZER,
+}
 _CONFIGS = {
     "llada": _LLADA,
+    "lladamoe": _LLADA_MOE,
     "sdar": _SDAR,
     "fast_dllm_qwen": _FAST_DLLM_V2,
 }
 MODEL_TYPES = tuple(config["model_type"] for config in _CONFIGS.values())
-# No term of the loss balances the load of experts, which training from scratch needs.
-_MIXTURES = ("lladamoe", "llada2_moe", "sdar_moe")
 
 
-def config(given: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> dict[str, Any]:
+def config(
+    given: Mapping[str, Any], tokenizer: Mapping[str, Any], balance: float = 0.0
+) -> dict[str, Any]:
     """The `config.json` of a run's new model.
 
     Args:
       given: the run's `model`; `model_type` chooses the family, LLaDA without it.
       tokenizer: vocabulary size and special ids, by their keys.
+      balance: the run's; a mixture of experts needs one above 0.
 
     Raises:
-      UserError: unknown family or key, or a mixture of experts.
+      UserError: unknown family or key, or a mixture of experts without balance.
 
     >>> made = config({"model_type": "sdar", "block_size": 8}, {"vocab_size": 40})
     >>> made["block_size"], made["num_key_value_heads"], made["vocab_size"]
     (8, 5, 40)
     """
     kind = str(given.get("model_type", "llada")).lower()
-    if kind in _MIXTURES:
-        raise UserError(
-            f"model: model_type is {kind}, a mixture of experts; without a loss that balances the "
-            "load of experts it can't be trained from scratch, only fine-tuned (init_from)"
-        )
     if kind not in _CONFIGS:
         check_keys([given["model_type"]], "model", MODEL_TYPES, "model_type")
+    if kind == "lladamoe" and not balance:
+        raise UserError(
+            "balance is 0; a mixture of experts that is trained from scratch needs a loss that "
+            "balances the load of its experts: set balance, for example to 0.01"
+        )
     base = _CONFIGS[kind]
     check_keys(given, "model", base, "key")
     raw = base | {k: v for k, v in tokenizer.items() if k in base} | dict(given)
@@ -125,4 +157,6 @@ def config(given: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> dict[str, 
     ):
         if shared in raw:
             raw[shared] = raw[shared] or raw[heads]
+    if kind == "lladamoe":
+        raw["moe_layer_freq"] = raw["moe_layer_freq"] or [1] * int(raw["num_hidden_layers"])
     return raw

@@ -124,6 +124,7 @@ def loss(
     batch: Mapping[str, Array],
     key: Key[Array, ""],
     window: int,
+    balance: float = 0.0,
 ) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
     """The objective of one batch.
 
@@ -135,6 +136,8 @@ def loss(
         nothing before the last `window` columns is trainable.
       key: PRNG key of the corruption.
       window: W, the static number of columns at the end whose logits are computed.
+      balance: static; weight of the load-balancing loss of experts, which the gradient has and the
+        returned loss has not (`leapjax.ops.experts.with_balance`).
 
     Returns:
       The loss (scalar, nats), and the mean cross-entropy of masked tokens (nats).
@@ -144,7 +147,7 @@ def loss(
         key, ids, trainable, config.mask_token_id, batch.get("unseen"), batch.get("floor")
     )
     positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0).astype(jnp.int32)
-    weights = for_training(params, config)
+    weights = for_training(params, config, balance)
     hidden = transformer.hidden_states(weights, config, noisy, positions, valid)
     start = ids.shape[1] - window
     if config.shift_logits:

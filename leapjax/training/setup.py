@@ -109,7 +109,7 @@ def _from_scratch(config: TrainConfig) -> Start:
             folder = Path(scratch)
             build = tasks.get(config.task or "wordproblems").tokenizer
             wordproblem_tokenizer.save(folder, build() if build else None)
-        raw = from_scratch.config(config.model, _token_ids(folder))
+        raw = from_scratch.config(config.model, _token_ids(folder), config.balance)
         model = models.parse_config(raw)
         files = side_content(folder)
         if model.block_causal:  # their originals look for stop ids there

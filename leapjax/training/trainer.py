@@ -99,7 +99,7 @@ def make_step(
     def step(state, batch, number, window):
         params = state["params"]
         (loss, nats), gradient = jax.value_and_grad(objective.loss, has_aux=True)(
-            params, model, batch, jax.random.fold_in(key, number), window
+            params, model, batch, jax.random.fold_in(key, number), window, config.balance
         )
         updates, moments = rule.update(gradient, state["optimizer"], params)
         params = optax.apply_updates(params, updates)

@@ -182,3 +182,39 @@ def test_int8_experts_have_a_scale_for_each_of_their_outputs(method, stacked):
     got = jax.jit(METHODS[method])(jnp.asarray(x), chosen, share, small)
     want = mixed(rule, (weight, bias, [w[1] for w in own] if stacked else own), x)
     np.testing.assert_allclose(got, want, rtol=0, atol=2e-5)
+
+
+def test_the_load_loss_is_that_of_switch_transformers_and_levels_the_load():
+    rule = Experts(count=4, chosen=2, hidden_size=3)
+    router, _, (weight, _, _) = layer(rule, 6)
+    x = np.random.default_rng(2).normal(size=(2, 16, 6)).astype(np.float32)
+    x[..., 0] += 1.5  # a common direction, which one expert's score follows
+    tokens = x.reshape(-1, 6).astype(np.float64)
+    logits = np.exp(tokens @ weight)
+    score, hits = logits / logits.sum(1, keepdims=True), np.zeros(4)
+    for token in tokens:
+        hits[chosen_by(rule, weight, None, token)[0]] += 1
+    want = 4 * np.sum(hits / hits.sum() * score.mean(0))
+    loss = jax.jit(jax.value_and_grad(ops.load_loss, argnums=1))
+    np.testing.assert_allclose(loss(x, router)[0], want, rtol=1e-5)
+    for _ in range(100):
+        router = jax.tree.map(lambda w, g: w - 0.5 * g, router, loss(x, router)[1])
+    assert want > 1.2 and float(loss(x, router)[0]) < 1.1
+
+
+def test_balance_changes_the_gradient_and_not_the_output():
+    rule = Experts(count=4, chosen=2, hidden_size=3)
+    router, made, _ = layer(rule, 6)
+    made = made.replace(training=True)
+    x = jax.random.normal(jax.random.key(3), (2, 8, 6))
+
+    def total(x, router, own):
+        added = own * ops.load_loss(x, router) if own else 0.0
+        return jnp.sum(ops.mix(x, router, made) ** 2) + added
+
+    grad = jax.jit(jax.value_and_grad(total, argnums=(0, 1)), static_argnums=2)
+    got, gradient = grad(x, router.replace(balance=0.5), 0.0)
+    np.testing.assert_allclose(got, grad(x, router, 0.0)[0], rtol=1e-6)
+    wanted = grad(x, router, 0.5)[1]
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
