@@ -34,6 +34,8 @@ class Shape:
       strata: stratum -> relative share of the rows.
       steps: longest solution to take, in equations (0: any).
       limit: largest number in a problem (0: the task's own limit).
+      short_share: share of the rows whose canvas ends at a random place behind the answer; for
+        bidirectional models.
       block_share: share of the rows that are masked as a decoder of blocks meets them; for
         bidirectional models.
       block_length: length of those blocks, in tokens.
@@ -49,6 +51,7 @@ class Shape:
     strata: dict[str, float]
     steps: int = 0
     limit: int = 0
+    short_share: float = 0.0
     block_share: float = 0.0
     block_length: int = 32
     mask_floor: float = 0.0
@@ -239,8 +242,9 @@ def _structure(kind, value, where: str):
         or result.block_length < 1
     ):
         raise UserError(f"{where}: sizes, shares and the sum of strata have to be positive")
-    if isinstance(result, Shape) and not 0 <= result.block_share <= 1:
-        raise UserError(f"{where}: block_share is {result.block_share}, expected 0 to 1")
+    for name in ("short_share", "block_share") if isinstance(result, Shape) else ():
+        if not 0 <= getattr(result, name) <= 1:
+            raise UserError(f"{where}: {name} is {getattr(result, name)}, expected 0 to 1")
     if isinstance(result, Shape) and not 0 <= result.mask_floor < 1:
         raise UserError(f"{where}: mask_floor is {result.mask_floor}, expected >= 0 and < 1")
     return result

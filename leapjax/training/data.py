@@ -18,7 +18,7 @@ from leapjax.tasks import Task
 from leapjax.tasks.base import Problem
 from leapjax.text import TextCodec
 from leapjax.training.config import Phase, Shape, TrainConfig
-from leapjax.training.layout import into_blocks, lay_out, pack_text
+from leapjax.training.layout import into_blocks, lay_out, pack_text, shorten
 
 Pair = tuple[list[int], list[int]]
 
@@ -48,7 +48,7 @@ class Generated:
           block_length: of block-causal models; None: rows for the others.
 
         Raises:
-          UserError: block_share with block-causal models.
+          UserError: block_share or short_share with block-causal models.
         """
         assert task.sample is not None
         self.sample = task.sample
@@ -57,11 +57,12 @@ class Generated:
         self.encode = encode
         self.pad_id, self.eos_id = pad_id, eos_id
         self.block_length = block_length
-        if block_length and any(b.block_share for p in phases for b in p.batches):
-            raise UserError(
-                "block_share is for bidirectional models; block-causal ones always train on "
-                "blocks: leave it out"
-            )
+        for name in ("block_share", "short_share") if block_length else ():
+            if any(getattr(b, name) for p in phases for b in p.batches):
+                raise UserError(
+                    f"{name} is for bidirectional models; block-causal ones always train on "
+                    "blocks, which end with the answer: leave it out"
+                )
 
     def shape(self, step: int) -> tuple[Shape, np.random.Generator]:
         """The kind of batch of a step, and the generator that fills it."""
@@ -114,6 +115,8 @@ class Generated:
             self.eos_id,
             self.block_length,
         )
+        if shape.short_share:
+            out = shorten(out, rng, shape.short_share, self.eos_id)
         if shape.block_share:
             out = into_blocks(out, rng, shape.block_share, shape.block_length)
         if shape.mask_floor:

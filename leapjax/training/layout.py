@@ -123,6 +123,32 @@ def into_blocks(batch: dict, rng: np.random.Generator, share: float, block_lengt
     return {**batch, "trainable": trainable & (inside | ~chosen), "unseen": behind & chosen}
 
 
+def shorten(batch: dict, rng: np.random.Generator, share: float, eos_id: int) -> dict:
+    """End the canvas of some rows at a random place behind the answer's first eos.
+
+    A model that meets one length of canvas only learns places from the canvas's end, and is lost on
+    every other length.
+
+    Args:
+      batch: what `pack` returns.
+      rng: chooses the rows and the places.
+      share: how many of the rows, 0 to 1.
+      eos_id: fills the canvas behind the answer.
+
+    Returns:
+      The batch, with columns behind the end neither valid nor trainable.
+    """
+    trainable = batch["trainable"]
+    filled = trainable & (batch["ids"] != eos_id)
+    column = np.arange(trainable.shape[1])[None, :]
+    before = np.argmax(trainable, axis=1)[:, None] - 1
+    answered = np.max(np.where(filled, column, before), axis=1)  # the answer's last column
+    end = rng.integers(answered + 2, trainable.shape[1] + 1)
+    end[rng.random(len(end)) >= share] = trainable.shape[1]
+    kept = column < end[:, None]
+    return {**batch, "trainable": trainable & kept, "valid": batch["valid"] & kept}
+
+
 def lay_out(
     pairs,
     prompt_length: int,

@@ -164,7 +164,8 @@ def test_a_floor_lifts_every_level():
     assert float(p.min()) >= 0.5 and abs(float(masked.mean()) - 0.75) < 0.05
 
 
-def test_block_share_is_for_bidirectional_models():
-    shape = Shape(1, 4, 10, 12, {"drill": 1.0}, block_share=0.5)
-    with pytest.raises(UserError, match="block_share is for bidirectional models"):
+@pytest.mark.parametrize("name", ["block_share", "short_share"])
+def test_shares_of_canvases_are_for_bidirectional_models(name):
+    shape = dataclasses.replace(Shape(1, 4, 10, 12, {"drill": 1.0}), **{name: 0.5})
+    with pytest.raises(UserError, match=f"{name} is for bidirectional models"):
         Generated(tasks.get("wordproblems"), [Phase(0, (shape,))], 0, None, 0, 0, block_length=4)

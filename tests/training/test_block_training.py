@@ -120,7 +120,10 @@ def test_decode_options_have_to_go_with_the_model(tmp_path):
     ("model", "message"),
     [
         ("{model_type: sdarr}", "did you mean 'sdar'"),
-        ("{model_type: lladamoe}", "balance is 0; a mixture of experts that is trained from scratch"),
+        (
+            "{model_type: lladamoe}",
+            "balance is 0; a mixture of experts that is trained from scratch",
+        ),
         ("{model_type: sdar, d_model: 32}", "model: unknown key 'd_model'"),
         ("{model_type: sdar, block_size: 0}", "block_size is 0"),
     ],

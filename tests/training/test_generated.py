@@ -5,13 +5,14 @@ import json
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from leapjax import tasks
 from leapjax.tasks import dependency_tokenizer
 from leapjax.tasks.dependency import split_of
 from leapjax.training import config as training_config
-from leapjax.training import setup, trainer
+from leapjax.training import layout, setup, trainer
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("train-dependency*.yaml"))
 RUN = {
@@ -64,6 +65,18 @@ def test_rows_are_training_problems_in_wordings_that_are_trained_on(tmp_path):
                     assert answer == solved + "<|endoftext|>" * (8 - len(solved))
                     found.add(name)
     assert found == {"copy", "sums"}
+
+
+def test_a_short_canvas_ends_behind_the_answers_first_eos():
+    pairs = [([5, 6, 7], [8, 9]), ([5], [1, 0, 3, 4, 6, 7, 8]), ([5], [])] * 200
+    whole = layout.pack(pairs, 4, 8, 0, 0)
+    made = layout.shorten(whole, np.random.default_rng(0), 0.5, 0)
+    lengths = made["trainable"].sum(axis=1).reshape(-1, 3)
+    assert [set(column) for column in lengths.T] == [set(range(3, 9)), {8}, set(range(1, 9))]
+    assert 0.4 < (lengths[:, 2] == 8).mean() < 0.7  # half of the rows keep theirs
+    gone = whole["valid"] & ~made["valid"]
+    assert (gone == (whole["trainable"] & ~made["trainable"])).all()
+    assert (whole["ids"] == made["ids"]).all()
 
 
 def test_a_few_steps_lower_the_loss(tmp_path):
