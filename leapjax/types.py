@@ -23,6 +23,26 @@ EARLY_STOPS = ("off", "block", "settled", "on_eos")
 KEEP, COMMIT, REPLACE, REOPEN = range(4)
 
 
+# What a policy may need of the whole row: only a pass without a KV cache computes it.
+ATTENTION = frozenset({"attention", "received"})
+WHOLE_ROW = ATTENTION | {"sure", "recheck"}
+
+
+class Attention(NamedTuple):
+    """How much positions attend to each other in this pass: [query, key], each query's sum is 1.
+
+    The mean over the query heads and the last four layers; 0 where the model's rule, or a pad,
+    hides the key.
+
+    Attributes:
+      rows: (B, W, T) float32, the queries of the window.
+      received: (B, T) float32, sums over all queries of the row; None unless asked for.
+    """
+
+    rows: Any
+    received: Any = None
+
+
 class Proposal(NamedTuple):
     """What the model offers for each position of the window.
 
@@ -39,6 +59,9 @@ class Proposal(NamedTuple):
       log_probs: (B, W, V) float32, the whole distribution; None unless asked for.
       recheck: (B, W) float32 in [0, 1], probability of the token that stands at a position, by a
         pass that doesn't see it; None unless asked for.
+      attention: `Attention`; None unless asked for.
+      sure: (B, T) float32 in [0, 1], probability of the most probable token of each column,
+        decided ones included, and 0 outside the row; None unless asked for.
     """
 
     token: Any
@@ -50,6 +73,8 @@ class Proposal(NamedTuple):
     surprise: Any = None
     log_probs: Any = None
     recheck: Any = None
+    attention: Any = None
+    sure: Any = None
 
 
 class Decision(NamedTuple):

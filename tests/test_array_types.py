@@ -32,11 +32,11 @@ from leapjax.training import block_diffusion, objective
 from tests.decoding import harness
 
 NAMES = """
-    models.attention models.chain models.shadow models.transformer ops.arrangement ops.cache ops.cpu
-    ops.primitives ops.runs ops.split ops.xla models.block_passes decoding.advance decoding.prefill
-    decoding.forward decoding.loop decoding.proposal decoding.schedule
-    decoding.step decoding.summary likelihood training.objective training.block_diffusion
-    policies.base
+    models.attention models.attention_states models.chain models.shadow models.transformer
+    ops.arrangement ops.attention_map ops.cache ops.cpu ops.primitives ops.runs ops.split ops.xla
+    models.block_passes decoding.advance decoding.prefill decoding.forward decoding.loop
+    decoding.proposal decoding.schedule decoding.step decoding.summary decoding.whole_rows
+    likelihood training.objective training.block_diffusion policies.base policies.independent
 """.split()
 POLICY_MODULES = {name: importlib.import_module(f"leapjax.policies.{name}") for name in POLICIES}
 MODULES = [importlib.import_module(f"leapjax.{name}") for name in NAMES]

@@ -27,6 +27,9 @@ class Outcome(NamedTuple):
       cache: the new `DecodeState.cache`.
       shadow: (R, W, D); hidden states of a copy of the window in which no output sees the token
         that it predicts. None unless the policy needs `recheck`.
+      whole: (R, T, D); hidden states of every column, before the head. None unless the policy needs
+        `sure` or `attention`.
+      attention: `leapjax.types.Attention`, or None.
       stored: (B,) int32; the new `DecodeState.stored`, None if unchanged.
       refreshed: () int32; rows that refreshes of the cache computed, those that fill a turn
         included.
@@ -37,6 +40,8 @@ class Outcome(NamedTuple):
     full: Any
     cache: Any
     shadow: Any = None
+    whole: Any = None
+    attention: Any = None
     refreshed: Any = 0
     stored: Any = None
 

@@ -242,6 +242,8 @@ class DecodeConfig:
         own = getattr(self, name)
         if own is not None or parameter is None:
             return own
+        if parameter.of_model and self.model and (usual := parameter.of_model(self.model)):
+            return usual
         return self.value(parameter.follows) if parameter.follows else parameter.default
 
     def replace(self, **changes) -> DecodeConfig:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from leapjax.caches import CACHES
-from leapjax.models.attention import RULES, Rule
+from leapjax.models.attention import RULES, Absent, Rule
 from leapjax.policies import POLICIES
+from leapjax.types import ATTENTION, WHOLE_ROW
 
 # Attention rule -> the caches that serve it.
 CACHES_FOR = {
@@ -55,8 +56,10 @@ def refusal(cache: str, policy: str, attention: Iterable[Rule] = ()) -> str | No
         if cache not in CACHES_FOR[name]:
             choices = " or ".join(CACHES_FOR[name])
             return f"cache is {cache}, but the model's attention is {name}; choose cache {choices}"
-    # The shadow of the window attends to every column, and only a full pass computes them all.
-    if CACHES[cache].stores and "recheck" in POLICIES[policy].needs:
+        if ATTENTION & POLICIES[policy].needs and rule == Absent():
+            return f"policy {policy} reads attention, which the model has not; choose another one"
+    # Only a full pass computes every column.
+    if CACHES[cache].stores and WHOLE_ROW & POLICIES[policy].needs:
         return (
             f"cache is {cache}, but policy {policy} reads the whole sequence in every pass; "
             f"choose cache none or another policy"

@@ -71,6 +71,13 @@ class Program:
         return SUB_BLOCK if self.sub_block_cache else CACHES[self.cache]
 
     @property
+    def greedy(self) -> Program:
+        """The same with the plainest proposal: the most probable token and its probability."""
+        return dataclasses.replace(
+            self, policy_name="confidence_threshold", static=(), sampling=False
+        )
+
+    @property
     def traced(self) -> tuple[Parameter, ...]:
         """The policy's parameters that have a value in each row."""
         off = None if self.edits else EDITING_THRESHOLD.name

@@ -6,13 +6,12 @@ state -> window columns -> forward pass with the cache: hidden states, rows serv
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
-from leapjax.decoding import advance, edits, forward, schedule, summary
+from leapjax.decoding import advance, edits, forward, schedule, summary, whole_rows
 from leapjax.decoding.program import Program
 from leapjax.decoding.proposal import never_proposed, probability, propose
 from leapjax.decoding.state import DecodeState, PassCounts, row_keys
@@ -84,6 +83,7 @@ def step(params: Weights, state: DecodeState, program: Program) -> DecodeState:
         columns=columns,
         block=state.block,
         open=state.open,
+        first=state.first,
         end=state.end,
         memory=_memory_at_start(state),
     )
@@ -149,10 +149,7 @@ def _proposal(params, state: DecodeState, outcome, masked, info: Pass, program: 
         keys = noise_keys(state, info.columns, program)
         logits = forward.window_logits(params, outcome.hidden, state, program)
         if program.model.seeds_blocks:
-            plain = dataclasses.replace(
-                program, policy_name="confidence_threshold", static=(), sampling=False
-            )
-            greedy = propose(logits[:, :1], state.options, None, None, plain)
+            greedy = propose(logits[:, :1], state.options, None, None, program.greedy)
         if program.policy.adjust is not None:
             barred = never_proposed(logits.shape[-1], state.options, program)
             logits, memory = program.policy.adjust(logits, barred, masked, info)
@@ -162,6 +159,10 @@ def _proposal(params, state: DecodeState, outcome, masked, info: Pass, program: 
         shadow = forward.window_logits(params, outcome.shadow, state, program)
         standing = probability(shadow, take(state.tokens, info.columns))
         proposal = proposal._replace(recheck=standing)
+    if outcome.attention is not None:
+        proposal = proposal._replace(attention=outcome.attention)
+    if "sure" in program.policy.needs:
+        proposal = proposal._replace(sure=whole_rows.sure(params, outcome.whole, state, program))
     greedy = greedy or proposal
     return proposal, info, (greedy.token[:, 0], greedy.confidence[:, 0])
 

@@ -18,7 +18,7 @@ from leapjax.decoding.program import Program
 from leapjax.decoding.state import RowOptions
 from leapjax.models import transformer
 from leapjax.models.network import network
-from leapjax.types import Proposal
+from leapjax.types import WHOLE_ROW, Proposal
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -33,7 +33,8 @@ def applies(params: Weights, program: Program) -> bool:
     plain = not (program.guidance or program.sampling or program.holds_masks)
     policy = program.policy
     ready = network(program.model).has_summary(params, program.model)
-    return ready and plain and not policy.needs and policy.adjust is None
+    more = policy.needs - (WHOLE_ROW - {"recheck"})  # which comes from elsewhere
+    return ready and plain and not more and policy.adjust is None
 
 
 def propose(

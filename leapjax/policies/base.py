@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float32, Int, Int32
 
     from leapjax.config import DecodeConfig
+    from leapjax.models.config import ModelConfig
 
 # name -> (shape without B, dtype) of what a row remembers.
 Memory = dict[str, tuple[tuple[int, ...], Any]]
@@ -41,6 +42,7 @@ class Parameter:
       traced: each row has its own value, and a change does not recompile. Otherwise the value is
         static, and a job has only one.
       at_most: another option, whose value is the upper bound.
+      of_model: `(model) -> value or None`, the default for a model that has one of its own.
       check: `(config) -> None`, raises a UserError if the value contradicts other options. It is
         called when options are made, with `block_length` and `cache` None unless given, and again
         once the model is known (`config.model`).
@@ -60,6 +62,7 @@ class Parameter:
     choices: tuple[str, ...] = ()
     traced: bool = True
     at_most: str | None = None
+    of_model: Callable[[ModelConfig], Any] | None = None
     check: Callable[[DecodeConfig], None] | None = None
 
     def with_default(self, default: Any) -> Parameter:
@@ -91,6 +94,7 @@ class Pass(NamedTuple):
       columns: (B, W) int32, the columns of the window.
       block: (B,) int32, the first column of the active block.
       open: (B, T) bool, open positions of the whole row; False at pads, on either side of the row.
+      first: (B,) int32, the row's first column.
       end: (B,) int32, the column behind the row's last.
       memory: the policy's memory (`Policy.memory`), zeros in a block's first pass, or None.
       decided: (B, W) bool, positions of the active block that the policy committed (of the active
@@ -103,6 +107,7 @@ class Pass(NamedTuple):
     columns: Any = None
     block: Any = None
     open: Any = None
+    first: Any = None
     end: Any = None
     memory: Any = None
     decided: Any = None
@@ -124,8 +129,9 @@ class Policy:
       parameters: the options that it reads; `leapjax.policies.parameters` has shared ones.
       check: `(config) -> None`, raises a UserError if values contradict each other; called as that
         of a `Parameter`.
-      needs: extra fields of `Proposal` to compute: margin, entropy, uniform, surprise, log_probs,
-        recheck (every pass computes a shadow of the block, without a KV cache).
+      needs: extra fields of `Proposal` to compute: margin, entropy, uniform, surprise, log_probs;
+        and, without a KV cache, recheck (every pass computes a shadow of the block), sure (every
+        column goes to the head), attention, and received (`attention.received`).
       memory: (block_length W, vocabulary V) -> name -> (shape without B, dtype): arrays that
         persist within a block. They are zero in its first pass, arrive in `info.memory`, and are
         replaced by `Decision.memory`.

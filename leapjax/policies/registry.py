@@ -6,7 +6,7 @@ import re
 
 from leapjax.errors import UserError
 from leapjax.policies.base import Parameter, Policy, Row
-from leapjax.types import Proposal
+from leapjax.types import WHOLE_ROW, Proposal
 
 # Filled by `add`, in the order of registration.
 POLICIES: dict[str, Policy] = {}
@@ -56,11 +56,13 @@ def register_policy(policy: Policy) -> Policy:
         return policy
     if not name.isidentifier() or plain(name) != name:
         raise UserError(f"policy {name!r}: a name has lowercase letters, digits and underscores")
-    if unknown := policy.needs - set(Proposal._fields):
+    if unknown := policy.needs - WHOLE_ROW.union(Proposal._fields):
         raise UserError(
             f"policy {name}: needs {', '.join(sorted(unknown))}; a proposal has "
             f"{', '.join(Proposal._fields)}"
         )
+    if "recheck" in policy.needs and policy.needs & WHOLE_ROW - {"recheck"}:
+        raise UserError(f"policy {name}: needs recheck and more of the whole row; drop one")
     for parameter in policy.parameters:
         declaration(parameter, policy)
     taken = {*POLICIES, *map(plain, ROWS)}

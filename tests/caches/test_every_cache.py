@@ -19,6 +19,7 @@ from leapjax.models.attention import RULES, Bidirectional, BlockCausal
 from leapjax.models.config import Run
 from leapjax.policies import POLICIES
 from leapjax.testing import tiny_config
+from leapjax.types import WHOLE_ROW
 from tests.decoding.harness import decode, params_of, request, structure
 
 FAMILIES = ("llada", "dream", "sdar", "fast_dllm_v2")
@@ -112,10 +113,10 @@ def test_a_model_whose_finished_blocks_stay_has_no_approximate_cache(cache):
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("cache", CACHES)
 def test_pairs(cache, policy):
-    """Attention takes every cache of its rule; a policy that looks twice takes none."""
+    """Attention takes every cache of its rule; a policy that reads whole rows takes none."""
     rule = BlockCausal(4) if cache == "block" else Bidirectional()
     wrong = pairs.refusal(cache, policy, [rule])
-    if cache == "none" or "recheck" not in POLICIES[policy].needs:
+    if cache == "none" or not POLICIES[policy].needs & WHOLE_ROW:
         assert wrong is None
         assert DecodeConfig(policy=policy, cache=cache).cache == cache
         return

@@ -10,7 +10,7 @@ import pytest
 
 import leapjax
 from leapjax import native
-from leapjax.config import DecodeConfig
+from leapjax.config import DecodeConfig, pairs
 from leapjax.models.attention import Bidirectional
 from leapjax.models.config import Experts, layer_runs
 from leapjax.policies import POLICIES
@@ -55,7 +55,7 @@ def test_every_width_and_batch(width):
 @pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_policy_and_cache(policy, cache):
-    if "recheck" in POLICIES[policy].needs and cache != "none":
+    if pairs.refusal(cache, policy):
         pytest.skip(f"{policy} reads every column in every pass")
     job = DecodeConfig(gen_length=8, block_length=4, policy=policy, cache=cache)
     assert_rows_keep_their_bits(model(64), job, [1, 7])

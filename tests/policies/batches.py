@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leapjax.policies import PARAMETERS, POLICIES, Pass
-from leapjax.types import COMMIT, COMMIT_KINDS, REOPEN, Proposal
+from leapjax.types import COMMIT, COMMIT_KINDS, REOPEN, Attention, Proposal
 
 ROWS, WIDTH, VOCAB = 4, 9, 3
-LEFT = 5  # columns of the row in front of the window
+FIRST, LEFT = 2, 5  # pads in front of the row, columns in front of the window
 LEVELS = [0.0, 0.25, 0.5, 0.75, 1.0]  # few values, so that ties and exact hits are common
 RADII = [0, 1, 2, 3, WIDTH - 1, WIDTH, 2**29, 2**31 - 1]
 FIELDS = ("confidence", "margin", "entropy", "uniform", "surprise", "recheck")
@@ -68,6 +68,40 @@ def log_probs(row):
     return np.log(np.concatenate([sure, (1 - sure) * 0.6, (1 - sure) * 0.4], axis=1))
 
 
+# What rows hold beyond their windows: each has a place here, which follows from its window.
+_DRAWN = np.random.default_rng(0).integers(0, 6, 1000 + (LEFT + WIDTH) ** 2)
+
+
+def _drawn(row, *shape):
+    place = hash(tuple(x for n in FIELDS[:3] for x in row.get(n, ()))) % 1000
+    return _DRAWN[place : place + np.prod(shape)].reshape(shape)
+
+
+def attention_of(row):
+    """(T, T): what positions attend to, in few levels; 0 at pads."""
+    levels = np.float32([0, 0, 0.03125, 0.0625, 0.125, 0.5])
+    found = levels[_drawn(row, LEFT + WIDTH, LEFT + WIDTH)]
+    found[:FIRST], found[:, :FIRST] = 0, 0
+    return found
+
+
+def sure_of(row):
+    """(T,): the confidence at every column; 0 at pads."""
+    found = np.float32([0.25, 0.25, 0.5, 0.9, 0.9, 1.0])[_drawn(row, LEFT + WIDTH)]
+    found[:FIRST] = 0
+    return found
+
+
+def commit_of(policy, **static):
+    """A policy's `commit`, with the values of its static parameters, which are no arrays."""
+    own = {n: p.default for n, p in policy.reads.items() if not p.traced} | static
+
+    def commit(proposal, masked, info):
+        return policy.commit(proposal, masked, info._replace(parameters=info.parameters | own))
+
+    return commit
+
+
 def own_value(row, name):
     """A parameter's value in a row; what the row leaves out has its default."""
     p = PARAMETERS[name]
@@ -95,6 +129,9 @@ def stack(rows, policy=None):
     }
     zeros = [0.0] * WIDTH
     values = {n: np.array([r.get(n, zeros) for r in rows], np.float32) for n in FIELDS}
+    attention = np.array([attention_of(r) for r in rows])
+    values["attention"] = Attention(attention[:, LEFT:], attention.sum(axis=1))
+    values["sure"] = np.array([sure_of(r) for r in rows])
     values["log_probs"] = np.array([log_probs(r) for r in rows], np.float32)
     token = np.zeros((b, WIDTH), np.int32)
     masked = column("masked", bool)
@@ -114,6 +151,7 @@ def stack(rows, policy=None):
         columns=columns,
         block=np.full(b, LEFT, np.int32),
         open=np.concatenate([np.zeros((b, LEFT), bool), masked], axis=1),
+        first=np.full(b, FIRST, np.int32),
         end=np.full(b, LEFT + WIDTH, np.int32),
         memory=memory,
         decided=decided,
@@ -122,15 +160,16 @@ def stack(rows, policy=None):
     return Proposal(token=token, **values), masked, info
 
 
-def check_rule(name, rule, examples=200):
+def check_rule(name, rule, examples=200, **static):
     """A policy's commits, with their reasons, are what its rule says of each row alone.
 
     Args:
       name: the policy.
       rule: a row -> {position: kind}, in plain Python.
       examples: how many batches to try.
+      **static: values of its static parameters.
     """
-    commit = jax.jit(POLICIES[name].commit)
+    commit = jax.jit(commit_of(POLICIES[name], **static))
 
     @settings(max_examples=examples)
     @given(batch())
@@ -181,7 +220,7 @@ def check_run(name, rule, examples=60, change=None):
       change: (rng, proposal, rows) -> proposal, for fields that a row does not hold.
     """
     policy = POLICIES[name]
-    commit = jax.jit(policy.commit)
+    commit = jax.jit(commit_of(policy))
 
     @settings(max_examples=examples)
     @given(st.integers(0, 2**31))

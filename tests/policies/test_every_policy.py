@@ -12,8 +12,8 @@ from leapjax.config.check import declaration
 from leapjax.policies import POLICIES
 from leapjax.policies.parameters import EDITING_THRESHOLD
 from leapjax.testing import tiny_config
-from leapjax.types import COMMIT, COMMIT_KINDS, REOPEN, REPLACE, Proposal
-from tests.policies.batches import FIELDS, OWN, ROWS, batch, levels, stack
+from leapjax.types import COMMIT, COMMIT_KINDS, REOPEN, REPLACE, WHOLE_ROW, Proposal
+from tests.policies.batches import FIELDS, OWN, ROWS, batch, commit_of, levels, stack
 
 OPTIONAL = {EDITING_THRESHOLD.name}  # may be off
 
@@ -24,7 +24,7 @@ every = pytest.mark.parametrize("name", POLICIES)
 def test_the_registry_entry_is_complete(name):
     policy = POLICIES[name]
     assert policy.name == name and policy.source
-    assert policy.needs <= set(Proposal._fields)
+    assert policy.needs <= WHOLE_ROW.union(Proposal._fields)
     hash(policy)
     for parameter in policy.parameters:
         declaration(parameter, policy)
@@ -40,7 +40,7 @@ def test_the_registry_entry_is_complete(name):
 @every
 def test_commits_lie_within_the_masks_and_rows_progress(name):
     policy = POLICIES[name]
-    commit = jax.jit(policy.commit)
+    commit = jax.jit(commit_of(policy))
 
     @settings(max_examples=60)
     @given(batch())
@@ -70,7 +70,7 @@ def test_commits_lie_within_the_masks_and_rows_progress(name):
 @every
 def test_slots_and_mates_change_nothing(name):
     policy = POLICIES[name]
-    commit = jax.jit(policy.commit)
+    commit = jax.jit(commit_of(policy))
 
     @settings(max_examples=40)
     @given(batch(), batch(), st.permutations(range(ROWS)))
@@ -94,9 +94,11 @@ def test_only_what_it_names_is_read(name):
     row = {f: rng.integers(0, 5, 9) / 4 for f in FIELDS}
     row |= {"masked": [True] * 9, "threshold": 0.5, "relaxed_threshold": 0.25}
     proposal, masked, info = stack([row | {"radius": 1, "quota": 3}], policy)
-    unasked = {f: None for f in (*FIELDS[1:], "log_probs") if f not in policy.needs}
-    full = policy.commit(proposal, masked, info)
-    bare = policy.commit(proposal._replace(**unasked), masked, info)
+    unasked = {f: None for f in Proposal._fields[2:] if f not in policy.needs}
+    if "attention" in policy.needs and "received" not in policy.needs:
+        unasked["attention"] = proposal.attention._replace(received=None)
+    full = commit_of(policy)(proposal, masked, info)
+    bare = commit_of(policy)(proposal._replace(**unasked), masked, info)
     np.testing.assert_array_equal(full.action, bare.action)
     # Nor is a parameter there that the policy does not declare.
     assert set(info.parameters) == {n for n, p in policy.reads.items() if p.traced}
@@ -105,7 +107,7 @@ def test_only_what_it_names_is_read(name):
 @every
 def test_second_call_compiles_nothing(name, compilations):
     policy = POLICIES[name]
-    commit = jax.jit(policy.commit)
+    commit = jax.jit(commit_of(policy))
     rng = np.random.default_rng(1)
 
     def some(threshold, radius, quota):
@@ -136,7 +138,7 @@ def test_options_vmap(name):
     proposal, masked, _ = stack([row | grid[0]])
     infos = [stack([row | point], policy)[2] for point in grid]
     many = jax.tree.map(lambda *leaves: jnp.stack(leaves), *infos)
-    got = jax.jit(jax.vmap(lambda i: policy.commit(proposal, masked, i)))(many)
-    one = jax.jit(policy.commit)
+    got = jax.jit(jax.vmap(lambda i: commit_of(policy)(proposal, masked, i)))(many)
+    one = jax.jit(commit_of(policy))
     for point, info in enumerate(infos):
         np.testing.assert_array_equal(got.action[point], one(proposal, masked, info).action)
