@@ -56,8 +56,9 @@ def attention_map(
         rows = None if q.shape[0] % fsdp else "fsdp"
         own, others = PartitionSpec(rows, None, "tensor"), PartitionSpec(rows)
 
-        def summed(*arrays):
-            return jax.tree.map(lambda x: lax.psum(x, "tensor"), _sums_over_heads(*arrays, scores))
+        def summed(q, k, valid, columns, counted):
+            own = _sums_over_heads(q, k, valid, columns, counted, scores)
+            return jax.tree.map(lambda x: lax.psum(x, "tensor"), own)
 
         local = jax.shard_map(
             summed, in_specs=(own, own, others, others, others), out_specs=others, check_vma=False

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from leapjax.policies import (
     certainty_prior,
+    clad,
     confidence_threshold,
     credit,
+    dawn,
     entropy,
     entropy_bound,
     entropy_bounded,
@@ -52,6 +54,8 @@ for _module in (
     slowfast,
     credit,
     wino,
+    dawn,
+    clad,
     placebo,
 ):
     add(_module.POLICY)

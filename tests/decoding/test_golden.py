@@ -26,7 +26,7 @@ from tests.decoding import harness
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 # Of bidirectional models; `test_golden_blocks.py` has the others.
-NAMES = ("decode.jsonl", "decode-a2d.jsonl", "decode-llada-moe.jsonl")
+NAMES = ("decode.jsonl", "decode-a2d.jsonl", "decode-llada-moe.jsonl", "attention-decodes.jsonl")
 FILES = [GOLDEN / name for name in NAMES]
 CASES = [json.loads(line) for file in FILES for line in file.read_text().splitlines()]
 BUCKETS = (64, 128)  # columns for prompts
@@ -78,7 +78,7 @@ def load(name):
 
 
 def test_all_cases_are_there():
-    assert len(CASES) == 203 + 30 + 40 and sum(map(len, GROUPS.values())) == len(CASES)
+    assert len(CASES) == 203 + 30 + 40 + 68 and sum(map(len, GROUPS.values())) == len(CASES)
 
 
 @pytest.mark.parametrize(
