@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 DEPENDENCY = (
     *("dependency", "copy", "reverse", "sort", "replace", "latin", "waiting", "sums", "list"),
-    *("json", "copy-long", "reverse-long"),
+    *("json", "copy-long", "reverse-long", "dependency-short", "copy-short", "reverse-short"),
+    *("sort-short", "replace-short", "latin-short", "waiting-short", "sums-short", "list-short"),
+    "json-short",
 )
 NAMES = ("wordproblems", *DEPENDENCY, "gsm8k:PATH")
 
@@ -124,8 +126,8 @@ def get(name: str) -> Task:
 
     Args:
       name: `wordproblems`; one of the tasks with dependency, such as `copy`, or `dependency` for
-        all of them; `copy-long` and `reverse-long` for longer answers; or `gsm8k:PATH` for a JSONL
-        file of `question` and `answer`.
+        all of them; these with `-short` for a canvas of 32 tokens; `copy-long` or `reverse-long`
+        for one of 256; or `gsm8k:PATH` for a JSONL file of `question` and `answer`.
 
     Raises:
       UserError: no such task.
@@ -163,19 +165,22 @@ def _dependency(name: str) -> Task:
     """A task with dependency, or all of them."""
     from leapjax.tasks import dependency, dependency_tokenizer
 
-    strata = tuple(dependency.KINDS) if name == "dependency" else (name,)
-    kinds = [dependency.KINDS[s.partition("-")[0]] for s in strata]
+    which, _, size = name.partition("-")
+    names = tuple(dependency.KINDS) if which == "dependency" else (which,)
+    strata = tuple(f"{n}-{size}" if size else n for n in names)
+    kinds = [dependency.KINDS[n] for n in names]
+    canvases = {"long": dependency.LONG_CANVAS, "short": dependency.SHORT_CANVAS}
     return Task(
         name=name,
         splits=("heldout", "tune"),
         strata=strata,
-        gen_length=256 if name.endswith("-long") else max(kind.gen_length for kind in kinds),
+        gen_length=canvases.get(size) or max(kind.gen_length for kind in kinds),
         block_length=32,
         draw=functools.partial(_generate, dependency.generate),
         score=dependency.score,
         score_strict=dependency.score_strict,
         extract=kinds[0].read if len(kinds) == 1 else str.strip,
-        templates=dependency.TEMPLATES[strata[0].partition("-")[0]],
+        templates=dependency.TEMPLATES[names[0]],
         unseen_templates=dependency.UNSEEN,
         sample=dependency.sample,
         tokenizer=dependency_tokenizer.build,

@@ -18,9 +18,16 @@ from leapjax.tasks.dependency_kinds import KINDS
 from leapjax.tasks.dependency_templates import TEMPLATES, UNSEEN
 
 SPLITS = ("train", "heldout", "tune")
-LONG = (113, 250)  # sizes of the stratum "long"
-LONG_KINDS = ("copy", "reverse")
-STRATA = (*KINDS, *(f"{kind}-long" for kind in LONG_KINDS))
+LONG = (113, 250)  # sizes of `copy-long` and `reverse-long`
+LONG_CANVAS, SHORT_CANVAS = 256, 32  # in tokens
+STRATA = (*KINDS, "copy-long", "reverse-long", *(f"{kind}-short" for kind in KINDS))
+
+
+def sizes_of(stratum: str) -> tuple[int, int]:
+    """Smallest and largest size of a stratum's problems."""
+    name, _, which = stratum.partition("-")
+    low, high = KINDS[name].sizes
+    return LONG if which == "long" else (low, KINDS[name].short if which else high)
 
 
 def split_of(kind: str, question: str) -> str:
@@ -49,9 +56,9 @@ def draw(rng: np.random.Generator, split: str, stratum: str, limit: int = 0) -> 
     for name, value, known in (("split", split, SPLITS), ("stratum", stratum, STRATA)):
         if value not in known:
             raise UserError(f"{name} {value!r} is unknown (known: {', '.join(known)})")
-    name, _, long = stratum.partition("-")
+    name = stratum.partition("-")[0]
     kind = KINDS[name]
-    low, high = LONG if long else kind.sizes
+    low, high = sizes_of(stratum)
     high = max(low, min(high, limit or high))
     while True:
         size = int(low * ((high + 1) / low) ** rng.random())

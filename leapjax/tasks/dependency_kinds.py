@@ -29,6 +29,7 @@ class Kind:
 
     Attributes:
       sizes: smallest and largest size of a problem.
+      short: largest size whose answers fit a canvas of 32 tokens with ease.
       make: `(rng, size) -> (question, answer)`.
       right: `(question, answer in the asked form) -> whether it is a valid one`.
       read: a text to the asked form; None where it holds no answer.
@@ -37,6 +38,7 @@ class Kind:
     """
 
     sizes: tuple[int, int]
+    short: int
     make: Callable[[np.random.Generator, int], tuple[str, str]]
     right: Callable[[str, str], bool]
     read: Callable[[str], str | None]
@@ -220,30 +222,33 @@ def _right_json(question: str, text: str) -> bool:
 
 
 KINDS: dict[str, Kind] = {
-    "copy": Kind((4, 112), **_function(lambda q: q, _letters, _read_letters), gen_length=128),
+    "copy": Kind((4, 112), 16, **_function(lambda q: q, _letters, _read_letters), gen_length=128),
     "reverse": Kind(
-        (4, 112), **_function(lambda q: q[::-1], _letters, _read_letters), gen_length=128
+        (4, 112), 16, **_function(lambda q: q[::-1], _letters, _read_letters), gen_length=128
     ),
     "sort": Kind(
         (4, 60),
+        16,
         **_function(lambda q: "".join(sorted(q)), _letters, _read_letters),
         gen_length=64,
     ),
-    "replace": Kind((4, 104), **_function(_replace, _rule, _read_letters), gen_length=128),
+    "replace": Kind((4, 104), 16, **_function(_replace, _rule, _read_letters), gen_length=128),
     "latin": Kind(
         (6, 15),
+        9,
         _latin,
         lambda question, text: text in completions(question),
         _read_square,
         32,
         open=True,
     ),
-    "waiting": Kind((4, 20), _waiting, _right_queue, _read_letters, 32, open=True),
+    "waiting": Kind((4, 20), 8, _waiting, _right_queue, _read_letters, 32, open=True),
     "sums": Kind(
         (2, 16),
+        6,
         **_function(lambda q: str(sum(map(int, q.split("+")))), _sum, _read_number),
         gen_length=32,
     ),
-    "list": Kind((4, 24), _list, _right_list, _read_letters, 32, open=True),
-    "json": Kind((2, 18), _json, _right_json, _read_json, 128, open=True),
+    "list": Kind((4, 24), 10, _list, _right_list, _read_letters, 32, open=True),
+    "json": Kind((2, 18), 5, _json, _right_json, _read_json, 128, open=True),
 }
