@@ -272,7 +272,8 @@ def cells_of(row: PaperRow, same: Iterable[PaperRow]) -> list[str]:
     """
     d, told = row.decode, {True: [], False: []}
     for r in same:
-        speed = "" if r.tokens_per_s is None else f" at {r.tokens_per_s:.1f} tokens/s"
+        speed = "" if r.tokens_per_s is None else f" at {r.tokens_per_s:g} tokens/s"
+        speed += "" if r.passes is None else f" in {r.passes:,} passes"
         told[r.own].append(f"{_percent(r.expected)}{speed} ({r.short})")
     own = label(d, without=("early_stop",))
     places = f"canvas {d.gen_length}, block {d.block_length}" + f", cache {d.cache}" * bool(d.cache)
