@@ -253,7 +253,7 @@ def listing(rows: Mapping[str, PaperRow]) -> str:
     out = ""
     for model in sorted(lines, key=str.casefold):
         out += f"{model}\n"
-        out += "".join(f"  {name:<31} {', '.join(told)}\n" for name, told in lines[model].items())
+        out += "".join(f"  {name:<34} {', '.join(told)}\n" for name, told in lines[model].items())
     return (
         f"{out}published accuracy in per cent; --reproduce NAME runs a row, with a task for TASK\n"
     )
