@@ -3,10 +3,12 @@ from pathlib import Path
 
 import pytest
 
+from leapjax import tasks
 from leapjax.cli.evaluate import main
 from leapjax.compilation import cache_folder
 from leapjax.config import DecodeConfig
 from leapjax.errors import UserError
+from leapjax.studies import evaluation
 from leapjax.studies.policy_rows import rows
 from leapjax.studies.store import AnswerStore
 from leapjax.testing import tiny_config
@@ -162,3 +164,17 @@ def test_cache_folder(tmp_path):
     assert cache_folder({"LEAPJAX_CACHE_DIR": "/a", "XDG_CACHE_HOME": "/x"}) == Path("/a")
     assert cache_folder({"XDG_CACHE_HOME": "/x"}) == Path("/x/leapjax")
     assert cache_folder({}) == Path.home() / ".cache" / "leapjax"
+
+
+def test_trials_are_every_problem_in_every_template_once():
+    task = tasks.get("wordproblems")
+    draws = [task.problems(limit=5, seed=s) for s in (0, 1)]
+    made = evaluation.trials(task, draws, [0, 3], sampled=False)
+    keys = {(t.problem.id, t.template, t.seed) for t in made}
+    assert len(made) == len(keys) == 20 and {t.seed for t in made} == {0}
+    assert evaluation.templates(task, "unseen") == [6, 7]
+    # A seed that changes nothing would pass one sample off as two.
+    with pytest.raises(UserError, match="--seeds 2: .* draws the same problems for every seed"):
+        evaluation.trials(task, draws[:1] * 2, [0], sampled=False)
+    noisy = evaluation.trials(task, draws[:1] * 2, [0], sampled=True)
+    assert {t.seed for t in noisy} == {0, 1} and len(noisy) == 10
