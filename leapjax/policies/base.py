@@ -145,9 +145,10 @@ class Policy:
         `edits`. A row's log of them has room for a pass per position of its blocks (four if the
         policy also reopens), and for the `max_post_steps` of each block that the policy reads. In
         passes beyond that nothing is replaced.
-      main: the parameter that trades accuracy for steps, which `leapjax evaluate --equal` searches;
-        default: `steps` of a fixed schedule, else the first parameter. A probability is bolder
-        the lower it is, any other number the higher.
+      main: the parameters that trade accuracy for steps, which `leapjax evaluate --equal` moves
+        together; default: `steps` of a fixed schedule, else the first parameter. Those that they
+        bound (`at_most`) move along. A probability is bolder the lower it is, any other number
+        the higher.
       label: the policy's label in tables of results; default: name and defaults.
       rows: (name, tokens per step, label) of its rows in tables, if there are several.
     """
@@ -162,7 +163,7 @@ class Policy:
     adjust: Callable[[Any, Any, Any, Pass], tuple[Any, Any]] | None = None
     reopens: bool = False
     replaces: bool = False
-    main: str = ""
+    main: tuple[str, ...] = ()
     label: str = ""
     rows: tuple[tuple[str, int, str], ...] = ()
 
@@ -178,9 +179,9 @@ class Policy:
 
     @property
     def tuned(self) -> tuple[Parameter, ...]:
-        """The main parameter and those that it bounds, which move with it; empty without any."""
-        names = [self.main] if self.main else [n for n in ("steps", *self.reads) if n in self.reads]
-        return tuple(p for p in self.parameters if names and names[0] in (p.name, p.at_most))
+        """The main parameters and those that they bound; empty without any."""
+        names = self.main or [n for n in ("steps", *self.reads) if n in self.reads][:1]
+        return tuple(p for p in self.parameters if {p.name, p.at_most} & {*names})
 
     def table_rows(self) -> dict[str, Row]:
         """This policy's rows in tables of results, by name."""

@@ -92,5 +92,6 @@ POLICY = Policy(
         _threshold("tau_low", "confidence that an independent position needs", 0.75),
     ),
     needs=frozenset({"attention", "received", "sure"}),
+    main=("tau_low", "tau_induce"),
     label="DAWN (0.01, 0.07, 0.7, 0.75)",
 )

@@ -49,6 +49,6 @@ POLICY = Policy(
     source="SDAR, arXiv 2510.06303, low_confidence_dynamic",
     commit=commit,
     parameters=(*SCHEDULED, THRESHOLD),
-    main="threshold",
+    main=("threshold",),
     rows=(("low-confidence-dynamic", 1, "low-confidence dynamic (0.9), one token a step or more"),),
 )

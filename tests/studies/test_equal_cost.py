@@ -31,6 +31,8 @@ def test_every_policy_turns_its_main_parameter(name):
 def test_a_bounded_parameter_moves_along(monkeypatch):
     made = bolder(BASE, 2)
     assert (made.threshold, made.relaxed_threshold, made.radius) == (0.8, 0.5, None)
+    made = bolder(BASE.replace(policy="dawn"), 2)
+    assert (made.tau_low, made.tau_induce, made.tau_edge) == (0.5, 0.4, None)
     bare = dataclasses.replace(POLICIES["localleap"], parameters=())
     monkeypatch.setitem(POLICIES, "localleap", bare)
     with pytest.raises(UserError, match="policy localleap has no parameter"):
