@@ -204,7 +204,7 @@ def verdicts(
     if benchmark.score:
         return [dict(benchmark.score(text, p)) for text, p in given]
     if benchmark.program and execute:
-        from leapjax.studies.program_execution import run_all
+        from leapjax.tasks.program_execution import run_all
 
         sources = [benchmark.program(text, p) for text, p in given]
         name = benchmark.measures[0]

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from leapjax.errors import UserError
-from leapjax.studies import program_supervisor as supervisor
+from leapjax.tasks import program_supervisor as supervisor
 
 # Three seconds are those of the `code_eval` metric, which the papers' scorers use.
 TIMEOUT_S = 3.0

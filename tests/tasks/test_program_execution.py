@@ -7,8 +7,8 @@ import psutil
 import pytest
 
 from leapjax.errors import UserError
-from leapjax.studies import program_supervisor as supervisor
-from leapjax.studies.program_execution import run, run_all
+from leapjax.tasks import program_supervisor as supervisor
+from leapjax.tasks.program_execution import run, run_all
 
 LONG = 60.0  # a busy machine is slow
 
