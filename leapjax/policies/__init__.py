@@ -17,6 +17,7 @@ from leapjax.policies import (
     factor,
     frechet,
     hierarchy,
+    influence,
     joint_threshold,
     klass,
     localleap,
@@ -57,6 +58,7 @@ for _module in (
     dawn,
     clad,
     placebo,
+    influence,
 ):
     add(_module.POLICY)
 
