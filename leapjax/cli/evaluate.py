@@ -154,6 +154,8 @@ def run(args: argparse.Namespace) -> int:
 def _compared(args: argparse.Namespace) -> tuple[dict[str, Any], None]:
     from leapjax.studies import evaluation_report, outcomes
 
+    if args.output and Path(args.output).absolute() in [Path(d).absolute() for d in args.compare]:
+        raise UserError(f"--output {args.output}: is compared, and its report would be replaced")
     made = outcomes.merge(args.compare, args.allow_unequal)
     how = {"tolerance": args.tolerance, "allow_unequal": args.allow_unequal}
     return evaluation_report.report_of(*made.values(), **how), None

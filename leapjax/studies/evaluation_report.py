@@ -241,7 +241,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     ):
         if which:
             out += (
-                f"\nBy {kind}: accuracy % (95 %), steps to the first eos (share of greedy's).\n\n"
+                f"\nBy {kind}: accuracy % (95 %); − greedy, points (95 %); steps to the first eos "
+                "(share of greedy's).\n\n"
             )
             out += markdown_table(_group_cells(report, which), 2)
     return out

@@ -149,6 +149,7 @@ def test_rows():
         (["--equal", "steps", "--reference", "credit"], "is not among --policies"),
         (["--equal", "steps", "--split", "tune"], "are among the reported ones"),
         (["--tolerance", "0"], "--tolerance is 0.0"),
+        (["--compare", "a", "b", "--output", "./b"], "is compared, and its report would be"),
         (["--compare", "/no/such"], "needs at least two folders"),
         (["--markdown", "/no/such/folder/t.md"], "its folder is missing"),
     ],
