@@ -12,6 +12,7 @@ Shapes: B rows, T columns, S states, V vocabulary.
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -113,13 +114,13 @@ def synthetic(
     return _model(weights, raw_config(states, tokens + SPECIALS))
 
 
-def _model(weights: Sequence[np.ndarray], raw: dict[str, Any], codec=None) -> LM:
+def _model(weights: Sequence[np.ndarray], raw: dict[str, Any]) -> LM:
     """A model from probabilities."""
     with np.errstate(divide="ignore"):
         logs = [np.maximum(np.log(w), chain.FLOOR) for w in weights]
     config = parse_config(raw)
     named = zip(("initial", "transition", "emission"), logs, strict=True)
-    return LM(chain.init_params(config, dict(named)), config, codec)
+    return LM(chain.init_params(config, dict(named)), config, codec=None)
 
 
 def _second(matrix: np.ndarray) -> float:
@@ -283,8 +284,6 @@ def fit(
     iterations: int = 50,
     seed: int = 0,
     smoothing: float = 0.01,
-    codec: Any = None,
-    raw: Mapping[str, Any] | None = None,
     show: Callable[[int, float], None] = lambda iteration, nats: None,
 ) -> LM:
     """Fit a chain to sequences of tokens, by expectation maximisation (Baum-Welch).
@@ -295,12 +294,10 @@ def fit(
     Args:
       rows: token ids of each sequence, none empty.
       states: S.
-      vocab_size: V, special ids included; its last two are eos and mask unless `raw` says else.
+      vocab_size: V, special ids included; its last two are eos and mask.
       iterations: of expectation maximisation.
       seed: of the first weights.
       smoothing: added to every expected count; 0 makes the log-likelihood rise in each iteration.
-      codec: the tokenizer of the new model.
-      raw: keys of config.json that replace the usual ones.
       show: takes an iteration's number, from 0, and the mean log-likelihood of a token before it.
 
     Returns:
@@ -312,9 +309,7 @@ def fit(
     states = whole(states, "states", 1)
     if not len(rows) or not all(len(r) for r in rows):
         raise UserError("rows: expected sequences of at least one token each")
-    config_json = raw_config(states, whole(vocab_size, "vocab_size", SPECIALS + 1)) | dict(
-        raw or {}
-    )
+    config_json = raw_config(states, whole(vocab_size, "vocab_size", SPECIALS + 1))
     config = parse_config(config_json)
     ids = np.full((len(rows), max(map(len, rows))), config.pad_token_id, np.int64)
     valid = np.arange(ids.shape[1])[None, :] < np.array([len(r) for r in rows])[:, None]
@@ -327,13 +322,13 @@ def fit(
         rng.dirichlet(np.full(states, 5.0), size=states),
         rng.dirichlet(np.ones(config.vocab_size), size=states) * (shares + 1e-4),
     ]
-    lm = _model(start, config_json, codec)
+    lm = _model(start, config_json)
     for number in range(iterations):
         weights = lm.params
         nats, counts = _expected_counts(weights, ids, valid, config)
         show(number, float(nats) / valid.sum())
         counts = {n: np.asarray(x, np.float64) + smoothing for n, x in counts.items()}
-        lm = _model([counts[n] for n in ("initial", "transition", "emission")], config_json, codec)
+        lm = _model([counts[n] for n in ("initial", "transition", "emission")], config_json)
     return lm
 
 
@@ -343,3 +338,37 @@ def _expected_counts(params, ids, valid, config: ModelConfig):
         return jnp.sum(chain.messages(weights, config, ids, valid).gained)
 
     return jax.value_and_grad(total)(params)
+
+
+def fit_text(
+    texts: Sequence[str], states: int, *, longest: int = 160, **how: Any
+) -> tuple[LM, dict[str, bytes]]:
+    """Fit a chain to the characters of texts.
+
+    Args:
+      texts: one sequence each.
+      states: S.
+      longest: characters that are read of a text.
+      **how: `iterations`, `seed`, `smoothing`, `show` of `fit`.
+
+    Returns:
+      The model, with a tokenizer of one token a character, and that tokenizer's files for `save`.
+      A character that no text holds is read as the first one.
+
+    Raises:
+      UserError: no text, or an empty one.
+    """
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    cut = [text[:longest] for text in texts]
+    characters = sorted(set("".join(cut)))
+    special = {"eos_token": "<|eos|>", "mask_token": "<|mask|>"}
+    ids = {c: i for i, c in enumerate([*characters, *special.values()])}
+    lm = fit([[ids[c] for c in text] for text in cut], states, len(ids), **how)
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=characters[0]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([AddedToken(t, special=True) for t in special.values()])
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<|eos|>"} | special
+    files = {"tokenizer.json": tokenizer.to_str(), "tokenizer_config.json": json.dumps(settings)}
+    return lm, {name: text.encode() for name, text in files.items()}

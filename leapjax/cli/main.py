@@ -19,6 +19,7 @@ COMMANDS = {
     "ablate": "what the numbers of a policy do: grids, and studies at equal steps",
     "calibrate": "the fewest steps whose answers agree with greedy's",
     "analyze": "delayed decoding and local determinism, measured on a model",
+    "chain": "what parallel commits cost, exactly, on hidden Markov chains",
     "plan": "does a decode fit on a TPU slice, and how fast should it be",
     "benchmark": "time decoding on this machine",
 }

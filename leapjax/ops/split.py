@@ -128,7 +128,7 @@ def slices(
     if isinstance(params, Arranged):
         yield from _slices_of_split(params, config)
         return
-    runs = [run.name for run in config.runs]
+    runs = [run.name for run in config.runs if config.has_attention]
     for name, leaf in params.items():
         if name not in runs:
             yield name, None, np.asarray(leaf)

@@ -100,6 +100,7 @@ def test_decodes_like_any_model(tmp_path):
     checkpoint.save(tmp_path / "chain", params, RAW, {})
     lm = leapjax.load(tmp_path / "chain", mesh="data=2")
     assert lm.config == CONFIG
+    assert lm.model_hash == leapjax.LM(params, CONFIG, codec=None).model_hash
     prompts = [[0, 1, 2], [3]]
     answers = lm.generate(prompts, policy="low_confidence", gen_length=6, block_length=3)
     for prompt, answer in zip(prompts, answers, strict=True):

@@ -1,0 +1,186 @@
+"""The report of `leapjax chain`: tables, files, and the two figures."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from leapjax.studies import plots
+from leapjax.studies.chain_study import front, nats
+from leapjax.studies.tables import markdown_table
+
+FILES = ("report.json", "points.csv", "neighbourhoods.csv", "report.md")
+FIGURES = ("frontier.png", "neighbourhoods.png")
+_MARKERS = "osD^vP*X<>ph"
+# Temperature 0, above 0.
+_MEASURES = ("nats less probable than one token a step", "expected nats lost by a pass's commits")
+
+
+def _series(report: Mapping[str, Any]):
+    """Chain -> policy -> its front."""
+    out: dict[str, dict[str, list]] = {}
+    for (name, policy), points in itertools.groupby(
+        report["points"], lambda p: (p["chain"], p["policy"])
+    ):
+        if best := front(list(points)):
+            out.setdefault(name, {})[policy] = best
+    return out
+
+
+def _measure(report: Mapping[str, Any], name: str) -> str:
+    return _MEASURES[report["chains"][name]["temperature"] > 0]
+
+
+def frontier_figure(report: Mapping[str, Any]):
+    """Nats against steps on the held half of the prompts, the front of every policy.
+
+    Args:
+      report: of `leapjax chain`.
+    """
+    series = _series(report)
+    wide = min(2, len(series))
+    fig = plots.figure(6.4 * wide, 4.6 * -(-len(series) // wide) + 1.2)
+    axes = fig.subplots(-(-len(series) // wide), wide, squeeze=False).ravel()
+    policies = list(dict.fromkeys(p for found in series.values() for p in found))
+    looks = {
+        policy: {
+            "color": colour,
+            "marker": _MARKERS[n % len(_MARKERS)],
+            "markersize": 4,
+            "linewidth": 1,
+        }
+        for n, (policy, colour) in enumerate(zip(policies, _colours(len(policies)), strict=True))
+    }
+    for ax, (name, found) in zip(axes, series.items(), strict=False):
+        for policy, points in found.items():
+            line = sorted((p["held"]["steps"], nats(p, "held")) for p in points)
+            ax.plot(*zip(*line, strict=True), **looks[policy])
+        ax.axhline(0, color="black", linewidth=0.8)
+        ax.set_title(report["chains"][name]["title"], fontsize=10)
+        ax.set(xlabel=f"mean steps, canvas {report['canvas']}", ylabel=_measure(report, name))
+        ax.set_yscale("symlog", linthresh=1)
+        ax.set_ylim(bottom=min(ax.dataLim.y0, 0) - 0.1)
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.grid(alpha=0.3)
+    for ax in axes[len(series) :]:
+        ax.set_axis_off()
+    handles = [axes[0].plot([], [], label=p, **look)[0] for p, look in looks.items()]
+    fig.legend(handles=handles, fontsize=8, loc="outside lower center", ncols=6, frameon=False)
+    return fig
+
+
+def _colours(count: int) -> list[Any]:
+    import matplotlib
+
+    cmap = matplotlib.colormaps["tab20"]
+    return [cmap(n % 20) for n in range(count)]
+
+
+_PANELS = (
+    ("greedy", "greedy: log p(near) − log p(elsewhere), nats", "above 0: the neighbourhood"),
+    ("sampled", "sampled: nats lost near − elsewhere", "below 0: the neighbourhood"),
+)
+
+
+def neighbourhood_figure(report: Mapping[str, Any]):
+    """Near minus elsewhere by radius, a line for each correlation length.
+
+    Args:
+      report: of `leapjax chain`.
+    """
+    rows = report["neighbourhoods"]
+    if not rows:
+        return None
+    levels = list(dict.fromkeys(r["relaxed_threshold"] for r in rows))
+    lengths = list(dict.fromkeys(r["correlation_length"] for r in rows))
+    fig = plots.figure(11, 4.2 * len(levels) + 0.4)
+    import matplotlib
+
+    cmap = matplotlib.colormaps["viridis"]
+    axes = fig.subplots(len(levels), 2, squeeze=False)
+    for line, level in zip(axes, levels, strict=True):
+        for ax, (field, label, better) in zip(line, _PANELS, strict=True):
+            for n, length in enumerate(lengths):
+                own = [r for r in rows if (r["relaxed_threshold"], r["correlation_length"]) ==
+                       (level, length) and r[field] is not None]  # fmt: skip
+                x, y = [r["radius"] for r in own], [r[field] for r in own]
+                ends = [[v - r[f"{field}_interval"][0] for v, r in zip(y, own, strict=True)]] * 2
+                colour = cmap(n / max(len(lengths) - 1, 1) * 0.9)
+                text = f"correlation length {length:.1f}"
+                style = {"color": colour, "label": text, "capsize": 3, "marker": "o"}
+                ax.errorbar(x, y, yerr=ends, markersize=4, linewidth=1.2, **style)
+            ax.axhline(0, color="black", linewidth=1)
+            ax.set_xscale("log", base=2)
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.set(xlabel="radius, positions", ylabel=label)
+            ax.set_title(f"relaxed threshold {level:g} ({better} is better)", fontsize=9)
+            ax.grid(alpha=0.3)
+    axes[0][0].legend(fontsize=8)
+    return fig
+
+
+def _interval(value: float | None, interval: Sequence[float] | None) -> str:
+    if value is None or interval is None:
+        return "–"
+    return f"{value:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]"
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """Both tables: the cheapest setting within steps, and near against elsewhere.
+
+    Args:
+      report: of `leapjax chain`.
+    """
+    budgets = [report["canvas"] // n for n in (2, 4, 8)]
+    out = []
+    for name, found in _series(report).items():
+        cells = [["policy", "settings", *(f"at most {b} steps" for b in budgets)]]
+        for policy, points in found.items():
+            costs = []
+            for budget in budgets:
+                fits = [p for p in points if p["chosen"]["steps"] <= budget]
+                # The front falls with the steps, so the slowest that fits is the cheapest.
+                costs.append(f"{nats(fits[-1], 'held'):.2f}" if fits else "–")
+            cells.append([policy, str(report["counts"][name][policy]), *costs])
+        title = report["chains"][name]["title"]
+        out.append(f"**{title}**: {_measure(report, name)}, canvas {report['canvas']}.\n\n")
+        out.append(markdown_table(cells) + "\n")
+    if report["neighbourhoods"]:
+        fields = ("greedy", "error", "sampled")
+        head = ["correlation length", "relaxed threshold", "radius", "commits", *fields]
+        cells = [head] + [
+            [f"{r['correlation_length']:.1f}", f"{r['relaxed_threshold']:g}", str(r["radius"]),
+             f"{r['commits']:.1f}", *(_interval(r[f], r[f"{f}_interval"]) for f in fields)]
+            for r in report["neighbourhoods"]
+        ]  # fmt: skip
+        out.append("**An anchor's neighbourhood against as many commits elsewhere** (near minus ")
+        out.append("elsewhere, nats, 95 % intervals).\n\n" + markdown_table(cells))
+    for policy, reason in report["left_out"].items():
+        out.append(f"\nLeft out: {policy} ({reason}).\n")
+    return "".join(out)
+
+
+def files(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The files of a report; figures are None without matplotlib.
+
+    Args:
+      report: of `leapjax chain`.
+    """
+    flat = [
+        {n: p[n] for n in ("chain", "policy", "temperature", "steps")}
+        | {n: p[n] for n in ("gap", "error", "lost")}
+        | {n: p[n] or [None, None] for n in ("gap_interval", "error_interval", "lost_interval")}
+        | p["numbers"]
+        for p in report["points"]
+    ]  # fmt: skip
+    drawn = plots.available()
+    return {
+        "report.json": report,
+        "points.csv": flat,
+        "neighbourhoods.csv": report["neighbourhoods"] or None,
+        "report.md": markdown(report),
+        "frontier.png": frontier_figure(report) if drawn else None,
+        "neighbourhoods.png": neighbourhood_figure(report) if drawn else None,
+    }

@@ -1,0 +1,331 @@
+"""`leapjax chain`: what parallel commits cost where the truth is known.
+
+    frontier        every policy under many settings: steps against nats
+    neighbourhoods  the positions around an anchor against as many commits elsewhere
+
+Shapes: B contexts, T columns, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from leapjax import chains
+from leapjax.config import DecodeConfig
+from leapjax.errors import UserError
+from leapjax.lm import LM
+from leapjax.models import chain
+from leapjax.policies import POLICIES, Parameter
+from leapjax.studies import runner
+from leapjax.studies.chain_costs import commit_costs, has_one_token_a_state
+from leapjax.studies.statistics import Z
+from leapjax.types import Request
+
+COLUMNS = 64  # of a context whose neighbourhoods are measured
+_ROWS = 1024  # of decodes whose costs are computed at once
+_OF_PASSES = ("error", "lost")
+_BASES = (2, 3, 5, 7, 11)
+
+
+def settings(base: DecodeConfig, count: int) -> list[DecodeConfig]:
+    """Settings of a policy, spread evenly over its parameters with one value per row.
+
+    Args:
+      base: the policy with its defaults, and the model's.
+      count: at most so many; a parameter of few values has fewer.
+
+    Returns:
+      Distinct settings, the defaults first. Points of a Halton sequence: a parameter with a
+      largest value takes all its range, another one 1/16 to 16 times its default.
+    """
+    declared = [p for p in POLICIES[base.policy].parameters if p.traced]
+    free = [p for p in declared if p.default is not None or p.follows == "gen_length"]
+    found, tries = {base: None}, 0
+    while len(found) < count and tries < 4 * count:
+        tries += 1
+        values: dict[str, Any] = {}
+        for parameter, prime in zip(free, _BASES, strict=False):
+            values[parameter.name] = _value(parameter, _halton(tries, prime), base, values)
+        try:
+            found.setdefault(base.replace(**values))
+        except UserError:
+            continue  # numbers that don't go together
+    return list(found)
+
+
+def _halton(number: int, prime: int) -> float:
+    out, share = 0.0, 1.0
+    while number:
+        share /= prime
+        number, digit = divmod(number, prime)
+        out += digit * share
+    return out
+
+
+def _value(p: Parameter, share: float, base: DecodeConfig, values: Mapping[str, Any]) -> Any:
+    """The value at a share of a parameter's range."""
+    low, default = p.low or 0, base.value(p.name)
+    if p.kind is int:
+        most = base.gen_length if p.follows else min(p.high or base.block_length, base.block_length)
+        return int(low + share * (most - low + 1))
+    if p.high is None:
+        return float(default * 16 ** (2 * share - 1))
+    high = values.get(p.at_most, p.high) if p.at_most else p.high
+    return round(float(low + share * (high - low)), 6)
+
+
+def candidates(lm: LM, names: Sequence[str], canvas: int, temperature: float):
+    """The policies that this model can decode with, one block a canvas.
+
+    Args:
+      lm: the chain.
+      names: of policies.
+      canvas: tokens.
+      temperature: of sampling.
+
+    Returns:
+      Name -> its default options, and name -> why it is left out.
+    """
+    shape = {"gen_length": canvas, "block_length": canvas, "temperature": temperature}
+    made, refused = {}, {}
+    for name in names:
+        try:
+            made[name] = lm.options(policy=name, **shape)
+        except UserError as e:
+            refused[name] = str(e)
+    return made, refused
+
+
+def frontier(
+    lm: LM,
+    policies: Sequence[str],
+    *,
+    temperature: float,
+    canvas: int,
+    prompts: np.ndarray,
+    count: int,
+    folder: Path | None,
+    batch_size: int,
+    show: Callable[[int], None] = lambda done: None,
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Decode the prompts under every setting of every policy, and price the answers.
+
+    Args:
+      lm: the chain.
+      policies: their names.
+      temperature: 0 takes the most probable tokens.
+      canvas: tokens that a decode adds, one block.
+      prompts: (B, P) int32.
+      count: settings of each policy.
+      folder: where answers are kept.
+      batch_size: rows decoded at once.
+      show: takes the number of answers there are.
+
+    Returns:
+      A point for each setting: `policy`, `temperature`, `numbers`, `steps`, and in nats a decode,
+      with 95 % intervals, `gap` (by how much less probable it is than the one of one token a
+      step), `error` (the sum over its passes of log p(x_S | given) minus the sum of
+      log p(x_i | given)) and `lost` (`Costs.lost`). `chosen` and `held` have the means over either
+      half of the prompts. Then name -> why a policy is left out.
+    """
+    bases, refused = candidates(lm, policies, canvas, temperature)
+    alone, _ = candidates(lm, ["low_confidence"], canvas, temperature)
+    done, points = 0, []
+
+    def decoded(config: Sequence[DecodeConfig]):
+        questions = [
+            runner.Question(f"{runner.setting_key(c)}/{i}", Request(i, tuple(map(int, p)), c))
+            for c in config
+            for i, p in enumerate(prompts)
+        ]
+        name, shared = config[0].policy, runner.shared_options(config[0])
+        how = {"batch_size": batch_size, "details": True}
+        return runner.decode(
+            lm, questions, folder, name, shared, **how, show=lambda now: show(done + now)
+        )
+
+    base = _priced(lm, prompts, decoded([*alone.values()]))["log_likelihood"]
+    for name, config in bases.items():
+        grid = settings(config, count)
+        answers = decoded(grid)
+        done += len(answers)
+        priced = _priced(lm, prompts, answers)
+        # A policy that changes what it committed leaves no passes to rebuild.
+        whole = not (POLICIES[name].reopens or config.edits)
+        for n, setting in enumerate(grid):
+            own = slice(n * len(prompts), (n + 1) * len(prompts))
+            gap = base - priced["log_likelihood"][own]
+            values = {"steps": priced["steps"][own], "gap": gap}
+            values |= {n: x[own] if whole else None for n, x in priced.items() if n in _OF_PASSES}
+            point = {"policy": name, "temperature": temperature, "numbers": _numbers(setting)}
+            points.append(point | _summary(values))
+    return points, refused
+
+
+def _numbers(config: DecodeConfig) -> dict[str, Any]:
+    """The policy's own numbers."""
+    own = {p.name for p in POLICIES[config.policy].parameters}
+    return {n: v for n, v in runner.row_numbers(config).items() if n in own}
+
+
+def _priced(lm: LM, prompts: np.ndarray, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Steps, log p(canvas | prompt) and the costs of all passes of each answer, as arrays."""
+    rows, steps = np.tile(prompts, (len(answers) // len(prompts), 1)), [a["steps"] for a in answers]
+    order = np.argsort(steps, kind="stable")  # a batch takes as many passes as its slowest row
+    out = {"steps": np.array(steps, np.float64)}
+    for at in range(0, len(answers), _ROWS):
+        own = order[at : at + _ROWS]
+        # The last batch runs the same program.
+        padded = np.resize(own, _ROWS) if len(answers) > _ROWS else own
+        these = [answers[i] for i in padded]
+        whole = [[*rows[i], *a["output_ids"]] for i, a in zip(padded, these, strict=True)]
+        ids = np.array(whole, np.int32)
+        given = np.broadcast_to(np.arange(ids.shape[1]) < prompts.shape[1], ids.shape)
+        costs = commit_costs(lm, rows[padded].tolist(), these)
+        found = {"log_likelihood": chains.log_joint(lm, ids, given)}
+        for name in _OF_PASSES:
+            if (table := getattr(costs, name)) is not None:
+                found[name] = table.sum(1)
+        for name, values in found.items():
+            out.setdefault(name, np.zeros(len(answers)))[own] = values[: len(own)]
+    return out
+
+
+def _summary(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Means over the prompts, and over either half of them."""
+    out: dict[str, Any] = {"steps": float(values["steps"].mean())}
+    for name in ("gap", *_OF_PASSES):
+        mean, interval = _mean(values.get(name))
+        out |= {name: mean, f"{name}_interval": interval}
+    for name, half in (("chosen", slice(0, None, 2)), ("held", slice(1, None, 2))):
+        out[name] = {n: None if x is None else float(x[half].mean()) for n, x in values.items()}
+    return out
+
+
+def _mean(values) -> tuple[float | None, list[float] | None]:
+    """A mean and its 95 % normal interval."""
+    if values is None:
+        return None, None
+    n, mean = len(values), float(values.mean())
+    half = Z * float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
+    return mean, [mean - half, mean + half]
+
+
+def nats(point: Mapping[str, Any], half: str) -> float | None:
+    """What a setting costs in nats: greedy decodes their `gap`, sampled ones what is `lost`.
+
+    Args:
+      point: of `frontier`.
+      half: `chosen` or `held`.
+    """
+    return point[half].get("gap" if point["temperature"] == 0 else "lost")
+
+
+def front(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The settings that no other beats in steps and nats, fewest steps first.
+
+    They are chosen by one half of the prompts; `held` has what they do on the other.
+
+    Args:
+      points: of one policy and temperature.
+    """
+    best, out = math.inf, []
+    for point in sorted(points, key=lambda p: (p["chosen"]["steps"], nats(p, "chosen") or 0.0)):
+        cost = nats(point, "chosen")
+        if cost is not None and cost < best - 1e-9:
+            best = cost
+            out.append(point)
+    return out
+
+
+def neighbourhoods(
+    lms: Sequence[LM], radii: Sequence[int], relaxed: float, contexts: int, seed: int
+) -> list[dict[str, Any]]:
+    """Compare committing an anchor's neighbours with as many commits elsewhere, in one pass.
+
+    In each context 5 to 50 % of 64 tokens are observed. The anchor is the surest open position.
+    Open positions whose top-1 probability reaches the relaxed threshold are drawn, as many within
+    the radius as outside of it, and committed together with the anchor.
+
+    Args:
+      lms: chains of one second eigenvalue, one token a state.
+      radii: positions.
+      relaxed: the threshold.
+      contexts: B, of each chain.
+      seed: of contexts and draws.
+
+    Returns:
+      For each radius the differences, near minus elsewhere: `greedy`, log p(top-1 tokens | given);
+      `error`, log p(top-1 tokens | given) minus the sum of each; `sampled`, expected nats that
+      drawing each token by itself loses (lautum information). They are means over chains of
+      means over contexts, each with its 95 % interval, from the spread over chains. `commits` is
+      the mean number of neighbours committed.
+
+    Raises:
+      UserError: a state of a chain has several tokens.
+    """
+    each = [_near_and_far(lm, radii, relaxed, contexts, seed + n) for n, lm in enumerate(lms)]
+    out = []
+    for radius in radii:
+        own = [found[radius] for found in each if found[radius] is not None]
+        row: dict[str, Any] = {
+            "eigenvalue": round(chains.second_eigenvalue(lms[0]), 6),
+            "correlation_length": chains.correlation_length(lms[0]),
+            "relaxed_threshold": relaxed,
+            "radius": radius,
+            "chains": len(own),
+            "commits": float(np.mean([f[0] for f in own])) if own else 0.0,
+        }
+        for place, name in enumerate(("greedy", "error", "sampled"), 1):
+            mean, interval = _mean(np.array([f[place] for f in own]) if own else None)
+            row |= {name: mean, f"{name}_interval": interval}
+        out.append(row)
+    return out
+
+
+def _near_and_far(lm: LM, radii, relaxed: float, contexts: int, seed: int) -> dict[int, Any]:
+    """Radius -> means over contexts: commits, and the three differences; None without commits."""
+    if not has_one_token_a_state(lm):
+        raise UserError("neighbourhoods need chains whose states have one token each")
+    rng = np.random.default_rng(seed)
+    shape, mask = (contexts, COLUMNS), lm.config.mask_token_id
+    drawn = chains.sample(lm, *shape, seed)
+    ids = np.where(rng.random(shape) < rng.uniform(0.05, 0.5, (contexts, 1)), drawn, mask)
+    logits = np.asarray(lm.logits(ids), np.float64)
+    token, score = logits.argmax(2).astype(np.int32), logits.max(2)
+    anchor = np.where(ids == mask, score, -np.inf).argmax(1)
+    distance = np.abs(np.arange(COLUMNS)[None, :] - anchor[:, None])
+    ready = (ids == mask) & (score >= math.log(relaxed)) & (distance > 0)
+    out: dict[int, Any] = {}
+    for radius in radii:
+        near, far = ready & (distance <= radius), ready & (distance > radius)
+        count = np.minimum(near.sum(1), far.sum(1))
+        order, found = rng.random(shape), []
+        for place in (near, far):
+            rank = np.where(place, order, 2).argsort(1).argsort(1)
+            chosen = (place & (rank < count[:, None])) | (distance == 0)
+            joint = chains.log_joint(lm, np.where(chosen, token, ids), ids != mask)
+            _, lost = _dependence(lm.params, ids.astype(np.int32), chosen, lm.config)
+            separate = np.where(chosen, score, 0).sum(1)
+            found.append((joint, joint - separate, np.asarray(lost, np.float64)))
+        use = count > 0
+        values = [count, *(a - b for a, b in zip(*found, strict=True))]
+        out[radius] = [float(x[use].mean()) for x in values] if use.any() else None
+    return out
+
+
+def _dependent(params, ids, chosen, config):
+    valid = jnp.ones(ids.shape, bool)
+    return chain.dependence(
+        params, config, ids, valid, chain.messages(params, config, ids, valid), chosen
+    )
+
+
+_dependence = jax.jit(_dependent, static_argnames="config")
