@@ -108,16 +108,13 @@ def _run_rows(args: argparse.Namespace, rows, names: list[str], model: str, shap
     except NoRoom as e:
         reasons |= dict.fromkeys(asked, f"does not fit here: {e}")
         asked = {}
-    for name in [n for n in asked if not reproduction.has_template(rows[n], lm.codec)]:
-        reasons[name] = "the checkpoint has no chat template"
-        del asked[name]
     about |= facts(args, lm) | {"batch_size": batch_size}
     write()
     for name, what in asked.items():
         try:
             made[name] = _measure(args, lm, batch_size, rows[name], *what)
-        except NoRoom as e:
-            reasons[name] = f"does not fit here: {e}"
+        except UserError as e:  # of this row: no room, no chat template, a prompt that is too long
+            reasons[name] = f"does not fit here: {e}" if isinstance(e, NoRoom) else str(e)
             sys.stdout.write(f"{name}: {reasons[name]}\n")
         else:
             del reasons[name]

@@ -141,11 +141,6 @@ def prompts(row: PaperRow, problems: Sequence[Problem], shots: Sequence[Problem]
     return out
 
 
-def has_template(row: PaperRow, codec) -> bool:
-    """Whether the model has the chat template that a row uses, if it uses one."""
-    return row.template != "user_turn" or codec.is_instruct
-
-
 def records(row: PaperRow, problems: Sequence[Problem], texts: Sequence[str], codec) -> list[dict]:
     """What the model is asked, through the row's template.
 
@@ -161,7 +156,7 @@ def records(row: PaperRow, problems: Sequence[Problem], texts: Sequence[str], co
     Raises:
       UserError: the row uses a chat template and the model has none.
     """
-    if not has_template(row, codec):
+    if row.template == "user_turn" and not codec.is_instruct:
         raise UserError(f"{row.name} uses the chat template and the checkpoint has none")
     out = []
     for problem, text in zip(problems, texts, strict=True):

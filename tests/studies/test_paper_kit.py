@@ -123,12 +123,15 @@ def test_rows_that_do_not_fit(argv, tmp_path, capsys, monkeypatch):
     def narrow(args, lm, batch_size, row, *what):
         if row.task == "mbpp":
             raise NoRoom("no memory for 1 row")
+        if "again" in row.name:
+            raise UserError("a prompt is too long")
         return measure(args, lm, batch_size, row, *what)
 
     monkeypatch.setattr(evaluate_rows, "_measure", narrow)
     assert main(argv) == 0
     assert report_of(tmp_path)["not_run"]["p-a-mbpp"] == "does not fit here: no memory for 1 row"
-    assert len(report_of(tmp_path)["rows"]) == 2
+    assert report_of(tmp_path)["not_run"]["p-again-gsm8k-localleap"] == "a prompt is too long"
+    assert len(report_of(tmp_path)["rows"]) == 1
 
 
 def test_which_published_model_a_checkpoint_is(tmp_path):
