@@ -100,7 +100,9 @@ def stability(rows: Sequence[Row], seed: int = 0) -> dict[str, Any] | None:
       Kendall's tau-b over pairs of templates, with the 95 % `interval` of a bootstrap over
       problems (which keeps a problem's templates together). `same` and `other`: the mean tau
       between random halves of the problems, under one template and under two; where they are
-      equal, what moves the order is the sample, not the template. `templates`, `rows`, `problems`.
+      equal, what moves the order is the sample, not the template. `flips`: (ahead, behind,
+      template, template in which it is the other way round), both at 95 %, jointly over all pairs
+      and templates. `templates`, `rows`, `problems`.
     """
     answers = rows[0]["answers"] if rows else []
     templates = sorted({a["template"] for a in answers})
@@ -138,10 +140,30 @@ def stability(rows: Sequence[Row], seed: int = 0) -> dict[str, Any] | None:
         "interval": [float(low), float(high)],
         "same": mean(halves[:, ~several]),
         "other": mean(halves[:, several]),
+        "flips": _flips(right, [name(row, rows) for row in rows], templates),
         "templates": templates,
         "rows": len(rows),
         "problems": n,
     }
+
+
+def _flips(
+    right: np.ndarray, labels: Sequence[str], templates: Sequence[int]
+) -> list[tuple[str, str, int, int]]:
+    """Orders that are sure under one template and the reverse, as sure, under another."""
+    pairs = list(itertools.permutations(range(len(labels)), 2))
+    tests = [(a, b, t) for a, b in pairs if a < b for t in range(len(templates))]
+    adjusted = holm([paired_p(right[a, t], right[b, t]) for a, b, t in tests])
+    ahead: set[tuple[int, int, int]] = set()
+    for (a, b, t), p in zip(tests, adjusted, strict=True):
+        if p < LEVEL:
+            ahead.add((a, b, t) if right[a, t].sum() > right[b, t].sum() else (b, a, t))
+    return [
+        (labels[a], labels[b], templates[t], templates[u])
+        for a, b, t in sorted(ahead)
+        for u in range(t + 1, len(templates))
+        if (b, a, u) in ahead
+    ]
 
 
 def words(report: Mapping[str, Any], most: int | None = None) -> list[str]:
@@ -181,7 +203,13 @@ def words(report: Mapping[str, Any], most: int | None = None) -> list[str]:
                 f" Between halves of the problems it is {s['same']:.2f} under one template and "
                 f"{s['other']:.2f} under two."
             )
+        if not s["flips"]:
+            line += " No two rows change places between templates at 95 %, jointly."
         out.append(line)
+        out += [
+            f"- {a} is ahead of {b} under template {t} and behind under template {u}"
+            for a, b, t, u in s["flips"]
+        ]
     return out
 
 

@@ -210,6 +210,8 @@ def test_stability_tells_templates_from_samples():
     assert same["tau"] == same["same"] == same["other"] == 1 and same["interval"] == [1, 1]
     flipped = tau((0.2, 0.5, 0.8), (0.9, 0.5, 0.1))
     assert flipped["tau"] == flipped["other"] == -1 and flipped["same"] == 1
+    assert flipped["flips"] == [("r1", "r0", 0, 1), ("r2", "r0", 0, 1), ("r2", "r1", 0, 1)]
+    assert same["flips"] == []
     # Rows that do not differ: their order is noise under one template already.
     noisy = tau((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     assert noisy is None
