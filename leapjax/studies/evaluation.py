@@ -151,9 +151,11 @@ def reference(rows: Sequence[Row], name: str | None) -> str:
     """The row whose cost the others are to have: `--reference`, else localleap, else the last.
 
     Raises:
-      UserError: it is not among the rows.
+      UserError: it is not among the rows, or they have one policy only.
     """
     policies = [row.policy for row in rows]
+    if len({row.config.policy for row in rows}) == 1:
+        raise UserError("--equal needs rows of at least two policies; see --policies")
     if name is None:
         return "localleap" if "localleap" in policies else policies[-1]
     (wanted,) = row_names([name], "--reference")

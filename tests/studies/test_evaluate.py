@@ -147,6 +147,7 @@ def test_rows():
         (["--templates", "9"], "has 8: expected a number of at least 1, or unseen"),
         (["--equal", "tokens"], "unknown kind 'tokens'"),
         (["--equal", "steps", "--reference", "credit"], "is not among --policies"),
+        (["--equal", "steps", "--policies", "schedule-2"], "needs rows of at least two policies"),
         (["--equal", "steps", "--split", "tune"], "are among the reported ones"),
         (["--tolerance", "0"], "--tolerance is 0.0"),
         (["--compare", "a", "b", "--output", "./b"], "is compared, and its report would be"),
