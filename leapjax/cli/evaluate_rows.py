@@ -94,7 +94,9 @@ def _run_rows(args: argparse.Namespace, rows, names: list[str], model: str, shap
         raise UserError(f"no row can be run with the files in {folder}: {why}")
     reasons |= dict.fromkeys(asked, PENDING)
     files.prepare(out, (), True)
-    about, made = {"published_as": model, "limit": args.limit}, {}
+    # The shape shows whether the checkpoint is what it is said to be.
+    about = {"published_as": model, "layers": shape.n_layers, "width": shape.d_model}
+    about, made = about | {"limit": args.limit}, {}
 
     def write() -> None:
         report = paper_report.report(rows, made, reasons, about)

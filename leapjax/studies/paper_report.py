@@ -61,11 +61,12 @@ def markdown(report: Mapping[str, Any]) -> str:
         cells.append([*told, "; ".join(ours) or "not scored", str(r["n"]), *numbers])
     versions = ", ".join(f"{name} {value}" for name, value in report["versions"].items())
     weights = f", {model['quantization']} weights" if model["quantization"] else ""
-    limit = f"; the first {report['limit']} problems of each" if report["limit"] else ""
+    limit = f"; at most {report['limit']} problems of each" if report["limit"] else ""
     return "\n".join(
         [
             "# Published rows, run with leapjax\n",
-            f"{report['published_as']}: {model['hash'] or 'unhashed'}, {model['dtype']}{weights}; "
+            f"{report['published_as']}: {report['layers']} layers of width {report['width']}, "
+            f"{model['hash'] or 'unhashed'}, {model['dtype']}{weights}; "
             f"{report['device']}, batch {report['batch_size']}{limit}. {versions}.\n",
             "Tokens/s: those before the first end of an answer, by wall time without compiling. "
             "Papers decode one row at a time.\n",

@@ -101,6 +101,7 @@ def test_one_report_of_all_rows_that_can_be_run(argv, tmp_path, capsys, monkeypa
     assert report["not_run"].keys() == {"p-a-humaneval", "p-again-gsm8k-old", "p-other-gsm8k"}
     assert report["model"]["hash"] and report["versions"]["leapjax"] and report["batch_size"] == 2
     read = (tmp_path / "out" / "report.md").read_text()
+    assert "some/LLaDA-A: 3 layers of width 64, " in read
     assert "| p-a-gsm8k | gsm8k, 1 shots |" in read and "- not run: humaneval.jsonl missing" in read
     # Nothing in it says where things lie on this machine.
     assert str(tmp_path) not in read + json.dumps(report) and LLADA not in json.dumps(report)
