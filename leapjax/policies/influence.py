@@ -85,7 +85,6 @@ def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decisi
 
 
 _BOUND = "what the doubts that reach a relaxed commit, with its own, must sum to less than"
-_SHARE = "share of a doubt that crosses one decided position, until it is measured"
 POLICY = Policy(
     name="influence",
     source="ours, after arXiv 2510.07081",
@@ -94,7 +93,8 @@ POLICY = Policy(
         THRESHOLD,
         RELAXED_THRESHOLD,
         Parameter("doubt_bound", float, _BOUND, 0.75, low=0, above=True),
-        Parameter("influence", float, _SHARE, 0.5, low=0, high=1),
+        Parameter("influence", float, "share of doubt past a decided token", 0.5, low=0, high=1),
     ),
     memory=memory,
+    main=("threshold", "doubt_bound"),
 )
