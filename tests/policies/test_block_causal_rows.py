@@ -13,8 +13,8 @@ import pytest
 
 from leapjax.decoding import schedule
 from leapjax.policies import POLICIES, Pass
-from leapjax.types import COMMIT, REOPEN, Proposal
-from tests.policies.batches import FIELDS, LEVELS, OWN, levels, own_value
+from leapjax.types import COMMIT, REOPEN, Attention, Proposal
+from tests.policies.batches import FIELDS, LEVELS, OWN, commit_of, levels, own_value
 
 ROWS, VOCAB = 3, 4
 # (block, sub-block)
@@ -31,7 +31,7 @@ def every_commit(inputs, quotas):
             barred = jnp.zeros((1, 1, VOCAB), bool)
             _, memory = policy.adjust(proposal.log_probs, barred, masked, info)
             info = info._replace(memory=memory)
-        out[name] = policy.commit(proposal, masked, info)
+        out[name] = commit_of(policy)(proposal, masked, info)
     return out
 
 
@@ -88,6 +88,7 @@ class Rows:
             columns=self.columns,
             block=self.start,
             open=self.open,
+            first=np.zeros(ROWS, np.int32),
             end=self.end,
             memory=self.memory,
             decided=self.decided & active,
@@ -111,6 +112,9 @@ def proposed(rng, block):
     fields = {n: rng.choice(LEVELS, (ROWS, block)).astype(np.float32) for n in FIELDS}
     logits = rng.integers(-2, 3, (ROWS, block, VOCAB)).astype(np.float32)
     log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    levels, t = np.float32([0, 0, 0.03125, 0.0625, 0.125, 0.5]), 5 * block
+    attention = Attention(rng.choice(levels, (ROWS, block, t)), rng.choice(levels, (ROWS, t)))
+    fields |= {"attention": attention, "sure": rng.choice(LEVELS, (ROWS, t)).astype(np.float32)}
     return Proposal(np.zeros((ROWS, block), np.int32), **fields, log_probs=log_probs)
 
 
