@@ -9,23 +9,21 @@ import numpy as np
 
 from leapjax.config import DecodeConfig
 from leapjax.policies import PARAMETERS
-from leapjax.studies import ablation_plots, plots
+from leapjax.studies import ablation_plots, evaluation_report, plots
 from leapjax.studies.commit_differences import differences
 from leapjax.studies.equal_steps import Outcome, match
-from leapjax.studies.evaluation_report import summarise
 from leapjax.studies.runner import greedy
 from leapjax.studies.setting_grids import Grid
 from leapjax.studies.step_curves import Study
 from leapjax.studies.tables import heading, markdown_table, with_interval
 
-DEFINITIONS = {
-    "accuracy": "share of problems whose final number is right; 95 % Wilson interval",
-    "difference": "accuracy minus greedy's on the same canvas, mean of the per-problem "
-    "differences; 95 % normal interval, mean ± 1.96 s / sqrt(n)",
-    "agreement": "share of answers whose text is greedy's; 95 % Wilson interval",
-    "steps": "mean steps over the whole canvas; share: of greedy's mean on the same problems",
-    "eos_steps": "mean steps up to and including the first eos",
-    "tokens_per_step": "tokens before the first eos, per step over the whole canvas",
+_MEASURES = (
+    *("n", "accuracy", "accuracy_interval", "difference", "difference_interval", "steps"),
+    *("steps_share", "eos_steps", "tokens_per_step", "agreement", "agreement_interval"),
+)
+DEFINITIONS = {n: told for n, told in evaluation_report.DEFINITIONS.items() if n in _MEASURES} | {
+    "difference": "accuracy minus greedy's on the same canvas, mean of the paired differences; "
+    "95 % normal interval",
     "on_front": "no other point of the grid is at least as accurate in fewer steps, or more "
     "accurate in as many",
 }
@@ -33,10 +31,6 @@ MATCHED = (
     "steps are matched by mixing the two neighbouring settings of the control, one slower, one "
     "faster, so that their mean steps are the setting's; 95 % normal interval of the difference, "
     "paired by problem, with the error of the mixture's weight (delta method)"
-)
-_MEASURES = (
-    *("n", "accuracy", "accuracy_interval", "difference", "difference_interval", "steps"),
-    *("steps_share", "eos_steps", "tokens_per_step", "agreement", "agreement_interval"),
 )
 Answers = Mapping[DecodeConfig, Sequence[Mapping[str, Any]]]
 
@@ -53,7 +47,7 @@ def measure(
     Returns:
       Numbers by the names in `DEFINITIONS`. Nothing is timed: rows of many settings run together.
     """
-    numbers = summarise(these, base)
+    numbers = evaluation_report.summarise(these, base)
     return {name: numbers[name] for name in _MEASURES}
 
 
