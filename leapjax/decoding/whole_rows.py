@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from leapjax.models.transformer import Weights
 
-LOGITS = 2**28  # bytes of float32 logits that are held at a time
+LOGITS = 2**29  # bytes of float32 logits that are held at a time; each turn reads the head
 
 
 @jax.named_scope("confidence of whole rows")
