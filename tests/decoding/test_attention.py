@@ -39,7 +39,7 @@ def answers(lm, config, batch):
     [
         pytest.param(p, f, marks=() if (p, f) in {("dawn", "llada"), ("clad", "dream")}
                      else pytest.mark.slow)
-        for p in OPTIONS for f in MODELS
+        for p in OPTIONS for f in MODELS if MODELS[f].has_attention
     ],
 )  # fmt: skip
 def test_rows_are_the_same_bits_in_every_batch(policy, family):
