@@ -179,14 +179,14 @@ def _priced(lm: LM, prompts: np.ndarray, answers: Sequence[Mapping[str, Any]]) -
     """Steps, log p(canvas | prompt) and the costs of all passes of each answer, as arrays."""
     rows, steps = np.tile(prompts, (len(answers) // len(prompts), 1)), [a["steps"] for a in answers]
     order = np.argsort(steps, kind="stable")  # a batch takes as many passes as its slowest row
-    out = {"steps": np.array(steps, np.float64)}
+    out: dict[str, Any] = {"steps": np.array(steps, np.float64)}
     for at in range(0, len(answers), _ROWS):
         own = order[at : at + _ROWS]
         # The last batch runs the same program.
         padded = np.resize(own, _ROWS) if len(answers) > _ROWS else own
-        these = [answers[i] for i in padded]
-        whole = [[*rows[i], *a["output_ids"]] for i, a in zip(padded, these, strict=True)]
-        ids = np.array(whole, np.int32)
+        these = [answers[i] for i in padded.tolist()]
+        canvas = np.array([a["output_ids"] for a in these], np.int32)
+        ids = np.concatenate([rows[padded], canvas], axis=1)
         given = np.broadcast_to(np.arange(ids.shape[1]) < prompts.shape[1], ids.shape)
         costs = commit_costs(lm, rows[padded].tolist(), these)
         found = {"log_likelihood": chains.log_joint(lm, ids, given)}
