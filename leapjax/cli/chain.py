@@ -57,8 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--policies", type=listed, default=[], metavar="NAME,…", help=text)
     text = "settings of each policy (default: 200)"
     add("--settings", type=whole, default=200, metavar="N", help=text)
-    text = "decodes of each setting; one half chooses, the other reports (default: 8)"
+    text = "decodes of each setting, which choose a policy's front (default: 8)"
     add("--prompts", type=at_least(2), default=8, metavar="N", help=text)
+    text = "decodes of each setting on the front, which are reported (default: 32)"
+    add("--fresh", type=at_least(2), default=32, metavar="N", help=text)
     add("--gen-length", type=whole, default=32, metavar="N", help="canvas (default: 32)")
     text = "second eigenvalues of the frontier's synthetic chains (default: 0.8,0.95)"
     add("--frontier", type=shares, default=[0.8, 0.95], metavar="X,…", help=text)
@@ -152,6 +154,7 @@ def study(args: argparse.Namespace, policies: list[str], folder: Path) -> dict[s
                 temperature=heat,
                 canvas=args.gen_length,
                 prompts=chains.sample(lm, args.prompts, 8, args.seed),
+                fresh=chains.sample(lm, args.fresh, 8, args.seed + 1),
                 count=args.settings,
                 folder=folder,
                 batch_size=batch_size,
@@ -171,6 +174,7 @@ def study(args: argparse.Namespace, policies: list[str], folder: Path) -> dict[s
     return {
         "canvas": args.gen_length,
         "prompts": args.prompts,
+        "fresh": args.fresh,
         "seed": args.seed,
         "chains": {
             name: {

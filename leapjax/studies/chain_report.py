@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leapjax.studies import plots
-from leapjax.studies.chain_study import front, nats
+from leapjax.studies.chain_study import measure
 from leapjax.studies.tables import markdown_table
 
 FILES = ("report.json", "points.csv", "neighbourhoods.csv", "report.md")
@@ -18,13 +18,14 @@ _MEASURES = ("nats less probable than one token a step", "expected nats lost by 
 
 
 def _series(report: Mapping[str, Any]):
-    """Chain -> policy -> its front."""
+    """Chain -> policy -> its front as measured on fresh prompts, (steps, nats), by steps."""
     out: dict[str, dict[str, list]] = {}
     for (name, policy), points in itertools.groupby(
         report["points"], lambda p: (p["chain"], p["policy"])
     ):
-        if best := front(list(points)):
-            out.setdefault(name, {})[policy] = best
+        drawn = [(p["fresh"]["steps"], p["fresh"][measure(p)]) for p in points if p["fresh"]]
+        if drawn:
+            out.setdefault(name, {})[policy] = sorted(drawn)
     return out
 
 
@@ -33,14 +34,14 @@ def _measure(report: Mapping[str, Any], name: str) -> str:
 
 
 def frontier_figure(report: Mapping[str, Any]):
-    """Nats against steps on the held half of the prompts, the front of every policy.
+    """Nats against steps on fresh prompts, the front of every policy.
 
     Args:
       report: of `leapjax chain`.
     """
     series = _series(report)
-    wide = min(2, len(series))
-    fig = plots.figure(6.4 * wide, 4.6 * -(-len(series) // wide) + 1.2)
+    wide = min(3, len(series))
+    fig = plots.figure(5.4 * wide, 4.6 * -(-len(series) // wide) + 1.2)
     axes = fig.subplots(-(-len(series) // wide), wide, squeeze=False).ravel()
     policies = list(dict.fromkeys(p for found in series.values() for p in found))
     looks = {
@@ -53,8 +54,7 @@ def frontier_figure(report: Mapping[str, Any]):
         for n, (policy, colour) in enumerate(zip(policies, _colours(len(policies)), strict=True))
     }
     for ax, (name, found) in zip(axes, series.items(), strict=False):
-        for policy, points in found.items():
-            line = sorted((p["held"]["steps"], nats(p, "held")) for p in points)
+        for policy, line in found.items():
             ax.plot(*zip(*line, strict=True), **looks[policy])
         ax.axhline(0, color="black", linewidth=0.8)
         ax.set_title(report["chains"][name]["title"], fontsize=10)
@@ -140,9 +140,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         for policy, points in found.items():
             costs = []
             for budget in budgets:
-                fits = [p for p in points if p["chosen"]["steps"] <= budget]
-                # The front falls with the steps, so the slowest that fits is the cheapest.
-                costs.append(f"{nats(fits[-1], 'held'):.2f}" if fits else "–")
+                fits = [cost for steps, cost in points if steps <= budget]
+                costs.append(f"{min(fits):.2f}" if fits else "–")
             cells.append([policy, str(report["counts"][name][policy]), *costs])
         title = report["chains"][name]["title"]
         out.append(f"**{title}**: {_measure(report, name)}, canvas {report['canvas']}.\n\n")
@@ -172,6 +171,8 @@ def files(report: Mapping[str, Any]) -> dict[str, Any]:
         {n: p[n] for n in ("chain", "policy", "temperature", "steps")}
         | {n: p[n] for n in ("gap", "error", "lost")}
         | {n: p[n] or [None, None] for n in ("gap_interval", "error_interval", "lost_interval")}
+        | {"fresh_steps": p["fresh"] and p["fresh"]["steps"]}
+        | {"fresh_nats": p["fresh"] and p["fresh"][measure(p)]}
         | p["numbers"]
         for p in report["points"]
     ]  # fmt: skip

@@ -31,6 +31,7 @@ from leapjax.types import Request
 COLUMNS = 64  # of a context whose neighbourhoods are measured
 _ROWS = 1024  # of decodes whose costs are computed at once
 _OF_PASSES = ("error", "lost")
+MOST_ON_FRONT = 8  # settings of a front that fresh prompts measure
 _BASES = (2, 3, 5, 7, 11)
 
 
@@ -110,19 +111,21 @@ def frontier(
     temperature: float,
     canvas: int,
     prompts: np.ndarray,
+    fresh: np.ndarray,
     count: int,
     folder: Path | None,
     batch_size: int,
     show: Callable[[int], None] = lambda done: None,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Decode the prompts under every setting of every policy, and price the answers.
+    """Decode prompts under every setting of every policy, and the best settings on fresh prompts.
 
     Args:
       lm: the chain.
       policies: their names.
       temperature: 0 takes the most probable tokens.
       canvas: tokens that a decode adds, one block.
-      prompts: (B, P) int32.
+      prompts: (B, P) int32, which choose a policy's front.
+      fresh: (F, P) int32, on which the front is measured.
       count: settings of each policy.
       folder: where answers are kept.
       batch_size: rows decoded at once.
@@ -132,40 +135,50 @@ def frontier(
       A point for each setting: `policy`, `temperature`, `numbers`, `steps`, and in nats a decode,
       with 95 % intervals, `gap` (by how much less probable it is than the one of one token a
       step), `error` (the sum over its passes of log p(x_S | given) minus the sum of
-      log p(x_i | given)) and `lost` (`Costs.lost`). `chosen` and `held` have the means over either
-      half of the prompts. Then name -> why a policy is left out.
+      log p(x_i | given)) and `lost` (`Costs.lost`). `fresh` has the same of the fresh prompts, for
+      settings on the front, else None. Then name -> why a policy is left out.
     """
     bases, refused = candidates(lm, policies, canvas, temperature)
     alone, _ = candidates(lm, ["low_confidence"], canvas, temperature)
     done, points = 0, []
 
-    def decoded(config: Sequence[DecodeConfig]):
+    def measured(configs: Sequence[DecodeConfig], of: np.ndarray, prefix: str, base=0.0):
+        nonlocal done
         questions = [
-            runner.Question(f"{runner.setting_key(c)}/{i}", Request(i, tuple(map(int, p)), c))
-            for c in config
-            for i, p in enumerate(prompts)
+            runner.Question(
+                f"{runner.setting_key(c)}/{prefix}{i}", Request(f"{prefix}{i}", tuple(p), c)
+            )
+            for c in configs
+            for i, p in enumerate(of.tolist())
         ]
-        name, shared = config[0].policy, runner.shared_options(config[0])
-        how = {"batch_size": batch_size, "details": True}
-        return runner.decode(
-            lm, questions, folder, name, shared, **how, show=lambda now: show(done + now)
-        )
+        shared, how = runner.shared_options(configs[0]), {"batch_size": batch_size, "details": True}
+        name, tell = configs[0].policy, lambda now: show(done + now)
+        answers = runner.decode(lm, questions, folder, name, shared, **how, show=tell)
+        done += len(answers)
+        priced = _priced(lm, of, answers)
+        priced["gap"] = base - priced.pop("log_likelihood").reshape(len(configs), -1)
+        # A policy that changes what it committed leaves no passes to rebuild.
+        whole = not (POLICIES[name].reopens or configs[0].edits)
+        tables = {n: x.reshape(len(configs), -1) for n, x in priced.items()}
+        kept = {n: x for n, x in tables.items() if whole or n not in _OF_PASSES}
+        return [_summary({n: x[i] for n, x in kept.items()}) for i in range(len(configs))], tables
 
-    base = _priced(lm, prompts, decoded([*alone.values()]))["log_likelihood"]
+    sides = ((prompts, "chosen-"), (fresh, "fresh-"))
+    greedy = [-measured([*alone.values()], *side)[1]["gap"] for side in sides]
     for name, config in bases.items():
         grid = settings(config, count)
-        answers = decoded(grid)
-        done += len(answers)
-        priced = _priced(lm, prompts, answers)
-        # A policy that changes what it committed leaves no passes to rebuild.
-        whole = not (POLICIES[name].reopens or config.edits)
-        for n, setting in enumerate(grid):
-            own = slice(n * len(prompts), (n + 1) * len(prompts))
-            gap = base - priced["log_likelihood"][own]
-            values = {"steps": priced["steps"][own], "gap": gap}
-            values |= {n: x[own] if whole else None for n, x in priced.items() if n in _OF_PASSES}
-            point = {"policy": name, "temperature": temperature, "numbers": _numbers(setting)}
-            points.append(point | _summary(values))
+        found, _ = measured(grid, *sides[0], greedy[0])
+        head = {"policy": name, "temperature": temperature}
+        own = [
+            head | {"numbers": _numbers(c)} | x | {"fresh": None}
+            for c, x in zip(grid, found, strict=True)
+        ]
+        if best := thinned(front(own), MOST_ON_FRONT):
+            chosen = [grid[own.index(point)] for point in best]
+            again, _ = measured(chosen, *sides[1], greedy[1])
+            for point, values in zip(best, again, strict=True):
+                point["fresh"] = values
+        points += own
     return points, refused
 
 
@@ -179,11 +192,11 @@ def _priced(lm: LM, prompts: np.ndarray, answers: Sequence[Mapping[str, Any]]) -
     """Steps, log p(canvas | prompt) and the costs of all passes of each answer, as arrays."""
     rows, steps = np.tile(prompts, (len(answers) // len(prompts), 1)), [a["steps"] for a in answers]
     order = np.argsort(steps, kind="stable")  # a batch takes as many passes as its slowest row
+    size = min(_ROWS, 2 ** (len(answers) - 1).bit_length())  # few sizes, few programs
     out: dict[str, Any] = {"steps": np.array(steps, np.float64)}
-    for at in range(0, len(answers), _ROWS):
-        own = order[at : at + _ROWS]
-        # The last batch runs the same program.
-        padded = np.resize(own, _ROWS) if len(answers) > _ROWS else own
+    for at in range(0, len(answers), size):
+        own = order[at : at + size]
+        padded = np.resize(own, size)
         these = [answers[i] for i in padded.tolist()]
         canvas = np.array([a["output_ids"] for a in these], np.int32)
         ids = np.concatenate([rows[padded], canvas], axis=1)
@@ -199,13 +212,11 @@ def _priced(lm: LM, prompts: np.ndarray, answers: Sequence[Mapping[str, Any]]) -
 
 
 def _summary(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Means over the prompts, and over either half of them."""
+    """Means over prompts, with intervals of all but the steps."""
     out: dict[str, Any] = {"steps": float(values["steps"].mean())}
     for name in ("gap", *_OF_PASSES):
         mean, interval = _mean(values.get(name))
         out |= {name: mean, f"{name}_interval": interval}
-    for name, half in (("chosen", slice(0, None, 2)), ("held", slice(1, None, 2))):
-        out[name] = {n: None if x is None else float(x[half].mean()) for n, x in values.items()}
     return out
 
 
@@ -218,31 +229,30 @@ def _mean(values) -> tuple[float | None, list[float] | None]:
     return mean, [mean - half, mean + half]
 
 
-def nats(point: Mapping[str, Any], half: str) -> float | None:
-    """What a setting costs in nats: greedy decodes their `gap`, sampled ones what is `lost`.
-
-    Args:
-      point: of `frontier`.
-      half: `chosen` or `held`.
-    """
-    return point[half].get("gap" if point["temperature"] == 0 else "lost")
+def measure(point: Mapping[str, Any]) -> str:
+    """The field of a point that is its cost: `gap` of greedy decodes, `lost` of sampled ones."""
+    return "gap" if point["temperature"] == 0 else "lost"
 
 
-def front(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def front(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The settings that no other beats in steps and nats, fewest steps first.
-
-    They are chosen by one half of the prompts; `held` has what they do on the other.
 
     Args:
       points: of one policy and temperature.
     """
     best, out = math.inf, []
-    for point in sorted(points, key=lambda p: (p["chosen"]["steps"], nats(p, "chosen") or 0.0)):
-        cost = nats(point, "chosen")
-        if cost is not None and cost < best - 1e-9:
-            best = cost
+    priced = [p for p in points if p[measure(p)] is not None]
+    for point in sorted(priced, key=lambda p: (p["steps"], p[measure(p)])):
+        if point[measure(point)] < best - 1e-9:
+            best = point[measure(point)]
             out.append(point)
     return out
+
+
+def thinned(points: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """At most so many of a front's points, evenly along it, both ends included."""
+    places = np.linspace(0, len(points) - 1, min(most, len(points))).round()
+    return [points[i] for i in dict.fromkeys(places.astype(int).tolist())]
 
 
 def neighbourhoods(

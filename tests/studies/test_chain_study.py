@@ -10,7 +10,9 @@ from leapjax import chains
 from leapjax.cli.chain import main
 from leapjax.studies import chain_study
 
-SMALL = "--policies confidence_threshold --settings 3 --prompts 2 --gen-length 4 --states 4"
+SMALL = (
+    "--policies confidence_threshold --settings 3 --prompts 2 --fresh 2 --gen-length 4 --states 4"
+)
 SMALL += " --frontier 0.8 --eigenvalues 0.8 --chains 2 --contexts 16 --radii 1,8 --relaxed 0.5"
 
 
@@ -23,7 +25,14 @@ def test_two_hundred_settings_are_one_compilation(compilations):
     """Of LocalLeap's six numbers; what a setting decodes is what it decodes alone."""
     lm = chains.synthetic(4, 4, 0.8, seed=1)
     prompts = chains.sample(lm, 2, 3, seed=1)
-    how = {"temperature": 1.0, "canvas": 4, "prompts": prompts, "folder": None, "batch_size": 100}
+    how = {
+        "temperature": 1.0,
+        "canvas": 4,
+        "prompts": prompts,
+        "fresh": prompts,
+        "folder": None,
+        "batch_size": 100,
+    }
     with compilations.seen() as compiled:
         own, refused = chain_study.frontier(lm, ["localleap"], count=200, **how)
     # One program of LocalLeap, and one for one token a step.
