@@ -37,8 +37,7 @@ def answers(lm, config, batch):
 @pytest.mark.parametrize(
     ("policy", "family"),
     [
-        pytest.param(p, f, marks=() if (p, f) in {("dawn", "llada"), ("clad", "dream")}
-                     else pytest.mark.slow)
+        pytest.param(p, f, marks=() if (p, f) == ("dawn", "llada") else pytest.mark.slow)
         for p in OPTIONS for f in MODELS if MODELS[f].has_attention
     ],
 )  # fmt: skip
@@ -80,7 +79,12 @@ def test_a_kv_cache_is_refused(policy, cache):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"family": "dream"}, {"cfg_scale": 1.0}, {"family": "dream", "infill": 14}],
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"family": "dream"}, marks=pytest.mark.slow),
+        {"cfg_scale": 1.0},
+        {"family": "dream", "infill": 14},
+    ],
     ids=["plain", "shifted", "guided", "infill"],
 )
 def test_what_is_computed_of_whole_rows(registry, options):
