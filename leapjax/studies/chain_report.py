@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from leapjax.studies import plots
 from leapjax.studies.chain_study import measure
 from leapjax.studies.tables import markdown_table
@@ -128,7 +130,7 @@ def _interval(value: float | None, interval: Sequence[float] | None) -> str:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """Both tables: the cheapest setting within steps, and near against elsewhere.
+    """Both tables: nats at equal mean steps, and near against elsewhere.
 
     Args:
       report: of `leapjax chain`.
@@ -136,12 +138,14 @@ def markdown(report: Mapping[str, Any]) -> str:
     budgets = [report["canvas"] // n for n in (2, 4, 8)]
     out = []
     for name, found in _series(report).items():
-        cells = [["policy", "settings", *(f"at most {b} steps" for b in budgets)]]
+        cells = [["policy", "settings", *(f"{b} steps" for b in budgets)]]
         for policy, points in found.items():
-            costs = []
-            for budget in budgets:
-                fits = [cost for steps, cost in points if steps <= budget]
-                costs.append(f"{min(fits):.2f}" if fits else "–")
+            # Two neighbouring settings, mixed: a decoder that one could run.
+            steps, nats = zip(*points, strict=True)
+            costs = [
+                f"{np.interp(b, steps, nats):.2f}" if steps[0] <= b <= steps[-1] else "–"
+                for b in budgets
+            ]
             cells.append([policy, str(report["counts"][name][policy]), *costs])
         title = report["chains"][name]["title"]
         out.append(f"**{title}**: {_measure(report, name)}, canvas {report['canvas']}.\n\n")
