@@ -140,9 +140,10 @@ def templates(task: Task, given: str) -> list[int]:
         return list(task.unseen_templates)
     count = int(given) if given.isdecimal() else 0
     if not 1 <= count <= len(task.templates):
+        unseen = ", or unseen" if task.unseen_templates else ""
         raise UserError(
-            f"--templates is {given!r}; task {task.name} has {len(task.templates)}: expected a "
-            "number of at least 1, or unseen"
+            f"--templates is {given!r}; expected 1 to {len(task.templates)}{unseen} "
+            f"for task {task.name}"
         )
     return list(range(count))
 

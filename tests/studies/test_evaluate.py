@@ -144,7 +144,7 @@ def test_rows():
         (["--limit", "0"], "--limit: '0' is not"),
         (["--batch-size", "0"], "--batch-size: '0' is not"),
         (["--gen-length", "40"], "block_length 32 does not divide"),
-        (["--templates", "9"], "has 8: expected a number of at least 1, or unseen"),
+        (["--templates", "9"], "--templates is '9'; expected 1 to 8, or unseen for task"),
         (["--equal", "tokens"], "unknown kind 'tokens'"),
         (["--equal", "steps", "--reference", "credit"], "is not among --policies"),
         (["--equal", "steps", "--policies", "schedule-2"], "needs rows of at least two policies"),
