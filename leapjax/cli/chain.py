@@ -89,6 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry the command out; see `leapjax.cli.common.command`."""
+    from leapjax import chains
     from leapjax.compilation import enable_cache
     from leapjax.policies import POLICIES
     from leapjax.policies.names import policy_of, suggestion
@@ -99,12 +100,17 @@ def run(args: argparse.Namespace) -> int:
         if policy_of(name) is None:
             raise UserError(f"--policies: unknown policy {name!r}; {suggestion(name)}")
     _check(args)
+    names = list(dict.fromkeys(policy_of(name)[0] for name in args.policies))  # type: ignore
+    for name in names:  # refused before anything is written
+        chains.synthetic(2, 2, 0.5).options(
+            policy=name, gen_length=args.gen_length, block_length=args.gen_length
+        )
+    source = _source(args)
     folder = Path(args.output)
     prepare(folder, [*chain_report.FILES, *chain_report.FIGURES], args.overwrite)
     note_plots("leapjax chain")
     enable_cache()
-    names = [policy_of(name)[0] for name in args.policies] or list(POLICIES)  # type: ignore
-    report = study(args, list(dict.fromkeys(names)), folder)
+    report = study(args, names or list(POLICIES), source, folder)
     sys.stdout.write(chain_report.markdown(report))
     sys.stdout.flush()
     made = write_all(folder, chain_report.files(report))
@@ -121,12 +127,38 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--radii: {wrong[0]} is not a whole number of at least 1")
 
 
-def study(args: argparse.Namespace, policies: list[str], folder: Path) -> dict[str, Any]:
+def _source(args: argparse.Namespace):
+    """The chain of `--model`, or else the lines that one is fitted to."""
+    import leapjax
+    from leapjax import chains, tasks
+
+    if args.model:
+        lm = leapjax.load(args.model)
+        chains.weights_of(lm)
+        return lm
+    if not args.text:
+        problems = tasks.get("wordproblems").problems("heldout", [], 300, 7)
+        return [p.question for p in problems]
+    try:
+        text = Path(args.text).read_text("utf-8")
+    except (OSError, ValueError) as e:
+        reason = getattr(e, "strerror", None) or e
+        raise UserError(f"--text {args.text}: can't be read ({reason})") from e
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise UserError(f"--text {args.text}: holds no text")
+    return lines
+
+
+def study(
+    args: argparse.Namespace, policies: list[str], source: Any, folder: Path
+) -> dict[str, Any]:
     """Decode, price, compare.
 
     Args:
       args: of the command.
       policies: registry names.
+      source: a chain, or the lines that one is fitted to.
       folder: of the output.
 
     Returns:
@@ -143,7 +175,7 @@ def study(args: argparse.Namespace, policies: list[str], folder: Path) -> dict[s
     used = {
         f"synthetic-{x:g}": (synthetic(x, args.seed), 1.0, f"sampled: second eigenvalue {x:g}")
         for x in args.frontier
-    } | {"fitted": _second_chain(args, folder)}
+    } | {"fitted": _second_chain(args, source, folder)}
     points, left_out, counts = [], {}, {}
     for name, (lm, heat, _) in used.items():
         most = args.settings * args.prompts * len(policies)
@@ -195,34 +227,21 @@ def study(args: argparse.Namespace, policies: list[str], folder: Path) -> dict[s
     }
 
 
-def _second_chain(args: argparse.Namespace, folder: Path):
-    """The chain of `--model`, or one fitted to text; its temperature and title."""
+def _second_chain(args: argparse.Namespace, source: Any, folder: Path):
+    """The chain of `--model`, or one fitted to lines; its temperature and title."""
     import leapjax
-    from leapjax import chains, tasks
+    from leapjax import chains
     from leapjax.checkpoint import is_checkpoint
 
     if args.model:
-        lm = leapjax.load(args.model)
-        chains.weights_of(lm)
-        return lm, 0.0, f"greedy: {Path(args.model).name}, {lm.config.d_model} states"
-    source = Path(args.text).name if args.text else "word problems"
-    title = f"greedy: 16 states fitted to the characters of {source}"
+        return source, 0.0, f"greedy: {Path(args.model).name}, {source.config.d_model} states"
+    name = Path(args.text).name if args.text else "word problems"
+    title = f"greedy: 16 states fitted to the characters of {name}"
     place = folder / "fitted"
-    if is_checkpoint(place) and not args.text:
-        return leapjax.load(place), 0.0, title
-    if args.text:
-        try:
-            texts = [x for x in Path(args.text).read_text("utf-8").splitlines() if x.strip()]
-        except (OSError, ValueError) as e:
-            raise UserError(f"--text {args.text}: can't be read ({e})") from e
-        if not texts:
-            raise UserError(f"--text {args.text}: holds no text")
-    else:
-        problems = tasks.get("wordproblems").problems("heldout", [], 300, 7)
-        texts = [p.question for p in problems]
-    with counted("fitting a chain to characters", 40, "iteration") as show:
-        lm, files = chains.fit_text(texts, 16, seed=args.seed, show=lambda n, nats: show(n))
-    chains.save(place, lm, files, overwrite=True)
+    if args.text or not is_checkpoint(place):
+        with counted("fitting a chain to characters", 40, "iteration") as show:
+            lm, files = chains.fit_text(source, 16, seed=args.seed, show=lambda n, nats: show(n))
+        chains.save(place, lm, files, overwrite=True)
     return leapjax.load(place), 0.0, title
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,10 +110,16 @@ def test_the_command(tmp_path, capsys):
         (["--policies", "localeap"], "--policies: unknown policy 'localeap'"),
         (["--frontier", "1.5"], "--frontier: 1.5 is not between 0 and 1"),
         (["--radii", "0"], "--radii: 0 is not a whole number of at least 1"),
-        (["--text", "/nowhere/x"], "--text /nowhere/x: can't be read"),
+        (["--policies", "dawn"], "policy dawn"),
+        (["--text", "/nowhere/x"], "--text /nowhere/x: can't be read (No such file or directory)"),
+        (
+            ["--model", str(Path(__file__).parents[1] / "golden" / "llada-a")],
+            "only a chain has exact likelihoods",
+        ),
     ],
 )
 def test_bad_options_are_one_line(tmp_path, capsys, argv, message):
     assert main([*argv, "--output", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") <= 2
+    assert not (tmp_path / "out").exists()
