@@ -87,9 +87,9 @@ def test_every_command_goes_by_the_same(folder, lm, monkeypatch):
     assert asked(lambda: decode.run(args(decode, "--chat"))) == OWN
     seeded = asked(lambda: decode.run(args(decode, "--chat", "--seed", "4")))
     assert seeded == OWN.replace(seed=4)
-    monkeypatch.setattr(evaluate, "evaluate", lambda args, task, problems, rows: see(rows[0]))
+    monkeypatch.setattr(evaluate, "load_model", lambda args, prog, model, config, size: see(config))
     greedy = OWN.replace(policy="low_confidence")
-    assert asked(lambda: evaluate.run(args(evaluate, "--limit", "2"))).config == greedy
+    assert asked(lambda: evaluate.run(args(evaluate, "--limit", "2"))) == greedy
     monkeypatch.setattr(ablate, "ablate", lambda *given: see(given[3]))
     ablated = args(ablate, "--grid", "threshold=0.8,0.9", "--limit", "2")
     assert asked(lambda: ablate.run(ablated)) == OWN
