@@ -62,7 +62,7 @@ Illusions that the report guards against:
                   the reference's steps or time; what was reached is shown
   unequal runs    rows are compared only if model, dtype, canvas, cache, device, versions, batch
                   size, problems and templates are the same (--allow-unequal)
-  a lenient parser   the strict one stands beside it
+  a lenient parser   the strict parser's score is shown too
   broken text     answers whose text differs from greedy's although the score is the same
 
 --output DIR gets report.json, outcomes.json (for --compare), plot.png and a file of answers per

@@ -250,7 +250,7 @@ def front(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def thinned(points: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """At most so many of a front's points, evenly along it, both ends included."""
+    """At most `most` points of a front, evenly along it, both ends included."""
     places = np.linspace(0, len(points) - 1, min(most, len(points))).round()
     return [points[i] for i in dict.fromkeys(places.astype(int).tolist())]
 

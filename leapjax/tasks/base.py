@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
+
+from leapjax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,3 +96,25 @@ def score_strict(text: str, problem: Problem) -> bool:
     found = _LAST_LINE.fullmatch(last)
     once = not any("####" in line for line in lines)
     return once and found is not None and normalise(found.group(1)) == problem.final
+
+
+def distinct(draw: Callable[[], Problem], n: int, where: str) -> list[Problem]:
+    """Draw until there are n problems of different ids, in the order drawn.
+
+    Args:
+      draw: gives the next problem.
+      n: how many.
+      where: what they are drawn from, for the message.
+
+    Raises:
+      UserError: a thousand draws in a row gave nothing new.
+    """
+    found: dict[str, Problem] = {}
+    repeats = 0
+    while len(found) < n:
+        problem = draw()
+        repeats = repeats + 1 if problem.id in found else 0
+        if repeats > 1000:
+            raise UserError(f"{where}: fewer than {n} different problems (found {len(found)})")
+        found.setdefault(problem.id, problem)
+    return list(found.values())

@@ -13,7 +13,7 @@ import hashlib
 import numpy as np
 
 from leapjax.errors import UserError
-from leapjax.tasks.base import Problem
+from leapjax.tasks.base import Problem, distinct
 from leapjax.tasks.dependency_kinds import KINDS
 from leapjax.tasks.dependency_templates import TEMPLATES, UNSEEN
 
@@ -101,18 +101,8 @@ def generate(seed: int, split: str, stratum: str, n: int) -> list[Problem]:
     places = [(SPLITS, split), (STRATA, stratum)]
     numbers = [names.index(name) if name in names else 0 for names, name in places]
     rng = np.random.default_rng([seed, *numbers])
-    found: dict[str, Problem] = {}
-    repeats = 0
-    while len(found) < n:
-        problem = draw(rng, split, stratum)
-        repeats = repeats + 1 if problem.id in found else 0
-        if repeats > 1000:
-            raise UserError(
-                f"stratum {stratum!r}, split {split!r}: fewer than {n} different problems "
-                f"(found {len(found)})"
-            )
-        found.setdefault(problem.id, problem)
-    return list(found.values())
+    where = f"stratum {stratum!r}, split {split!r}"
+    return distinct(lambda: draw(rng, split, stratum), n, where)
 
 
 def extract(text: str, problem: Problem) -> str | None:

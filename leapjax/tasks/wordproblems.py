@@ -18,7 +18,7 @@ import numpy as np
 
 from leapjax.errors import UserError
 from leapjax.tasks import wordproblem_templates as wording
-from leapjax.tasks.base import Problem
+from leapjax.tasks.base import Problem, distinct
 
 STRATA = ("drill", "easy", "main", "long", "distractor", "large")
 SPLITS = ("train", "heldout", "unseen", "tune")
@@ -223,15 +223,5 @@ def generate(seed: int, split: str, stratum: str, n: int) -> list[Problem]:
             STRATA.index(stratum) if stratum in STRATA else 0,
         ]
     )
-    found: dict[str, Problem] = {}
-    repeats = 0
-    while len(found) < n:
-        problem = draw(rng, split, stratum)
-        repeats = repeats + 1 if problem.id in found else 0
-        if repeats > 1000:
-            raise UserError(
-                f"stratum {stratum!r}, split {split!r}: fewer than {n} different problems "
-                f"(found {len(found)})"
-            )
-        found.setdefault(problem.id, problem)
-    return list(found.values())
+    where = f"stratum {stratum!r}, split {split!r}"
+    return distinct(lambda: draw(rng, split, stratum), n, where)

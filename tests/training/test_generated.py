@@ -89,7 +89,7 @@ def test_a_few_steps_lower_the_loss(tmp_path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_batches_of_the_recipes(path, tmp_path):
-    """Every kind of batch of a recipe can be filled, and the model is of the size that is told."""
+    """Every kind of batch of a recipe can be filled, and the model has its recipe's size."""
     config = training_config.make(training_config.read(path) | {"output": str(tmp_path)})
     start = setup.prepare(config)
     count = sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda: start.params(config.seed))))
