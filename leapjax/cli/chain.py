@@ -7,7 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from leapjax.cli.common import OK, at_least, command, listed, note_plots, numbers, place
+from leapjax.cli.common import (
+    OK,
+    at_least,
+    command,
+    listed,
+    note_plots,
+    numbers,
+    place,
+    shares,
+)
 from leapjax.errors import UserError
 from leapjax.progress import counted
 
@@ -35,18 +44,6 @@ the same command goes on where it was. docs/chain.md explains the numbers.
 
 exit status: 0 done, 2 bad input or options, 130 interrupted.
 """
-
-
-def shares(text: str) -> list[float]:
-    """The type of an argument that is a list of numbers.
-
-    Args:
-      text: as given.
-    """
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers") from None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,11 +93,12 @@ def run(args: argparse.Namespace) -> int:
     from leapjax.studies import chain_report
     from leapjax.studies.files import prepare, write_all
 
+    names: dict[str, None] = {}
     for name in args.policies:
-        if policy_of(name) is None:
+        if (found := policy_of(name)) is None:
             raise UserError(f"--policies: unknown policy {name!r}; {suggestion(name)}")
+        names[found[0]] = None
     _check(args)
-    names = list(dict.fromkeys(policy_of(name)[0] for name in args.policies))  # type: ignore
     for name in names:  # refused before anything is written
         chains.synthetic(2, 2, 0.5).options(
             policy=name, gen_length=args.gen_length, block_length=args.gen_length
@@ -110,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     prepare(folder, [*chain_report.FILES, *chain_report.FIGURES], args.overwrite)
     note_plots("leapjax chain")
     enable_cache()
-    report = study(args, names or list(POLICIES), source, folder)
+    report = study(args, list(names or POLICIES), source, folder)
     sys.stdout.write(chain_report.markdown(report))
     sys.stdout.flush()
     made = write_all(folder, chain_report.files(report))

@@ -201,6 +201,18 @@ def numbers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers") from None
 
 
+def shares(text: str) -> list[float]:
+    """The type of an argument that is a list of numbers, such as `0.8,0.95`.
+
+    Args:
+      text: as given.
+    """
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers") from None
+
+
 def place(text: str) -> str:
     """The type of an argument that names a file or folder to write.
 

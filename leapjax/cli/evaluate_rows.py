@@ -48,12 +48,18 @@ def run(args: argparse.Namespace) -> int:
     from leapjax.studies import paper_rows
 
     rows = paper_rows.load(Path(args.rows) if args.rows else None)
-    if shown := {"list": paper_rows.listing, "table": paper_rows.comparison}.get(args.reproduce):
+    names = listed(args.reproduce)
+    if not names:
+        raise UserError("--reproduce needs the name of a row, all, list or table")
+    words = ("all", "list", "table") if len(names) == 1 else ()  # each stands alone
+    check_keys(names, "--reproduce", (*rows, *words), "row")
+    if shown := {"list": paper_rows.listing, "table": paper_rows.comparison}.get(names[0]):
         sys.stdout.write(shown(rows))
         return OK
-    names = [*rows] if args.reproduce == "all" else listed(args.reproduce)
-    check_keys(names, "--reproduce", (*rows, "all", "list", "table"), "row")
-    if args.reproduce != "all":
+    every = names == ["all"]
+    if every:
+        names = [*rows]
+    else:
         sys.stdout.write("".join(paper_rows.describe(rows[name]) for name in names))
         sys.stdout.flush()
     for name, why in (("model", "a checkpoint"), ("output", "a folder for answers and report")):
@@ -64,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         check_keys([args.published_as], "--published-as", sorted(models), "model")
     shape = model_config(args.model)
     # Whoever names rows of one model says which model it is.
-    if args.reproduce != "all" and len(models) == 1:
+    if not every and len(models) == 1:
         (args.published_as,) = models
     model = args.published_as or paper_rows.published_model(args.model, shape, models)
     return _run_rows(args, rows, names, model, shape)

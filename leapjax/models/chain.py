@@ -52,7 +52,10 @@ class Messages(NamedTuple):
 def logs(params: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     """The weights as float32 logarithms of at least `FLOOR`: (S,), (S, S), (S, V)."""
     names = ("initial", "transition", "emission")
-    return tuple(jnp.maximum(params[n].astype(jnp.float32), FLOOR) for n in names)  # type: ignore
+    initial, transition, emission = (
+        jnp.maximum(params[n].astype(jnp.float32), FLOOR) for n in names
+    )
+    return initial, transition, emission
 
 
 def observed(
@@ -244,7 +247,8 @@ def dependence(
     zeros = jnp.zeros(b, jnp.float32)
     start = jnp.zeros((b, s, s), jnp.float32), jnp.zeros(b, bool), zeros, zeros
     (_, _, *totals), _ = lax.scan(forward, start, tuple(each))
-    return tuple(totals)  # type: ignore
+    expected, lost = totals
+    return expected, lost
 
 
 def head(

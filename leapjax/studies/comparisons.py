@@ -67,9 +67,9 @@ def compare(named: Mapping[str, Sequence[Row]], unequal: bool = False) -> list[d
             pair: dict[str, Any] = {"equal": kind, "a": name(a, rows), "b": name(b, rows)}
             for prefix, measure in (("", "correct"), ("strict_", "strict")):
                 sides = _right(a, measure), _right(b, measure)
-                mean, interval = paired_difference(*sides, problems)  # type: ignore[arg-type]
+                mean, interval = paired_difference(*sides, problems)
                 pair |= {f"{prefix}difference": mean, f"{prefix}interval": list(interval)}
-            p = paired_p(_right(a, "correct"), _right(b, "correct"), problems)  # type: ignore[arg-type]
+            p = paired_p(_right(a, "correct"), _right(b, "correct"), problems)
             pair |= {"n": len(problems), "problems": len(set(problems)), "p": p}
             found.append(pair | {"unequal": fields})
     for pair, p in zip(found, holm([pair["p"] for pair in found]), strict=True):

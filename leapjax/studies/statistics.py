@@ -9,6 +9,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 Z = 1.959963984540054  # the normal distribution's 97.5 % point
+Outcomes = Sequence[bool] | np.ndarray  # right or wrong, by answer
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
@@ -31,7 +32,7 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 
 def paired_difference(
-    these: Sequence[bool], those: Sequence[bool], clusters: Sequence[Hashable] | None = None
+    these: Outcomes, those: Outcomes, clusters: Sequence[Hashable] | None = None
 ) -> tuple[float, tuple[float, float]]:
     """Mean of the paired differences with its normal 95 % interval.
 
@@ -59,9 +60,7 @@ def paired_difference(
     return mean, (mean - half, mean + half)
 
 
-def paired_p(
-    these: Sequence[bool], those: Sequence[bool], clusters: Sequence[Hashable] | None = None
-) -> float:
+def paired_p(these: Outcomes, those: Outcomes, clusters: Sequence[Hashable] | None = None) -> float:
     """Two-sided p-value of "neither side is better": the larger one of two tests.
 
     The normal test belongs to `paired_difference`. It is too sure of itself where few problems

@@ -177,6 +177,8 @@ def test_bad_requests(argv, tmp_path, capsys):
         ([*argv, "--rows", str(empty)], "holds no rows"),
         (["--reproduce", "p-a-gsmk8", "--rows", str(tmp_path / "rows")], "p-a-gsm8k"),
         (["--data-dir", "x"], "only read with --reproduce"),
+        (["--reproduce", "all,list", "--rows", str(tmp_path / "rows")], "unknown row 'all'"),
+        (["--reproduce", ","], "--reproduce needs the name of a row, all, list or table"),
     ):
         assert main(wrong) == 2
         err = capsys.readouterr().err

@@ -61,7 +61,8 @@ def test_rows_are_training_problems_in_wordings_that_are_trained_on(tmp_path):
                 if prompt.startswith(before) and prompt.endswith(after):
                     question = prompt[len(before) : len(prompt) - len(after)]
                     assert split_of(name, question) == "train" and i < 6
-                    solved = question if name == "copy" else str(eval(question))  # noqa: S307
+                    total = sum(int(x) for x in question.split("+")) if name == "sums" else 0
+                    solved = question if name == "copy" else str(total)
                     assert answer == solved + "<|endoftext|>" * (8 - len(solved))
                     found.add(name)
     assert found == {"copy", "sums"}
