@@ -5,8 +5,6 @@ before `fsdp`, and as many replicas as the devices give. A device's memory is wh
 says; where it says nothing (CPU) there is nothing to go by, and one device is used as ever.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,19 +33,13 @@ ROWS = 8
 
 @dataclasses.dataclass(frozen=True)
 class Auto:
-    """What is to be decoded, so that a mesh with room for it can be chosen.
-
-    Attributes:
-      config: the options.
-      batch_size: rows decoded at once by all replicas, if that is fixed.
-      requests: how many will come, if that is known; more replicas than that are no use.
-      prompt_length: tokens of a long prompt; longer ones find room with fewer rows.
-    """
+    """What is to be decoded, so that a mesh with room for it can be chosen."""
 
     config: DecodeConfig = DecodeConfig()
-    batch_size: int | None = None
+    batch_size: int | None = None  # rows decoded at once by all replicas, if that is fixed
+    # how many will come, if that is known; more replicas than that are no use
     requests: int | None = None
-    prompt_length: int = 512
+    prompt_length: int = 512  # tokens of a long prompt; longer ones find room with fewer rows
 
 
 def wanted(
@@ -58,11 +50,7 @@ def wanted(
 ) -> str | Auto:
     """A command's `--mesh` as `leapjax.load` takes it.
 
-    Args:
-      mesh: the flag's value; None means auto.
-      config: see `Auto`.
-      batch_size: see `Auto`.
-      requests: see `Auto`.
+    `mesh`: the flag's value; None means auto.
     """
     return Auto(config, batch_size, requests) if mesh in (None, "auto") else mesh
 
@@ -80,19 +68,9 @@ def choose(
 
     Nothing is compiled with one device, nor for meshes whose weights alone are too large.
 
-    Args:
-      auto: what is to be decoded.
-      stored: tells of the weights: leaf name -> (shape, dtype); called if they matter.
-      model: its shape.
-      dtype: compute dtype's name.
-      quantize: as in `leapjax.load`.
-      devices: to choose from; default: this process's, in the order of their ids.
-
-    Returns:
-      The mesh; None is the default device.
-
-    Raises:
-      NoRoom: it fits none of them.
+    `stored`: tells of the weights: leaf name -> (shape, dtype); called if they matter; `devices`:
+    to choose from; default: this process's, in the order of their ids. Returns the mesh; None is
+    the default device. Raises NoRoom: it fits none of them.
     """
     have = local_devices() if devices is None else devices
     limit = device_limit(have[0]) if len(have) > 1 else None
@@ -116,10 +94,9 @@ def candidates(devices: int, model: ModelConfig) -> Iterator[MeshShape]:
 
     Among equal ones `expert` comes before `tensor`, and `tensor` before `fsdp`.
 
-    Args:
-      devices: how many there are; some stay idle where a replica's size does not divide them.
-      model: `tensor` divides its heads, `fsdp` is a power of two that divides its width, `expert`
-        one that, with `fsdp`, divides the experts of every layer that has some.
+    `devices`: how many there are; some stay idle where a replica's size does not divide them;
+    `model`: `tensor` divides its heads, `fsdp` is a power of two that divides its width, `expert`
+    one that, with `fsdp`, divides the experts of every layer that has some.
     """
     tensors = [t for t in range(1, devices + 1) if model.n_heads % t == 0]
     powers = [2**i for i in range(devices.bit_length())]

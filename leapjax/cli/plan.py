@@ -1,7 +1,5 @@
 """`leapjax plan`: does a decode fit on a TPU slice, and how fast should it be."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -53,11 +51,7 @@ exit status: 0 something fits, 1 nothing does, 2 bad input.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments.
-
-    Args:
-      parser: of this command.
-    """
+    """Declare the command's arguments."""
     from leapjax.caches import CACHES
     from leapjax.config import QUANTIZATIONS
     from leapjax.planning.models import PRESETS
@@ -119,17 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry the command out.
-
-    Args:
-      args: as `add_arguments` declares them.
-
-    Returns:
-      The exit status.
-
-    Raises:
-      UserError: bad input.
-    """
+    """Carry the command out."""
     import jax
 
     from leapjax.config import DecodeConfig

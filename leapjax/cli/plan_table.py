@@ -1,7 +1,5 @@
 """What `leapjax plan` prints: a row a mesh, and of a figure whether it is counted or estimated."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from leapjax.planning import need
@@ -26,12 +24,7 @@ MARKDOWN = (
 
 
 def line(plan: dict[str, Any], dtype: str) -> str:
-    """A plan's row for a terminal.
-
-    Args:
-      plan: of `search.plan`.
-      dtype: of weights that are not quantised.
-    """
+    """A plan's row for a terminal. `dtype`: of weights that are not quantised."""
     start = _start(plan, dtype)
     start = f"{start[0]:<11} {start[1]:<22} {start[2]:<8} "
     if not plan["fits"]:

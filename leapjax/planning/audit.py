@@ -11,8 +11,6 @@ whose trip count depends on data counts as one turn. Names of passes come from o
 the compiler's metadata, or else from the shapes of what a loop computes.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections import Counter, defaultdict
@@ -44,74 +42,45 @@ _NOISE = re.compile(r"^(jit\(run\)|while|body|cond|closed_call|branch_\d+_fun|ch
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """One instruction in its place, all its runs in one pass together.
+    """One instruction in its place, all its runs in one pass together."""
 
-    Attributes:
-      name: the compiler's.
-      opcode: the compiler's.
-      scope: where in our code.
-      inside: the loops and conditionals around it inside the decode loop, outermost first.
-      times: runs in one pass, or turn.
-      read: bytes, of all runs.
-      written: bytes, of all runs.
-      wasted: of them, those that are not weights or keys and values for the first time.
-      cycles: the compiler's own estimate, of all runs.
-      of: arguments of the program that it reads.
-      moves_only: it computes nothing.
-      result: its type.
-      exact: not so for a Pallas call whose copies depend on data, or are the kernel's own.
-    """
-
-    name: str
-    opcode: str
-    scope: str
+    name: str  # the compiler's
+    opcode: str  # the compiler's
+    scope: str  # where in our code
+    # the loops and conditionals around it inside the decode loop, outermost first
     inside: tuple[str, ...]
-    times: int
-    read: int
-    written: int
-    wasted: int
-    cycles: int
-    of: tuple[str, ...]
-    moves_only: bool
-    result: str
-    exact: bool
+    times: int  # runs in one pass, or turn
+    read: int  # bytes, of all runs
+    written: int  # bytes, of all runs
+    wasted: int  # of them, those that are not weights or keys and values for the first time
+    cycles: int  # the compiler's own estimate, of all runs
+    of: tuple[str, ...]  # arguments of the program that it reads
+    moves_only: bool  # it computes nothing
+    result: str  # its type
+    exact: bool  # not so for a Pallas call whose copies depend on data, or are the kernel's own
 
 
 @dataclasses.dataclass(frozen=True)
 class Exchange:
-    """A collective in its place.
+    """A collective in its place."""
 
-    Attributes:
-      what: the collective; its `bytes` are those of one run.
-      times: runs in one pass, or turn.
-    """
-
-    what: collectives.Collective
-    times: int
+    what: collectives.Collective  # the collective; its `bytes` are those of one run
+    times: int  # runs in one pass, or turn
 
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
-    """A part of the program and all that runs in it.
+    """A part of the program and all that runs in it."""
 
-    Attributes:
-      name: as in `need`, or `outside`.
-      turns: None where a loop of an unknown number of turns is inside, or is the pass: the
-        figures are those of one turn. Else 1.
-      operations: those that move bytes, the most wasteful first.
-      exchanges: collectives.
-      need: bytes a device that it has to move; None where nothing says it.
-      cycles: the compiler's own estimate, of everything in it but collectives and Pallas calls.
-      grouped: bytes that grouped products move, for which the compiler has no estimate.
-    """
-
-    name: str
+    name: str  # as in `need`, or `outside`
+    # None where a loop of an unknown number of turns is inside, or is the pass: the figures are
+    # those of one turn. Else 1.
     turns: int | None
-    operations: tuple[Operation, ...]
+    operations: tuple[Operation, ...]  # those that move bytes, the most wasteful first
     exchanges: tuple[Exchange, ...]
-    need: Need | None
-    cycles: int
-    grouped: int = 0
+    need: Need | None  # bytes a device that it has to move; None where nothing says it
+    cycles: int  # the compiler's own estimate, of everything in it but collectives and Pallas calls
+    grouped: int = 0  # bytes that grouped products move, for which the compiler has no estimate
 
     @property
     def read(self) -> int:
@@ -137,15 +106,10 @@ class Pass:
 
 @dataclasses.dataclass(frozen=True)
 class Audit:
-    """A program's account.
+    """A program's account."""
 
-    Attributes:
-      passes: by name; `besides` is among them.
-      outside: what runs once a chunk, around the decode loop.
-    """
-
-    passes: dict[str, Pass]
-    outside: Pass
+    passes: dict[str, Pass]  # by name; `besides` is among them
+    outside: Pass  # what runs once a chunk, around the decode loop
 
     @property
     def step(self) -> tuple[int, float | None]:
@@ -159,10 +123,8 @@ class Audit:
 def audit(text: str, expected: Passes | None = None) -> Audit:
     """Account for a compiled program.
 
-    Args:
-      text: as `jax.stages.Compiled.as_text()` gives it.
-      expected: what the decode needs (`need.passes`); without it passes are known by their scopes
-        only, and nothing says what they need.
+    `expected`: what the decode needs (`need.passes`); without it passes are known by their scopes
+    only, and nothing says what they need.
     """
     module = hlo.parse(text)
 

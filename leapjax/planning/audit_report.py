@@ -1,7 +1,5 @@
 """An audit as JSON, and as text for a terminal of 80 columns (docs/audit.md has the schema)."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 from typing import Any
@@ -15,12 +13,7 @@ _SHOWN = 5  # in text
 
 
 def record(found: Audit, chip: Chip) -> dict[str, Any]:
-    """An audit, JSON-ready.
-
-    Args:
-      found: the audit.
-      chip: the kind, for its clock.
-    """
+    """An audit, JSON-ready."""
     moved, needed = found.step
     return {
         "step": {"moved": moved, "need": needed, "ratio": _ratio(moved, needed)},
@@ -57,11 +50,7 @@ def _ratio(moved: float, need: float | None) -> float | None:
 
 
 def lines(plan: dict[str, Any]) -> list[str]:
-    """An audit for a terminal.
-
-    Args:
-      plan: one that fits, of `leapjax.planning.search.plan`.
-    """
+    """An audit for a terminal."""
     audit = plan["audit"]
     parts = {**audit["passes"], "outside": audit["outside"]}
     form = f", {plan['quantize']}" if plan["quantize"] else ""

@@ -4,8 +4,6 @@ Replicas along `data` run the same program on devices of their own, so a slice's
 that of one replica.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
@@ -25,28 +23,18 @@ _ENOUGH = 0.97  # of the best speed: fewer rows answer sooner
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """What is to be decoded.
-
-    Attributes:
-      model: the shape.
-      config: the options.
-      prompt_length: tokens.
-      dtype: of computation, and of weights that are not quantised.
-      batch: rows on the slice at once; None searches.
-      refresh_group: rows that a turn computes, of a refresh or a storing pass; None is the engine's
-        default on the TPU.
-      tokens_per_step: assumed, a row.
-      quantize: forms of the weights, as in `leapjax.load`.
-    """
+    """What is to be decoded."""
 
     model: ModelConfig
     config: DecodeConfig
-    prompt_length: int
-    dtype: str
-    batch: int | None = None
+    prompt_length: int  # tokens
+    dtype: str  # of computation, and of weights that are not quantised
+    batch: int | None = None  # rows on the slice at once; None searches
+    # rows that a turn computes, of a refresh or a storing pass; None is the engine's default on the
+    # TPU
     refresh_group: int | None = None
-    tokens_per_step: float = 4.0
-    quantize: tuple[str | None, ...] = (None,)
+    tokens_per_step: float = 4.0  # assumed, a row
+    quantize: tuple[str | None, ...] = (None,)  # forms of the weights, as in `leapjax.load`
 
     def rows(self, mesh: MeshShape) -> list[int]:
         """Rows of a replica that may be tried: the given ones, or powers of two and 1.5 times."""
@@ -88,33 +76,21 @@ class Workload:
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A mesh and a form of the weights, with the rows that may fit.
-
-    Attributes:
-      where: the slice.
-      mesh: how it is used.
-      quantize: as in `leapjax.load`.
-      rows: of a replica, best first.
-      speed: tokens/s a chip with the first of them, by a roofline where nothing overlaps.
-    """
+    """A mesh and a form of the weights, with the rows that may fit."""
 
     where: chips.Slice
     mesh: MeshShape
-    quantize: str | None
-    rows: tuple[int, ...]
-    speed: float
+    quantize: str | None  # as in `leapjax.load`
+    rows: tuple[int, ...]  # of a replica, best first
+    speed: float  # tokens/s a chip with the first of them, by a roofline where nothing overlaps
 
 
 def meshes(work: Workload, where: chips.Slice) -> list[MeshShape]:
-    """The meshes of a slice.
+    """The meshes of a slice; with a given batch no device may be without a row.
 
-    Args:
-      work: what is decoded; with a given batch no device may be without a row.
-      where: the slice.
-
-    Returns:
-      Sizes are powers of two; `tensor` divides the heads, `expert` and `fsdp` together the experts.
-      `tensor` leaves whole tiles of an expert: narrower parts would be laid out anew.
+    Sizes are powers of
+    two; `tensor` divides the heads, `expert` and `fsdp` together the experts. `tensor` leaves whole
+    tiles of an expert: narrower parts would be laid out anew.
     """
     sizes = [2**i for i in range(10) if where.devices % 2**i == 0]
     routed = [run.experts for run in work.model.runs if run.experts]
@@ -136,10 +112,7 @@ def meshes(work: Workload, where: chips.Slice) -> list[MeshShape]:
 def replicas(work: Workload, chip: str, most_chips: int) -> list[tuple[chips.Slice, MeshShape]]:
     """Each kind of replica on the smallest slice on offer that holds one.
 
-    Args:
-      work: what is decoded.
-      chip: name in `chips.CHIPS`.
-      most_chips: of a slice.
+    `chip`: name in `chips.CHIPS`.
     """
     found: dict[tuple[int, int, int], tuple[chips.Slice, MeshShape]] = {}
     for where in chips.slices(chip, most_chips):
@@ -151,14 +124,8 @@ def replicas(work: Workload, chip: str, most_chips: int) -> list[tuple[chips.Sli
 def candidates(work: Workload, where: chips.Slice, mesh: MeshShape) -> list[Candidate]:
     """What may fit of a mesh, one for each form of the weights.
 
-    Args:
-      work: what is decoded.
-      where: the slice.
-      mesh: how it is used.
-
-    Returns:
-      Those whose weights, cache and logits do not alone exceed the memory. Rows are those with
-      the best speed, or the fewest that nearly reach it, and then fewer.
+    Returns those whose weights, cache and logits do not alone exceed the memory. Rows are those
+    with the best speed, or the fewest that nearly reach it, and then fewer.
     """
     has, out = where.chip.hbm / where.chip.devices, []
     for quantize in work.quantize:
@@ -179,12 +146,7 @@ def candidates(work: Workload, where: chips.Slice, mesh: MeshShape) -> list[Cand
 
 
 def best(found: list[Candidate], tries: int) -> list[Candidate]:
-    """The fastest `tries` candidates of each form of the weights.
-
-    Args:
-      found: any.
-      tries: number per form.
-    """
+    """The fastest `tries` candidates of each form of the weights."""
     ordered = sorted(found, key=lambda c: (-c.speed, c.mesh.replica, str(c.mesh)))
     forms = dict.fromkeys(c.quantize for c in found)
     kept = [c for form in forms for c in [c for c in ordered if c.quantize == form][:tries]]

@@ -10,8 +10,6 @@ The clock is the one at which a chip's matrix units reach its peak: 4 units of 1
 on v5p, 4 of 256 x 256 on v6e and on each of 7x's two devices, 2 FLOPs a cell and cycle.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 
@@ -21,31 +19,18 @@ from leapjax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One kind of chip.
+    """One kind of chip."""
 
-    Attributes:
-      name: as in `--topology`.
-      xla: as the compiler's topologies are called.
-      flops: peak bfloat16 FLOP/s.
-      hbm: bytes of memory.
-      bandwidth: bytes/s of memory.
-      link: bytes/s that one link of the interconnect carries one way.
-      clock: cycles/s.
-      dimensions: of its slices' shapes.
-      devices: JAX devices a chip.
-      kinds: what JAX calls such a device (`device_kind`).
-    """
-
-    name: str
-    xla: str
-    flops: float
-    hbm: float
-    bandwidth: float
-    link: float
-    clock: float
-    dimensions: int
-    devices: int = 1
-    kinds: tuple[str, ...] = ()
+    name: str  # as in `--topology`
+    xla: str  # as the compiler's topologies are called
+    flops: float  # peak bfloat16 FLOP/s
+    hbm: float  # bytes of memory
+    bandwidth: float  # bytes/s of memory
+    link: float  # bytes/s that one link of the interconnect carries one way
+    clock: float  # cycles/s
+    dimensions: int  # of its slices' shapes
+    devices: int = 1  # JAX devices a chip
+    kinds: tuple[str, ...] = ()  # what JAX calls such a device (`device_kind`)
 
 
 CHIPS = {
@@ -100,15 +85,10 @@ _OFFERED = {2: 1, 3: 4}  # smallest number of chips that one can rent
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """A slice of chips.
-
-    Attributes:
-      chip: its kind.
-      shape: chips along each dimension, as `2x4`.
-    """
+    """A slice of chips."""
 
     chip: Chip
-    shape: str
+    shape: str  # chips along each dimension, as `2x4`
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -142,11 +122,7 @@ class Slice:
 
 
 def parse(text: str) -> Slice:
-    """Read `v5e:2x4`.
-
-    Raises:
-      UserError: unknown chip, or a shape that it does not come in.
-    """
+    """Read `v5e:2x4`. Raises UserError: unknown chip, or a shape that it does not come in."""
     name, _, shape = text.strip().lower().partition(":")
     name = _ALIASES.get(name, name)
     check_keys([name], f"--topology {text!r}", CHIPS, "chip")
@@ -167,9 +143,6 @@ def parse(text: str) -> Slice:
 def of_device(kind: str) -> Chip | None:
     """The chip that a JAX device belongs to; None if the table lacks it.
 
-    Args:
-      kind: the device's `device_kind`.
-
     >>> of_device("TPU v6 lite").name
     'v6e'
     """
@@ -177,23 +150,14 @@ def of_device(kind: str) -> Chip | None:
 
 
 def slices(chip: str, most: int = 256) -> list[Slice]:
-    """The slices of a kind of chip that are on offer, smallest first.
-
-    Args:
-      chip: name in `CHIPS`.
-      most: chips.
-    """
+    """The slices of a kind of chip that are on offer, smallest first. `most`: chips."""
     kind = CHIPS[chip]
     counts = SHAPES[kind.dimensions].items()
     return [Slice(kind, s) for n, s in counts if _OFFERED[kind.dimensions] <= n <= most]
 
 
 def home(chip: Chip, devices: int) -> Slice:
-    """The smallest slice with so many JAX devices.
-
-    Raises:
-      UserError: there is none.
-    """
+    """The smallest slice with so many JAX devices."""
     for shape in SHAPES[chip.dimensions].values():
         if (found := Slice(chip, shape)).devices >= devices:
             return found

@@ -6,8 +6,6 @@ An exchange in two parts, `all-gather-start` and `all-gather-done`, lets other w
 so does one in stages, each inside a fusion that computes something else.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re
@@ -29,35 +27,24 @@ _PAIRS = re.compile(r"source_target_pairs=\{(\{.*?\})\}")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One collective of the program.
+    """One collective of the program."""
 
-    Attributes:
-      kind: all-reduce, all-gather, …
-      shapes: of its result's arrays on one device, as (dtype, dimensions).
-      bytes: of its result.
-      in_loop: it sits inside a loop.
-      scope: where in our code, from the compiler's metadata.
-      groups: partitions that exchange with each other; None where the text is not understood.
-        One group () stands for everybody.
-      asynchronous: other work may run while it does.
-    """
-
-    kind: str
+    kind: str  # all-reduce, all-gather, …
+    # of its result's arrays on one device, as (dtype, dimensions)
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
-    bytes: int
-    in_loop: bool
-    scope: str
+    bytes: int  # of its result
+    in_loop: bool  # it sits inside a loop
+    scope: str  # where in our code, from the compiler's metadata
+    # partitions that exchange with each other; None where the text is not understood. One group ()
+    # stands for everybody.
     groups: tuple[tuple[int, ...], ...] | None
-    asynchronous: bool = False
+    asynchronous: bool = False  # other work may run while it does
 
     def axes(self, sizes: Mapping[str, int]) -> tuple[str, ...] | None:
         """Mesh axes that it crosses.
 
-        Args:
-          sizes: axis -> devices along it, in the order of the mesh.
-
-        Returns:
-          The names; None where the groups are not understood.
+        `sizes`: axis -> devices along it, in the order of the mesh. Returns the names; None where
+        the groups are not understood.
         """
         if self.groups is None:
             return None
@@ -114,13 +101,7 @@ def read(module: Module) -> list[Collective]:
 
 
 def describe(module: Module, computation: Computation, instruction: Instruction) -> Collective:
-    """A collective from its instruction.
-
-    Args:
-      module: the program.
-      computation: where it stands.
-      instruction: of an opcode that `kind_of` knows.
-    """
+    """A collective from its instruction. `instruction`: of an opcode that `kind_of` knows."""
     arrays, kind = result(computation, instruction), instruction.opcode.removesuffix("-start")
     if kind == "all-reduce" and (part := _scattered(computation, instruction)):
         arrays, kind = part.arrays, "reduce-scatter"

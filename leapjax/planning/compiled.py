@@ -4,8 +4,6 @@
 on any machine.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 import os
@@ -29,31 +27,19 @@ from leapjax.sharding import MeshShape, Placement, placements
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """One replica's compiled decode.
+    """One replica's compiled decode."""
 
-    Attributes:
-      seconds: that compiling took here.
-      cpu_seconds: of this process meanwhile.
-      weights: bytes a device.
-      state: bytes a device of tokens and cache, which are donated.
-      temporaries: bytes a device, the program's code included.
-      donated: bytes of the state that the result reuses.
-      reused: those arrays, as (dtype, dimensions on a device).
-      partitions: devices that the program knows of.
-      collectives: all of them.
-      text: the compiled program, as the compiler prints it.
-    """
-
-    seconds: float
-    cpu_seconds: float
-    weights: int
-    state: int
-    temporaries: int
-    donated: int
+    seconds: float  # that compiling took here
+    cpu_seconds: float  # of this process meanwhile
+    weights: int  # bytes a device
+    state: int  # bytes a device of tokens and cache, which are donated
+    temporaries: int  # bytes a device, the program's code included
+    donated: int  # bytes of the state that the result reuses
+    # those arrays, as (dtype, dimensions on a device)
     reused: tuple[tuple[str, tuple[int, ...]], ...]
-    partitions: int
+    partitions: int  # devices that the program knows of
     collectives: tuple[collectives.Collective, ...]
-    text: str = dataclasses.field(repr=False)
+    text: str = dataclasses.field(repr=False)  # the compiled program, as the compiler prints it
 
     @property
     def total(self) -> int:
@@ -77,9 +63,6 @@ def devices(where: Slice) -> list[Any]:
 
     In libtpu's own order (host by host) a replica can begin with ids that are not consecutive,
     and then does not compile on large slices.
-
-    Raises:
-      UserError: libtpu is not installed, or knows no such slice.
     """
     from jax.experimental import topologies
 
@@ -111,19 +94,7 @@ def compile_for(
     quantize: str | None = None,
     lower: Callable[..., Any] = lower_run,
 ) -> Compiled:
-    """Compile one replica's decode for a slice. All replicas are alike.
-
-    Args:
-      where: the slice.
-      mesh: how it is used.
-      program: the decode.
-      slots: rows a replica.
-      quantize: as in `leapjax.load`.
-      lower: the chunk's `lower_run`, or `lower_prefill`.
-
-    Raises:
-      UserError: no compiler, or the program does not fit.
-    """
+    """Compile one replica's decode for a slice. All replicas are alike."""
     place = placements(mesh, devices(where))[0]
     params = abstract_params(program, place, quantize)
     began, worked = time.perf_counter(), time.process_time()
@@ -151,11 +122,7 @@ def compile_for(
 
 
 def brief(reason: str) -> str:
-    """Why a program does not compile: the compiler's words, or only how much memory is missing.
-
-    Args:
-      reason: its message.
-    """
+    """Why a program does not compile: the compiler's words, or only how much memory is missing."""
     text = " ".join(reason.split())
     # HBM holds arrays; vmem, on the chip, what one operation works on.
     short = re.search(r"Used [\d.]+\w+ of [\d.]+\w+ (?:hbm|vmem)", text)
@@ -165,10 +132,7 @@ def brief(reason: str) -> str:
 def abstract_params(program: Program, place: Placement, quantize: str | None = None):
     """The parameters' shapes with their shardings.
 
-    Args:
-      program: the decode; weights that are not quantised have its compute dtype.
-      place: where they go.
-      quantize: as in `leapjax.load`.
+    `program`: the decode; weights that are not quantised have its compute dtype.
     """
     model, dtype = program.model, program.compute_dtype
     params = jax.tree.map(

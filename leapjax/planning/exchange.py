@@ -12,8 +12,6 @@ chip tell each other is free. An asynchronous collective takes its time beside t
 Latency of a hop: "How to Scale Your Model", https://jax-ml.github.io/scaling-book/sharding.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -35,13 +33,9 @@ _SENT = {
 def listed(parts: Iterable[Pass], mesh: MeshShape) -> list[dict[str, Any]]:
     """The collectives of a replica's program, equal ones together.
 
-    Args:
-      parts: of an audit.
-      mesh: of the replica.
-
-    Returns:
-      JSON-ready: of each `part`, `kind`, mesh axes that it is `over`, `group` (a group of devices
-      that exchange), `bytes` of its result on a device, whether `asynchronous`, and `times`.
+    `parts`: of an audit. Returns JSON-ready: of each `part`, `kind`, mesh axes that it is `over`,
+    `group` (a group of devices that exchange), `bytes` of its result on a device, whether
+    `asynchronous`, and `times`.
     """
     count: Counter[tuple] = Counter()
     for part in parts:
@@ -56,12 +50,7 @@ def listed(parts: Iterable[Pass], mesh: MeshShape) -> list[dict[str, Any]]:
 
 
 def seconds(where: Slice, one: Mapping[str, Any]) -> float:
-    """Seconds that a collective takes, all its times together.
-
-    Args:
-      where: the slice.
-      one: as `listed` has it.
-    """
+    """Seconds that a collective takes, all its times together."""
     chips = {device // where.chip.devices for device in one["group"]}
     if (c := len(chips)) == 1:
         return 0.0

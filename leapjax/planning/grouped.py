@@ -14,8 +14,6 @@ width K and of the columns N. A step copies a block when its index differs from 
 A group without rows has no step, so the layers of a stack that are not this one cost nothing.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re
@@ -31,17 +29,11 @@ _TILES = re.compile(r'ragged_dot_tiling="(\d+),(\d+),(\d+)"')
 
 @dataclasses.dataclass(frozen=True)
 class Routing:
-    """The tokens of a pass and the experts that they meet on a device.
+    """The tokens of a pass and the experts that they meet on a device."""
 
-    Attributes:
-      experts: of a layer.
-      tokens: N of the replica.
-      devices: that a layer's experts are split over.
-    """
-
-    experts: Experts
-    tokens: int
-    devices: int = 1
+    experts: Experts  # of a layer
+    tokens: int  # N of the replica
+    devices: int = 1  # that a layer's experts are split over
 
     @property
     def touched(self) -> float:
@@ -62,10 +54,8 @@ def is_grouped(instruction: Instruction) -> bool:
 def moved(instruction: Instruction, operands: Sequence[Array], routing: Routing | None) -> Moved:
     """The shares of a grouped product's operands and result that are copied.
 
-    Args:
-      instruction: the kernel's call; of its operands rows are (M, K) and matrices (G, K, N).
-      operands: types of its operands.
-      routing: None assumes that every row has a group of its own.
+    `instruction`: the kernel's call; of its operands rows are (M, K) and matrices (G, K, N);
+    `routing`: None assumes that every row has a group of its own.
     """
     found = _TILES.search(instruction.attributes)
     assert found is not None

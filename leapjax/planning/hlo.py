@@ -14,8 +14,6 @@ tiles that the array is padded to, then the memory space: 0, which is not printe
 main memory (HBM); every other space is on the chip or the host.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math
@@ -40,17 +38,11 @@ _NO_CYCLES = 2**62
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """The type of one array.
+    """The type of one array."""
 
-    Attributes:
-      dtype: as XLA writes it.
-      dims: sizes of its dimensions on one device.
-      layout: what stands between its braces; empty if nothing does.
-    """
-
-    dtype: str
-    dims: tuple[int, ...]
-    layout: str = ""
+    dtype: str  # as XLA writes it
+    dims: tuple[int, ...]  # sizes of its dimensions on one device
+    layout: str = ""  # what stands between its braces; empty if nothing does
 
     @property
     def size(self) -> int:
@@ -89,25 +81,15 @@ class Array:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of a computation.
+    """One line of a computation."""
 
-    Attributes:
-      name: unique in its computation.
-      opcode: as XLA calls it.
-      arrays: of its result, those of tuples one after another.
-      operands: names of instructions of the same computation.
-      inner: the text between the operation's parentheses.
-      attributes: the text behind them.
-      root: its value is the computation's.
-    """
-
-    name: str
-    opcode: str
-    arrays: tuple[Array, ...]
-    operands: tuple[str, ...]
-    inner: str
-    attributes: str
-    root: bool
+    name: str  # unique in its computation
+    opcode: str  # as XLA calls it
+    arrays: tuple[Array, ...]  # of its result, those of tuples one after another
+    operands: tuple[str, ...]  # names of instructions of the same computation
+    inner: str  # the text between the operation's parentheses
+    attributes: str  # the text behind them
+    root: bool  # its value is the computation's
 
     @functools.cached_property
     def called(self) -> dict[str, tuple[str, ...]]:
@@ -151,14 +133,10 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
-    """A function of the program.
+    """A function of the program."""
 
-    Attributes:
-      name: unique in the module.
-      instructions: by name, in the order of the text, which is the schedule's.
-    """
-
-    name: str
+    name: str  # unique in the module
+    # by name, in the order of the text, which is the schedule's
     instructions: dict[str, Instruction]
 
     @functools.cached_property
@@ -186,17 +164,11 @@ class Computation:
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """A compiled program.
+    """A compiled program."""
 
-    Attributes:
-      header: its first line.
-      computations: by name, in the order of the text.
-      entry: name of the computation that runs.
-    """
-
-    header: str
-    computations: dict[str, Computation]
-    entry: str
+    header: str  # its first line
+    computations: dict[str, Computation]  # by name, in the order of the text
+    entry: str  # name of the computation that runs
 
     @property
     def partitions(self) -> int:
@@ -300,14 +272,7 @@ def arrays(text: str) -> tuple[Array, ...]:
 
 @functools.lru_cache(maxsize=2)
 def parse(text: str) -> Module:
-    """Read a compiled program.
-
-    Args:
-      text: as `jax.stages.Compiled.as_text()` gives it.
-
-    Raises:
-      ValueError: the text has no computation.
-    """
+    """Read a compiled program. Raises ValueError: the text has no computation."""
     computations: dict[str, Computation] = {}
     entry, name, lines = "", "", text.splitlines()
     for line in lines:

@@ -4,8 +4,6 @@ The TPU compiler ends its process where a check of its own fails, which no `exce
 a thread can't be stopped that takes too long.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import re
@@ -37,9 +35,8 @@ _FATAL = re.compile(r"^F\d{4} [\d:.]+ +\d+ (\S+?)\] *(.*)", re.MULTILINE)
 class Ended(Exception):
     """The process gave no answer.
 
-    Attributes:
-      how: `aborted`, `crashed`, `killed` or `timed out`.
-      reason: one line, of the process's last words; may be empty.
+    `how`: `aborted`, `crashed`, `killed` or `timed out`; `reason`: one line, of the process's last
+    words; may be empty.
     """
 
     def __init__(self, how: str, reason: str = ""):
@@ -56,18 +53,9 @@ class Ended(Exception):
 def call(function: Callable[..., Any], *args: Any, timeout_s: float) -> Any:
     """Call a function in a new process, on the CPU.
 
-    Args:
-      function: a module's own, found in the child by its name.
-      *args: what it takes; pickled.
-      timeout_s: wall time, in seconds.
-
-    Returns:
-      What it returns, pickled.
-
-    Raises:
-      UserError: the function raised it.
-      Ended: the process died or took too long.
-      RuntimeError: the function raised something else; the message has its traceback.
+    `function`: a module's own, found in the child by its name; `timeout_s`: wall time, in seconds.
+    Raises UserError: the function raised it; Ended: the process died or took too long;
+    RuntimeError: the function raised something else; the message has its traceback.
     """
     job = pickle.dumps(sys.path) + pickle.dumps((function, args))
     with tempfile.TemporaryFile() as stderr:
@@ -100,9 +88,8 @@ def call(function: Callable[..., Any], *args: Any, timeout_s: float) -> Any:
 def answered(job, answer) -> None:
     """The child's part: one call, read from a file and answered in another.
 
-    Args:
-      job: binary file with the pickled function and arguments.
-      answer: binary file that gets (True, result) or (False, a user's mistake).
+    `job`: binary file with the pickled function and arguments; `answer`: binary file that gets
+    (True, result) or (False, a user's mistake).
     """
     function, args = pickle.load(job)
     try:
@@ -116,9 +103,8 @@ def answered(job, answer) -> None:
 def ended(number: int, said: str) -> Ended:
     """How a process ended that a signal stopped.
 
-    Args:
-      number: of the signal.
-      said: its stderr, where the compiler's logging leaves a line that begins with F.
+    `number`: of the signal; `said`: its stderr, where the compiler's logging leaves a line that
+    begins with F.
     """
     try:
         name = signal.Signals(number).name

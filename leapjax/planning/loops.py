@@ -1,7 +1,5 @@
 """The way that control takes through a compiled program: loops, their trip counts, their values."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Callable, Iterator
@@ -18,21 +16,13 @@ _FOLLOWED = {
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """An instruction that runs, in its place.
+    """An instruction that runs, in its place."""
 
-    Attributes:
-      computation: where it stands.
-      instruction: it.
-      inside: names of the loops and conditionals around it, outermost first.
-      times: how often it runs, every loop of an unknown number of turns taken once.
-      certain: no such loop is around it.
-    """
-
-    computation: Computation
+    computation: Computation  # where it stands
     instruction: Instruction
-    inside: tuple[str, ...] = ()
-    times: int = 1
-    certain: bool = True
+    inside: tuple[str, ...] = ()  # names of the loops and conditionals around it, outermost first
+    times: int = 1  # how often it runs, every loop of an unknown number of turns taken once
+    certain: bool = True  # no such loop is around it
 
 
 def walk(
@@ -43,11 +33,7 @@ def walk(
 ) -> Iterator[Site]:
     """Everything that runs below a computation, in the order of the schedule.
 
-    Args:
-      module: the program.
-      start: the computation.
-      weigh: of the ways that a conditional can take, the one whose sites weigh most is gone.
-      skip: a loop to leave out.
+    `weigh`: of the ways that a conditional can take, the one whose sites weigh most is gone.
     """
 
     def below(names, at: Site) -> Iterator[Site]:
@@ -107,13 +93,7 @@ def trips(module: Module, loop: Instruction) -> int | None:
 
 
 def argument(module: Module, computation: Computation, name: str) -> Instruction | None:
-    """The program's argument that a value is, a part of, or a copy of; None if it is computed.
-
-    Args:
-      module: the program.
-      computation: where the value stands.
-      name: of the value.
-    """
+    """The program's argument that a value is, a part of, or a copy of; None if it is computed."""
     path: list[int] = []
     while (value := computation.instructions.get(name)) is not None:
         if value.opcode == "parameter":

@@ -1,7 +1,5 @@
 """Shapes to plan for without a checkpoint at hand."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -44,11 +42,7 @@ PRESETS = {
 
 
 def find(name: str) -> ModelConfig:
-    """A preset, or the shape of a checkpoint folder.
-
-    Raises:
-      UserError: neither.
-    """
+    """A preset, or the shape of a checkpoint folder."""
     if name in PRESETS:
         return PRESETS[name]
     if (Path(name) / "config.json").is_file():

@@ -13,8 +13,6 @@ and all of the replica's tokens come to them. Written logits, attention scores a
 are outside: a program that keeps them on the chip moves none.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 
@@ -52,57 +50,36 @@ class Need:
 
 @dataclasses.dataclass(frozen=True)
 class Expected:
-    """A pass as the program's options ask for it.
+    """A pass as the program's options ask for it."""
 
-    Attributes:
-      rows: rows of it on a device.
-      columns: positions computed in each.
-      need: what it has to move.
-      routing: the tokens that meet a layer's experts (of the last run that has some); None
-        without experts.
-    """
-
-    rows: int
-    columns: int
-    need: Need
+    rows: int  # rows of it on a device
+    columns: int  # positions computed in each
+    need: Need  # what it has to move
+    # the tokens that meet a layer's experts (of the last run that has some); None without experts
     routing: Routing | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Passes:
-    """Everything that a decode has to do in an iteration.
+    """Everything that a decode has to do in an iteration."""
 
-    Attributes:
-      passes: by name: the window pass and the refresh pass of a KV cache; window pass, a turn that
-        stores and a piece of a prefill of a block cache; or the full pass.
-      besides: the rest of an iteration, of which only the head's weights count.
-      widths: sizes that the last axis of activations may have.
-    """
-
+    # by name: the window pass and the refresh pass of a KV cache; window pass, a turn that stores
+    # and a piece of a prefill of a block cache; or the full pass
     passes: dict[str, Expected]
-    besides: Need
-    widths: frozenset[int]
+    besides: Need  # the rest of an iteration, of which only the head's weights count
+    widths: frozenset[int]  # sizes that the last axis of activations may have
 
 
 @dataclasses.dataclass(frozen=True)
 class Held:
-    """What a device keeps, in bytes.
+    """What a device keeps, in bytes."""
 
-    Attributes:
-      layers: weights of the layers, without routed experts.
-      experts: those of routed experts, by run of layers.
-      split: devices that a layer's experts are split over.
-      head: the table that the logits are computed with.
-      other: other weights.
-      cache: keys and values of all slots.
-    """
-
-    layers: float
-    experts: dict[str, float]
-    head: float
-    other: float
-    cache: float
-    split: int = 1
+    layers: float  # weights of the layers, without routed experts
+    experts: dict[str, float]  # those of routed experts, by run of layers
+    head: float  # the table that the logits are computed with
+    other: float  # other weights
+    cache: float  # keys and values of all slots
+    split: int = 1  # devices that a layer's experts are split over
 
     @property
     def total(self) -> float:
@@ -111,14 +88,7 @@ class Held:
 
 
 def held(mesh: MeshShape, program: Program, slots: int, quantize: str | None = None) -> Held:
-    """What a device of a replica keeps.
-
-    Args:
-      mesh: how a replica is spread.
-      program: the decode.
-      slots: rows of a replica.
-      quantize: as in `leapjax.load`.
-    """
+    """What a device of a replica keeps."""
     place = Placement(AbstractMesh((mesh.fsdp, mesh.expert, mesh.tensor), AXES[1:]))  # type: ignore
     params = abstract_params(program, place, quantize)
     spread = place.parameters(program.model, params)
@@ -147,14 +117,7 @@ def held(mesh: MeshShape, program: Program, slots: int, quantize: str | None = N
 
 
 def passes(mesh: MeshShape, program: Program, slots: int, quantize: str | None = None) -> Passes:
-    """What a replica's decode needs.
-
-    Args:
-      mesh: how the replica is spread.
-      program: the decode.
-      slots: rows of the replica.
-      quantize: as in `leapjax.load`.
-    """
+    """What a replica's decode needs."""
     kept, model = held(mesh, program, slots, quantize), program.model
     routed = [(run.name, run.experts) for run in model.runs if run.experts]
     item, rows = program.compute_dtype.itemsize, 2 if program.guidance else 1

@@ -6,8 +6,6 @@ that says which block a step of the grid works on (`transform_indices`). The run
 when its index changes from one step to the next, steps in order, the last dimension fastest.
 """
 
-from __future__ import annotations
-
 import base64
 import dataclasses
 import functools
@@ -31,28 +29,17 @@ _MOST_STEPS = 4_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Moved:
-    """The shares of a call's operands and results that are copied; 2 is twice all of it.
+    """The shares of a call's operands and results that are copied; 2 is twice all of it."""
 
-    Attributes:
-      operands: one share an operand.
-      results: one share a result.
-      exact: known from blocks. If not, a share may be that of a block a step, where the index
-        depends on data, or 1 where the kernel copies on its own.
-    """
-
-    operands: tuple[float, ...]
-    results: tuple[float, ...]
+    operands: tuple[float, ...]  # one share an operand
+    results: tuple[float, ...]  # one share a result
+    # known from blocks. If not, a share may be that of a block a step, where the index depends on
+    # data, or 1 where the kernel copies on its own.
     exact: bool
 
 
 def moved(attributes: str, operands: Sequence[Array], results: Sequence[Array]) -> Moved:
-    """Count a call's copies.
-
-    Args:
-      attributes: of its instruction.
-      operands: types of its operands.
-      results: types of its results.
-    """
+    """Count a call's copies."""
     unknown = Moved((1.0,) * len(operands), (1.0,) * len(results), False)
     found = _BODY.search(attributes)
     kernel = _kernel(found.group(1)) if found else None
@@ -68,18 +55,13 @@ def moved(attributes: str, operands: Sequence[Array], results: Sequence[Array]) 
 
 @dataclasses.dataclass(frozen=True)
 class _Window:
-    """Of an operand or a result.
+    """Of an operand or a result."""
 
-    Attributes:
-      block: its block's shape; None for the whole array at once.
-      index: of each step and dimension, which block it is, as arrays over the grid's steps; None
-        where it depends on data.
-      own: the kernel copies on its own what it needs.
-    """
-
-    block: tuple[int, ...] | None
+    block: tuple[int, ...] | None  # its block's shape; None for the whole array at once
+    # of each step and dimension, which block it is, as arrays over the grid's steps; None where it
+    # depends on data
     index: tuple[Any, ...] = ()
-    own: bool = False
+    own: bool = False  # the kernel copies on its own what it needs
 
 
 @dataclasses.dataclass(frozen=True)

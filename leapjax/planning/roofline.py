@@ -31,8 +31,6 @@ program really moves is counted by `leapjax.planning.audit`; `leapjax.planning.s
 bytes in the place of the least ones, and adds up what the engine's schedule runs.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 from leapjax.decoding import Program
@@ -67,15 +65,7 @@ def parts(
 ) -> dict[str, Time]:
     """The least time of each part of a pass of a replica.
 
-    Args:
-      where: the slice.
-      mesh: how it is used.
-      program: the decode.
-      slots: rows of the replica.
-      quantize: as in `leapjax.load`.
-
-    Returns:
-      `besides` and the passes that the cache has, by name.
+    `besides`, and the passes that the cache has, by name.
     """
     model, chip = program.model, where.chip
     t, w = program.length, program.block_length
@@ -125,11 +115,7 @@ def parts(
 def _exchange(where: Slice, devices: int, sums: int, summed: float) -> float:
     """Seconds of all-reduces.
 
-    Args:
-      where: the slice.
-      devices: that take part in each, neighbours.
-      sums: how many.
-      summed: bytes of all of them.
+    `devices`: that take part in each, neighbours; `summed`: bytes of all of them.
     """
     group = -(-devices // where.chip.devices)
     if group == 1 or not sums:

@@ -8,8 +8,6 @@ A row waits at the start of a block: to refresh its cache, or to store the block
 `Lane`, `run`, `caches.refresh` and `caches.block` in plain Python, for `leapjax plan`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -21,27 +19,16 @@ from leapjax.serve.sizes import refill_share
 
 @dataclasses.dataclass
 class Counts:
-    """What a lane has computed.
+    """What a lane has computed."""
 
-    Attributes:
-      chunks: calls from the host.
-      passes: iterations of the loop.
-      window_passes: those in which at least one row computed its window.
-      turns: of `refresh_group` rows.
-      turned_rows: rows that the turns computed.
-      waiting_rows: rows that waited for a turn.
-      steps: passes of each row that its policy decided in, summed over the rows.
-      stored: finished blocks that were stored.
-    """
-
-    chunks: int = 0
-    passes: int = 0
-    window_passes: int = 0
-    turns: int = 0
-    turned_rows: int = 0
-    waiting_rows: int = 0
-    steps: int = 0
-    stored: int = 0
+    chunks: int = 0  # calls from the host
+    passes: int = 0  # iterations of the loop
+    window_passes: int = 0  # those in which at least one row computed its window
+    turns: int = 0  # of `refresh_group` rows
+    turned_rows: int = 0  # rows that the turns computed
+    waiting_rows: int = 0  # rows that waited for a turn
+    steps: int = 0  # passes of each row that its policy decided in, summed over the rows
+    stored: int = 0  # finished blocks that were stored
 
 
 def simulate(rows: Iterable[Sequence[int]], slots: int, refresh_group: int = 1) -> Counts:
@@ -49,15 +36,9 @@ def simulate(rows: Iterable[Sequence[int]], slots: int, refresh_group: int = 1) 
 
     The order is that of `Engine.stream` on a list of at most 8 requests a slot, all of one program.
 
-    Args:
-      rows: for each request the passes that each of its blocks takes, at least 1 each.
-      slots: B.
-      refresh_group: rows that a turn computes.
-
-    Returns:
-      The counts of the whole decode.
-
     Two rows with blocks of 3 and 2 passes. The first passes of their blocks refresh:
+
+    `rows`: for each request the passes that each of its blocks takes, at least 1 each.
 
     >>> simulate([(3, 2), (3, 2)], slots=2)  # doctest: +NORMALIZE_WHITESPACE
     Counts(chunks=1, passes=5, window_passes=3, turns=4, turned_rows=4, waiting_rows=4, steps=10,
@@ -69,10 +50,7 @@ def simulate(rows: Iterable[Sequence[int]], slots: int, refresh_group: int = 1) 
 def simulate_for(program: Program, rows: Iterable[Sequence[int]], slots: int) -> Counts:
     """Decode rows in a lane with a program's cache, and count.
 
-    Args:
-      program: static structure.
-      rows: for each request the steps that each of its blocks takes, at least 1 each.
-      slots: B.
+    `rows`: for each request the steps that each of its blocks takes, at least 1 each.
     """
     cache = program.kv_cache
     if cache.refreshes or not cache.stores:
@@ -94,11 +72,8 @@ def simulate_for(program: Program, rows: Iterable[Sequence[int]], slots: int) ->
 def _simulate(rows: Iterable[Sequence[int]], slots: int, group: int, first: bool) -> Counts:
     """As `simulate`.
 
-    Args:
-      rows: for each request the passes of its blocks.
-      slots: B.
-      group: rows of a turn; 0 if no row waits for one.
-      first: whether a row waits at the start of its first block, too.
+    `rows`: for each request the passes of its blocks; `group`: rows of a turn; 0 if no row waits
+    for one; `first`: whether a row waits at the start of its first block, too.
     """
     group = min(group, slots)
     queue = deque(rows)

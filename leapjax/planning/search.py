@@ -4,8 +4,6 @@ Replicas along `data` run the same program on devices of their own, so one repli
 for the smallest slice that holds it, and the answer serves every slice and count of replicas.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -33,11 +31,7 @@ ROW_TRIES = 4  # programs compiled for a candidate at most, until one fits
 class Store:
     """Results of compilations, one JSON line each, so that an interrupted sweep goes on.
 
-    Args:
-      path: the file; None keeps nothing.
-
-    Raises:
-      UserError: the file can't be read.
+    `path`: the file; None keeps nothing.
     """
 
     def __init__(self, path: Path | None):
@@ -74,14 +68,8 @@ def plan(work: Workload, candidate: Candidate, store: Store, timeout_s: float) -
 
     Each program is compiled in a process of its own, where the compiler may abort.
 
-    Args:
-      work: what is decoded.
-      candidate: the mesh and the form of the weights.
-      store: of results.
-      timeout_s: wall time that compiling one program may take, in seconds.
-
-    Returns:
-      JSON-ready; docs/scaling.md describes it.
+    `candidate`: the mesh and the form of the weights; `timeout_s`: wall time that compiling one
+    program may take, in seconds.
     """
     where, mesh, quantize = candidate.where, candidate.mesh, candidate.quantize
     has = where.chip.hbm / where.chip.devices
@@ -158,19 +146,8 @@ def compile_one(
 ) -> dict[str, Any]:
     """Compile one replica for a slice, its prefill too; may abort the process.
 
-    Args:
-      place: the slice.
-      mesh: of the replica.
-      program: the decode.
-      slots: rows of the replica.
-      quantize: as in `leapjax.load`.
-
-    Returns:
-      JSON-ready: what is `counted` in the program (bytes a device), its whole `audit`, `estimated`
-      by the compiler and `measured` here (seconds); or an `error`.
-
-    Raises:
-      UserError: no compiler, or not for this slice.
+    Returns JSON-ready: what is `counted` in the program (bytes a device), its whole `audit`,
+    `estimated` by the compiler and `measured` here (seconds); or an `error`.
     """
     try:
         what = (place, mesh, program, slots, quantize)
@@ -232,9 +209,7 @@ def tokens_per_s(plan: dict[str, Any]) -> float:
 def recommend(plans: list[dict[str, Any]], prices: dict[str, float]) -> dict[str, Any] | None:
     """The plan whose tokens cost least, of those that fit.
 
-    Args:
-      plans: what was planned.
-      prices: of a chip and hour by kind; empty counts every chip alike.
+    `prices`: of a chip and hour by kind; empty counts every chip alike.
     """
     fitting = [p for p in plans if p["fits"]]
     if prices:

@@ -17,8 +17,6 @@ synchronous ones always, of asynchronous ones what is longer than the other work
 estimates. Left out: the host between two chunks, and what the runtime adds.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math
@@ -48,10 +46,7 @@ def schedule(program: Program, slots: int, tokens_per_step: float) -> Counts:
     with the probability that gives W / tokens_per_step steps in the mean. Where a block's first
     token is decided by no policy, W - 1 are committed.
 
-    Args:
-      program: static structure.
-      slots: rows of the replica.
-      tokens_per_step: tokens that a row's policy commits in a step, in the mean; 1 to W.
+    `tokens_per_step`: tokens that a row's policy commits in a step, in the mean; 1 to W.
     """
     decided = max(program.block_length - program.model.seeds_blocks, 1)
     steps = decided / min(max(tokens_per_step, 1.0), decided)
@@ -74,22 +69,13 @@ def estimate(
 ) -> dict[str, Any]:
     """Estimate the speed of a slice.
 
-    Args:
-      where: the slice.
-      mesh: how it is used.
-      program: the decode.
-      slots: rows of a replica.
-      tokens_per_step: tokens that a row commits in a pass: an assumption.
-      quantize: as in `leapjax.load`.
-      counted: of a compiled program, bytes `moved` by each part, and what runs `outside` the loop,
-        once a chunk, or around a row's prefill; and `collectives`. None estimates the bound and
-        `serial`, which adds up computing, moving and exchanging.
-      cycles: the compiler's estimate of the same parts.
-
-    Returns:
-      JSON-ready: `schedule`, how often each part runs in the simulated decode; `parts`, their
-      least times; `exchange`, seconds of their collectives; `seconds` of each part by kind;
-      `step_s` and `tokens_per_s_chip` by kind.
+    `tokens_per_step`: tokens that a row commits in a pass: an assumption. `counted`: of a compiled
+    program, bytes `moved` by each part, and what runs `outside` the loop, once a chunk, or around a
+    row's prefill; and `collectives`. None estimates the bound and `serial`, which adds up
+    computing, moving and exchanging. `cycles`: the compiler's estimate of the same parts. Returns
+    JSON-ready: `schedule`, how often each part runs in the simulated decode; `parts`, their least
+    times; `exchange`, seconds of their collectives; `seconds` of each part by kind; `step_s` and
+    `tokens_per_s_chip` by kind.
     """
     w, rows = program.block_length, _rows(slots)
     counts = schedule(program, slots, tokens_per_step)

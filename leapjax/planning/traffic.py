@@ -12,8 +12,6 @@ counts once, however often the fusion's own loop reads it. A Pallas call is coun
 the padding of their tiles.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 
@@ -58,16 +56,11 @@ _MOVES = {
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """What one instruction moves.
+    """What one instruction moves."""
 
-    Attributes:
-      reads: operand -> bytes read of it, where there are any.
-      written: bytes.
-      exact: not so for a Pallas call whose copies depend on data, or are the kernel's own.
-    """
-
-    reads: dict[str, int]
-    written: int
+    reads: dict[str, int]  # operand -> bytes read of it, where there are any
+    written: int  # bytes
+    # not so for a Pallas call whose copies depend on data, or are the kernel's own
     exact: bool = True
 
     @property
@@ -87,11 +80,8 @@ def traffic(
 ) -> Traffic:
     """Count one instruction, run once.
 
-    Args:
-      module: the program.
-      computation: where the instruction stands; not a fused one.
-      instruction: it.
-      routing: of the pass that it belongs to, where it has experts.
+    `computation`: where the instruction stands; not a fused one; `routing`: of the pass that it
+    belongs to, where it has experts.
     """
     opcode = instruction.opcode.removesuffix("-start")
     if opcode in _FREE or opcode.endswith("-done"):
@@ -130,9 +120,7 @@ def traffic(
 def moves_only(module: Module, instruction: Instruction) -> bool:
     """Whether an instruction computes nothing: a copy, a transposition, a slice.
 
-    Args:
-      module: the program.
-      instruction: of a computation that is not fused.
+    `instruction`: of a computation that is not fused.
     """
     opcode = instruction.opcode.removesuffix("-start")
     if opcode in ("copy", "transpose", "reshape", "slice", "dynamic-slice", "concatenate"):
@@ -291,11 +279,8 @@ def _written_by(
 ) -> int:
     """Bytes of a fused computation's value that go to HBM.
 
-    Args:
-      module: the program.
-      computation: the fused one.
-      value: its root, or an element of it.
-      results: the fusion's arrays for it, with their memory spaces.
+    `value`: its root, or an element of it; `results`: the fusion's arrays for it, with their memory
+    spaces.
     """
     if value.opcode == "tuple" and len(value.operands) == len(results):
         parts = [computation.instructions[name] for name in value.operands]

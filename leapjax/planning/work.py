@@ -21,8 +21,6 @@ floor of `leapjax benchmark` (docs/performance.md) are computed from these count
 Shapes: B rows, T columns, W window, V vocabulary, L layers, D width, F' inner width of an expert.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 
@@ -33,24 +31,16 @@ from leapjax.models.weights import EXPERT
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What has to be done at least.
+    """What has to be done at least."""
 
-    Attributes:
-      flops: multiplications and additions of matrix products.
-      bytes: to and from memory.
-    """
-
-    flops: float
-    bytes: float
+    flops: float  # multiplications and additions of matrix products
+    bytes: float  # to and from memory
 
 
 def parameters(config: ModelConfig) -> tuple[int, int]:
     """All parameters, and the active ones: all but the experts that a token does not choose.
 
     Embeddings and head count in both, as in the names of released models (30B-A3B).
-
-    Args:
-      config: the model's shape.
 
     >>> from leapjax.testing import tiny_config
     >>> parameters(tiny_config("llada2"))
@@ -72,9 +62,6 @@ def sparsity(config: ModelConfig) -> float:
 
     So many times more columns than of a dense model does a pass compute while it waits for its
     weights.
-
-    Args:
-      config: the model's shape.
     """
     every = used = 0
     for run in config.runs:
@@ -86,28 +73,17 @@ def sparsity(config: ModelConfig) -> float:
 
 
 def touched(experts: Experts, tokens: float) -> float:
-    """Experts of a layer that a pass reads, in the mean, if routing is uniform.
-
-    Args:
-      experts: of the layer.
-      tokens: N that the pass computes.
-    """
+    """Experts of a layer that a pass reads, in the mean, if routing is uniform."""
     return experts.count * (1 - (1 - experts.chosen / experts.count) ** tokens)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Weights:
-    """Weights of a layer's matrices.
+    """Weights of a layer's matrices."""
 
-    Attributes:
-      keys_values: of keys and values.
-      rest: of all the others that every position multiplies by; routers and shared experts too.
-      expert: of one expert, 0 without.
-    """
-
-    keys_values: int
-    rest: int
-    expert: int
+    keys_values: int  # of keys and values
+    rest: int  # of all the others that every position multiplies by; routers and shared experts too
+    expert: int  # of one expert, 0 without
 
 
 def _weights(config: ModelConfig, run: Run) -> _Weights:
@@ -133,16 +109,7 @@ def _bytes(config: ModelConfig, tokens: float, rows: float, columns: int, item: 
 def full_pass(
     config: ModelConfig, rows: float, columns: int, window: int, cached: bool, item: int = 4
 ) -> Work:
-    """A pass over whole sequences that computes the logits of a window.
-
-    Args:
-      config: the model's shape.
-      rows: B.
-      columns: T, pads not counted.
-      window: W.
-      cached: keys and values are kept.
-      item: bytes a number.
-    """
+    """A pass over whole sequences that computes the logits of a window. `item`: bytes a number."""
     flops = sum(full_pass_flops(config, rows, columns, window).values())
     return Work(flops, _bytes(config, rows * columns, rows if cached else 0, columns, item))
 
@@ -150,11 +117,7 @@ def full_pass(
 def full_pass_flops(
     config: ModelConfig, rows: float, columns: int, window: int
 ) -> dict[str, float]:
-    """FLOPs of a pass over whole sequences by what they are for; arguments as for `full_pass`.
-
-    Returns:
-      `matrices`, `experts`, `attention` and `head`.
-    """
+    """FLOPs of a pass over whole sequences by what they are for; arguments as for `full_pass`."""
     # Beyond the window, the last layer computes only keys and values.
     found = _layer_flops(config, columns, columns, columns)
     last = _layer_flops(config, 0, columns - window, columns, config.runs[-1:])
@@ -167,12 +130,8 @@ def _layer_flops(
 ) -> dict[str, float]:
     """FLOPs of layers by what they are for.
 
-    Args:
-      config: the model's shape.
-      keys: positions whose keys and values are computed.
-      positions: those of which everything else is.
-      columns: T that each attends to.
-      runs: runs of layers; () for all.
+    `keys`: positions whose keys and values are computed; `positions`: those of which everything
+    else is; `runs`: runs of layers; () for all.
     """
     found: dict[str, float] = dict.fromkeys(("matrices", "experts", "attention"), 0.0)
     for run in runs or config.runs:
