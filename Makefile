@@ -11,7 +11,7 @@ DIST ?= dist
 TORCH ?= torch
 
 .PHONY: help venv demo test test-goldens test-faults test-slow test-exhaustive tpu test-tpu test-all oracle extras lint types
-.PHONY: format bench support wheel clean
+.PHONY: format bench support wheel clean docs docs-serve docs-version
 
 help:
 	@echo "make demo      decode with the small model that comes with leapjax"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-all  all tests, with the torch oracle (TORCH=... chooses the build), the TPU compiler,"
 	@echo "               and a browser if a Chromium is installed"
 	@echo "make lint      ruff: lint and format check;  make types: pyright"
+	@echo "make docs      the documentation site, in site/;  make docs-serve: the same, shown while you write"
 	@echo "make bench     timings of this machine;  make support: docs/support.md from the tests"
 
 # The core alone, for demo; editable, so it follows the working tree.
@@ -111,6 +112,24 @@ bench: $(VENV)/.core
 
 support: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/test_support.py -n 0 -m "" --write-support
+
+# Strict: a page that is in no menu, a link or an anchor that leads nowhere, ends the build. mkdocs
+# itself needs no network.
+MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
+$(VENV)/.docs: $(VENV)/.core
+	$(EDITABLE) '.[plots,docs]'
+	touch $@
+
+docs: $(VENV)/.docs
+	$(MKDOCS) build --strict
+
+docs-serve: $(VENV)/.docs
+	$(MKDOCS) serve
+
+# The site of a tag, beside those of other versions, as a commit on the branch gh-pages:
+# git checkout v0.2.0 && make docs-version VERSION=0.2
+docs-version: $(VENV)/.docs
+	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mike deploy --update-aliases $(VERSION) latest
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $(DIST) .
