@@ -33,6 +33,15 @@ class IdSet:
     def __len__(self) -> int:
         return self._count
 
+    def __contains__(self, given: object) -> bool:
+        key, mask = digest(given) or 1, len(self._table) - 1
+        at = key & mask
+        while (found := self._table[at]) != 0:
+            if found == key:
+                return True
+            at = (at + 1) & mask
+        return False
+
     @property
     def nbytes(self) -> int:
         """Bytes that the hashes take."""

@@ -22,12 +22,13 @@ def to_line(record: Mapping[str, Any]) -> str:
     return line + "\n"
 
 
-def read_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
+def read_lines(stream: BinaryIO, name: str, first: int = 1) -> Iterator[tuple[int, bytes]]:
     """Lines that hold something, with their numbers, in constant memory.
 
     Args:
       stream: a JSONL file, in bytes.
       name: how messages call it.
+      first: number of the line at which the stream is.
 
     Yields:
       (line number from 1, the line).
@@ -35,7 +36,7 @@ def read_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
     Raises:
       UserError: a line is longer than any record could be, or reading fails.
     """
-    number = 0
+    number = first - 1
     while True:
         try:
             line = stream.readline(_LONGEST_LINE + 1)

@@ -8,10 +8,9 @@ what a record may hold is decided here only (docs/contract.md, Records).
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ import numpy as np
 from leapjax.config import DecodeConfig, check_keys, row_config
 from leapjax.errors import UserError
 from leapjax.idset import IdSet
-from leapjax.jsonl import kind_of, parse_line
+from leapjax.jsonl import kind_of
 from leapjax.models.config import ModelConfig
 from leapjax.text import TextCodec
 from leapjax.types import Completion, Request
@@ -86,8 +85,8 @@ class Intake:
       raw: see `to_request`.
       stop: see `to_request`.
       samples: requests per record, numbered by `sample`; None is one, not numbered.
-      earlier: the input's (line number, line), from its start; needed where records are
-        remembered that may be bad, to look again when an id seems to come twice.
+      repeated: numbers of the lines whose id came before (`leapjax.jobs.index`); None finds them
+        out as the records come, all of them and in order.
 
     Raises:
       UserError: `samples` or `stop` is unusable.
@@ -102,13 +101,13 @@ class Intake:
         raw: bool = False,
         stop: Sequence[str] = (),
         samples: int | None = None,
-        earlier: Callable[[], Iterable[tuple[int, bytes]]] | None = None,
+        repeated: Container[int] | None = None,
     ):
         if samples is not None and samples < 1:
             raise UserError(f"num_samples is {samples}; expected at least 1")
         self.job, self.model, self.codec = job.for_model(model), model, codec
         self.raw, self.stop, self.samples = raw, _stops(stop), samples
-        self._seen, self._earlier = IdSet(), earlier
+        self._seen, self._repeated = IdSet(), repeated
 
     def requests(self, record: Any, line: int, where: str | None = None) -> list[Request]:
         """The requests of one record.
@@ -123,7 +122,7 @@ class Intake:
         """
         where = where or f"record {line}"
         first = self._request(record, line, where)
-        if not self._seen.add(first.id) and self._came_before(first.id, line):
+        if self._came_before(first.id, line):
             raise UserError(
                 f"{where}: id {first.id!r} occurs twice (a record without an id has its line "
                 f"number as id); give every record an id of its own"
@@ -132,14 +131,9 @@ class Intake:
             return [first]
         return [dataclasses.replace(first, sample=n) for n in range(self.samples)]
 
-    def remember(self, record: Mapping[str, Any], line: int) -> None:
-        """Note the id of a record that is answered elsewhere, without looking further.
-
-        Args:
-          record: see `to_request`.
-          line: its line number, from 1.
-        """
-        self._seen.add(_id(record.get("id"), line))
+    def check(self, record: Any, line: int) -> None:
+        """Raise `UserError` if a record is bad in itself."""
+        self._request(record, line, "")
 
     def _request(self, record: Any, line: int, where: str) -> Request:
         return to_request(
@@ -154,18 +148,9 @@ class Intake:
         )
 
     def _came_before(self, own: Any, line: int) -> bool:
-        """Whether a good record before this line has the id."""
-        if self._earlier is None:
-            return True
-        for number, text in self._earlier():
-            if number >= line:
-                break
-            with contextlib.suppress(UserError):
-                record = parse_line(text, "")
-                if str(_id(record.get("id"), number)) == str(own):
-                    self._request(record, number, "")
-                    return True
-        return False
+        if self._repeated is None:
+            return not self._seen.add(own)
+        return line in self._repeated
 
 
 def check_fields(fields: Sequence[str] | None, details: bool) -> tuple[str, ...] | None:
@@ -262,7 +247,7 @@ def _request(
     _check_fit(len(ids), config, infill, model)
     given_stop = record.get("stop")
     return Request(
-        id=_id(record.get("id"), line),
+        id=record_id(record.get("id"), line),
         ids=tuple(ids),
         config=config,
         infill=infill,
@@ -295,7 +280,8 @@ def _promptkind_of(record: Mapping[str, Any]) -> str:
     raise UserError(f"has no prompt; give one of {', '.join(PROMPT_KINDS)}")
 
 
-def _id(given: Any, line: int) -> str | int:
+def record_id(given: Any, line: int) -> str | int:
+    """The id of a record, given its `id` and line number; `UserError` if it can't be one."""
     if given is None:
         return line
     if isinstance(given, np.integer):

@@ -6,6 +6,7 @@ Ways to write, the same in both places:
     create_new  the same, unless the file exists
     grow        a file that grows; `sync` makes what was written so far survive a crash
     rename      puts a finished file in place
+    rename_new  the same, unless the name is taken
     Whole       a file that is written bit by bit and appears when it is complete
 
 On this machine that is a temporary file, fsync, rename, and fsync of the folder. An object store
@@ -18,13 +19,15 @@ import contextlib
 import io
 import os
 import posixpath
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from leapjax.errors import UserError
 
 _READ_BYTES = 2**20  # at once, of a remote file
+_PAUSES = (0.1, 0.5, 1.5)  # seconds before a call that a remote store failed is tried again
 # Where `pipe_file(mode="create")` is one conditional request: ifGenerationMatch=0 in gcsfs,
 # If-None-Match in s3fs. Elsewhere fsspec looks first and writes then.
 _EXCLUSIVE = {"gs", "gcs", "s3", "s3a", "memory"}
@@ -195,40 +198,46 @@ class Folder:
         kinds = self._system.protocol
         self.exclusive = not _EXCLUSIVE.isdisjoint([kinds] if isinstance(kinds, str) else kinds)
 
-    def check(self) -> None:
-        """Raise if this process may not write there any more (`leapjax.jobs.lease`)."""
-
     def create(self) -> None:
         """Make the folder, and those above it, unless it exists."""
-        with _as_oserror(self.path):
-            self._system.makedirs(self._root, exist_ok=True)
+        self._call("makedirs", self._root, exist_ok=True)
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file in it, by name; folders too, with any number."""
-        with _as_oserror(self.path):
-            try:
-                self._system.invalidate_cache()
-                found = self._system.ls(self._root, detail=True)
-            except FileNotFoundError:
-                return {}
+        try:
+            self._system.invalidate_cache()
+            found = self._call("ls", self._root, detail=True)
+        except FileNotFoundError:
+            return {}
         named = {posixpath.basename(f["name"].rstrip("/")): f.get("size") or 0 for f in found}
         # Some stores list the folder itself, as an empty object.
         return {n: size for n, size in named.items() if n and n != posixpath.basename(self._root)}
 
     def read(self, name: str) -> bytes | None:
         """A file's content, None if there is none."""
-        with _as_oserror(self.path), contextlib.suppress(FileNotFoundError):
-            return self._system.cat_file(self._at(name))
+        with contextlib.suppress(FileNotFoundError):
+            return self._call("cat_file", self._at(name))
+
+    def read_many(self, names: Iterable[str]) -> dict[str, bytes | None]:
+        """The content of several files by name, None where there is none."""
+        paths = {name: self._at(name) for name in names}
+        if not paths:
+            return {}
+        found = self._call("cat", [*paths.values()], on_error="return")
+        whole = {n: d for n, p in paths.items() if isinstance(d := found.get(p), bytes)}
+        return {name: whole[name] if name in whole else self.read(name) for name in paths}
 
     def write(self, name: str, data: bytes) -> None:
         """Put a whole file in place, over an older one."""
-        with _as_oserror(self.path):
-            self._system.pipe_file(self._at(name), data)
+        self._call("pipe_file", self._at(name), data)
 
     def create_new(self, name: str, data: bytes) -> bool:
-        """Put a whole file in place unless it exists; whether it was put."""
-        with _as_oserror(self.path), contextlib.suppress(FileExistsError):
-            self._system.pipe_file(self._at(name), data, mode="create")
+        """Put a whole file in place unless it exists; whether it was put.
+
+        A store that fails after it has put the file makes this False: read the file to be sure.
+        """
+        with contextlib.suppress(FileExistsError):
+            self._call("pipe_file", self._at(name), data, mode="create")
             return True
         return False
 
@@ -243,17 +252,37 @@ class Folder:
 
     def rename(self, old: str, new: str) -> None:
         """Give a file its final name."""
-        with _as_oserror(self.path):
-            self._system.copy(self._at(old), self._at(new))
+        self._call("copy", self._at(old), self._at(new))
+        self.remove(old)
+
+    def rename_new(self, old: str, new: str) -> None:
+        """Give a file its final name, or delete it if the name is taken."""
+        data = self.read(old)
+        if data is None:
+            raise FileNotFoundError(2, "no such file", f"{self.path}/{old}")
+        self.create_new(new, data)
         self.remove(old)
 
     def remove(self, name: str) -> None:
         """Delete a file, if it exists."""
-        with _as_oserror(self.path), contextlib.suppress(FileNotFoundError):
-            self._system.rm_file(self._at(name))
+        with contextlib.suppress(FileNotFoundError):
+            self._call("rm_file", self._at(name))
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}"
+
+    def _call(self, method: str, *args: Any, **options: Any) -> Any:
+        """Call the filesystem; a failure may pass, so it is tried again."""
+        with _as_oserror(self.path):
+            for pause in (*_PAUSES, None):
+                try:
+                    return getattr(self._system, method)(*args, **options)
+                except (FileNotFoundError, FileExistsError, PermissionError):
+                    raise
+                except Exception:
+                    if pause is None:
+                        raise
+                time.sleep(pause)
 
 
 class _Object(Growing):
@@ -313,15 +342,15 @@ class LocalFolder(Folder):
         with contextlib.suppress(FileNotFoundError), open(self._at(name), "rb") as file:
             return file.read()
 
+    def read_many(self, names: Iterable[str]) -> dict[str, bytes | None]:  # noqa: D102
+        return {name: self.read(name) for name in names}
+
     def write(self, name: str, data: bytes) -> None:  # noqa: D102
         temporary = f"{name}.new"
         try:
-            file = self.grow(temporary)
-            try:
+            with contextlib.closing(self.grow(temporary)) as file:
                 file.write(data)
                 file.sync()
-            finally:
-                file.close()
             self.rename(temporary, name)
         except OSError:
             with contextlib.suppress(OSError):
@@ -330,13 +359,16 @@ class LocalFolder(Folder):
 
     def create_new(self, name: str, data: bytes) -> bool:  # noqa: D102
         temporary = f"{name}.{uuid.uuid4().hex}.new"
-        self.write(temporary, data)
         try:
+            with contextlib.closing(self.grow(temporary)) as file:
+                file.write(data)
+                file.sync()
             os.link(self._at(temporary), self._at(name))  # the content is there with the name
         except FileExistsError:
             return False
         finally:
             self.remove(temporary)
+        self._sync()
         return True
 
     def grow(self, name: str, keep: int = 0) -> Growing:  # noqa: D102
@@ -346,6 +378,15 @@ class LocalFolder(Folder):
 
     def rename(self, old: str, new: str) -> None:  # noqa: D102
         os.replace(self._at(old), self._at(new))
+        self._sync()
+
+    def rename_new(self, old: str, new: str) -> None:  # noqa: D102
+        with contextlib.suppress(FileExistsError):
+            os.link(self._at(old), self._at(new))
+        self._sync()  # before the other name goes
+        self.remove(old)
+
+    def _sync(self) -> None:
         number = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(number)  # the folder's entries

@@ -148,18 +148,6 @@ def test_ids_come_once():
             intake.requests({"id": again, "prompt": "a"}, 9)
 
 
-def test_an_id_comes_back_only_after_a_bad_record():
-    """Numbers and texts alike; with bad records allowed, the input is looked through again."""
-    earlier = [b'{"id": 1, "prompt": "a"}', b'{"id": 2, "prompt": ""}']
-    intake = Intake(JOB, MODEL, CODEC, earlier=lambda: enumerate(earlier, 1))
-    intake.requests({"id": 1, "prompt": "a"}, 1)
-    intake.remember({"id": 2}, 2)
-    with pytest.raises(UserError, match="id '1' occurs twice"):
-        intake.requests({"id": "1", "prompt": "a"}, 3)
-    (again,) = intake.requests({"id": "2", "prompt": "a"}, 4)  # the first was bad
-    assert again.id == "2"
-
-
 def test_samples():
     intake = Intake(JOB, MODEL, CODEC, samples=3, stop=["x"])
     got = intake.requests({"id": "a", "prompt": "a"}, 1)

@@ -32,7 +32,6 @@ def run(args: argparse.Namespace) -> int:
     from leapjax.cli import decode_folder
     from leapjax.compilation import enable_cache
     from leapjax.config.resolve import for_checkpoint
-    from leapjax.jobs.peers import count_of
     from leapjax.options import read_config, set_flags
     from leapjax.terminal import show
 
@@ -50,10 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if args.system is not None and not args.chat:
         raise UserError("--system goes with --chat; in --input files, messages can begin with it")
     enable_cache()
-    flags = (args.coordinator, args.num_processes, args.process_id)
     if args.chat or not (args.prompt or args.input or args.output or args.json or model):
-        if flags != (None, None, None) and count_of(*flags) > 1:
-            raise UserError("several processes decode into an --output folder only; name one")
         return show.run(args, config, model)
     if args.share_prefix is None:
         of_file = file.share_prefix if file else None
@@ -66,14 +62,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--prompt is empty; give some text")
     if (args.num_samples or 1) > 1 and config.temperature == 0:
         note("temperature is 0, so samples of a prompt are alike unless its record sets one")
-    several = count_of(*flags, note)
     if args.output and not args.output.endswith(".jsonl"):
-        return decode_folder.run(args, config, file.model if file else None, several)
-    if several > 1:
-        raise UserError(
-            f"{several} processes decode into an --output folder only; name one, or give "
-            "--num-processes 1"
-        )
+        return decode_folder.run(args, config, file.model if file else None)
     if args.resume:
         raise UserError("--resume goes with an --output folder; a file is written in one go")
     return _decode(args, config, file.model if file else None)

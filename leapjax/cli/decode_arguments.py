@@ -38,10 +38,9 @@ examples:
       --input gs://bucket/prompts.jsonl --output gs://bucket/answers \\
       --max-errors 100 --resume
 
-  # Two processes, each with devices of its own, share the job (the other has --process-id 1)
-  leapjax decode --model checkpoints/llada-8b --input prompts.jsonl \\
-      --output answers --resume \\
-      --coordinator localhost:8476 --num-processes 2 --process-id 0
+  # Processes share a job: each, on any machine that sees the folder, runs the same command
+  leapjax decode --model checkpoints/llada-8b --input gs://bucket/prompts.jsonl \\
+      --output gs://bucket/answers --shard-size 100 --resume
 
   # In a pipe: records in, records out
   cat prompts.jsonl | leapjax decode --input - | jq .text
@@ -196,20 +195,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="progress bar on stderr (default: on a terminal; into a file or folder, elsewhere, "
         "a line every minute)",
     )
-
-    add = parser.add_argument_group(
-        "several processes",
-        "that share an --output folder's job; found without flags on TPU slices, Kubernetes, "
-        "Slurm, Open MPI (docs/multihost.md)",
-    ).add_argument
-    add("--coordinator", metavar="HOST:PORT", help="of process 0; the port must be free there")
-    add(
-        "--num-processes",
-        type=_positive,
-        metavar="N",
-        help="how many; 1 alone: don't look for others",
-    )
-    add("--process-id", type=_natural, metavar="P", help="of this one, 0 to N - 1")
 
     parser.add_argument_group("options file").add_argument(
         "--config",

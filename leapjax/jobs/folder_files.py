@@ -1,12 +1,10 @@
-"""A job's folder when a run begins and when the job ends.
+"""A job's folder when a process comes to it, and when the job ends.
 
-Functions that write are for process 0, while it holds the folder's lock. They raise `OSError` if
-a file can't be read or written.
+Functions raise `OSError` if a file can't be read or written.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -14,28 +12,27 @@ from typing import Any
 from leapjax.errors import UserError
 from leapjax.jobs import journal
 from leapjax.jobs.header import differences, other_version, versions
-from leapjax.jobs.journal import Entry, State
+from leapjax.jobs.journal import State
 from leapjax.jobs.names import (
     ERRORS,
     JOURNAL,
-    LOCK,
     SUMMARY,
     is_ours,
-    open_name,
-    open_number,
+    is_result,
     part_name,
     part_number,
+    process_token,
 )
-from leapjax.jobs.spec import JobSpec, Result
+from leapjax.jobs.spec import JobSpec
 from leapjax.jobs.summary import Summary
 from leapjax.storage import Folder
 
 
 def to_resume(folder: Folder, spec: JobSpec) -> State | None:
-    """The state of the job to go on with, None to begin one; writes nothing.
+    """What the journal of the job to go on with says, None to begin one; writes nothing.
 
     Raises:
-      UserError: the flags allow neither, or a journal can't be read.
+      UserError: the flags allow neither, or the journal can't be read.
     """
     where = f"output {spec.output}"
     if spec.resume and spec.overwrite:
@@ -72,19 +69,22 @@ def must_agree(
       spec: the job.
       old: its state.
       header: the header of a new job with this `spec`.
-      note: takes a line for the user if another version of leapjax began the job.
+      note: takes a line for the user about what need not agree.
 
     Raises:
-      UserError: what differs; or there are more bad records than `spec` allows.
+      UserError: what differs.
     """
     if changes := differences(old.header, header):
         raise UserError(
             f"output {spec.output}: can't be resumed, because {' and '.join(changes)}; "
             "use what it was begun with, or start anew with --overwrite"
         )
-    check_errors(spec, old)
-    if not old.done and (line := other_version(old.header)):
+    if old.done:
+        return
+    if line := other_version(old.header):
         note(line)
+    if spec.shard_size not in (None, old.header["shard_size"]):
+        note(f"the job goes on with its --shard-size, {old.header['shard_size']}")
 
 
 def check_errors(spec: JobSpec, state: State) -> None:
@@ -96,124 +96,102 @@ def check_errors(spec: JobSpec, state: State) -> None:
         )
 
 
-def begin(folder: Folder, state: State, new: bool) -> None:
-    """Begin a run: write the state into `journal`, and make the other files agree with it.
-
-    Args:
-      folder: where no other process writes yet.
-      state: of the job.
-      new: the job begins, maybe over an older one.
-
-    Raises:
-      UserError: the file of a shard is missing or damaged.
-    """
-    if new:
-        remove_journals(folder)  # of the older job: they must not add to the new one
-    folder.write(JOURNAL, state.to_bytes())
-    sizes = folder.sizes()
-    for shard, entry in state.entries.items():
-        name = open_name(shard)
-        if entry.complete and part_name(shard) not in sizes and name in sizes:
-            rows = saved_rows(folder, entry)  # a crash came before the rename
-            if sizes[name] != len(rows):
-                folder.write(name, rows)
-            folder.rename(name, part_name(shard))
-    write_errors(folder, state)
-    for name in folder.sizes():
-        if _is_leftover(name, state):
-            folder.remove(name)
-    check_parts(folder, state)
-
-
-def end(folder: Folder, state: State) -> None:
-    """End the job, whose shards are all complete."""
-    write_errors(folder, state)
-    state.done = True
-    folder.write(JOURNAL, state.to_bytes())
-    remove_journals(folder)
-
-
-def write_summary(folder: Folder, state: State, ran: Summary | None, processes: int = 1) -> Result:
-    """Write `summary.json`, unless an earlier run did.
+def check_parts(folder: Folder, state: State, parts: dict[int, int]) -> None:
+    """Refuse a complete shard whose file has another length or, once the job has ended, is missing.
 
     Args:
       folder: of the job.
-      state: of the job, which has ended.
-      ran: counts of this run; None if nothing was left to do.
-      processes: number of processes of this run.
+      state: of the job.
+      parts: complete shard -> bytes of its file.
     """
-    totals, summary = state.totals, ran or Summary()
-    refreshes, prefills = summary.refreshes, summary.prefills
-    content = {
-        **{{"rows": "answers"}.get(name, name): count for name, count in totals.items()},
-        "tokens_per_step": _ratio(totals["tokens"], totals["steps"]),
-        "shards": state.shards,
-        **{k: v for k, v in state.header.items() if k not in ("format", "versions")},
-        "versions": versions(),
-        "last_run": {
-            "answers": summary.answers,
-            "seconds": round(summary.seconds, 3),
-            "tokens_per_second": _ratio(summary.tokens, summary.seconds),
-            **({"processes": processes} if processes > 1 else {}),
-            **({"refreshes": refreshes.to_dict()} if refreshes.refreshed_rows else {}),
-            **({"prefill": prefills.to_dict()} if prefills.wanted else {}),
-        },
-    }
-    if ran is not None or SUMMARY not in folder.sizes():
-        data = json.dumps(content, indent=2, ensure_ascii=False)
-        folder.write(SUMMARY, f"{data}\n".encode())
-    return Result(summary, content, ran is not None)
+    for shard, entry in state.entries.items():
+        size = parts.get(shard)
+        if size is None and state.done:
+            raise damaged(folder, part_name(shard), "is missing")
+        if entry.complete and size not in (None, entry.bytes):
+            raise damaged(folder, part_name(shard), f"has {size} bytes, not {entry.bytes}")
 
 
-def remove_journals(folder: Folder) -> None:
-    """Remove the processes' own journals, which say nothing that `journal` doesn't."""
-    for name in journal.of_processes(folder):
-        folder.remove(name)
+def damaged(folder: Folder, name: str, what: str) -> UserError:
+    """The error of a file of the job that is not what it was."""
+    return UserError(
+        f"{folder.path}/{name}: {what}; restore the file, or start anew with --overwrite"
+    )
 
 
-def write_errors(folder: Folder, state: State) -> None:
-    """Write the known bad records; without any, remove the file."""
+def clear(folder: Folder) -> None:
+    """Remove an older job's files except its journal, and those of living processes."""
+    # Shards first: a shard without its claim would be unknown if a crash came in between.
+    for name in sorted(folder.sizes(), key=lambda name: (part_number(name) is None, name)):
+        if is_ours(name) and name != JOURNAL and process_token(name) is None:
+            folder.remove(name)
+
+
+def tidy(folder: Folder) -> None:
+    """Remove what is of no use once the job has ended."""
+    for name in folder.sizes():
+        if is_ours(name) and not is_result(name):
+            folder.remove(name)
+
+
+def end(folder: Folder, state: State, ran: list[Summary]) -> dict[str, Any]:
+    """End the job, whose shards are all complete; gives the content of `summary.json`.
+
+    Args:
+      folder: of the job.
+      state: of the job.
+      ran: counts of the processes that are there.
+    """
     if state.bad:
         folder.write(ERRORS, "".join(f"{row}\n" for row in state.bad).encode())
     elif ERRORS in folder.sizes():
         folder.remove(ERRORS)
+    content = write_summary(folder, state, ran)
+    state.done = True
+    folder.write(JOURNAL, state.to_bytes())
+    tidy(folder)
+    return content
 
 
-def check_parts(folder: Folder, state: State) -> None:
-    """Refuse a complete shard whose file is missing or has another length."""
-    sizes = folder.sizes()
-    for shard, entry in state.entries.items():
-        found = sizes.get(part_name(shard))
-        if entry.complete and found != entry.bytes:
-            what = "is missing" if found is None else f"has {found} bytes, not {entry.bytes}"
-            raise _damaged(folder, part_name(shard), what)
+def summary_of(folder: Folder, state: State) -> dict[str, Any]:
+    """The content of `summary.json` of a job that has ended."""
+    data = folder.read(SUMMARY)
+    return write_summary(folder, state, []) if data is None else json.loads(data)
 
 
-def saved_rows(folder: Folder, entry: Entry) -> bytes:
-    """The saved rows of an open shard; refuses a file that holds others."""
-    name = open_name(entry.shard)
-    rows = (folder.read(name) or b"")[: entry.bytes]
-    if len(rows) != entry.bytes or hashlib.sha256(rows).hexdigest() != entry.sha256:
-        raise _damaged(folder, name, "is not what the journal says")
-    return rows
+def write_summary(folder: Folder, state: State, ran: list[Summary]) -> dict[str, Any]:
+    """Write `summary.json`, and give its content; arguments as for `end`."""
+    totals, last = state.totals, sum_of(ran)
+    content = {
+        **{{"rows": "answers"}.get(name, name): count for name, count in totals.items()},
+        "tokens_per_step": _ratio(totals["tokens"], totals["steps"]),
+        "shards": state.shards,
+        **{k: v for k, v in state.header.items() if k not in ("format", "job", "versions")},
+        "versions": versions(),
+        "last_run": {
+            "answers": last.answers,
+            "seconds": round(last.seconds, 3),
+            "tokens_per_second": _ratio(last.tokens, last.seconds),
+            **({"processes": len(ran)} if len(ran) > 1 else {}),
+            **({"refreshes": last.refreshes.to_dict()} if last.refreshes.refreshed_rows else {}),
+            **({"prefill": last.prefills.to_dict()} if last.prefills.wanted else {}),
+        },
+    }
+    data = json.dumps(content, indent=2, ensure_ascii=False)
+    folder.write(SUMMARY, f"{data}\n".encode())
+    return content
 
 
-def _is_leftover(name: str, state: State) -> bool:
-    """Whether a file is of no use to a run that goes on from this state."""
-    if (part := part_number(name)) is not None:
-        return not state.is_complete(part)
-    if (shard := open_number(name)) is not None:
-        return shard not in state.entries or state.is_complete(shard)
-    if name in (JOURNAL, ERRORS) or name.partition(".")[0] == LOCK:
-        return name.endswith(".new")
-    # Locks of single processes: the caller has checked that they are free.
-    return is_ours(name)
-
-
-def _damaged(folder: Folder, name: str, what: str) -> UserError:
-    return UserError(
-        f"{folder.path}/{name}: {what}; restore the file, or start anew with --overwrite"
-    )
+def sum_of(ran: list[Summary]) -> Summary:
+    """The counts of processes that ran at the same time."""
+    total = Summary()
+    for one in ran:
+        for name in ("answers", "tokens", "steps", "committed", "edits"):
+            setattr(total, name, getattr(total, name) + getattr(one, name))
+        total.refreshes += one.refreshes
+        total.prefills += one.prefills
+        total.seconds = max(total.seconds, one.seconds)
+    return total
 
 
 def _ratio(a: float, b: float) -> float | None:

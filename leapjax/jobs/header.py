@@ -34,10 +34,21 @@ _SETTINGS = {
 }
 
 
-def describe(lm, spec: JobSpec, info: InputInfo) -> dict[str, Any]:
-    """The header of a job."""
+def describe(
+    lm, spec: JobSpec, info: InputInfo, size: int | None = None, job: str = ""
+) -> dict[str, Any]:
+    """The header of a job.
+
+    Args:
+      lm: the model.
+      spec: the job.
+      info: its input.
+      size: records of a shard.
+      job: a token of the job's own.
+    """
     config = json.dumps(dataclasses.asdict(lm.config), sort_keys=True)
     return {
+        "job": job,
         "input": dataclasses.asdict(info),
         "weights": lm.model_hash,
         "config": hashlib.sha256(config.encode()).hexdigest(),
@@ -53,7 +64,7 @@ def describe(lm, spec: JobSpec, info: InputInfo) -> dict[str, Any]:
         "stop": list(spec.stop),
         "limit": spec.limit,
         "batch_size": spec.batch_size,
-        "shard_size": spec.shard_size,
+        "shard_size": size,
         "noise": NOISE_VERSION,
         "versions": versions(),
     }
@@ -76,8 +87,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """
     found = []
     before, now = old["input"], new["input"]
-    # A stream has no hash; its lines are compared as they are skipped.
-    if None not in (before["sha256"], now["sha256"]) and before["sha256"] != now["sha256"]:
+    if before["sha256"] != now["sha256"]:
         found.append(f"the input changed ({before['bytes']} bytes before, {now['bytes']} now)")
     for key, name in _SETTINGS.items():
         if old.get(key) != new[key]:

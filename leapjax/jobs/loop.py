@@ -57,7 +57,7 @@ class Progress:
 
     Attributes:
       summary: counts of this run.
-      records: settled records, those of earlier runs included.
+      records: settled records, those of earlier runs and other processes included.
       first: settled records of earlier runs.
       errors: bad records, those of earlier runs included.
       samples: answers per record.
@@ -90,7 +90,7 @@ class _Pending:
 
 
 class Loop:
-    """One run over a source's records.
+    """Runs over records, one after the other.
 
     Args:
       lm: the model, a `leapjax.LM`.
@@ -131,7 +131,7 @@ class Loop:
         self._seen, self._stop = seen, stop
         self._pending: collections.deque[_Pending] = collections.deque()
         self._began: float | None = None
-        self._before = self._engine.progress
+        self._before = dataclasses.replace(self._engine.progress)  # of other streams
         self.progress = Progress(
             Summary(intake.job.end_ids),
             records=records,
@@ -141,7 +141,7 @@ class Loop:
         )
 
     def run(self, items: Iterable[Item]) -> Summary:
-        """Decode a source's records into the sink; gives the counts of this run.
+        """Decode records into the sink; gives the counts of all calls so far.
 
         Args:
           items: read within the engine's look-ahead only.
@@ -150,7 +150,6 @@ class Loop:
           UserError: a bad record too many, or the source or sink fails.
           Stopped: the job was asked to stop.
         """
-        self._before = dataclasses.replace(self._engine.progress)  # of other streams
         stream = self._engine.stream(
             items, self._each_chunk, prepare=self._requests, threaded=self._waits
         )
@@ -163,6 +162,10 @@ class Loop:
             self._settle()
             self._seen(self.progress)
             self._check_stop()
+        return self.tally()
+
+    def tally(self) -> Summary:
+        """The counts so far."""
         summary, now = self.progress.summary, self._engine.progress
         summary.refreshes = now.refreshes - self._before.refreshes
         summary.prefills = now.prefills - self._before.prefills

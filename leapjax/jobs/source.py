@@ -1,7 +1,6 @@
 """Inputs: a JSONL file here or elsewhere, stdin, or prompts of the command line.
 
-Lines are read lazily. Each has a `chain`, a hash of all lines up to it, by which a resumed job
-recognises its input.
+Lines are read lazily.
 """
 
 from __future__ import annotations
@@ -9,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import io
 import os
 import stat
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
@@ -30,20 +31,18 @@ class Item(NamedTuple):
       line: its number, from 1.
       where: the beginning of messages about it.
       given: the record, or its line in bytes.
-      chain: hex digest over all lines up to it; empty where the input is no file.
-      shard: shard of the record, in a folder job.
+      shard: where a folder job keeps the answers (`leapjax.jobs.shards.Shard`).
     """
 
     line: int
     where: str
     given: Any
-    chain: str = ""
-    shard: int = 0
+    shard: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
 class InputInfo:
-    """Identity and length of an input; a stream has only a path.
+    """Identity and length of an input; a stream that was not kept has only a path.
 
     Attributes:
       path: as it was given.
@@ -72,11 +71,33 @@ class Input:
         self.path = path
         self.name = "stdin" if path == "-" else path
         self.is_stream = path == "-" or not (is_remote(path) or _is_ordinary(path))
-        self._digest = hashlib.sha256()
-        self._bytes = 0
+        self._kept: BinaryIO | None = None
+        self._stream: Any = None  # for `lines`, at byte `_position` of the content
+        self._position = 0
+        self._lines = _Lines(io.BytesIO(), self)  # of the last reading
         if not self.is_stream:
             with self._open():  # a wrong name is an error at once
                 pass
+
+    def keep(self) -> None:
+        """Copy a stream to a temporary file, so that it can be read more than once.
+
+        Raises:
+          UserError: it can't be read, or there is no room.
+        """
+        if not self.is_stream or self._kept is not None:
+            return
+        kept = tempfile.TemporaryFile()
+        with self._open() as stream:
+            while piece := self._read(stream):
+                try:
+                    kept.write(piece)
+                except OSError as e:
+                    raise UserError(
+                        f"input {self.name}: can't be kept in {tempfile.gettempdir()} "
+                        f"({e.strerror}); set TMPDIR to a folder with room"
+                    ) from e
+        self._kept = kept
 
     def scan(self) -> InputInfo:
         """Read the whole input once, for its hash and length; a stream is not read.
@@ -86,14 +107,10 @@ class Input:
         """
         if self.is_stream:
             return InputInfo(self.path)
-        digest, size, lines, last = hashlib.sha256(), 0, 0, b"\n"
-        with self._open() as stream:
-            while piece := self._read(stream):
-                digest.update(piece)
-                size += len(piece)
-                lines += piece.count(b"\n")
-                last = piece[-1:]
-        return InputInfo(self.path, size, digest.hexdigest(), lines + (last != b"\n"))
+        for _ in self.lines():
+            pass
+        self.close()
+        return self.info()
 
     def items(self) -> Iterator[Item]:
         """The records in order; call it once.
@@ -101,23 +118,60 @@ class Input:
         Raises:
           UserError: the input can't be read, or a line is too long.
         """
-        chain = b""
-        with self._open() as stream:
-            counted = _Counted(stream, self)
-            for line, text in read_lines(counted, self.name):  # type: ignore[arg-type]
-                chain = hashlib.blake2b(text, key=chain, digest_size=16).digest()
-                yield Item(line, f"{self.name} line {line}", text, chain.hex())
+        for line, text, _ in self.lines():
+            yield Item(line, f"{self.name} line {line}", text)
+        self.close()
 
-    def check_unchanged(self, info: InputInfo) -> None:
-        """Refuse an input that changed since `scan`; call it after `items` has ended."""
-        read = (self._bytes, self._digest.hexdigest())
-        if info.sha256 is not None and (info.bytes, info.sha256) != read:
-            raise UserError(
-                f"input {self.name}: changed while it was read; restore it and run again with "
-                "--resume, or start anew with --overwrite"
-            )
+    def lines(self, offset: int = 0, first: int = 1) -> Iterator[tuple[int, bytes, int]]:
+        """The lines that hold something, with their numbers, each after so many bytes.
+
+        One reading at a time: another one moves the place.
+
+        Args:
+          offset: bytes of the (unpacked) content before the first line.
+          first: number of this line.
+
+        Raises:
+          UserError: the input can't be read, or a line is too long.
+        """
+        self._seek(offset)
+        lines = self._lines = _Lines(self._stream, self)
+        for line, text in read_lines(lines, self.name, first):
+            self._position = offset + lines.bytes
+            yield line, text, self._position - lines.last
+        self._position = offset + lines.bytes
+
+    def info(self) -> InputInfo:
+        """Identity and length of what `lines` has read, from the beginning to the end."""
+        read = self._lines
+        return InputInfo(self.path, read.bytes, read.digest.hexdigest(), read.count)
+
+    def close(self) -> None:
+        """Close what `lines` has opened."""
+        if self._stream is not None and self._stream is not self._kept:
+            self._stream.close()
+        self._stream = None
+
+    def _seek(self, offset: int) -> None:
+        if self._stream is None or self._position > offset:
+            self.close()
+            self._stream, self._position = self._open().__enter__(), 0
+        try:
+            if self._position != offset and self._stream.seekable():
+                self._stream.seek(offset)
+                self._position = offset
+            while self._position < offset:  # packed
+                piece = self._read(self._stream, min(_PIECE, offset - self._position))
+                if not piece:
+                    return  # it has become shorter
+                self._position += len(piece)
+        except OSError as e:
+            raise self._unreadable(e) from e
 
     def _open(self) -> contextlib.AbstractContextManager[Any]:
+        if self._kept is not None:
+            self._kept.seek(0)
+            return contextlib.nullcontext(self._kept)
         if self.path == "-":
             return contextlib.nullcontext(unpacked(_stdin(), self.name))
         try:
@@ -132,9 +186,9 @@ class Input:
         except Exception as e:
             raise self._unreadable(e) from e
 
-    def _read(self, stream: BinaryIO) -> bytes:
+    def _read(self, stream: BinaryIO, size: int = _PIECE) -> bytes:
         try:
-            return stream.read(_PIECE)
+            return stream.read(size)
         except Exception as e:  # remote filesystems and decompressors have their own kinds
             raise self._unreadable(e) from e
 
@@ -143,19 +197,23 @@ class Input:
         return UserError(f"input {self.name}: can't be read ({reason})")
 
 
-class _Counted:
-    """A stream whose lines are hashed as they are read."""
+class _Lines:
+    """A stream whose lines are counted: all `bytes`, and those of the `last` line."""
 
     def __init__(self, stream: BinaryIO, owner: Input):
         self._stream, self._owner = stream, owner
+        self.bytes = self.last = self.count = 0
+        self.digest = hashlib.sha256()
 
     def readline(self, limit: int) -> bytes:
         try:
             line = self._stream.readline(limit)
         except Exception as e:
             raise self._owner._unreadable(e) from e
-        self._owner._digest.update(line)
-        self._owner._bytes += len(line)
+        self.last = len(line)
+        self.bytes += self.last
+        self.count += bool(line)
+        self.digest.update(line)
         return line
 
 

@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 from leapjax.config import DecodeConfig
-from leapjax.jobs.source import InputInfo
 from leapjax.jobs.summary import Summary
 
 
@@ -29,7 +28,7 @@ class JobSpec:
       limit: number of records to read; None is all.
       batch_size: rows decoded at once; None: as in the interrupted job, or the engine's choice.
       share_prefix: see `LM.stream`; a resumed job may have another.
-      shard_size: records per shard; None: as in the interrupted job, or about 1000.
+      shard_size: records per shard; None is 1000. A job that goes on keeps the size that it has.
       save_seconds: time between two saves, and so the finished work that a kill can cost.
     """
 
@@ -50,18 +49,14 @@ class JobSpec:
     shard_size: int | None = None
     save_seconds: float = 30.0
 
-    def records(self, info: InputInfo) -> int | None:
-        """Upper bound of the records to read, from the lines; None for a stream."""
-        return info.lines if info.lines is None else min(info.lines, self.limit or info.lines)
-
 
 @dataclasses.dataclass(frozen=True)
 class Result:
     """The result of a job.
 
     Attributes:
-      summary: counts of this run.
-      content: content of `summary.json`, over all runs of the job.
+      summary: counts of this run of this process.
+      content: content of `summary.json`, over all runs and processes of the job.
       ran: False if the job had ended before.
     """
 

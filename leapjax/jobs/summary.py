@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Collection
+from typing import Any
 
 from leapjax.serve.prefills import Prefills
 from leapjax.serve.refreshes import Refreshes
@@ -49,6 +50,18 @@ class Summary:
         self.committed += counts["committed"]
         self.edits += len(completion.edits or ())
         self.seconds = time.perf_counter() - self.started
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts, for `from_json` in another process."""
+        counts = dataclasses.asdict(self)
+        return {name: counts[name] for name in counts.keys() - {"ends", "started"}}
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> Summary:
+        """The counts that another process gave; those that it lacks are 0."""
+        refreshes, prefills = value.get("refreshes", {}), value.get("prefills", {})
+        more = {"refreshes": Refreshes(**refreshes), "prefills": Prefills(**prefills)}
+        return Summary(**(value | more))
 
     def line(self) -> str:
         """The summary, for people."""

@@ -92,7 +92,7 @@ class Disk:
       seed: decides how much of what was not synced survives, and of the failing write.
     """
 
-    path = "disk"
+    path, exclusive = "disk", True
 
     def __init__(self, files=None, fail_at=None, error=Crash, seed=0):
         self.files = dict(files or {})
@@ -105,6 +105,9 @@ class Disk:
         kept = {}
         for name, file in self.files.items():
             kept[name] = _File(file.safe + file.rest[: self.random.randint(0, len(file.rest))])
+            if name.startswith("process-"):  # the process has vanished
+                content = json.loads(file.content) | {"pid": 10**8}
+                kept[name] = _File(json.dumps(content).encode())
         return Disk(kept, **how)
 
     def contents(self):
@@ -113,28 +116,37 @@ class Disk:
     def create(self):
         pass
 
-    def check(self):
-        pass
-
     def sizes(self):
         return {name: len(file.content) for name, file in self.files.items()}
 
     def read(self, name):
         return self.files[name].content if name in self.files else None
 
+    def read_many(self, names):
+        return {name: self.read(name) for name in names}
+
     def write(self, name, data):
         self._operation()
         self.files[name] = _File(data)
 
+    def create_new(self, name, data):
+        self._operation()
+        return self.files.setdefault(name, made := _File(data)) is made
+
     def grow(self, name, keep=0):
         old = self.read(name) or b""
         assert len(old) >= keep
-        self.files[name] = _File(old[:keep])
+        self.files[name] = _File(old[:keep])  # what is kept had been synced
         return _Growing(self, self.files[name])
 
     def rename(self, old, new):
         self._operation()
         self.files[new] = self.files.pop(old)
+
+    def rename_new(self, old, new):
+        self._operation()
+        self.files.setdefault(new, self.files[old])
+        self.remove(old)
 
     def remove(self, name):
         self._operation()
