@@ -283,7 +283,7 @@ class _Run:
             if claims.is_free(end, files) and claims.take(end, files):
                 try:
                     return Result(summary, self._end(state.header, summary), ran=True)
-                except UserError:
+                except (UserError, OSError):
                     if not claims.check_job():
                         raise
             self._wait(0)

@@ -12,6 +12,7 @@ counts. The next owner completes the last step after a crash.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections import Counter
@@ -91,7 +92,9 @@ class Shard:
             name = open_name(self.entry.shard, self.claim.turn)
             self._note(complete=True)
         if not self.claim.lost:
-            self._folder.rename_new(name, part_name(self.entry.shard))
+            # It is gone if another process, which took this one for dead, was faster.
+            with contextlib.suppress(FileNotFoundError):
+                self._folder.rename_new(name, part_name(self.entry.shard))
         self.close()
 
     def close(self) -> None:

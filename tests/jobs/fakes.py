@@ -145,6 +145,8 @@ class Disk:
 
     def rename_new(self, old, new):
         self._operation()
+        if old not in self.files:
+            raise FileNotFoundError(old)
         self.files.setdefault(new, self.files[old])
         self.remove(old)
 

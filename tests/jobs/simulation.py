@@ -126,6 +126,8 @@ class View:
 
     def rename_new(self, old, new):
         self._turn()
+        if old not in self.disk.files:
+            raise FileNotFoundError(old)
         self.disk.files.setdefault(new, self.disk.files[old])
         self.remove(old)
 

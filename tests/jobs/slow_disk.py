@@ -2,8 +2,8 @@
 
 The N-th OPERATION (from 1) stops half-way for a minute, having made the file MARKER; the
 test kills the process there. Operations are `write FILE`, `sync FILE`, `rename FILE` (about
-to be renamed) and `renamed FILE`, by the name that the file has before, without the number of
-its shard or process: `shard.open`, `journal`.
+to be renamed) and `renamed FILE`, by the name that the file has before, without the numbers of
+its shard and turn: `shard.open`, `claim.new`.
 """
 
 import itertools
@@ -20,7 +20,7 @@ numbers = itertools.count(1)
 
 
 def stuck(name):
-    if re.sub(r"-\d{5}", "", name) == operation and next(numbers) == int(number):
+    if re.sub(r"-\d{5}\.\d+", "", name) == operation and next(numbers) == int(number):
         Path(marker).touch()
         time.sleep(60)
 
@@ -41,14 +41,18 @@ def sync(self, real=storage.Growing.sync):
     real(self)
 
 
-def rename(self, old, new, real=storage.LocalFolder.rename):
-    stuck(f"rename {old}")
-    real(self, old, new)
-    stuck(f"renamed {old}")
+def stopping(real):
+    def rename(self, old, new):
+        stuck(f"rename {old}")
+        real(self, old, new)
+        stuck(f"renamed {old}")
+
+    return rename
 
 
 storage.Growing.__init__ = begin
 storage.Growing.write = write
 storage.Growing.sync = sync
-storage.LocalFolder.rename = rename
+storage.LocalFolder.rename = stopping(storage.LocalFolder.rename)
+storage.LocalFolder.rename_new = stopping(storage.LocalFolder.rename_new)
 sys.exit(main(sys.argv[4:]))

@@ -284,7 +284,9 @@ def test_a_lost_shard_is_not_decoded_again(spec, tmp_path):
 def test_a_run_that_decodes_nothing_changes_nothing_that_counts(spec, tmp_path):
     def saved():
         files = Files.of(folder.sizes())
-        return sorted(Claims(folder, None, journal.read(folder).job).entries(files), key=lambda e: e.shard)
+        return sorted(
+            Claims(folder, None, journal.read(folder).job).entries(files), key=lambda e: e.shard
+        )
 
     interrupted(spec, save_seconds=0)
     folder = storage.LocalFolder(str(tmp_path / "out"))

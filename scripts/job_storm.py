@@ -1,0 +1,306 @@
+"""A folder job in a storm: processes join, leave and are killed, one is slow, the store fails.
+
+    python scripts/job_storm.py --records 20000 --kills 100 --terms 40 --processes 8 --store gcs
+
+Starts `leapjax decode` in 1 to `--processes` processes, sends SIGKILL and SIGTERM to processes that
+it picks at random while the job goes on, and starts others. At the end it compares every byte with
+what one quiet process wrote, and counts the rows that were decoded more than once. With `--store
+gcs` the output is in an emulated object store (gcp-storage-emulator), behind a proxy that fails
+`--failing` of all calls and delays as many. Prints one line of JSON; exit status 1 if something is
+not as it must be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import http.client
+import http.server
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+BAD_EVERY = 997  # one record in so many is bad
+
+
+def main() -> int:
+    """Run a storm, or be one of its processes."""
+    if sys.argv[1:2] == ["child"]:
+        return child(*sys.argv[2:4], sys.argv[4:])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    add = parser.add_argument
+    add("--records", type=int, default=2000)
+    add("--kills", type=int, default=20, help="SIGKILLs")
+    add("--terms", type=int, default=5, help="SIGTERMs")
+    add("--processes", type=int, default=4, help="at most at a time")
+    add("--shard-size", type=int, default=50)
+    add("--slow", type=float, default=10.0, help="how many times slower one process is")
+    add("--store", choices=("local", "gcs"), default="local")
+    add("--failing", type=float, default=0.05, help="share of calls of the store that fail")
+    add("--model", default=str(ROOT / "tests" / "golden" / "llada-a"))
+    add("--seed", type=int, default=0)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        return Storm(args, Path(folder)).run()
+
+
+def child(log: str, slowness: str, argv: list[str]) -> int:
+    """`leapjax` with a log of the rows that it decodes and saves, maybe slower."""
+    from leapjax.cli.main import main as leapjax
+    from leapjax.jobs.shards import Shards
+
+    file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    write, settle = Shards.write, Shards.settle
+    ids: list[str] = []
+    last = [time.perf_counter()]
+
+    def written(self, completion):
+        ids.append(str(completion.id))
+        os.write(file, f"decoded {completion.id} {os.getpid()}\n".encode())
+        time.sleep((float(slowness) - 1) * min(time.perf_counter() - last[0], 1.0))
+        last[0] = time.perf_counter()
+        write(self, completion)
+
+    def settled(self, item):
+        settle(self, item)  # saves, with --save-every 0
+        os.write(file, "".join(f"saved {i} {os.getpid()}\n" for i in ids).encode())
+        ids.clear()
+
+    Shards.write, Shards.settle = written, settled
+    return leapjax(argv)
+
+
+class Storm:
+    """One storm, with what it needs in a folder of its own."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path):
+        self.args, self.folder, self.random = args, folder, random.Random(args.seed)
+        self.log, self.source = folder / "log", folder / "in.jsonl"
+        self.running: list[subprocess.Popen] = []
+        self.events: collections.Counter[str] = collections.Counter()
+        self.environ = os.environ | {
+            "PYTHONPATH": str(ROOT),
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+        lines = []
+        for n in range(1, args.records + 1):
+            record = {"id": f"r{n}", "prompt": f"Tom has {n} pens. " * (n % 4 + 1)}
+            lines.append("{" if n % BAD_EVERY == 0 else json.dumps(record))
+        self.source.write_text("\n".join(lines))
+
+    def run(self) -> int:
+        """The storm; gives the exit status."""
+        quiet, began = self.folder / "quiet", time.monotonic()
+        process = self.start(str(quiet), self.folder / "quiet-log", 1.0)
+        if process.wait():
+            print(process.stderr.read() if process.stderr else "", file=sys.stderr)
+            return 1
+        quiet_seconds, began = time.monotonic() - began, time.monotonic()
+        store = Store(self) if self.args.store == "gcs" else None
+        try:
+            out = "gs://jobs/out" if store else str(self.folder / "out")
+            self.blow(out)
+            seconds = time.monotonic() - began
+            found = store.files("jobs/out") if store else contents(self.folder / "out")
+        finally:
+            for process in self.running:
+                process.kill()
+            if store:
+                store.close()
+        return self.report(contents(quiet), found, quiet_seconds, seconds)
+
+    def start(self, out: str, log: Path, slowness: float) -> subprocess.Popen:
+        """One more process of the job."""
+        argv = [sys.executable, __file__, "child", str(log), str(slowness), "decode"]
+        argv += ["--model", self.args.model, "--input", str(self.source), "--output", out]
+        argv += ["--gen-length", "8", "--block-length", "8", "--batch-size", "4", "--details"]
+        argv += ["--shard-size", str(self.args.shard_size), "--save-every", "0", "--resume"]
+        argv += ["--max-errors", str(self.args.records)]
+        return subprocess.Popen(argv, env=self.environ, stderr=subprocess.PIPE, text=True)
+
+    def blow(self, out: str) -> None:
+        """Processes come and go until one says that the job is complete."""
+        args, wanted = self.args, 1
+        signals = [signal.SIGKILL] * args.kills + [signal.SIGTERM] * args.terms
+        self.random.shuffle(signals)
+        due = [(n + 1) / (len(signals) + 1) * args.records for n in range(len(signals))]
+        while True:
+            for process in [p for p in self.running if p.poll() is not None]:
+                self.running.remove(process)
+                self.events[str(process.returncode)] += 1
+                if process.returncode not in (0, -signal.SIGKILL, 128 + signal.SIGTERM):
+                    print(process.stderr.read() if process.stderr else "", file=sys.stderr)
+            done, at_work = self.progress()
+            if self.events["0"] and not self.running:
+                return
+            if signals and done >= due[0]:
+                busy = [p for p in self.running if p.pid in at_work] or self.running
+                if busy:
+                    self.random.choice(busy).send_signal(signals.pop())
+                    due.pop(0)
+                    wanted = self.random.randint(1, args.processes)
+            while len(self.running) < wanted and not self.events["0"]:
+                slow = args.slow if not self.events["started"] % args.processes else 1.0
+                self.events["started"] += 1
+                self.running.append(self.start(out, self.log, slow))
+            time.sleep(0.05)
+
+    def progress(self) -> tuple[int, set[int]]:
+        """Rows saved so far, and the processes that have decoded any."""
+        rows = [line.split() for line in read_lines(self.log)]
+        return sum(r[0] == "saved" for r in rows), {int(r[2]) for r in rows}
+
+    def report(self, expected, found, quiet_seconds: float, seconds: float) -> int:
+        """Print what was found; gives the exit status."""
+        decoded: collections.Counter[str] = collections.Counter()
+        saved: set[str] = set()
+        again = 0
+        for what, own, _ in (line.split() for line in read_lines(self.log)):
+            if what == "decoded":
+                decoded[own] += 1
+                again += own in saved
+            else:
+                saved.add(own)
+        same = {n for n in expected if n.startswith("part-") or n == "errors.jsonl"}
+        differing = sorted(n for n in same if expected[n] != found.get(n))
+        left = sorted(found.keys() - expected.keys())
+        result = {
+            "records": self.args.records,
+            "signals": self.args.kills + self.args.terms,
+            "events": dict(self.events),
+            "rows_decoded_again": sum(decoded.values()) - len(decoded),
+            "journalled_rows_decoded_again": again,
+            "differing_files": differing,
+            "files_left": left,
+            "seconds": round(seconds, 1),
+            "seconds_of_one_quiet_process": round(quiet_seconds, 1),
+        }
+        print(json.dumps(result), flush=True)
+        bound = result["rows_decoded_again"] <= self.args.kills
+        return 0 if bound and not (again or differing or left) else 1
+
+
+class Store:
+    """An emulated object store, behind a proxy that fails."""
+
+    def __init__(self, storm: Storm):
+        import gcsfs
+
+        behind, port = free_port(), free_port()
+        argv = ["start", "--host", "127.0.0.1", "--port", str(behind), "--in-memory"]
+        program = str(Path(sys.executable).with_name("gcp-storage-emulator"))
+        self._server = subprocess.Popen(
+            [program, *argv, "--default-bucket", "jobs"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_for_port(behind)
+        handler = type("_Handler", (_Proxy,), {"behind": behind, "storm": storm})
+        proxy = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        storm.environ |= {
+            "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}",
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # the emulator has no gRPC
+        }
+        self._files = gcsfs.GCSFileSystem(
+            endpoint_url=f"http://127.0.0.1:{behind}", token="anon", use_listings_cache=False
+        )
+
+    def files(self, folder: str) -> dict[str, bytes]:
+        """Files of a folder by name."""
+        return {Path(n).name: self._files.cat_file(n) for n in self._files.ls(folder)}
+
+    def close(self) -> None:
+        """End the store."""
+        self._server.kill()
+        self._server.wait()
+
+
+class _Proxy(http.server.BaseHTTPRequestHandler):
+    """Passes requests on, fails some of them, before or after they had their effect."""
+
+    behind: int
+    storm: Storm
+    protocol_version = "HTTP/1.1"
+
+    def _pass_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        rng, failing = self.storm.random, self.storm.args.failing
+        luck = rng.random()
+        if failing <= luck < 2 * failing:
+            time.sleep(rng.uniform(0.2, 2.0))
+        if luck < failing / 2:
+            return self._answer(503, [], b"unavailable")
+        there = http.client.HTTPConnection("127.0.0.1", self.behind, timeout=60)
+        headers = {k: v for k, v in self.headers.items() if k.lower() != "connection"}
+        there.request(self.command, self.path, body, headers)
+        answer = there.getresponse()
+        data = answer.read()
+        there.close()
+        if luck < failing:  # it was done, but nobody hears of it
+            return self._answer(503, [], b"unavailable")
+        skipped = ("transfer-encoding", "content-length", "connection", "server", "date")
+        kept = [(k, v) for k, v in answer.getheaders() if k.lower() not in skipped]
+        self._answer(answer.status, kept, data)
+
+    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = _pass_on
+
+    def _answer(self, status: int, headers: list[tuple[str, str]], data: bytes) -> None:
+        try:
+            self.send_response(status)
+            for name, value in headers:
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+        except OSError:  # the client was killed
+            self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing is logged."""
+
+
+def free_port() -> int:
+    """A port that nobody uses."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def wait_for_port(port: int) -> None:
+    """Wait until a server listens."""
+    for _ in range(300):
+        try:
+            return socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            time.sleep(0.1)
+    raise SystemExit("the emulated store does not start")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Files of a folder by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def read_lines(path: Path) -> list[str]:
+    """Whole lines of a log that may not exist yet."""
+    try:
+        return path.read_text().split("\n")[:-1]
+    except FileNotFoundError:
+        return []
+
+
+if __name__ == "__main__":
+    sys.exit(main())
