@@ -232,10 +232,7 @@ class Folder:
         self._call("pipe_file", self._at(name), data)
 
     def create_new(self, name: str, data: bytes) -> bool:
-        """Put a whole file in place unless it exists; whether it was put.
-
-        A store that fails after it has put the file makes this False: read the file to be sure.
-        """
+        """Put a whole file in place unless it exists; False also if a store failed after that."""
         with contextlib.suppress(FileExistsError):
             self._call("pipe_file", self._at(name), data, mode="create")
             return True

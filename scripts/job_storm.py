@@ -35,8 +35,8 @@ BAD_EVERY = 997  # one record in so many is bad
 def main() -> int:
     """Run a storm, or be one of its processes."""
     if sys.argv[1:2] == ["child"]:
-        return child(*sys.argv[2:4], sys.argv[4:])
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+        return child(sys.argv[2], sys.argv[3], sys.argv[4:])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     add = parser.add_argument
     add("--records", type=int, default=2000)
     add("--kills", type=int, default=20, help="SIGKILLs")
@@ -220,7 +220,8 @@ class Store:
 
     def files(self, folder: str) -> dict[str, bytes]:
         """Files of a folder by name."""
-        return {Path(n).name: self._files.cat_file(n) for n in self._files.ls(folder)}
+        names = [str(name) for name in self._files.ls(folder, detail=False)]
+        return {Path(name).name: bytes(self._files.cat_file(name)) for name in names}
 
     def close(self) -> None:
         """End the store."""

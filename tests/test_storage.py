@@ -5,7 +5,7 @@ import pytest
 
 from leapjax import storage
 from leapjax.errors import UserError
-from leapjax.jobs.sinks import OutputFile
+from leapjax.outputs import OutputFile
 from leapjax.types import Completion
 
 

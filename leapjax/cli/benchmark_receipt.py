@@ -22,7 +22,7 @@ def run_receipt(args: argparse.Namespace, usual: Mapping[str, object]) -> int:
     """
     _refuse_others(args, usual, "--receipt", {"receipt", "mesh", "repeats", "quick"})
     from leapjax.benchmarks import receipt
-    from leapjax.jobs.sinks import check_output
+    from leapjax.outputs import check_output
     from leapjax.sharding import parse
     from leapjax.studies.files import json_text, write
 

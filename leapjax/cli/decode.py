@@ -86,8 +86,9 @@ def _decode(args, config, model_of_file: str | None) -> int:
     """Decode to stdout or into one file."""
     import itertools
 
+    from leapjax import outputs
     from leapjax.arguments import sharing
-    from leapjax.jobs import display, sinks
+    from leapjax.jobs import display
     from leapjax.jobs.loop import Loop
     from leapjax.jobs.source import Input, from_prompts
     from leapjax.records import Intake, check_fields
@@ -97,11 +98,11 @@ def _decode(args, config, model_of_file: str | None) -> int:
     source = Input(args.input) if args.input else None
     if args.output:
         _not_the_input(args)
-        sink = sinks.OutputFile(
+        sink = outputs.OutputFile(
             args.output, details=args.details, overwrite=args.overwrite, fields=fields
         )
     elif args.json or args.input:
-        sink = sinks.LineSink(_utf8(sys.stdout), args.details, _report_bad, fields)
+        sink = outputs.LineSink(_utf8(sys.stdout), args.details, _report_bad, fields)
     elif args.details or fields:
         flag = "--details" if args.details else "--fields"
         raise UserError(f"{flag} is for records; add --json or --output FILE")
@@ -119,7 +120,7 @@ def _decode(args, config, model_of_file: str | None) -> int:
     if wanted is None and (args.prompt or not args.output):
         wanted = sys.stderr.isatty() and not args.prompt
     with contextlib.ExitStack() as stack:
-        if isinstance(sink, sinks.OutputFile):
+        if isinstance(sink, outputs.OutputFile):
             stack.enter_context(sink)  # published when the stack closes without an error
         total = len(args.prompt or ()) if source is None else source.scan().lines
         if total is not None:
@@ -143,7 +144,7 @@ def _decode(args, config, model_of_file: str | None) -> int:
         if noted:  # before the output is published: a trace that fails leaves neither
             record.write(args, lm, noted, watched, note)
     if errors := loop.progress.errors:
-        place = f" in {sink.errors_path}" if isinstance(sink, sinks.OutputFile) else ""
+        place = f" in {sink.errors_path}" if isinstance(sink, outputs.OutputFile) else ""
         note(f"{plural(errors, 'bad record')} set aside{place}")
     print(summary.line(), file=sys.stderr)
     return OK

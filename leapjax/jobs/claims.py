@@ -29,6 +29,7 @@ from leapjax.jobs import journal
 from leapjax.jobs.journal import Entry, damaged, furthest
 from leapjax.jobs.members import Members
 from leapjax.jobs.names import claim_name, claim_number, open_name, part_name, part_number
+from leapjax.jsonl import to_line
 from leapjax.storage import Folder
 
 SETTLE = 1.0  # seconds until a store without conditional creation shows who was last
@@ -87,7 +88,7 @@ class Claims:
             return True
         claim = shard, turns[-1]
         if claim not in self._owners:
-            content = self._content(*claim)
+            content = self._parsed(*claim, self._folder.read(claim_name(*claim)))
             if content is None:
                 return False  # removed since the look, so somebody is at work there
             self._owners[claim] = content["owner"] if content["job"] == self._job else None
@@ -164,9 +165,6 @@ class Claims:
                 raise damaged(f"{self._folder.path}/{name}") from None
         return found
 
-    def _content(self, shard: int, turn: int) -> dict[str, Any] | None:
-        return self._parsed(shard, turn, self._folder.read(claim_name(shard, turn)))
-
     def _parsed(self, shard: int, turn: int, data: bytes | None) -> dict[str, Any] | None:
         try:
             content = json.loads(data or b"null")
@@ -181,15 +179,13 @@ class Claim:
     """A shard that this process has claimed.
 
     Attributes:
-      shard: its number.
-      turn: how many claims on it came before.
       before: the entry to go on from, None if nothing is saved.
       lost: another process has claimed the shard since.
 
     Args:
       folder: the job's.
-      shard: see above.
-      turn: see above.
+      shard: its number.
+      turn: how many claims on it came before.
       who: the job and the owner.
     """
 
@@ -202,7 +198,7 @@ class Claim:
 
     def create(self) -> None:
         """Create the claim's file, unless another process does."""
-        self._folder.create_new(self._name, journal.to_line(self._who))
+        self._folder.create_new(self._name, to_line(self._who).encode())
         if not self._folder.exclusive:
             time.sleep(SETTLE)
 
@@ -222,7 +218,7 @@ class Claim:
         """Record how far the shard is; False if it is not this process's any more."""
         if not self.is_held():
             return False
-        self._folder.write(self._name, journal.to_line(self._who | entry.to_json()))
+        self._folder.write(self._name, to_line(self._who | entry.to_json()).encode())
         return True
 
     def remove_earlier(self) -> None:

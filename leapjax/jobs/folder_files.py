@@ -165,7 +165,7 @@ def write_summary(folder: Folder, state: State, ran: list[Summary]) -> dict[str,
     content = {
         **{{"rows": "answers"}.get(name, name): count for name, count in totals.items()},
         "tokens_per_step": _ratio(totals["tokens"], totals["steps"]),
-        "shards": state.shards,
+        "shards": len(state.entries),
         **{k: v for k, v in state.header.items() if k not in ("format", "job", "versions")},
         "versions": versions(),
         "last_run": {

@@ -37,15 +37,7 @@ _SETTINGS = {
 def describe(
     lm, spec: JobSpec, info: InputInfo, size: int | None = None, job: str = ""
 ) -> dict[str, Any]:
-    """The header of a job.
-
-    Args:
-      lm: the model.
-      spec: the job.
-      info: its input.
-      size: records of a shard.
-      job: a token of the job's own.
-    """
+    """The header of a job, with `size` records a shard and a token of its own."""
     config = json.dumps(dataclasses.asdict(lm.config), sort_keys=True)
     return {
         "job": job,

@@ -17,6 +17,7 @@ from typing import Any
 
 from leapjax.errors import UserError
 from leapjax.jobs.names import JOURNAL
+from leapjax.jsonl import to_line
 from leapjax.storage import Folder
 
 FORMAT = 4
@@ -108,11 +109,6 @@ class State:
         return self.header.get("job", "")
 
     @property
-    def shards(self) -> int:
-        """Number of complete shards."""
-        return sum(entry.complete for entry in self.entries.values())
-
-    @property
     def totals(self) -> dict[str, int]:
         """`COUNTS` summed over all shards, open ones included."""
         return {n: sum(e.counts[n] for e in self.entries.values()) for n in COUNTS}
@@ -129,7 +125,7 @@ class State:
             *(self.entries[shard].to_json() for shard in sorted(self.entries)),
             *([{"kind": "done"}] if self.done else []),
         ]
-        return b"".join(map(to_line, lines))
+        return "".join(map(to_line, lines)).encode()
 
 
 def read(folder: Folder) -> State | None:
@@ -186,11 +182,6 @@ def from_bytes(data: bytes, where: str) -> State:
             raise damaged(where, number) from None
         state.entries[entry.shard] = entry
     return state
-
-
-def to_line(value: dict[str, Any]) -> bytes:
-    """A value as a line of JSON, line end included."""
-    return (json.dumps(value, ensure_ascii=False) + "\n").encode()
 
 
 def damaged(where: str, number: int = 1) -> UserError:

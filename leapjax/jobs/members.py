@@ -104,7 +104,7 @@ class Members:
             time.sleep(min(0.5, BEAT / 4))
 
     def _look(self, token: str) -> dict[str, Any] | None:
-        """The content of a process's file, None if the process is dead."""
+        """The content of a process's file; None if the process is dead."""
         now = time.monotonic()  # before the file is read: it may change while we are suspended
         content = _parsed(self._folder.read(process_name(token)))
         if content is None or _has_vanished(content):

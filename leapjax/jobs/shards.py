@@ -13,6 +13,7 @@ counts. The next owner completes the last step after a crash.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import time
 from collections import Counter
@@ -71,9 +72,8 @@ class Shard:
             self._opened().write(rows)
         self._digest.update(rows)
         old = self.entry
-        self.entry = Entry(
-            shard=old.shard,
-            turn=self.claim.turn,
+        self.entry = dataclasses.replace(
+            old,
             bytes=old.bytes + len(rows),
             counts={name: old.counts[name] + counts[name] for name in COUNTS},
             bad=(*old.bad, *bad),
@@ -128,15 +128,8 @@ class Shard:
         if not self.claim.is_held():
             return
         self._opened().sync()
-        old = self.entry
-        self.entry = Entry(
-            shard=old.shard,
-            turn=self.claim.turn,
-            complete=complete,
-            bytes=old.bytes,
-            sha256=self._digest.hexdigest(),
-            counts=old.counts,
-            bad=old.bad,
+        self.entry = dataclasses.replace(
+            self.entry, turn=self.claim.turn, complete=complete, sha256=self._digest.hexdigest()
         )
         if self.claim.save(self.entry) and self.claim.before is not None:
             self.claim.remove_earlier()

@@ -136,7 +136,7 @@ class Input:
         """
         self._seek(offset)
         lines = self._lines = _Lines(self._stream, self)
-        for line, text in read_lines(lines, self.name, first):
+        for line, text in read_lines(lines, self.name, first):  # type: ignore[arg-type]
             self._position = offset + lines.bytes
             yield line, text, self._position - lines.last
         self._position = offset + lines.bytes

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from leapjax import storage
 from leapjax.errors import UserError
-from leapjax.jobs.sinks import check_output
+from leapjax.outputs import check_output
 from leapjax.trace.data import Trace
 
 SUFFIXES = (".html", ".gif", ".png")

@@ -1,6 +1,5 @@
 """Any processes, in any order of operations: the outputs are those of one that nothing disturbs."""
 
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""Sinks of `leapjax.jobs.loop` that are not shards: an open stream, or one output file."""
+"""Where records go that are no folder job's: an open stream, or one output file."""
 
 from __future__ import annotations
 
