@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import http.client
 import http.server
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -26,7 +28,9 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.parse
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 BAD_EVERY = 997  # one record in so many is bad
@@ -196,6 +200,8 @@ class Store:
     """An emulated object store, behind a proxy that fails."""
 
     def __init__(self, storm: Storm):
+        # The emulator has no gRPC, which gcsfs asks for when it is imported.
+        os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
         import gcsfs
 
         behind, port = free_port(), free_port()
@@ -212,16 +218,16 @@ class Store:
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         storm.environ |= {
             "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}",
-            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # the emulator has no gRPC
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
         }
         self._files = gcsfs.GCSFileSystem(
             endpoint_url=f"http://127.0.0.1:{behind}", token="anon", use_listings_cache=False
         )
 
-    def files(self, folder: str) -> dict[str, bytes]:
+    def files(self, folder: str) -> dict[str, Any]:
         """Files of a folder by name."""
         names = [str(name) for name in self._files.ls(folder, detail=False)]
-        return {Path(name).name: bytes(self._files.cat_file(name)) for name in names}
+        return {Path(name).name: self._files.cat_file(name) for name in names}
 
     def close(self) -> None:
         """End the store."""
@@ -230,11 +236,22 @@ class Store:
 
 
 class _Proxy(http.server.BaseHTTPRequestHandler):
-    """Passes requests on, fails some of them, before or after they had their effect."""
+    """Passes requests on, fails some of them, before or after they had their effect.
+
+    It also keeps the condition of a creation, which the emulator ignores.
+    """
 
     behind: int
     storm: Storm
+    creating = threading.Lock()
     protocol_version = "HTTP/1.1"
+
+    def handle(self) -> None:
+        """Take requests until the client is done, or killed."""
+        try:
+            super().handle()
+        except OSError:
+            self.close_connection = True
 
     def _pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -244,17 +261,26 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
             time.sleep(rng.uniform(0.2, 2.0))
         if luck < failing / 2:
             return self._answer(503, [], b"unavailable")
-        there = http.client.HTTPConnection("127.0.0.1", self.behind, timeout=60)
         headers = {k: v for k, v in self.headers.items() if k.lower() != "connection"}
-        there.request(self.command, self.path, body, headers)
-        answer = there.getresponse()
-        data = answer.read()
-        there.close()
+        with self.creating if "ifGenerationMatch=0" in self.path else contextlib.nullcontext():
+            name = re.search(rb'"name": *"([^"]+)"', body)
+            if "ifGenerationMatch=0" in self.path and name:
+                path = f"/storage/v1/b/jobs/o/{urllib.parse.quote(name[1], safe='')}"
+                if self._ask("GET", path, b"", {})[0] == 200:
+                    return self._answer(412, [], b"there is one")
+            status, given, data = self._ask(self.command, self.path, body, headers)
         if luck < failing:  # it was done, but nobody hears of it
             return self._answer(503, [], b"unavailable")
         skipped = ("transfer-encoding", "content-length", "connection", "server", "date")
-        kept = [(k, v) for k, v in answer.getheaders() if k.lower() not in skipped]
-        self._answer(answer.status, kept, data)
+        self._answer(status, [(k, v) for k, v in given if k.lower() not in skipped], data)
+
+    def _ask(self, command: str, path: str, body: bytes, headers: dict[str, str]):
+        there = http.client.HTTPConnection("127.0.0.1", self.behind, timeout=60)
+        there.request(command, path, body, headers)
+        answer = there.getresponse()
+        data = answer.read()
+        there.close()
+        return answer.status, answer.getheaders(), data
 
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = _pass_on
 
