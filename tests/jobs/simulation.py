@@ -60,6 +60,7 @@ class Process:
         if what == "crash":
             self.crashed = True
             self.sim.crashes += 1
+            self.sim.crashed_at = self.sim.now
             for file in self.growing:
                 file.rest = file.rest[: self.sim.random.randint(0, len(file.rest))]
             raise Crash
@@ -69,6 +70,7 @@ class Process:
             self.turn()
 
     def sleep(self, seconds):
+        self.sim.idle_at.append(self.sim.now)
         self.wake = self.sim.now + seconds / self.rate
         self.turn()
 
@@ -120,7 +122,9 @@ class View:
         self._turn()
         created = self.disk.create_new(name, data)
         if created and claim_number(name):
-            shard = claim_number(name)[0]
+            shard, turn = claim_number(name)
+            if turn:
+                self.process.sim.taken_over.append(self.process.sim.now)
             self.process.sim.claimed[self.process.number, shard] = self.process.sim.steps
         return created
 
@@ -177,6 +181,7 @@ class Simulation:
         self.claimed = {}  # (process, shard) -> step at which it claimed
         self.journalled = {}  # (shard, records) -> first step at which so many were saved
         self.repeated = []
+        self.crashed_at, self.idle_at, self.taken_over = 0.0, [], []
 
     def add(self, start=0.0, rate=1.0, fate=(), look_ahead=3):
         process = Process(self, len(self.processes), start, rate, fate, look_ahead)

@@ -1,5 +1,7 @@
 """Any processes, in any order of operations: the outputs are those of one that nothing disturbs."""
 
+import json
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -62,12 +64,27 @@ def check(sim, expected):
     # A process loses the two answers of the record that it has in hand. One that was taken for
     # dead also answers what it has read ahead.
     assert len(answered) - 36 <= 2 * sim.crashes + 14 * sim.stalls
+    if not sim.crashes and not sim.stalls:
+        last = json.loads(found["summary.json"])["last_run"]
+        assert last["answers"] == 36
 
 
 @QUICK
 @given(processes=PROCESSES, seed=st.integers(0, 2**32), same_machine=st.booleans())
 def test_any_interleaving(spec, monkeypatch, expected, processes, seed, same_machine):
     check(simulate(spec(), monkeypatch, processes, seed, same_machine), expected)
+
+
+@pytest.mark.parametrize("turns", [20, 40, 80])
+def test_shards_of_a_lost_machine_are_taken_over_within_30_seconds(
+    spec, monkeypatch, expected, turns
+):
+    processes = [{"fate": {turns: "crash"}, "look_ahead": 9}, {}]
+    sim = simulate(spec(), monkeypatch, processes, seed=turns)
+    check(sim, expected)
+    idle = min(t for t in sim.idle_at if t >= sim.crashed_at)  # before that it has other work
+    assert members.STALE - members.BEAT <= sim.taken_over[0] - sim.crashed_at
+    assert sim.taken_over[0] - idle <= 30
 
 
 @pytest.mark.slow
