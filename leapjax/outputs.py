@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,6 +49,44 @@ class LineSink:
         """Nothing to do: every line is flushed."""
 
 
+class Whole:
+    """A file that is written bit by bit and appears when it is complete, over an older one.
+
+    Args:
+      path: a path or URL; raises as `open_read`.
+    """
+
+    def __init__(self, path: str):
+        if not storage.is_remote(path):
+            path = os.path.realpath(storage.local_path(path))  # a link stays, its target is written
+        self._folder, self._name = storage.split(path)
+        self._hidden = f".{self._name}.{os.getpid()}.part"
+        self._file: storage.Growing | None = self._folder.stream(self._hidden)
+
+    def write(self, data: bytes) -> None:
+        """Add bytes at the end."""
+        assert self._file is not None
+        self._file.write(data)
+
+    def publish(self) -> None:
+        """Put the file in place, to survive a crash."""
+        assert self._file is not None
+        self._file.sync()
+        self._file.close()
+        self._folder.rename(self._hidden, self._name)
+        self._file = None
+
+    def discard(self) -> None:
+        """Leave nothing, unless the file is published."""
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._folder.remove(self._hidden)
+        self._file = None
+
+
 class OutputFile:
     """A JSONL file and a file of errors; both appear when the job has succeeded.
 
@@ -75,12 +114,12 @@ class OutputFile:
         self.path = path
         self.errors_path = f"{path.removesuffix('.jsonl')}.errors.jsonl"
         self._details, self._fields = details, fields
-        self._rows: storage.Whole | None = None
-        self._errors: storage.Whole | None = None
+        self._rows: Whole | None = None
+        self._errors: Whole | None = None
 
     def __enter__(self) -> OutputFile:
         try:
-            self._rows = storage.Whole(self.path)
+            self._rows = Whole(self.path)
         except OSError as e:
             raise _unwritable(self.path, e) from e
         return self
@@ -92,7 +131,7 @@ class OutputFile:
     def keep_bad(self, record: dict[str, Any]) -> None:
         """Add a bad record to the file of errors."""
         if self._errors is None:
-            self._errors = storage.Whole(self.errors_path)
+            self._errors = Whole(self.errors_path)
         self._add(self._errors, record)
 
     def settle(self, item: Item) -> None:
@@ -112,7 +151,7 @@ class OutputFile:
             for file in files:
                 file.discard()
 
-    def _add(self, file: storage.Whole | None, record: dict[str, Any]) -> None:
+    def _add(self, file: Whole | None, record: dict[str, Any]) -> None:
         assert file is not None
         try:
             file.write(to_line(record).encode())

@@ -7,7 +7,6 @@ Ways to write, the same in both places:
     grow        a file that grows; `sync` makes what was written so far survive a crash
     rename      puts a finished file in place
     rename_new  the same, unless the name is taken
-    Whole       a file that is written bit by bit and appears when it is complete
 
 On this machine that is a temporary file, fsync, rename, and fsync of the folder. An object store
 has whole objects only, so there a growing file is kept in memory and `sync` puts it anew.
@@ -16,6 +15,7 @@ has whole objects only, so there a growing file is kept in memory and `sync` put
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import posixpath
@@ -28,6 +28,8 @@ from leapjax.errors import UserError
 
 _READ_BYTES = 2**20  # at once, of a remote file
 _PAUSES = (0.1, 0.5, 1.5)  # seconds before a call that a remote store failed is tried again
+# Where a filesystem has no hard links.
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK}
 # Where `pipe_file(mode="create")` is one conditional request: ifGenerationMatch=0 in gcsfs,
 # If-None-Match in s3fs. Elsewhere fsspec looks first and writes then.
 _EXCLUSIVE = {"gs", "gcs", "s3", "s3a", "memory"}
@@ -85,17 +87,17 @@ def open_read(path: str) -> BinaryIO:
 
 def exists(path: str) -> bool:
     """Whether something is at a path or URL; raises as `open_read`."""
-    parent, name = _split(path)
+    parent, name = split(path)
     return name in parent.sizes()
 
 
 def remove(path: str) -> None:
     """Delete the file at a path or URL, if it exists; raises as `open_read`."""
-    parent, name = _split(path)
+    parent, name = split(path)
     parent.remove(name)
 
 
-def _split(path: str) -> tuple[Folder, str]:
+def split(path: str) -> tuple[Folder, str]:
     """The folder of a file, and the file's name there."""
     parent, slash, name = path.rpartition("/")
     return folder(parent + slash or "."), name
@@ -128,44 +130,6 @@ class Growing:
     def close(self) -> None:
         """Close the file; does not sync."""
         self._file.close()
-
-
-class Whole:
-    """A file that is written bit by bit and appears when it is complete, over an older one.
-
-    Args:
-      path: a path or URL; raises as `open_read`.
-    """
-
-    def __init__(self, path: str):
-        if not is_remote(path):
-            path = os.path.realpath(local_path(path))  # a link stays, its target is written
-        self._folder, self._name = _split(path)
-        self._hidden = f".{self._name}.{os.getpid()}.part"
-        self._file: Growing | None = self._folder.stream(self._hidden)
-
-    def write(self, data: bytes) -> None:
-        """Add bytes at the end."""
-        assert self._file is not None
-        self._file.write(data)
-
-    def publish(self) -> None:
-        """Put the file in place, to survive a crash."""
-        assert self._file is not None
-        self._file.sync()
-        self._file.close()
-        self._folder.rename(self._hidden, self._name)
-        self._file = None
-
-    def discard(self) -> None:
-        """Leave nothing, unless the file is published."""
-        if self._file is None:
-            return
-        with contextlib.suppress(OSError):
-            self._file.close()
-        with contextlib.suppress(OSError):
-            self._folder.remove(self._hidden)
-        self._file = None
 
 
 @contextlib.contextmanager
@@ -360,7 +324,13 @@ class LocalFolder(Folder):
             with contextlib.closing(self.grow(temporary)) as file:
                 file.write(data)
                 file.sync()
-            os.link(self._at(temporary), self._at(name))  # the content is there with the name
+            try:
+                os.link(self._at(temporary), self._at(name))  # the content is there with the name
+            except OSError as e:
+                if e.errno not in _NO_LINKS:
+                    raise
+                open(self._at(name), "xb").close()
+                os.replace(self._at(temporary), self._at(name))
         except FileExistsError:
             return False
         finally:
@@ -378,8 +348,15 @@ class LocalFolder(Folder):
         self._sync()
 
     def rename_new(self, old: str, new: str) -> None:  # noqa: D102
-        with contextlib.suppress(FileExistsError):
+        try:
             os.link(self._at(old), self._at(new))
+        except FileExistsError:
+            pass
+        except OSError as e:
+            if e.errno not in _NO_LINKS:
+                raise
+            if not os.path.exists(self._at(new)):
+                os.replace(self._at(old), self._at(new))
         self._sync()  # before the other name goes
         self.remove(old)
 

@@ -1,10 +1,8 @@
 """The loop of every job: records in, answers out in input order.
 
-    items ─▶ Intake ─▶ requests ─▶ engine ─▶ sink.write
-                └─▶ bad records ──────────────▶ sink.keep_bad, or the job ends
-                                                sink.settle after each record
-
-The sink gets answers and errors alike in the order of the input.
+items ─▶ Intake ─▶ requests ─▶ engine ─▶ sink.write
+            └─▶ bad records ──────────────▶ sink.keep_bad, or the job ends
+                                            sink.settle after each record
 """
 
 from __future__ import annotations

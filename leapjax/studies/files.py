@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leapjax import storage
 from leapjax.errors import UserError
+from leapjax.outputs import Whole
 
 
 def write(path: Path, content: Any) -> None:
@@ -29,7 +29,7 @@ def write(path: Path, content: Any) -> None:
         content = {".json": json_text, ".csv": _csv, ".png": _png}[path.suffix](content)
     data = content.encode() if isinstance(content, str) else content
     try:
-        file = storage.Whole(str(path))
+        file = Whole(str(path))
         try:
             file.write(data)
             file.publish()

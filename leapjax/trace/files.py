@@ -6,9 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from leapjax import storage
 from leapjax.errors import UserError
-from leapjax.outputs import check_output
+from leapjax.outputs import Whole, check_output
 from leapjax.trace.data import Trace
 
 SUFFIXES = (".html", ".gif", ".png")
@@ -86,7 +85,7 @@ def write(trace: Trace, path: str | Path, overwrite: bool = False) -> None:
     check_count(path, len(trace.items))
     content = render(trace, os.path.splitext(path)[1].lower())
     try:
-        file = storage.Whole(path)
+        file = Whole(path)
         try:
             file.write(content)
             file.publish()

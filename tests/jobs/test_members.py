@@ -1,5 +1,6 @@
 """Who counts as alive."""
 
+import errno
 import json
 import os
 import subprocess
@@ -174,6 +175,25 @@ def test_a_damaged_claim_is_named(place):
     place.write("claim-00003.0", b"{")
     with pytest.raises(UserError, match=r"claim-00003.0 line 1: is damaged; restore"):
         one.is_free(3, one.look())
+
+
+def test_a_filesystem_without_hard_links(monkeypatch, tmp_path):
+    """Where a process dies between the two halves of a creation, the claim is empty."""
+
+    def none(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", none)
+    place = LocalFolder(str(tmp_path))
+    (one, _), (two, _) = claims(place), claims(place)
+    assert one.take(0, one.look()).is_held() and not place.create_new("claim-00000.0", b"x")
+    assert not two.is_free(0, two.look())
+    place.write("claim-00001.0", b"")
+    assert two.is_free(1, two.look()) and two.take(1, two.look()).turn == 1
+    for name in ("a", "b"):
+        place.write(name, name.encode())
+        place.rename_new(name, "part")
+    assert place.read("part") == b"a" and "b" not in place.sizes()
 
 
 def test_a_store_without_conditional_creation_shows_who_was_last(monkeypatch, tmp_path):
