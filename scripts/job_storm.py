@@ -32,8 +32,13 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
+from _command import installed
+
+with installed():
+    from leapjax.cli.main import main as leapjax
+
 ROOT = Path(__file__).parents[1]
-BAD_EVERY = 997  # one record in so many is bad
+BAD_EVERY = 37  # one record in so many is bad
 
 
 def main() -> int:
@@ -59,7 +64,6 @@ def main() -> int:
 
 def child(log: str, slowness: str, argv: list[str]) -> int:
     """`leapjax` with a log of the rows that it decodes and saves, maybe slower."""
-    from leapjax.cli.main import main as leapjax
     from leapjax.jobs.shards import Shards
 
     file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
