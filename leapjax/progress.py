@@ -45,12 +45,12 @@ def note(line: str) -> None:
 
 
 @contextlib.contextmanager
-def announced(stream: TextIO | None = None, patience: float = PATIENCE) -> Iterator[None]:
+def announced(stream: TextIO | None = None, patience: float | None = None) -> Iterator[None]:
     """Shows what `busy` says while in the context: on a terminal at once, else if it takes long.
 
     Args:
       stream: default stderr.
-      patience: seconds without a terminal.
+      patience: seconds without a terminal; None is `PATIENCE`.
     """
     global _announce
 
@@ -61,7 +61,7 @@ def announced(stream: TextIO | None = None, patience: float = PATIENCE) -> Itera
             say(f"{what} …", out)
             yield
             return
-        late = threading.Timer(patience, say, (f"{what} …", out))
+        late = threading.Timer(PATIENCE if patience is None else patience, say, (f"{what} …", out))
         late.daemon = True
         late.start()
         try:

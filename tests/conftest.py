@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 
 import hypothesis
 import pytest
@@ -148,6 +149,28 @@ def room_for_programs():
         maps = pathlib.Path("/proc/self/maps")
         if maps.exists() and maps.read_bytes().count(b"\n") > 25_000:
             _forget_programs()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_late_lines():
+    """Commands in this process never say what takes them long, as on a busy machine it may."""
+    from leapjax import progress
+
+    progress.PATIENCE = threading.TIMEOUT_MAX
+
+
+@pytest.fixture(scope="session")
+def kernels():
+    """Compiled for the processes that tests start: a killed one would leave that to the next."""
+    from leapjax import native
+
+    native.available()
+
+
+@pytest.fixture(scope="session")
+def said():
+    """`said(stderr)`: without the lines of what took long, as on a busy machine it may."""
+    return lambda stderr: "".join(x for x in stderr.splitlines(True) if not x.endswith(" …\n"))
 
 
 @pytest.fixture

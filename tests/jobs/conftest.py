@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
+def environment(tmp_path_factory, kernels):
     """One CPU device, and a cache of compiled programs that a module's processes share."""
     return {
         **os.environ,

@@ -133,12 +133,12 @@ def killed_in_a_write(command, out, tmp_path, operation, number):
     assert kill(process)
 
 
-def test_killed_and_resumed(command, expected, tmp_path):
+def test_killed_and_resumed(command, expected, said, tmp_path):
     out = tmp_path / "out"
     with killed_in_a_write(command, out, tmp_path, "write shard.open", 14) as first:
         assert not next(out.glob("shard-*.open")).read_bytes().endswith(b"\n")
         _, error = (second := command(out, "--overwrite")).communicate(timeout=200)
-        assert second.returncode == 2 and error.count("\n") == 1
+        assert second.returncode == 2 and said(error).count("\n") == 1
         assert f"another job is writing there (process {first.pid} on " in error
     assert [*out.glob("process-*")]  # of a dead process, so it counts for nothing
     assert kill_at_random(command, out, expected, 2, seed=1) == 2
@@ -222,7 +222,7 @@ def test_block_causal_rows_killed_and_resumed(command, tmp_path, name):
     assert last["prefilled"] == last["wanted"] < prefill["wanted"]
 
 
-def test_a_full_disk(command, expected, tmp_path):
+def test_a_full_disk(command, expected, said, tmp_path):
     """A small filesystem of its own where that is allowed, else a limit on files' size."""
     out = tmp_path / "small" / "out"
     out.parent.mkdir()
@@ -240,7 +240,7 @@ def test_a_full_disk(command, expected, tmp_path):
         _, error = process.communicate(timeout=300)
         assert process.returncode == 2
         assert "can't be written (" + ("No space left" if mounted else "File too large") in error
-        assert error.count("\n") == 1 and "--resume" in error
+        assert said(error).count("\n") == 1 and "--resume" in error
         assert len(outputs_so_far(out)) >= 1 if mounted else True
         if mounted:
             again = ["mount", "-o", f"remount,size={100 * size}", str(out.parent)]
@@ -259,7 +259,7 @@ def outputs_so_far(out):
 @pytest.mark.parametrize(
     "number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"]
 )
-def test_signals_leave_a_folder_to_resume(command, expected, tmp_path, number, status):
+def test_signals_leave_a_folder_to_resume(command, expected, said, tmp_path, number, status):
     out = tmp_path / "out"
     process = command(out)
     assert wait_until(process, lambda: written(out) > 0)
@@ -268,7 +268,7 @@ def test_signals_leave_a_folder_to_resume(command, expected, tmp_path, number, s
     _, error = process.communicate(timeout=60)
     assert time.monotonic() - before < 25
     assert process.returncode == status
-    assert error == (
+    assert said(error) == (
         f"leapjax decode: stopped by {number.name}; run the same command with --resume to go on\n"
     )
     assert not [*out.glob("process-*")] and not (out / "summary.json").exists()
