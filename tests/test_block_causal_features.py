@@ -116,7 +116,7 @@ def test_a_chat(family, monkeypatch, capsys):
     [
         ["evaluate", "--policies", "greedy,localleap", "--limit", "2"],
         ["ablate", "--grid", "threshold=0.8,0.9", "block_length=8,16", "--limit", "2"],
-        ["ablate", "--study", "locality", "--limit", "2"],
+        ["ablate", "--grid", "radius=1,4", "--commits", "--limit", "2"],
         ["calibrate", "--task", "wordproblems", "--limit", "12", "--max-disagreement", "0.9"],
     ],
     ids=lambda argv: " ".join(argv[:2]),

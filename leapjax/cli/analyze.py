@@ -1,7 +1,5 @@
 """`leapjax analyze`: the paper's observations, measured on any model."""
 
-from __future__ import annotations
-
 import argparse
 import time
 from pathlib import Path

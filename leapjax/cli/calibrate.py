@@ -1,7 +1,5 @@
 """`leapjax calibrate`: the fastest setting whose answers agree with greedy's."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

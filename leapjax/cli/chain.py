@@ -1,7 +1,5 @@
 """`leapjax chain`: what parallel commits cost on models whose truth is known."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path
@@ -153,14 +151,7 @@ def study(
 ) -> dict[str, Any]:
     """Decode, price, compare.
 
-    Args:
-      args: of the command.
-      policies: registry names.
-      source: a chain, or the lines that one is fitted to.
-      folder: of the output.
-
-    Returns:
-      The report, JSON-ready.
+    `source` is a chain, or the lines that one is fitted to.
     """
     from leapjax import chains
     from leapjax.studies import chain_study, runner

@@ -1,7 +1,5 @@
 """`leapjax evaluate`: accuracy and steps of every policy on a task, and which orderings hold."""
 
-from __future__ import annotations
-
 import argparse
 import functools
 import sys

@@ -1,7 +1,5 @@
 """`leapjax evaluate --reproduce`: published rows, published against measured, in one report."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -16,7 +16,7 @@ COMMANDS = {
     "convert": "convert a hub checkpoint to a leapjax checkpoint, and back",
     "train": "train a model, or fine-tune a checkpoint",
     "evaluate": "accuracy and steps of every policy on a task",
-    "ablate": "what the numbers of a policy do: grids, and studies at equal steps",
+    "ablate": "what the numbers of a policy do, on grids of settings",
     "calibrate": "the fewest steps whose answers agree with greedy's",
     "analyze": "delayed decoding and local determinism, measured on a model",
     "chain": "what parallel commits cost, exactly, on hidden Markov chains",

@@ -1,7 +1,5 @@
 """What the commands of studies share: options of a task, loading the model, facts of a report."""
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 from collections.abc import Sequence
@@ -23,15 +21,7 @@ def add_study_options(
     seed: int,
     seed_help: str,
 ) -> None:
-    """Declare model, task, problems and canvas of a study that solves a task's problems.
-
-    Args:
-      parser: of the command.
-      limit: default number of problems.
-      limit_help: of `--limit`.
-      seed: default seed of the problems.
-      seed_help: of `--seed`.
-    """
+    """Declare model, task, problems and canvas of a study that solves a task's problems."""
     add_model_options(parser, batch_size=at_least(1))
     add = parser.add_argument
     add("--task", default="wordproblems", metavar="NAME", help=TASK_HELP)
@@ -51,18 +41,8 @@ def add_strata(parser: argparse._ActionsContainer) -> None:
 def load_model(args: argparse.Namespace, prog: str, model: str | None, config, batch_size: int):
     """Load the model of a study, on the devices that fit it.
 
-    Args:
-      args: of the command.
-      prog: as the user calls it.
-      model: path or hub id; None is the embedded model.
-      config: the decode options that need the most memory.
-      batch_size: rows decoded at once.
-
-    Returns:
-      An `LM` with a tokenizer.
-
-    Raises:
-      UserError: no such model, it has no tokenizer, or the devices here can't hold it.
+    `config` has the decode options that need the most memory; model None is the embedded one.
+    Returns an `LM` with a tokenizer.
     """
     from leapjax.compilation import enable_cache
 
@@ -81,9 +61,7 @@ def model_name(model: str | None) -> str:
 def facts(args: argparse.Namespace, lm) -> dict[str, Any]:
     """The model, the device and the versions of a report.
 
-    Args:
-      args: of the command.
-      lm: the model; None where it was not loaded.
+    `lm` is None where it was not loaded.
     """
     from leapjax.ops import hardware
     from leapjax.studies import runner
@@ -103,13 +81,7 @@ def about(
 ) -> dict[str, Any]:
     """What was measured, and with what: the head of a report.
 
-    Args:
-      args: of the command.
-      lm: the model.
-      task: that was asked.
-      problems: that were solved.
-      base: decode options that all settings share.
-      batch_size: rows decoded at once.
+    `base` has the decode options that all settings share.
     """
     ids = "".join(f"{p.id}\n" for p in problems).encode()
     return {

@@ -1,17 +1,15 @@
-"""Plots of a grid (heat maps, Pareto front) and of a study (curves, differences, commits)."""
-
-from __future__ import annotations
+"""Plots of a grid: heat maps, Pareto fronts, commits that differ from greedy's."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from leapjax.studies import plots
 from leapjax.studies.plots import percents, short
+from leapjax.studies.statistics import front
 
 MOST_PANELS = 8  # beside each other, still readable
 LEAST_COMMITS = 10  # below which a distance is left out: its interval spans nearly everything
-LEAST_DIFFERENCE = 1.0  # points to either side of zero: noise must not fill an axis
 _LOOKS = tuple(
     zip(("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"), "osD^vP", strict=True)
 )
@@ -28,11 +26,7 @@ def heat_map(report: Mapping[str, Any]):
     A quantity that is the same at every point has no panels; the title tells its value. The
     colours of accuracy span the points' 95 % intervals, so that noise looks like noise.
 
-    Args:
-      report: of a grid.
-
-    Returns:
-      The figure; None without two axes with several values, or with too many panels.
+    None without two axes with several values, or with too many panels.
     """
     axes, points = report["axes"], report["points"]
     names = _several(axes)
@@ -93,78 +87,50 @@ def _heat_panel(ax, report, names, panel, field, factor, scale) -> None:
     ax.set_yticks(range(len(lines)), [short(v) for v in lines], fontsize=8)
 
 
-def pareto(report: Mapping[str, Any], best: Sequence[Mapping[str, Any]]):
-    """Draw accuracy against mean steps, every point, greedy, and the front with its settings.
+def name(point: Mapping[str, Any], axes: Collection[str] | None = None) -> str:
+    """A point's values in words, of all its axes or of those given."""
+    values = point["values"].items()
+    return ", ".join(f"{n} {short(v)}" for n, v in values if axes is None or n in axes)
 
-    Args:
-      report: of a grid.
-      best: the points on the Pareto front, fewest steps first.
 
-    Returns:
-      The figure.
-    """
+def pareto(report: Mapping[str, Any]):
+    """Draw accuracy against steps, with the front of each policy where it is an axis."""
     fig, [[ax]] = plots.panels(1, 1, 9, 5.4)
-    points = report["points"]
-    steps, shares = [p["steps"] for p in points], percents([p["accuracy"] for p in points])
-    ax.scatter(steps, shares, s=18, color="#56b4e9", label=f"{len(points)} points of the grid")
-    steps, shares = [p["steps"] for p in best], [p["accuracy"] for p in best]
-    style = {"fmt": "o-", "color": "#d55e00", "label": "Pareto front (95 % interval)"}
-    ends = [p["accuracy_interval"] for p in best]
-    plots.points(ax, steps, shares, ends, **style, markersize=6)
+    names, groups, number = _several(report["axes"]), {}, 0
+    for p in report["points"]:
+        groups.setdefault(p["values"]["policy"] if "policy" in names else "", []).append(p)
+    for (policy, points), (colour, marker) in zip(groups.items(), itertools.cycle(_LOOKS)):
+        steps, shares = [p["steps"] for p in points], [p["accuracy"] for p in points]
+        text = " ".join([f"{len(points)} points of", policy or "the grid"])
+        ax.scatter(steps, percents(shares), s=18, color=colour, alpha=0.4, label=text)
+        best = [points[i] for i in front(steps, [-share for share in shares])]
+        steps, shares = [p["steps"] for p in best], [p["accuracy"] for p in best]
+        style = {"fmt": f"{marker}-", "color": colour, "label": "Pareto front (95 % interval)"}
+        plots.points(ax, steps, shares, [p["accuracy_interval"] for p in best], **style)
+        for p in best:
+            number += 1
+            ax.plot([], [], " ", label=f"{number}: {name(p, names)}")
+            place = p["steps"], 100 * p["accuracy"]
+            ax.annotate(str(number), place, xytext=(5, -11), textcoords="offset points", fontsize=9)
     for base in report["greedy"]:
         plots.greedy_line(ax, base)
-    names = _several(report["axes"])
-    for number, p in enumerate(best, 1):
-        values = ", ".join(f"{n} {short(v)}" for n, v in p["values"].items() if n in names)
-        ax.plot([], [], " ", label=f"{number}: {values}")
-        place = p["steps"], 100 * p["accuracy"]
-        ax.annotate(str(number), place, xytext=(5, -11), textcoords="offset points", fontsize=9)
     ax.set(xlabel=plots.STEPS, ylabel=plots.ACCURACY)
     ax.set_title(plots.title(report), fontsize=10)
     plots.legend_below(ax, 0.12, ncols=2)
     return fig
 
 
-def curves(report: Mapping[str, Any]):
-    """Draw the curves of a study, and below them each difference at equal mean steps."""
-    fig, [[above], [below]] = plots.panels(2, 1, 8.5, 8, sharex=True)
-    looks = dict(zip((c["name"] for c in report["curves"]), itertools.cycle(_LOOKS), strict=False))
-    for curve in report["curves"]:
-        colour, marker = looks[curve["name"]]
-        points = sorted(curve["points"], key=lambda p: p["steps"])
-        shares = percents([p["accuracy"] for p in points])
-        style = {"color": colour, "markersize": 5, "label": curve["label"]}
-        above.plot([p["steps"] for p in points], shares, f"{marker}-", **style)
-    plots.greedy_line(above, report["greedy"])
-    above.set_ylabel(plots.ACCURACY)
-    above.legend(fontsize=8)
-    above.set_title(f"{report['title']} {plots.title(report)}", fontsize=10)
-    pairs = list(dict.fromkeys((m["curve"], m["control"]) for m in report["matched"]))
-    one_control = len({control for _, control in pairs}) == 1
-    for n, (curve, control) in enumerate(pairs):
-        these = [m for m in report["matched"] if (m["curve"], m["control"]) == (curve, control)]
-        these = [m for m in these if m["difference"] is not None]
-        # The side that tells the pairs apart: the control, or what is compared with one control.
-        colour, marker = looks[curve if one_control else control]
-        shift = 0.02 * (n - (len(pairs) - 1) / 2)  # so that bars at the same steps don't overlap
-        at, values = [m["steps"] + shift for m in these], [m["difference"] for m in these]
-        style = {"fmt": marker, "color": colour, "label": f"{curve} − {control}"}
-        plots.points(below, at, values, [m["interval"] for m in these], **style, markersize=5)
-    below.axhline(0, color="black", linewidth=1)
-    low, high = below.get_ylim()
-    below.set_ylim(min(low, -LEAST_DIFFERENCE), max(high, LEAST_DIFFERENCE))
-    below.set_xlabel(plots.STEPS)
-    below.set_ylabel("accuracy difference at equal steps,\npoints (95 % interval)")
-    below.legend(fontsize=8)
-    return fig
-
-
 def commits(report: Mapping[str, Any]):
-    """Draw the share of clean commits that differ from greedy's token, by distance."""
-    parts = report["commits"]
+    """Draw each point's share of clean commits that differ from greedy's token, by distance.
+
+    None where the commits were not looked at.
+    """
+    parts = [p for p in report["points"] if "commits" in p]
+    if not parts:
+        return None
     fig, [line] = plots.panels(1, len(parts), 4.8 * len(parts), 5)
     for ax, part in zip(line, parts, strict=True):
-        rows = [r for r in part["rows"] if r["clean"]]
+        rows = [r for r in part["commits"] if r["clean"]]
         distant = [r for r in rows if r["distance"] is not None]
         near = [r for r in distant if r["commits"] >= LEAST_COMMITS]
         left_out = f" (distances with {LEAST_COMMITS} commits and more)" * (near != distant)
@@ -176,10 +142,10 @@ def commits(report: Mapping[str, Any]):
         styles = {"anchor": ("--", "#0072b2"), "top1": (":", "#009e73")}
         for r in rows:
             if r["kind"] in styles:
-                line, colour = styles[r["kind"]]
+                style, colour = styles[r["kind"]]
                 text = f"{r['kind']}, {100 * r['share']:.1f} %"
-                ax.axhline(100 * r["share"], linestyle=line, color=colour, label=text)
-        ax.set_title(part["label"], fontsize=9)
+                ax.axhline(100 * r["share"], linestyle=style, color=colour, label=text)
+        ax.set_title(name(part), fontsize=9)
         ax.set(xlabel="distance to the nearest anchor, positions")
         ax.set(ylabel="clean commits that differ from greedy's, %")
         ax.set_ylim(bottom=0)

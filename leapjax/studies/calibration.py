@@ -8,8 +8,6 @@ that is a single event.
 Source: Angelopoulos et al., Learn then Test, arXiv 2110.01052, section on fixed-sequence testing.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -45,17 +43,9 @@ def answer_key(extract: Callable[[str], Hashable | None] | None, text: str) -> H
 class Comparison:
     """Decodes prompts under one setting after another and compares the answers with greedy's.
 
-    Args:
-      lm: the model.
-      requests: the prompts.
-      base: options of greedy.
-      folder: where answers are kept; None keeps them in memory.
-      batch_size: rows decoded at once.
-      task: compares extracted answers; None compares texts.
-      show: takes the name of a setting and the number of its answers, as they come.
-
-    Attributes:
-      greedy_steps: mean steps of greedy; known once a setting has been compared.
+    `task` compares extracted answers, None compares texts. `show` takes the name of a setting and
+    the number of its answers. `greedy_steps`, mean steps of greedy, is known once a setting has
+    been compared.
     """
 
     def __init__(
@@ -79,13 +69,9 @@ class Comparison:
     def compare(self, config: DecodeConfig, name: str) -> Iterator[tuple[int, bool, int]]:
         """Answers under a setting, those of earlier runs first.
 
-        Args:
-          config: the setting.
-          name: of the setting, the first part of the file's name.
-
-        Yields:
-          (index of the prompt, whether the answer differs from greedy's, its steps), each prompt
-          once; a caller that stops early decodes no more.
+        Yields (index of the prompt, whether the answer differs from greedy's, its steps), each
+        prompt once; a caller that stops early decodes no more. `name` is the first part of the
+        file's name.
         """
         if self._greedy is None:
             found = dict(self.answers(greedy_setting(self.base), "greedy"))
@@ -107,11 +93,7 @@ class Comparison:
 
 
 def check_size(n: int, budget: float, confidence: float) -> None:
-    """Refuse a calibration of n prompts that can't succeed, and name how many it needs.
-
-    Raises:
-      UserError: numbers out of range, or too few prompts.
-    """
+    """Refuse a calibration of n prompts that can't succeed, and name how many it needs."""
     if not 0 < budget < 1:
         raise UserError(f"max_disagreement is {budget}; expected a share between 0 and 1")
     if not 0.5 <= confidence < 1:
@@ -129,21 +111,12 @@ def calibrate(
 ) -> dict[str, Any]:
     """Test the settings in their order until one fails.
 
-    Args:
-      comparison: decodes the prompts.
-      settings: from safe to fast, fixed before any of them was decoded.
-      budget: share of answers that may differ from greedy's.
-      confidence: of the procedure.
-
-    Returns:
-      `n` (prompts), `max_disagreement`, `confidence`, `greedy_steps` (mean), `tested`, `untested`
-      (number of settings behind the first failure), `chosen` (index into `tested`, or None).
-      Each tested setting has `config`, `prompts` (decoded; fewer than n where it had failed
-      before), `disagreements` among them, `bound` (upper bound of the share that disagrees; of a
-      setting that was given up, as if no other prompt disagreed), `steps` (mean), `passes`.
-
-    Raises:
-      UserError: see `check_size`.
+    `settings` are fixed before any of them was decoded, from safe to fast. Returns `n` (prompts),
+    `max_disagreement`, `confidence`, `greedy_steps` (mean), `tested`, `untested` (number of
+    settings behind the first failure), `chosen` (index into `tested`, or None). Each tested
+    setting has `config`, `prompts` (decoded; fewer than n where it had failed before),
+    `disagreements` among them, `bound` (upper bound of the share that disagrees; of a setting that
+    was given up, as if no other prompt disagreed), `steps` (mean), `passes`.
     """
     n = len(comparison.requests)
     check_size(n, budget, confidence)
@@ -200,27 +173,18 @@ def resample(
     """Calibrate on random parts of a pool that has been decoded under every setting.
 
     The pool is the population, so its share of disagreements is known exactly; each calibration
-    sees a random part, drawn without replacement. At most a share 1 - confidence of them choose a
-    setting over the budget: draws without replacement spread less than the independent trials
-    that the bound assumes.
+    sees a random part of n prompts, drawn without replacement. At most a share 1 - confidence of
+    them choose a setting over the budget: draws without replacement spread less than the
+    independent trials that the bound assumes.
 
-    Args:
-      disagree: (S, P) bool, whether setting s disagrees with greedy on prompt p.
-      steps: (S, P) steps.
-      n: prompts of each calibration, at most P.
-      repeats: calibrations.
-      budget: share of answers that may differ.
-      confidence: of each.
-      seed: of the draws.
-
-    Returns:
-      `repeats`, `n`, `pool` (P), `failures` (calibrations whose setting exceeds the budget in the
-      pool), `rest_failures` (the same on the prompts that the calibration did not see; a lucky
-      part leaves an unlucky rest, so it exceeds `failures` where the pool is hardly larger than
-      the parts), `allowed` (failures that a procedure with exactly the promised rate exceeds in 1
-      of 100 runs), `none` (calibrations in which no setting passed), `picked` (how often each
-      setting was chosen), `rates` and `steps` (each setting's in the pool), `chosen_steps` (mean
-      of the chosen settings in the pool, or None), `holds` (failures are within `allowed`).
+    `disagree` and `steps` are (S, P), of S settings on P prompts. Returns `failures` (calibrations
+    whose setting exceeds the budget in the pool), `rest_failures` (the same on the prompts that
+    the calibration did not see; a lucky part leaves an unlucky rest, so it exceeds `failures`
+    where the pool is hardly larger than the parts), `allowed` (failures that a procedure with
+    exactly the promised rate exceeds in 1 of 100 runs), `none` (calibrations in which no setting
+    passed), `picked` (how often each setting was chosen), `rates` and `steps` (each setting's in
+    the pool), `chosen_steps` (mean of the chosen settings in the pool, or None), `holds` (failures
+    are within `allowed`).
     """
     rng = np.random.default_rng(seed)
     settings, pool = disagree.shape
@@ -260,14 +224,7 @@ def check_guarantee(
 ) -> tuple[dict[str, Any], Mapping[str, float]]:
     """Decode the pool under every setting, then calibrate on random parts of it.
 
-    Args:
-      comparison: decodes the pool.
-      settings: from safe to fast.
-      options: of `resample`.
-
-    Returns:
-      `resample`'s, and the `steps` and `rate` of disagreement of confidence threshold 0.9 in the
-      pool, for comparison.
+    Also returns the `steps` and `rate` of disagreement of confidence threshold 0.9 in the pool.
     """
 
     def under(config: DecodeConfig, name: str) -> np.ndarray:  # (2, P)

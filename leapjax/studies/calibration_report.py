@@ -1,7 +1,5 @@
 """A calibration as text, as a YAML file of decode options, and as JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,10 +42,7 @@ def text(made: Mapping[str, Any]) -> str:
 def config_file(made: Mapping[str, Any], facts: Mapping[str, Any], model: str | None) -> str:
     """The chosen setting as a file for `leapjax decode --config`.
 
-    Args:
-      made: what `calibrate` returns, with a chosen setting.
-      facts: what else it rests on, shown as comments.
-      model: what `model` should say; None leaves it out.
+    `facts` are what else it rests on, shown as comments.
     """
     t = made["tested"][made["chosen"]]
     options = {} if model is None else {"model": model}
@@ -69,7 +64,7 @@ def config_file(made: Mapping[str, Any], facts: Mapping[str, Any], model: str | 
 
 
 def document(made: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything, JSON-ready; arguments as in `config_file`."""
+    """Everything, JSON-ready."""
     return {**facts, **made} | {
         "tested": [t | {"config": t["config"].to_dict()} for t in made["tested"]]
     }
@@ -83,11 +78,7 @@ def guarantee_text(
 ) -> str:
     """The outcome of many calibrations, for people.
 
-    Args:
-      outcome: from `resample`.
-      settings: those that were calibrated.
-      rival: `steps` and `rate` of confidence threshold 0.9.
-      budget: share of answers that may differ.
+    `rival` has `steps` and `rate` of confidence threshold 0.9.
     """
     o = outcome
     lines = [

@@ -63,8 +63,7 @@ def commit_costs(
     """The exact costs of every pass of finished decodes.
 
     Args:
-      lm: the chain.
-      prompts: token ids of each prompt.
+      prompts: token ids.
       answers: the completions, or mappings with `output_ids` and `commit_step`; of a policy that
         never takes a commit back, and of one canvas.
       length: columns of the batch, so that several batches share a compiled program; None is the

@@ -1,7 +1,5 @@
 """The report of `leapjax chain`: tables, files, and the two figures."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,11 +34,7 @@ def _measure(report: Mapping[str, Any], name: str) -> str:
 
 
 def frontier_figure(report: Mapping[str, Any]):
-    """Nats against steps on fresh prompts, the front of every policy.
-
-    Args:
-      report: of `leapjax chain`.
-    """
+    """Nats against steps on fresh prompts, the front of every policy."""
     series = _series(report)
     wide = min(3, len(series))
     fig = plots.figure(5.4 * wide, 4.6 * -(-len(series) // wide) + 1.2)
@@ -87,11 +81,7 @@ _PANELS = (
 
 
 def neighbourhood_figure(report: Mapping[str, Any]):
-    """Near minus elsewhere by radius, a line for each correlation length.
-
-    Args:
-      report: of `leapjax chain`.
-    """
+    """Near minus elsewhere by radius, a line for each correlation length."""
     rows = report["neighbourhoods"]
     if not rows:
         return None
@@ -130,11 +120,7 @@ def _interval(value: float | None, interval: Sequence[float] | None) -> str:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """Both tables: nats at equal mean steps, and near against elsewhere.
-
-    Args:
-      report: of `leapjax chain`.
-    """
+    """Both tables: nats at equal mean steps, and near against elsewhere."""
     budgets = [report["canvas"] // n for n in (2, 4, 8)]
     out = []
     for name, found in _series(report).items():
@@ -166,11 +152,7 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def files(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The files of a report; figures are None without matplotlib.
-
-    Args:
-      report: of `leapjax chain`.
-    """
+    """The files of a report; figures are None without matplotlib."""
     flat = [
         {n: p[n] for n in ("chain", "policy", "temperature", "steps")}
         | {n: p[n] for n in ("gap", "error", "lost")}

@@ -6,8 +6,6 @@
 Shapes: B contexts, T columns, V vocabulary.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +23,7 @@ from leapjax.models import chain
 from leapjax.policies import POLICIES, Parameter
 from leapjax.studies import runner
 from leapjax.studies.chain_costs import commit_costs, has_one_token_a_state
-from leapjax.studies.statistics import Z
+from leapjax.studies.statistics import Z, front
 from leapjax.types import Request
 
 COLUMNS = 64  # of a context whose neighbourhoods are measured
@@ -38,13 +36,9 @@ _BASES = (2, 3, 5, 7, 11)
 def settings(base: DecodeConfig, count: int) -> list[DecodeConfig]:
     """Settings of a policy, spread evenly over its parameters with one value per row.
 
-    Args:
-      base: the policy with its defaults, and the model's.
-      count: at most so many; a parameter of few values has fewer.
-
-    Returns:
-      Distinct settings, the defaults first. Points of a Halton sequence: a parameter with a
-      largest value takes all its range, another one 1/16 to 16 times its default.
+    Distinct settings, the defaults first: points of a Halton sequence. A parameter with a largest
+    value takes all its range, another one 1/16 to 16 times its default; one of few values has
+    fewer than `count`.
     """
     declared = [p for p in POLICIES[base.policy].parameters if p.traced]
     free = [p for p in declared if p.default is not None or p.follows == "gen_length"]
@@ -85,14 +79,7 @@ def _value(p: Parameter, share: float, base: DecodeConfig, values: Mapping[str, 
 def candidates(lm: LM, names: Sequence[str], canvas: int, temperature: float):
     """The policies that this model can decode with, one block a canvas.
 
-    Args:
-      lm: the chain.
-      names: of policies.
-      canvas: tokens.
-      temperature: of sampling.
-
-    Returns:
-      Name -> its default options, and name -> why it is left out.
+    Returns name -> its default options, and name -> why it is left out.
     """
     shape = {"gen_length": canvas, "block_length": canvas, "temperature": temperature}
     made, refused = {}, {}
@@ -119,24 +106,12 @@ def frontier(
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Decode prompts under every setting of every policy, and the best settings on fresh prompts.
 
-    Args:
-      lm: the chain.
-      policies: their names.
-      temperature: 0 takes the most probable tokens.
-      canvas: tokens that a decode adds, one block.
-      prompts: (B, P) int32, which choose a policy's front.
-      fresh: (F, P) int32, on which the front is measured.
-      count: settings of each policy.
-      folder: where answers are kept.
-      batch_size: rows decoded at once.
-      show: takes the number of answers there are.
-
-    Returns:
-      A point for each setting: `policy`, `temperature`, `numbers`, `steps`, and in nats a decode,
-      with 95 % intervals, `gap` (by how much less probable it is than the one of one token a
-      step), `error` (the sum over its passes of log p(x_S | given) minus the sum of
-      log p(x_i | given)) and `lost` (`Costs.lost`). `fresh` has the same of the fresh prompts, for
-      settings on the front, else None. Then name -> why a policy is left out.
+    `prompts` choose a policy's front, `fresh` ones measure it; both (rows, tokens) int32. A point
+    for each setting: `policy`, `temperature`, `numbers`, `steps`, and in nats a decode, with 95 %
+    intervals, `gap` (by how much less probable it is than the one of one token a step), `error`
+    (the sum over its passes of log p(x_S | given) minus the sum of log p(x_i | given)) and `lost`
+    (`Costs.lost`). `fresh` has the same of the fresh prompts, for settings on the front, else
+    None. Then name -> why a policy is left out.
     """
     bases, refused = candidates(lm, policies, canvas, temperature)
     alone, _ = candidates(lm, ["low_confidence"], canvas, temperature)
@@ -169,11 +144,13 @@ def frontier(
         grid = settings(config, count)
         found, _ = measured(grid, *sides[0], greedy[0])
         head = {"policy": name, "temperature": temperature}
-        own = [
+        own: list[dict[str, Any]] = [
             head | {"numbers": _numbers(c)} | x | {"fresh": None}
             for c, x in zip(grid, found, strict=True)
         ]
-        if best := thinned(front(own), MOST_ON_FRONT):
+        priced = [p for p in own if p[measure(p)] is not None]
+        costs = ([p["steps"] for p in priced], [p[measure(p)] for p in priced])
+        if best := thinned([priced[i] for i in front(*costs)], MOST_ON_FRONT):
             chosen = [grid[own.index(point)] for point in best]
             again, _ = measured(chosen, *sides[1], greedy[1])
             for point, values in zip(best, again, strict=True):
@@ -234,21 +211,6 @@ def measure(point: Mapping[str, Any]) -> str:
     return "gap" if point["temperature"] == 0 else "lost"
 
 
-def front(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The settings that no other beats in steps and nats, fewest steps first.
-
-    Args:
-      points: of one policy and temperature.
-    """
-    best, out = math.inf, []
-    priced = [p for p in points if p[measure(p)] is not None]
-    for point in sorted(priced, key=lambda p: (p["steps"], p[measure(p)])):
-        if point[measure(point)] < best - 1e-9:
-            best = point[measure(point)]
-            out.append(point)
-    return out
-
-
 def thinned(points: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
     """At most `most` points of a front, evenly along it, both ends included."""
     places = np.linspace(0, len(points) - 1, min(most, len(points))).round()
@@ -264,22 +226,12 @@ def neighbourhoods(
     Open positions whose top-1 probability reaches the relaxed threshold are drawn, as many within
     the radius as outside of it, and committed together with the anchor.
 
-    Args:
-      lms: chains of one second eigenvalue, one token a state.
-      radii: positions.
-      relaxed: the threshold.
-      contexts: B, of each chain.
-      seed: of contexts and draws.
-
-    Returns:
-      For each radius the differences, near minus elsewhere: `greedy`, log p(top-1 tokens | given);
-      `error`, log p(top-1 tokens | given) minus the sum of each; `sampled`, expected nats that
-      drawing each token by itself loses (lautum information). They are means over chains of
-      means over contexts, each with its 95 % interval, from the spread over chains. `commits` is
-      the mean number of neighbours committed.
-
-    Raises:
-      UserError: a state of a chain has several tokens.
+    `lms` are chains of one second eigenvalue, one token a state. For each radius there are the
+    differences, near minus elsewhere: `greedy`, log p(top-1 tokens | given); `error`, log p(top-1
+    tokens | given) minus the sum of each; `sampled`, expected nats that drawing each token by
+    itself loses (lautum information). They are means over chains of means over contexts, each with
+    its 95 % interval, from the spread over chains. `commits` is the mean number of neighbours
+    committed.
     """
     each = [_near_and_far(lm, radii, relaxed, contexts, seed + n) for n, lm in enumerate(lms)]
     out = []

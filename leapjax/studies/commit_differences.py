@@ -5,8 +5,6 @@ difference the rest of an answer may merely be displaced, so only clean commits 
 errors.
 """
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -19,13 +17,8 @@ KINDS = ("top1", "anchor", "propagated")
 def distances(commit_step: Sequence[int], commit_kind: Sequence[str]) -> list[int | None]:
     """Distance of each propagated position to the nearest anchor of the same pass.
 
-    Args:
-      commit_step: step that committed each position.
-      commit_kind: why.
-
-    Returns:
-      One distance per position; 0 for an anchor, None for top1 and what no step committed.
-      Anchors of a pass lie in its active block, like the positions that they reach.
+    0 for an anchor, None for top1 and what no step committed. Anchors of a pass lie in its active
+    block, like the positions that they reach.
 
     >>> distances([0, 0, 1], ["anchor", "propagated", "top1"])
     [0, 1, None]
@@ -45,15 +38,10 @@ def differences(
 ) -> list[dict[str, Any]]:
     """Shares of commits that differ from greedy's token at the same position.
 
-    Args:
-      these: answers with details.
-      greedy: greedy's, to the same problems in the same order.
-      ends: the ids that end an answer; positions behind greedy's first one are left out.
-
-    Returns:
-      Rows of `kind`, `distance` (of propagated commits only, else None), `clean` (only clean
-      commits, or all), `commits`, `differ`, `share`, `interval` (95 % Wilson, as if commits were
-      independent) and `confidence` (mean, when committed).
+    Answers have details and are to the same problems in the same order; positions behind greedy's
+    first end are left out. Rows have `kind`, `distance` (of propagated commits only, else None),
+    `clean` (only clean commits, or all), `commits`, `differ`, `share`, `interval` (95 % Wilson, as
+    if commits were independent) and `confidence` (mean, when committed).
     """
     seen: dict[tuple, list[float]] = collections.defaultdict(lambda: [0, 0, 0.0])
     for answer, other in zip(these, greedy, strict=True):

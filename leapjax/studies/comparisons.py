@@ -1,7 +1,5 @@
 """Which orderings of an evaluation's rows hold, and whether they depend on the template."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,12 +20,8 @@ Row = Mapping[str, Any]  # `label`, `cache`, `equal`, `manifest`, `answers`, …
 def sets(rows: Sequence[Row], equal: Sequence[Mapping[str, Any]]) -> dict[str, list[Row]]:
     """The rows that are compared with each other, by how they were set.
 
-    Args:
-      rows: of the report.
-      equal: what is known of the searches; rows that were not `matched` are in no set.
-
-    Returns:
-      "" -> the rows as they were asked for; "steps", "time" -> reference and matched rows.
+    "" -> the rows as they were asked for; "steps", "time" -> reference and matched rows; those
+    that were not `matched` are in no set.
     """
     out = {"": [row for row in rows if not row["equal"]]}
     for kind in dict.fromkeys(e["equal"] for e in equal):
@@ -44,16 +38,11 @@ def sets(rows: Sequence[Row], equal: Sequence[Mapping[str, Any]]) -> dict[str, l
 def compare(named: Mapping[str, Sequence[Row]], unequal: bool = False) -> list[dict[str, Any]]:
     """Compare every two rows of a set whose manifests are equal.
 
-    Args:
-      named: sets of rows, as of `sets`; all answer the same trials in the same order.
-      unequal: compare rows with different manifests, too.
-
-    Returns:
-      For each pair: `equal` (of the set), `a`, `b` (labels, the one that is ahead first), their
-      `difference` in accuracy with its `interval`, the same by the strict parser
-      (`strict_difference`, `strict_interval`), the answers `n` and `problems`, `p`, `p_joint`
-      (Holm's, over all pairs that are returned), whether the ordering `holds` at 95 %, and the
-      fields that are `unequal`.
+    All answer the same trials in the same order. Each pair has `equal` (of the set), `a`, `b`
+    (labels, the one that is ahead first), their `difference` in accuracy with its `interval`, the
+    same by the strict parser (`strict_difference`, `strict_interval`), the answers `n` and
+    `problems`, `p`, `p_joint` (Holm's, over all pairs that are returned), whether the ordering
+    `holds` at 95 %, and the fields that are `unequal`, which `unequal` allows.
     """
     found = []
     for kind, rows in named.items():
@@ -91,18 +80,13 @@ def _right(row: Row, measure: str) -> np.ndarray:
 def stability(rows: Sequence[Row], seed: int = 0) -> dict[str, Any] | None:
     """Whether the rows' order is the same under every template.
 
-    Args:
-      rows: with equal manifests; all answer the same trials in the same order.
-      seed: of the resampling.
-
-    Returns:
-      None with fewer than two rows or templates, or where all rows tie. `tau`: the mean of
-      Kendall's tau-b over pairs of templates, with the 95 % `interval` of a bootstrap over
-      problems (which keeps a problem's templates together). `same` and `other`: the mean tau
-      between random halves of the problems, under one template and under two; where they are
-      equal, what moves the order is the sample, not the template. `flips`: (ahead, behind,
-      template, template in which it is the other way round), both at 95 %, jointly over all pairs
-      and templates. `templates`, `rows`, `problems`.
+    `rows` have equal manifests and answer the same trials in the same order. None with fewer than
+    two rows or templates, or where all rows tie. `tau`: the mean of Kendall's tau-b over pairs of
+    templates, with the 95 % `interval` of a bootstrap over problems (which keeps a problem's
+    templates together). `same` and `other`: the mean tau between random halves of the problems,
+    under one template and under two; where they are equal, what moves the order is the sample, not
+    the template. `flips`: (ahead, behind, template, template in which it is the other way round),
+    both at 95 %, jointly over all pairs and templates.
     """
     answers = rows[0]["answers"] if rows else []
     templates = sorted({a["template"] for a in answers})
@@ -169,9 +153,7 @@ def _flips(
 def words(report: Mapping[str, Any], most: int | None = None) -> list[str]:
     """The report's orderings as lines of Markdown: what holds at 95 %, and what doesn't.
 
-    Args:
-      report: with `comparisons`, `equal` and `stability`.
-      most: undecided orderings that are listed; None lists all.
+    `most` undecided orderings are listed; None lists all.
     """
     found, out = report["comparisons"], []
     if found:

@@ -1,7 +1,5 @@
 """Steps and tokens of one completion."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 from leapjax.types import Completion
@@ -10,15 +8,10 @@ from leapjax.types import Completion
 def counts(completion: Completion, ends: Collection[int]) -> dict[str, int]:
     """Count steps and tokens of a completion that is a whole canvas.
 
-    Args:
-      completion: what was decoded.
-      ends: the ids that end an answer (`DecodeConfig.end_ids`).
-
-    Returns:
-      `tokens` (before the first end; the whole canvas without one), `steps` (over the whole
-      canvas), `eos_steps` (until every position up to and including the first end was decided),
-      `answer_steps` (those of them that decided at least one such position), `full_passes` (over
-      the whole sequence), `nfe` (model evaluations).
+    `ends` are the ids that end an answer. Returns `tokens` (before the first end; the whole canvas
+    without one), `steps` (over the whole canvas), `eos_steps` (until every position up to and
+    including the first end was decided), `answer_steps` (those of them that decided at least one
+    such position), `full_passes` (over the whole sequence), `nfe` (model evaluations).
     """
     ids, commits = completion.output_ids, completion.commit_step
     end = next((n for n, i in enumerate(ids) if i in ends), None)

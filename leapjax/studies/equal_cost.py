@@ -4,8 +4,6 @@ A policy has one main parameter that trades accuracy for steps (`Policy.main`). 
 from its default by a factor, and `search` bisects the factor's logarithm.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,14 +19,9 @@ REACH = 12.0  # powers of two to either side of the defaults
 def bolder(config: DecodeConfig, factor: float) -> DecodeConfig:
     """A policy's setting that commits more a pass, or less.
 
-    Args:
-      config: the setting to start from, of a known model.
-      factor: above 1 is bolder, below 1 more careful. A probability's distance from 1, and any
-        other parameter itself, is multiplied by it; the passes over a block of a fixed schedule
-        are divided by it.
-
-    Raises:
-      UserError: the policy has no parameter that trades accuracy for steps.
+    A factor above 1 is bolder, below 1 more careful. A probability's distance from 1, and any
+    other parameter itself, is multiplied by it; the passes over a block of a fixed schedule are
+    divided by it.
 
     >>> bolder(DecodeConfig(threshold=0.9, relaxed_threshold=0.8), 2).parameters
     (('relaxed_threshold', 0.6), ('threshold', 0.8))
@@ -56,13 +49,7 @@ def bolder(config: DecodeConfig, factor: float) -> DecodeConfig:
 
 
 class Found(NamedTuple):
-    """The outcome of a search.
-
-    Attributes:
-      config: the setting whose cost is the nearest to the target.
-      cost: its cost.
-      tried: how many settings were decoded.
-    """
+    """The setting whose cost is the nearest to the target, and how many were decoded."""
 
     config: DecodeConfig
     cost: float
@@ -74,15 +61,9 @@ def search(
 ) -> Found:
     """Bisect for the setting that costs what the target says.
 
-    Args:
-      cost: mean steps or seconds of a setting, which fall as it gets bolder.
-      start: the setting to begin with.
-      target: the cost to reach, above 0.
-      tolerance: a cost within so large a share of the target ends the search.
-
-    Returns:
-      The nearest setting that was tried, which is outside the tolerance where the policy can't
-      reach the target or where its settings are too coarse.
+    `cost` gives a setting's mean steps or seconds, which fall as it gets bolder. A cost within the
+    share `tolerance` of the target ends the search. The nearest setting that was tried is outside
+    of it where the policy can't reach the target or where its settings are too coarse.
 
     >>> start = DecodeConfig(policy="confidence_threshold")
     >>> round(search(lambda c: 40 * c.value("threshold"), start, 20.0, 0.01).config.threshold, 1)

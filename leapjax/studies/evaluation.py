@@ -4,8 +4,6 @@ problems of each seed x templates ─▶ trials ─▶ every row ─▶ answers,
 trials to tune on ─▶ a setting of equal steps or time per policy ─▶ a further row
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -30,14 +28,8 @@ def trials(
 ) -> list[Trial]:
     """Every problem of every draw in every template, none of them twice.
 
-    Args:
-      task: whose problems they are.
-      draws: the problems of each seed.
-      templates: places in the task's templates.
-      sampled: tokens are sampled, so that the same problem is another trial under another seed.
-
-    Raises:
-      UserError: a further seed changes nothing.
+    `sampled` tokens make the same problem another trial under another seed. A further seed that
+    changes nothing is refused.
     """
     made: dict[tuple, Trial] = {}
     for seed, problems in enumerate(draws):
@@ -58,12 +50,7 @@ def manifest(
 ) -> dict[str, Any]:
     """What the answers of all rows depend on, by name, except the rows' own options.
 
-    Args:
-      lm: the model.
-      task: whose problems were asked.
-      split: where they come from.
-      answers: any row's.
-      batch_size: rows decoded at once.
+    `answers` are any row's.
     """
     made = runner.provenance(lm, {}, batch_size)
     del made["options"]
@@ -91,16 +78,10 @@ def equal_rows(
 ) -> tuple[list[Row], list[dict[str, Any]]]:
     """A row per policy and cache whose mean cost is the reference's, on problems to tune on.
 
-    Args:
-      rows: of the evaluation; the reference among them in each cache that has a search.
-      answers: a setting's, with `seconds`, to trials that are not reported.
-      kind: `steps` or `time`.
-      reference: a row's policy.
-      tolerance: a cost within so large a share of the reference's is equal.
-
-    Returns:
-      The rows, and what is known of each search: `equal` (kind), `cache`, `reference` and `target`
-      (its mean cost), `label` of the row, its `tuned` cost, and how many settings were `tried`.
+    `answers` gives a setting's, with `seconds`, to trials that are not reported; the reference is
+    a row's policy in each cache that has a search. Returns the rows, and what is known of each
+    search: `equal` (kind), `cache`, `reference` and `target` (its mean cost), `label` of the row,
+    its `tuned` cost, and how many settings were `tried`.
     """
     made, told = [], []
     for cache in dict.fromkeys(row.config.cache for row in rows):
@@ -129,12 +110,7 @@ def equal_rows(
 def templates(task: Task, given: str) -> list[int]:
     """The places in a task's templates that `--templates` asks for.
 
-    Args:
-      task: whose templates they are.
-      given: a number, for the first so many, or `unseen`.
-
-    Raises:
-      UserError: neither, or there are fewer.
+    `given` is a number, for the first so many, or `unseen`.
     """
     if given == "unseen" and task.unseen_templates:
         return list(task.unseen_templates)
@@ -149,11 +125,7 @@ def templates(task: Task, given: str) -> list[int]:
 
 
 def reference(rows: Sequence[Row], name: str | None) -> str:
-    """The row whose cost the others are to have: `--reference`, else localleap, else the last.
-
-    Raises:
-      UserError: it is not among the rows, or they have one policy only.
-    """
+    """The row whose cost the others are to have: `--reference`, else localleap, else the last."""
     policies = [row.policy for row in rows]
     if len({row.config.policy for row in rows}) == 1:
         raise UserError("--equal needs rows of at least two policies; see --policies")
@@ -170,15 +142,8 @@ def tuning(
 ) -> tuple[list[Trial], str]:
     """The trials that settings of equal cost are found on, and what they are, for the report.
 
-    Args:
-      task: of the evaluation.
-      name: of another task to take them from; None takes the split `tune` of this one.
-      limit: how many.
-      places: templates of the evaluation, which the problems take in turns.
-      reported: problems of the evaluation.
-
-    Raises:
-      UserError: there are none, or one of them is reported.
+    `name` is another task to take them from; None takes the split `tune` of this one. The problems
+    take the evaluation's templates in turns; none of them is reported.
     """
     other = task if name is None else tasks.get(name)
     if name is None and "tune" not in task.splits:

@@ -4,8 +4,6 @@ A row of the table has a line of its own, so that rows with equal numbers don't 
 Small grey points are the same difference under each template.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,17 +18,7 @@ LEAST_POINTS = 2.0  # of a per cent, to either side of greedy: noise must not fi
 
 
 def rows_figure(report: Mapping[str, Any]):
-    """Draw the paired differences to greedy, and beside them the mean steps on a log axis.
-
-    Args:
-      report: as `leapjax evaluate` writes it.
-
-    Returns:
-      The matplotlib figure: axes of differences, axes of steps.
-
-    Raises:
-      UserError: matplotlib is not installed.
-    """
+    """Draw the paired differences to greedy, and beside them the mean steps on a log axis."""
     # By steps, the fewest at the bottom, which is where matplotlib's y axis begins.
     rows = sorted(report["rows"], key=lambda r: r["groups"]["all"]["eos_steps"])
     numbers = [r["groups"]["all"] for r in rows]

@@ -1,7 +1,5 @@
 """An evaluation as a report: numbers by row, stratum and template, as a table, Markdown, JSON."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -43,9 +41,8 @@ def summarise(
 ) -> dict[str, Any]:
     """The numbers of one row on one group of answers.
 
-    Args:
-      these: the row's answers (`runner.scored`); without `seconds`, `tokens_per_s` means nothing.
-      greedy: the baseline's, to the same problems in the same order.
+    `greedy` are the baseline's, to the same problems in the same order. Without `seconds` in the
+    answers, `tokens_per_s` means nothing.
     """
     n = len(these)
 
@@ -98,16 +95,8 @@ def report_of(
 ) -> dict[str, Any]:
     """Put a report together.
 
-    Args:
-      head: what was measured.
-      rows: as of `evaluation.described`, each with its `manifest` and its `answers` to the same
-        trials in the same order; the baseline among them.
-      searches: what is known of the rows of equal cost, from `evaluation.equal_rows`.
-      tolerance: of their costs.
-      allow_unequal: compare rows with different manifests, too.
-
-    Raises:
-      UserError: the baseline is missing.
+    `rows` are as of `evaluation.described`, each with its `manifest` and its `answers` to the same
+    trials in the same order, the baseline among them; `searches` are of `evaluation.equal_rows`.
     """
     greedy = next((row["answers"] for row in rows if is_baseline(row)), None)
     if greedy is None:

@@ -1,7 +1,5 @@
 """Files of results; each is written whole or not at all."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -16,14 +14,9 @@ from leapjax.outputs import Whole
 def write(path: Path, content: Any) -> None:
     """Write a file; a link is written through.
 
-    Args:
-      path: the file.
-      content: a text or bytes; else by the suffix a JSON-ready value (`.json`), a matplotlib
-        figure (`.png`), or rows of column -> value (`.csv`; an interval becomes `NAME_low` and
-        `NAME_high`).
-
-    Raises:
-      UserError: it can't be written.
+    `content` is a text or bytes, or by the file's suffix a JSON-ready value (`.json`), a
+    matplotlib figure (`.png`), or rows of column -> value (`.csv`; an interval becomes `NAME_low`
+    and `NAME_high`).
     """
     if not isinstance(content, str | bytes):
         content = {".json": json_text, ".csv": _csv, ".png": _png}[path.suffix](content)
@@ -79,13 +72,7 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
 def prepare(folder: Path, names: Sequence[str], overwrite: bool) -> None:
     """Make the folder of a study; refuse, before any work, to replace an earlier run's files.
 
-    Args:
-      folder: of the results.
-      names: files that will be written.
-      overwrite: they may be replaced.
-
-    Raises:
-      UserError: one of them exists, or the folder can't be made.
+    `names` are the files that will be written.
     """
     there = [folder / name for name in names if (folder / name).exists()]
     if there and not overwrite:

@@ -1,7 +1,5 @@
 """Ladders: the settings that are tried, from safe to fast, in an order fixed beforehand."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,27 +14,14 @@ SETTINGS = "settings"
 
 @dataclasses.dataclass(frozen=True)
 class Ladder:
-    """Settings of one policy, from safe to fast.
+    """Settings of one policy, from safe to fast."""
 
-    Attributes:
-      name: for reports.
-      policy: what all of them use.
-      settings: each one's options, of those that have one value per row.
-    """
-
-    name: str
+    name: str  # for reports
     policy: str
-    settings: tuple[Mapping[str, Any], ...]
+    settings: tuple[Mapping[str, Any], ...]  # each one's options with one value per row
 
     def configs(self, base: DecodeConfig) -> list[DecodeConfig]:
-        """The settings as decode options.
-
-        Args:
-          base: what the ladder leaves open (canvas, block, cache, …).
-
-        Raises:
-          UserError: a setting is unusable.
-        """
+        """The settings as decode options; `base` has what the ladder leaves open."""
         shared = base.replace(policy=self.policy)
         out = []
         for number, setting in enumerate(self.settings, 1):
@@ -61,14 +46,7 @@ DEFAULT = Ladder(
 
 
 def read(path: str | Path) -> Ladder:
-    """Read a user's ladder.
-
-    Args:
-      path: YAML with `policy` (default localleap) and `settings`, a list of mappings.
-
-    Raises:
-      UserError: unreadable, or not of that form.
-    """
+    """Read a user's ladder, YAML of `policy` (default localleap) and a list of `settings`."""
     from leapjax.options import load_yaml
 
     value = load_yaml(path)

@@ -1,7 +1,5 @@
 """What two rows must share to be compared: everything but the policy and its parameters."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +9,7 @@ from leapjax.config.decode import COMMON
 def of_row(shared: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest of a row, flat: `versions.jax`, `config.num_layers`, `early_stop`.
 
-    Args:
-      shared: of all rows of a run, nested.
-      options: the row's decode options; those of its policy are left out.
+    `shared` is nested, of all rows of a run; the options of the row's policy are left out.
 
     >>> of_row({"versions": {"jax": "0.10"}}, {"policy": "localleap", "radius": 4, "cache": "none"})
     {'versions.jax': '0.10', 'cache': 'none'}

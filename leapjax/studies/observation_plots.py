@@ -1,7 +1,5 @@
 """The figures of an analysis: delayed decoding, consistency by confidence and by distance."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

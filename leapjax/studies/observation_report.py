@@ -1,7 +1,5 @@
 """The report of an analysis as Markdown, and the files of its output folder."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,9 +38,7 @@ DEFINITIONS = """\
 def markdown(report: Mapping[str, Any], drawn: bool = True) -> str:
     """The tables, with their definitions and figures.
 
-    Args:
-      report: as `leapjax analyze` writes it.
-      drawn: the figures exist.
+    `drawn`: the figures exist.
     """
     s, runs = report["settings"], report["runs"]
     delays = ["policy", "positions", "n", "commit step", "stable from", "wait"]
@@ -99,14 +95,7 @@ def _with_count(cell: Mapping[str, Any]) -> str:
 
 
 def report_files(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The contents of `FILES`, as `leapjax.studies.files.write_all` takes them.
-
-    Args:
-      report: as `leapjax analyze` makes it.
-
-    Returns:
-      Name -> content; figures are left out without matplotlib.
-    """
+    """The contents of `FILES`, by name; figures are left out without matplotlib."""
     drawn = plots.available()
     contents: list[Any] = [report, markdown(report, drawn)]
     if drawn:

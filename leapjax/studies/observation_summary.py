@@ -6,8 +6,6 @@ independent): prompts are drawn again with replacement, and the share is compute
 Shapes: n prompts, C canvas, K cells, R resamples.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -47,14 +45,8 @@ def resampling(n: int, seed: int = 0) -> np.ndarray:
 def share(part: np.ndarray, whole: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
     """A ratio of sums over prompts, with its interval.
 
-    Args:
-      part: (n,) counts or sums by prompt.
-      whole: (n,) counts by prompt.
-      weights: from `resampling`.
-
-    Returns:
-      `n` (the whole's sum), `value` and `interval` (95 %); None where there is nothing, or only
-      one prompt, to tell from.
+    `part` and `whole` are counts or sums by prompt. `value` and the 95 % `interval` are None where
+    there is nothing, or only one prompt, to tell from.
     """
     total = int(whole.sum())
     if not total:
@@ -69,15 +61,7 @@ def share(part: np.ndarray, whole: np.ndarray, weights: np.ndarray) -> dict[str,
 
 
 def summarise(seen: Observations) -> dict[str, Any]:
-    """Every number of the report for one policy.
-
-    Args:
-      seen: what was measured.
-
-    Returns:
-      `prompts`, `steps` (mean), `committed` (positions), `differs`, and `delay`, `curve`,
-      `determinism`, `distance`, `decay`, by group of positions.
-    """
+    """Every number of the report for one policy."""
     weights = resampling(len(seen.steps))
     groups = {"answer": seen.answer, "padding": ~seen.answer}
     tables = {  # (n, confidence, distance); the active block alone, and the canvas behind it
@@ -114,16 +98,10 @@ def block_starts(commit_step: np.ndarray, block_length: int) -> np.ndarray:
 def delay(seen: Observations, where: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
     """How long final proposals wait for their commit.
 
-    Args:
-      seen: what was measured.
-      where: (n, C) bool, the positions to look at; those that no policy decided are left out.
-      weights: from `resampling`.
-
-    Returns:
-      Means over positions: `commit_step`, `stable_from` (`since`), `wait` (their difference),
-      `wait_in_block` (the part after the position's block became active); and shares:
-      `at_once` (stable from the first pass on), `waited` (at least one pass while its block was
-      active); `histogram`: positions by `wait_in_block`, 0, 1, ….
+    Means over positions: `commit_step`, `stable_from` (`since`), `wait` (their difference),
+    `wait_in_block` (the part after the position's block became active); shares: `at_once` (stable
+    from the first pass on), `waited` (at least one pass while its block was active); `histogram`:
+    positions by `wait_in_block`, 0, 1, …. Positions that no policy decided are left out.
     """
     used = where & (seen.commit_step >= 0) & (seen.since >= 0)
     count = used.sum(axis=1)
@@ -146,11 +124,7 @@ def delay(seen: Observations, where: np.ndarray, weights: np.ndarray) -> dict[st
 
 
 def curve(seen: Observations, where: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
-    """Shares of positions that are stable, and committed, after a share of a row's passes.
-
-    Returns:
-      `passes`, `stable` and `committed`: lists of CURVE + 1 entries.
-    """
+    """Shares of positions that are stable, and committed, after a share of a row's passes."""
     used = where & (seen.commit_step >= 0) & (seen.since >= 0)
     count, steps = used.sum(axis=1), seen.steps[:, None]
     at = [k / CURVE for k in range(CURVE + 1)]
@@ -185,10 +159,8 @@ def by_distance(pairs, agree, weights) -> dict[str, list[dict[str, Any]]]:
 def decay(pairs, agree, weights) -> dict[str, Any]:
     """Near minus far: consistency at distances 1 to 4 less that at 9 and more.
 
-    Returns:
-      By band of confidence, `all`, and `equal confidence`: the difference in each bin of a
-      twentieth that has both, weighed by its pairs, so that nothing but distance differs (up to
-      the bin). Each with `near`, `far` (shares), `difference` and its `interval`.
+    By band of confidence, `all`, and `equal confidence`: the difference in each bin of a twentieth
+    that has both, weighed by its pairs, so that nothing but distance differs (up to the bin).
     """
     out: dict[str, Any] = {}
     for band, levels in (ALL | BANDS).items():

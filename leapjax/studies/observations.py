@@ -5,8 +5,6 @@
 Both answers and measurements are kept, so an interrupted analysis continues where it was.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,23 +29,12 @@ _TABLE = (2, 2, CONFIDENCE_BINS, DISTANCE_BINS)
 
 @dataclasses.dataclass(frozen=True)
 class Observations:
-    """Measurements of n prompts under one policy (canvas C).
-
-    Attributes:
-      block_length: W, positions.
-      steps: (n,) int32.
-      commit_step: (n, C) int32; -1 filled in by early stop.
-      answer: (n, C) bool; up to and including the first id that ends it.
-      since: (n, C) int32, as in `Replayed`, and so are the others.
-      differs: (n,) int32.
-      pairs: (n, 2, 2, confidences, distances) int32.
-      agree: (n, 2, 2, confidences, distances) int32.
-    """
+    """Measurements of n prompts under one policy (canvas C); the last four as in `Replayed`."""
 
     block_length: int
-    steps: np.ndarray
-    commit_step: np.ndarray
-    answer: np.ndarray
+    steps: np.ndarray  # (n,) int32
+    commit_step: np.ndarray  # (n, C) int32; -1 filled in by early stop
+    answer: np.ndarray  # (n, C) bool; up to and including the first id that ends it
     since: np.ndarray
     differs: np.ndarray
     pairs: np.ndarray
@@ -57,13 +44,7 @@ class Observations:
 def check(config: DecodeConfig, where: str = "analyze") -> None:
     """Refuse what a replay from the commit steps would not reproduce.
 
-    Args:
-      config: decode options.
-      where: named at the beginning of the message.
-
-    Raises:
-      UserError: a block-causal model, a KV cache, sampling, guidance, or a policy that changes
-        committed tokens or logits.
+    `where` begins the message.
     """
     policy = POLICIES[config.policy]
     wrong = None
@@ -94,19 +75,8 @@ def collect(
 ) -> Observations:
     """Decode requests and measure each of their passes.
 
-    Args:
-      lm: the model; its first replica replays.
-      requests: with one policy and canvas, and distinct ids.
-      threshold: confidence that makes an anchor.
-      batch_size: rows decoded, and replayed, at once.
-      folder: where answers and measurements are kept; None keeps them in memory.
-      show: takes `decode` or `replay` and the number of requests that are through.
-
-    Returns:
-      The measurements, in the order of the requests.
-
-    Raises:
-      UserError: nothing to measure, or options that a replay does not cover.
+    `requests` have one policy and canvas, and distinct ids; `threshold` makes an anchor. `show`
+    takes `decode` or `replay` and the number of requests that are through.
     """
     if not requests:
         raise UserError("analyze: no prompts")

@@ -1,7 +1,5 @@
 """Outcomes of finished evaluations: written beside the report, read again to compare folders."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json
@@ -20,13 +18,7 @@ _LEFT_OUT = ("id", "numbers")
 def document(
     head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], searches: Sequence[Any]
 ) -> dict[str, Any]:
-    """What `read` needs, JSON-ready: of each row a list per number, of texts a hash.
-
-    Args:
-      head: of the report.
-      rows: as `evaluation_report.report_of` takes them.
-      searches: as there.
-    """
+    """What `read` needs, JSON-ready: of each row a list per number, of texts a hash."""
     told = []
     for row in rows:
         names = [n for n in row["answers"][0] if n not in _LEFT_OUT]
@@ -41,11 +33,7 @@ def _key(text: str) -> str:
 
 
 def read(folder: str) -> dict[str, Any]:
-    """The outcomes in a folder of `leapjax evaluate --output`.
-
-    Raises:
-      UserError: there are none, or they are damaged.
-    """
+    """The outcomes in a folder of `leapjax evaluate --output`."""
     path = Path(folder) / FILE
     try:
         made = json.loads(path.read_text("utf-8"))
@@ -66,16 +54,8 @@ def read(folder: str) -> dict[str, Any]:
 def merge(folders: Sequence[str], allow_unequal: bool) -> dict[str, Any]:
     """The rows of several folders as those of one evaluation, on the trials that all have.
 
-    Args:
-      folders: at least two.
-      allow_unequal: merge folders whose manifests differ, too.
-
-    Returns:
-      As `read`. A row that another folder has as well is there once; labels of different rows
-      that are called the same get their folder's name.
-
-    Raises:
-      UserError: too few folders, no trial in common, or manifests that differ.
+    A row that another folder has as well is there once; labels of different rows that are called
+    the same get their folder's name. Folders whose manifests differ are refused.
     """
     if len(folders) < 2:
         raise UserError("--compare needs at least two folders of leapjax evaluate --output")

@@ -1,7 +1,5 @@
 """The report of published rows: published, rerun by others, ours, and what was not run."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,11 +17,8 @@ def report(
 ) -> dict[str, Any]:
     """Published, rerun by others and ours, row by row, and why the rest was not run; JSON-ready.
 
-    Args:
-      rows: all there are.
-      made: name -> the row's report, of those that were run.
-      reasons: name -> why not, of the others.
-      facts: model, device, versions.
+    `rows` are all there are; `made` has the reports of those that were run, `reasons` why not, of
+    the others.
     """
     same, out = by_setting(rows.values()), []
     for name, numbers in made.items():

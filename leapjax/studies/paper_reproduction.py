@@ -3,8 +3,6 @@
 row, data, shots ─▶ prompts ─▶ model ─▶ answers ─▶ measures
 """
 
-from __future__ import annotations
-
 import ast
 import collections
 import hashlib
@@ -29,11 +27,7 @@ SHOTS_SEED = 1234
 def obstacle(row: PaperRow, model: str, config: ModelConfig, folder: Path) -> str | None:
     """Why a row can't be run, or None.
 
-    Args:
-      row: which.
-      model: the published model that the checkpoint is.
-      config: its shape.
-      folder: of the data.
+    `model` is the published model that the checkpoint is.
     """
     if row.model != model:
         return f"another model: {row.model}" if row.model != UNKNOWN else "its model is unknown"
@@ -53,16 +47,7 @@ def obstacle(row: PaperRow, model: str, config: ModelConfig, folder: Path) -> st
 
 
 def problems_of(row: PaperRow, folder: Path, limit: int | None = None) -> list[Problem]:
-    """The problems of a row's task, `TASK.jsonl`.
-
-    Args:
-      row: which task.
-      folder: of the data.
-      limit: how many at most.
-
-    Raises:
-      UserError: unusable, or a problem is there twice.
-    """
+    """The problems of a row's task, `TASK.jsonl`."""
     data = str(folder / f"{row.task}.jsonl")
     found = read(data, row.benchmark, limit)
     twice = collections.Counter(p.id for p in found).most_common(1)[0]
@@ -76,13 +61,6 @@ def shots_of(row: PaperRow, folder: Path) -> list[Problem]:
 
     For drawn shots that is the training split; fixed ones stand in it in their order, or come from
     an installed lm-eval.
-
-    Args:
-      row: how many are needed, of what kind.
-      folder: of the data.
-
-    Raises:
-      UserError: there is none where they belong to the dataset, or it holds too few.
     """
     benchmark, file = row.benchmark, folder / f"{row.task}-shots.jsonl"
     if not row.shots:
@@ -122,13 +100,8 @@ def _harness_shots(benchmark: Benchmark) -> list[Problem]:
 def prompts(row: PaperRow, problems: Sequence[Problem], shots: Sequence[Problem]) -> list[str]:
     """The context of every problem, as the harness puts it together.
 
-    Args:
-      row: number of shots, benchmark.
-      problems: the first of the data file, in its order: drawn shots depend on it.
-      shots: from `shots_of`.
-
-    Returns:
-      Texts, before any template.
+    `problems` are the first of the data file, in its order: drawn shots depend on it. Texts are
+    before any template.
     """
     benchmark, rng = row.benchmark, random.Random(SHOTS_SEED)
     out = []
@@ -144,17 +117,7 @@ def prompts(row: PaperRow, problems: Sequence[Problem], shots: Sequence[Problem]
 def records(row: PaperRow, problems: Sequence[Problem], texts: Sequence[str], codec) -> list[dict]:
     """What the model is asked, through the row's template.
 
-    Args:
-      row: its template and stop strings.
-      problems: give the ids.
-      texts: their contexts.
-      codec: the model's.
-
-    Returns:
-      Records with prompt ids; each id is the problem's, `@`, and a hash of the prompt.
-
-    Raises:
-      UserError: the row uses a chat template and the model has none.
+    Each id is the problem's, `@`, and a hash of the prompt.
     """
     if row.template == "user_turn" and not codec.is_instruct:
         raise UserError(f"{row.name} uses the chat template and the checkpoint has none")
@@ -184,15 +147,8 @@ def verdicts(
 ) -> list[dict[str, Any] | None]:
     """Score the answers.
 
-    Args:
-      row: its benchmark.
-      problems: those answered.
-      answers: in the problems' order, with `text`.
-      execute: run generated programs; without it they are not scored.
-      show: takes the number of programs that have ended.
-
-    Returns:
-      For each problem the measures (and how the program ended), or None if it is not scored.
+    For each problem the measures (and how the program ended), or None if it is not scored:
+    programs are only run if `execute`.
     """
     benchmark = row.benchmark
     given = [(str(a["text"]), p) for a, p in zip(answers, problems, strict=True)]
@@ -215,15 +171,8 @@ def samples(
 ) -> list[dict[str, Any]]:
     """A line for each problem, for people and other scorers.
 
-    Args:
-      row: its benchmark.
-      problems: those answered.
-      answers: in the problems' order.
-      judged: from `verdicts`.
-
-    Returns:
-      `task_id`, `text` (the answer), for executed benchmarks `program` (answer and tests, one
-      file to run), and `verdict`, None where nothing was scored.
+    `task_id`, `text` (the answer), for executed benchmarks `program` (answer and tests, one file
+    to run), and `verdict`, None where nothing was scored.
     """
     out = []
     for p, answer, verdict in zip(problems, answers, judged, strict=True):
@@ -241,14 +190,8 @@ def measured(
 ) -> dict[str, Any]:
     """The numbers of a row that was run, JSON-ready.
 
-    Args:
-      row: the published row.
-      answers: with `steps`, `tokens` and `seconds`.
-      judged: from `verdicts`.
-
-    Returns:
-      `measured` (by measure a `value` and its 95 % `interval` in per cent, and `right`; None where
-      nothing was scored), `n`, `steps` (mean), `seconds` (in all), `tokens_per_s`.
+    `measured` (by measure a `value` and its 95 % `interval` in per cent, and `right`; None where
+    nothing was scored), `n`, `steps` (mean), `seconds` (in all), `tokens_per_s`.
     """
     n, scored = len(answers), [v for v in judged if v is not None]
     found = {}

@@ -6,8 +6,6 @@ value for each of the `tasks`, anything else goes for all of them. `unknown` sta
 source tells; nothing is guessed.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re
@@ -28,40 +26,24 @@ TASKS = ("gsm8k", "ifeval", "humaneval", "mbpp", "minerva_math")
 
 @dataclasses.dataclass(frozen=True)
 class PaperRow:
-    """One published number and how it was made.
+    """One published number and how it was made; None is what no source tells."""
 
-    Attributes:
-      name: as `--reproduce` takes it.
-      paper: title and number.
-      own: the paper proposes the method; otherwise it reran another's.
-      model: hub id.
-      task: of the harness.
-      shots: solved problems ahead of the question.
-      template: `user_turn` (the whole context in one user's turn), `raw` (the context alone),
-        `bos` (the context behind the bos token), or `unknown`.
-      decode: options.
-      expected: per cent, or `unknown`.
-      tokens_per_s: as the paper reports it, None where no source tells.
-      passes: forward passes over the whole benchmark, None where no source tells.
-      measured: per cent, by us; None where nobody has run the row.
-      sources: where the setting and the number stand.
-      notes: what is uncertain or differs.
-    """
-
-    name: str
-    paper: str
-    own: bool
-    model: str
-    task: str
-    shots: int
+    name: str  # as `--reproduce` takes it
+    paper: str  # title and number
+    own: bool  # the paper proposes the method; otherwise it reran another's
+    model: str  # hub id
+    task: str  # of the harness
+    shots: int  # solved problems ahead of the question
+    # `user_turn` (the whole context in one user's turn), `raw` (the context alone), `bos` (the
+    # context behind the bos token), or `unknown`.
     template: str
     decode: DecodeConfig
-    expected: float | str
+    expected: float | str  # per cent, or `unknown`
     tokens_per_s: float | None = None
-    passes: int | None = None
-    measured: float | None = None
-    sources: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    passes: int | None = None  # over the whole benchmark
+    measured: float | None = None  # per cent, by us
+    sources: tuple[str, ...] = ()  # where the setting and the number stand
+    notes: tuple[str, ...] = ()  # what is uncertain or differs
 
     @property
     def benchmark(self) -> benchmarks.Benchmark:
@@ -108,11 +90,7 @@ def get_benchmark(name: str) -> benchmarks.Benchmark:
 def load(folder: Path | None = None) -> dict[str, PaperRow]:
     """Every row of a folder's YAML files, by name: FILE-TABLE-TASK, and -METHOD of others' methods.
 
-    Args:
-      folder: None is `configs/paper` of the repository that this package lies in.
-
-    Raises:
-      UserError: no files, or one that is not as it should be.
+    `folder` None is `configs/paper` of the repository that this package lies in.
     """
     from leapjax.options import load_yaml
 
@@ -192,13 +170,8 @@ def _rows(where: str, raw: Mapping[str, Any]) -> Iterator[tuple[str, PaperRow]]:
 def published_model(path: str, config: ModelConfig, models: Collection[str]) -> str:
     """Which published model a checkpoint is.
 
-    Args:
-      path: hub id, or a folder: its own name, or that of the hub's cache, is the model's.
-      config: its shape.
-      models: hub ids to choose from.
-
-    Raises:
-      UserError: its name is none of theirs, or its shape is another model's.
+    `path` is a hub id, or a folder: its own name, or that of the hub's cache, is the model's.
+    Refused where its name is none of theirs, or its shape is another model's.
     """
     home = Path(path).resolve()
     names = {plain(name) for name in (path, Path(path).absolute().name, home.name)}
@@ -266,9 +239,7 @@ def _percent(value: float | str | None) -> str:
 def cells_of(row: PaperRow, same: Iterable[PaperRow]) -> list[str]:
     """Task, setting, published, rerun by others: how every table shows a row.
 
-    Args:
-      row: which.
-      same: every row of its setting.
+    `same` is every row of its setting.
     """
     d, told = row.decode, {True: [], False: []}
     for r in same:

@@ -1,7 +1,5 @@
 """What the studies' plots have in common: figures, error bars, legends, greedy's line."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,16 +15,7 @@ def available() -> bool:
 
 
 def figure(width: float, height: float, dpi: int = 130):
-    """An empty matplotlib figure that needs no display.
-
-    Args:
-      width: inches.
-      height: inches.
-      dpi: pixels an inch.
-
-    Raises:
-      UserError: matplotlib is not installed.
-    """
+    """An empty matplotlib figure that needs no display; width and height are in inches."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -38,16 +27,7 @@ def figure(width: float, height: float, dpi: int = 130):
 
 
 def panels(lines: int, columns: int, width: float, height: float, dpi: int = 130, **how):
-    """A figure and its axes, a list for each line, all with a grid; arguments as in `figure`.
-
-    Args:
-      lines: of axes.
-      columns: of axes.
-      width: inches.
-      height: inches.
-      dpi: pixels an inch.
-      how: further arguments of `subplots`.
-    """
+    """A figure and its axes, a list for each line, all with a grid; `how` goes to `subplots`."""
     fig = figure(width, height, dpi)
     axes = fig.subplots(lines, columns, squeeze=False, **how)
     for ax in axes.flat:
@@ -85,26 +65,13 @@ def percents(values: Sequence[float | None]) -> list[float]:
 
 
 def points(ax, x: Sequence[float], values: Sequence[float], intervals, **style) -> None:
-    """Draw shares, in per cent, with their intervals.
-
-    Args:
-      ax: matplotlib's axes.
-      x: where.
-      values: shares.
-      intervals: (lower, upper) ends of each.
-      style: further arguments of `errorbar`.
-    """
+    """Draw shares, in per cent, with their intervals; `style` goes to `errorbar`."""
     style = {"capsize": 3} | style
     ax.errorbar(x, percents(values), yerr=bars(values, intervals), **style)
 
 
 def greedy_line(ax, greedy: Mapping[str, Any]) -> None:
-    """Draw greedy's accuracy with its interval, so that an axis never spans noise alone.
-
-    Args:
-      ax: matplotlib's axes; accuracy in per cent on y.
-      greedy: `accuracy`, `accuracy_interval`, `steps`.
-    """
+    """Draw greedy's accuracy with its interval, so that an axis never spans noise alone."""
     share, (low, high) = 100 * greedy["accuracy"], (100 * x for x in greedy["accuracy_interval"])
     text = f"greedy {share:.1f} % (95 % interval), {greedy['steps']:.1f} steps"
     ax.axhline(share, color="black", linewidth=1, linestyle=":", label=text)
@@ -114,10 +81,7 @@ def greedy_line(ax, greedy: Mapping[str, Any]) -> None:
 def legend_below(ax, offset: float, **how) -> None:
     """A legend below the axes: inside, it would cover points whatever the numbers are.
 
-    Args:
-      ax: matplotlib's axes.
-      offset: its upper end, as a share of the axes' height.
-      how: further arguments of `legend`.
+    `offset` is its upper end, as a share of the axes' height; `how` goes to `legend`.
     """
     ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -offset), frameon=False, **how)
 

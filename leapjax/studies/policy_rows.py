@@ -1,7 +1,5 @@
 """The rows of an evaluation: which policies, under which names, with which options."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -16,17 +14,11 @@ BASELINE = ("greedy", "none")
 
 
 class Row(NamedTuple):
-    """One row of the table.
+    """One row of the table."""
 
-    Attributes:
-      policy: a name in `leapjax.policies.ROWS`.
-      config: the decode options it stands for.
-      equal: `steps` or `time` where the options were found for equal cost, else empty.
-    """
-
-    policy: str
+    policy: str  # a name in `leapjax.policies.ROWS`
     config: DecodeConfig
-    equal: str = ""
+    equal: str = ""  # `steps` or `time` where the options were found for equal cost
 
     @property
     def key(self) -> tuple[str, str]:
@@ -53,16 +45,7 @@ def setting(config: DecodeConfig) -> str:
 
 
 def rows(policies: Iterable[str], caches: Iterable[str], base: DecodeConfig) -> list[Row]:
-    """The rows to run, the baseline (greedy without a cache) first, even if it is not named.
-
-    Args:
-      policies: names of policies.
-      caches: names of KV caches.
-      base: canvas and block.
-
-    Raises:
-      UserError: an unknown name, or a canvas that a schedule can't divide.
-    """
+    """The rows to run, the baseline (greedy without a cache) first, even if it is not named."""
     policies, caches = row_names(policies, "--policies"), list(caches)
     check_keys(caches, "--caches", CACHES, "cache")
     keys = [BASELINE, *((p, c) for c in caches for p in policies)]

@@ -13,8 +13,6 @@ one block of one pass.
 Shapes: B rows, T columns, C canvas, W block, V vocabulary.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from typing import Any, NamedTuple
@@ -38,50 +36,33 @@ DISTANCE_BINS = FARTHEST + 2
 
 
 class Replayed(NamedTuple):
-    """What was measured of B rows.
+    """What was measured of B rows, int32.
 
-    Attributes:
-      since: (B, C) int32; the first step from which on, up to the committing one, every
-        proposal of the position is its final token. -1 where no policy decided.
-      differs: (B,) int32; positions whose proposal in the committing step isn't their token:
-        0, but for decisions closer than rounding.
-      pairs: (B, 2, 2, CONFIDENCE_BINS, DISTANCE_BINS) int32; (position, step) pairs before the
-        committing step, by whether the position lies in the active block, whether it belongs
-        to the answer, its confidence, its distance to the nearest anchor.
-      agree: like `pairs`; those whose proposal is the final token.
+    `pairs` counts (position, step) pairs before the committing step, by whether the position lies
+    in the active block, whether it belongs to the answer, its confidence, and its distance to the
+    nearest anchor; `agree` those of them whose proposal is the final token.
     """
 
+    # (B, C): the first step from which on, up to the committing one, every proposal of the
+    # position is its final token; -1 where no policy decided.
     since: Any
+    # (B,): positions whose proposal in the committing step isn't their token: 0, but for
+    # decisions closer than rounding.
     differs: Any
-    pairs: Any
-    agree: Any
+    pairs: Any  # (B, 2, 2, CONFIDENCE_BINS, DISTANCE_BINS)
+    agree: Any  # like `pairs`
 
 
 def replay_program(program: Program) -> Program:
-    """The structure of a replay: proposals for the whole canvas, as a greedy pass makes them.
-
-    Args:
-      program: what the rows were decoded with.
-    """
-    return dataclasses.replace(
-        program,
-        block_length=program.gen_length,
-        policy_name="confidence_threshold",
-        static=(),
-    )
+    """The structure of a replay: proposals for the whole canvas, as a greedy pass makes them."""
+    whole = {"block_length": program.gen_length, "static": ()}
+    return dataclasses.replace(program, **whole, policy_name="confidence_threshold")
 
 
 def proposals(params, state: DecodeState, program: Program, block_length: int):
     """The model's token and confidence for each canvas position.
 
-    Args:
-      params: the model's pytree.
-      state: B rows; only tokens, first, given, done and options are read.
-      program: from `replay_program`.
-      block_length: W; the head works on so many positions at once, as in the decode.
-
-    Returns:
-      (B, C) int32 tokens and (B, C) float32 confidences.
+    `block_length` is W: the head works on so many positions at once, as in the decode.
     """
     b, c = state.tokens.shape[0], program.gen_length
     columns = jnp.arange(program.length - c, program.length, dtype=jnp.int32)
@@ -114,20 +95,9 @@ def replay(
 ) -> Replayed:
     """Measure every pass of B decoded rows.
 
-    Args:
-      params: the model's pytree.
-      state: the rows before their first pass (`initial_state`).
-      final: (B, C) int32, the canvases that came out.
-      commit_step: (B, C) int32; -1 where early stop filled in.
-      answer: (B, C) bool; positions that belong to the answer.
-      steps: () int32, passes of the row that took most.
-      threshold: () float32; confidence that makes an undecided position of the active block an
-        anchor.
-      program: from `replay_program`.
-      block_length: W of the decode.
-
-    Returns:
-      See `Replayed`.
+    `final` (B, C) are the canvases that came out; `commit_step` is -1 where early stop filled in;
+    `answer` marks positions that belong to the answer; `steps` are the passes of the row that took
+    most; `threshold` makes an undecided position of the active block an anchor.
     """
     b, c = final.shape
     given = state.tokens[:, : program.length - c]

@@ -6,8 +6,6 @@ Options with one value per row are traced, so requests under many settings are r
 stream and share one compiled program.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib
@@ -40,42 +38,25 @@ _DETAILS = ("output_ids", "commit_step", "commit_kind")
 
 
 class Question(NamedTuple):
-    """A request whose answer is kept.
+    """A request whose answer is kept."""
 
-    Attributes:
-      id: of the answer in the store; the same question has the same id in every run.
-      request: prompt and decode options.
-      about: further keys of the answer.
-    """
-
-    id: str
+    id: str  # of the answer in the store; the same question has the same id in every run
     request: Request
-    about: Mapping[str, Any] = {}
+    about: Mapping[str, Any] = {}  # further keys of the answer
 
 
 class Trial(NamedTuple):
-    """A task's problem as it is asked once.
-
-    Attributes:
-      problem: what is asked.
-      template: in which wording, a place in the task's templates.
-      seed: what is added to a setting's seed of the noise.
-    """
+    """A task's problem as it is asked once."""
 
     problem: Problem
-    template: int = 0
-    seed: int = 0
+    template: int = 0  # in which wording, a place in the task's templates
+    seed: int = 0  # added to a setting's seed of the noise
 
 
 def read_records(path: str, limit: int | None = None) -> list[dict[str, Any]]:
     """The records of a JSONL file; one without an id gets the number of its line.
 
-    Args:
-      path: the file, a URL, or `-` for stdin.
-      limit: only the first so many.
-
-    Raises:
-      UserError: unreadable, no record, or a line is none.
+    `path` is a file, a URL, or `-` for stdin.
     """
     records = []
     for item in itertools.islice(Input(path).items(), limit):
@@ -106,10 +87,7 @@ def device_name() -> str:
 def provenance(lm: LM, options: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
     """Everything that an answer and its time depend on, except the prompt.
 
-    Args:
-      lm: the model.
-      options: decode options that the answers of a store share.
-      batch_size: rows decoded at once.
+    `options` are the decode options that the answers of a store share.
     """
     return {
         "model_hash": lm.model_hash,
@@ -137,21 +115,12 @@ def answers(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Answer every question; only those without an answer in the store are decoded.
 
-    Args:
-      lm: the model.
-      questions: with distinct ids.
-      store: holds the answers of earlier runs and gets the new ones as they come.
-      batch_size: rows decoded at once.
-      details: answers also hold `output_ids`, `commit_step`, `commit_kind` and
-        `commit_confidence`.
-      timed: answers also hold `seconds`, the wall time since the answer before. Each program
-        decodes one request first, so that the sum over all answers contains no compilation.
-      show: takes the number of answers there are, as they come.
-
-    Yields:
-      (index of the question, answer), kept answers first, each question once. An answer holds
-      `id`, the question's `about`, `text`, `finish_reason`, the numbers of `counts`. A caller
-      that stops early decodes no more.
+    Yields (index of the question, answer), kept answers first, each question once; a caller that
+    stops early decodes no more. An answer holds `id`, the question's `about`, `text`,
+    `finish_reason` and the numbers of `counts`; with `details` also `output_ids`, `commit_step`,
+    `commit_kind` and `commit_confidence`; if `timed` also `seconds`, the wall time since the
+    answer before. For that each program decodes one request first, so that the sum over all
+    answers contains no compilation. `show` takes the number of answers there are.
     """
     todo = [i for i, q in enumerate(questions) if q.id not in store.answers]
     kept = len(questions) - len(todo)
@@ -203,14 +172,7 @@ def kept_answers(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The pairs of `answers`, with a store of their own.
 
-    Args:
-      lm: the model.
-      questions: with distinct ids.
-      folder: where the store's file is; None keeps answers in memory.
-      name: of the store.
-      options: decode options that all questions share.
-      batch_size: rows decoded at once.
-      how: `details`, `timed` and `show` of `answers`.
+    `folder` None keeps answers in memory; `how` is `details`, `timed` and `show`.
     """
     with AnswerStore(folder, name, provenance(lm, options, batch_size)) as store:
         yield from answers(lm, questions, store, batch_size=batch_size, **how)
@@ -269,19 +231,9 @@ def decode_settings(
 ) -> dict[DecodeConfig, list[dict[str, Any]]]:
     """Answer every problem under every setting; one stream and one store a compiled structure.
 
-    Args:
-      lm: the model.
-      task: asks and scores.
-      problems: in the order of the answers returned; trials ask in other templates, too.
-      configs: settings.
-      folder: where answers are kept; None keeps them in memory.
-      batch_size: rows decoded at once.
-      details: as in `answers`.
-      show: takes the number of answers there are, as they come.
-      how: `timed` of `answers`, which tells settings apart only if each is decoded by itself.
-
-    Returns:
-      Setting -> one answer per problem, as `scored` returns them.
+    Trials ask in other templates, too; `folder` None keeps answers in memory. Returns setting ->
+    one answer per problem, in their order, as `scored` makes them. `timed` tells settings apart
+    only if each is decoded by itself.
     """
     trials = [t if isinstance(t, Trial) else Trial(t) for t in problems]
     groups: dict[str, list[DecodeConfig]] = {}
@@ -327,9 +279,8 @@ def scored(
 ) -> list[dict[str, Any]]:
     """Answers to trials, in the same order, with their scores and what was asked.
 
-    Returns:
-      The answers with `correct` and `strict` (the lenient and the strict parser's verdict),
-      `problem` (its id), `stratum`, `template` and `seed`.
+    Adds `correct` and `strict` (the lenient and the strict parser's verdict), `problem` (its id),
+    `stratum`, `template` and `seed`.
     """
     return [
         {

@@ -1,7 +1,5 @@
 """Grids of decode options: `threshold=0.7:0.95:6 radius=0,1,2` and the settings they stand for."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -33,30 +31,16 @@ class Point(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """The settings of a grid.
+    """The settings of a grid."""
 
-    Attributes:
-      axes: in the order given.
-      points: each setting once.
-      left_out: combinations whose relaxed (or low) threshold is above the threshold.
-      merged: combinations that are another's setting, because their policy does not read what
-        sets them apart.
-    """
-
-    axes: tuple[Axis, ...]
-    points: tuple[Point, ...]
-    left_out: int
-    merged: int
+    axes: tuple[Axis, ...]  # in the order given
+    points: tuple[Point, ...]  # each setting once
+    left_out: int  # combinations whose relaxed (or low) threshold is above the threshold
+    merged: int  # combinations that differ in nothing that their policy reads
 
 
 def parse_axis(text: str) -> Axis:
     """Parse an axis: `NAME=a,b,c`, or `NAME=a:b:n` for n values from a to b.
-
-    Args:
-      text: the axis.
-
-    Raises:
-      UserError: no such option, or values that it can't have.
 
     >>> parse_axis("threshold=0.7:0.9:3")
     Axis(name='threshold', values=(0.7, 0.8, 0.9))
@@ -117,16 +101,8 @@ def _value(name: str, kind: type, text: str) -> Any:
 def build(axes: Sequence[Axis], base: DecodeConfig) -> Grid:
     """Every combination of the axes' values.
 
-    Args:
-      axes: distinct options.
-      base: the other options.
-
-    Returns:
-      The grid. Where `policy` is an axis, a policy's points are those of the axes that it reads.
-
-    Raises:
-      UserError: an axis given twice, a value that its option can't have, an axis that no policy
-        reads, too many points, or none.
+    `base` has the other options. Where `policy` is an axis, a policy's points are those of the
+    axes that it reads.
     """
     names = [axis.name for axis in axes]
     for name in names:

@@ -1,7 +1,6 @@
 """Intervals of shares and of paired differences, bounds of shares."""
 
-from __future__ import annotations
-
+import bisect
 import functools
 import math
 from collections.abc import Hashable, Sequence
@@ -13,14 +12,7 @@ Outcomes = Sequence[bool] | np.ndarray  # right or wrong, by answer
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a share.
-
-    Args:
-      right: successes.
-      n: trials, at least 1.
-
-    Returns:
-      Lower and upper end, in [0, 1].
+    """Wilson's 95 % score interval of a share: (lower, upper) of `right` successes in n trials.
 
     >>> [round(x, 3) for x in wilson(9, 10)]
     [0.596, 0.982]
@@ -36,17 +28,13 @@ def paired_difference(
 ) -> tuple[float, tuple[float, float]]:
     """Mean of the paired differences with its normal 95 % interval.
 
-    Args:
-      these: right or wrong, by answer.
-      those: the baseline's answers to the same questions, in the same order.
-      clusters: the problem of each answer: answers to one problem (under several templates) are
-        not independent, problems are; default: each answer has a problem of its own.
+    `clusters` are the problems of the answers: answers to one problem (under several templates)
+    are not independent, problems are. None takes each answer for a problem of its own.
 
-    Returns:
-      The mean of `these - those` and the interval `mean ± 1.96 s`, where s is the standard error
-      with clusters (sandwich estimator, G / (G - 1) for G problems); without clusters that is
-      the differences' sample standard deviation over sqrt(n). It has no width where every
-      difference is the same, and is unbounded for a single problem.
+    The interval is `mean ± 1.96 s`, where s is the standard error with clusters (sandwich
+    estimator, G / (G - 1) for G problems); without clusters that is the differences' sample
+    standard deviation over sqrt(n). It has no width where every difference is the same, and is
+    unbounded for a single problem.
 
     >>> paired_difference([1, 1, 1, 0], [0, 0, 1, 0], ["a", "a", "b", "b"])[0]
     0.5
@@ -66,11 +54,6 @@ def paired_p(these: Outcomes, those: Outcomes, clusters: Sequence[Hashable] | No
     The normal test belongs to `paired_difference`. It is too sure of itself where few problems
     differ, and certain where all differ alike; the exact sign test of the problems that lean to
     either side is not. An ordering counts only if both reject.
-
-    Args:
-      these: as in `paired_difference`.
-      those: as there.
-      clusters: as there.
 
     >>> paired_p([1] * 5, [0] * 5)  # five coins that fall alike are no proof
     0.0625
@@ -107,8 +90,7 @@ def holm(p: Sequence[float]) -> list[float]:
     Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of
     Statistics 6 (1979).
 
-    Returns:
-      In the order given; those below 0.05 hold jointly at 95 %.
+    Those below 0.05 hold jointly at 95 %.
 
     >>> holm([0.04, 0.01, 0.03])
     [0.06, 0.03, 0.06]
@@ -123,11 +105,8 @@ def holm(p: Sequence[float]) -> list[float]:
 def orders(totals: np.ndarray) -> np.ndarray:
     """Who is ahead in each pair of rows.
 
-    Args:
-      totals: (..., R, T) scores of R rows under T templates.
-
-    Returns:
-      (..., R (R - 1) / 2, T) of 1, -1, and 0 for a tie.
+    `totals` are scores of R rows under T templates, (..., R, T); returns 1, -1, and 0 for a tie,
+    (..., R (R - 1) / 2, T).
     """
     i, j = np.triu_indices(totals.shape[-2], 1)
     return np.sign(totals[..., i, :] - totals[..., j, :])
@@ -138,12 +117,8 @@ def kendall_tau(these: np.ndarray, those: np.ndarray) -> np.ndarray:
 
     Source: Kendall, The treatment of ties in ranking problems, Biometrika 33 (1945).
 
-    Args:
-      these: (..., P, T), from `orders`.
-      those: (..., P, U), of the same P pairs.
-
-    Returns:
-      (..., T, U); NaN where one of the two orderings has nothing but ties.
+    (..., P, T) and (..., P, U) of the same P pairs, from `orders`, become (..., T, U); NaN where
+    one of the two orderings has nothing but ties.
 
     >>> scores = orders(np.array([[3, 1], [2, 2], [1, 0]]))
     >>> kendall_tau(scores, scores).round(2).tolist()
@@ -155,6 +130,22 @@ def kendall_tau(these: np.ndarray, those: np.ndarray) -> np.ndarray:
         return agree / np.sqrt(sizes[0][..., :, None] * sizes[1][..., None, :])
 
 
+def front(costs: Sequence[float], losses: Sequence[float]) -> list[int]:
+    """Indices of the points that no other beats in both, the cheapest first.
+
+    Of points that are equal in both, or in the loss alone, the first stays.
+
+    >>> front([2, 3, 5], [0.9, 0.95, 0.2])
+    [0, 2]
+    """
+    out, least = [], math.inf
+    for i in sorted(range(len(costs)), key=lambda i: (costs[i], losses[i], i)):
+        if losses[i] < least - 1e-9:
+            out.append(i)
+            least = losses[i]
+    return out
+
+
 def percentile(values: Sequence[float], q: float) -> float:
     """The smallest value that at least a share q of the values do not exceed."""
     ordered = sorted(values)
@@ -163,11 +154,6 @@ def percentile(values: Sequence[float], q: float) -> float:
 
 def at_most(successes: int, n: int, share: float) -> float:
     """The binomial CDF: the probability of at most `successes` in `n` independent trials.
-
-    Args:
-      successes: 0 to n.
-      n: trials, at least 1.
-      share: probability that a trial succeeds, in (0, 1).
 
     >>> round(at_most(1, 3, 0.5), 6)
     0.5
@@ -188,13 +174,7 @@ def upper_bound(successes: int, n: int, confidence: float) -> float:
     Source: Clopper and Pearson, The use of confidence or fiducial limits illustrated in the case
     of the binomial, Biometrika 26 (1934).
 
-    Args:
-      successes: 0 to n.
-      n: trials, at least 1.
-      confidence: probability with which the bound holds, such as 0.95.
-
-    Returns:
-      The share, in (0, 1], at which at most so many successes have probability 1 - confidence.
+    The share in (0, 1] at which at most so many successes have probability 1 - confidence.
 
     >>> round(upper_bound(0, 100, 0.95), 4)
     0.0295
@@ -213,12 +193,7 @@ def upper_bound(successes: int, n: int, confidence: float) -> float:
 def trials_needed(budget: float, confidence: float) -> int:
     """The fewest trials with which no success at all bounds the share by a budget.
 
-    Args:
-      budget: a share, in (0, 1).
-      confidence: as in `upper_bound`.
-
-    Returns:
-      The least n with (1 - budget)^n <= 1 - confidence.
+    The least n with (1 - budget)^n <= 1 - confidence.
 
     >>> trials_needed(0.01, 0.95)
     299
@@ -239,11 +214,8 @@ def most_successes(n: int, budget: float, confidence: float) -> int:
     >>> most_successes(100, 0.05, 0.95)
     1
     """
-    low, high = -1, n  # within the budget at low, beyond it at high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if upper_bound(middle, n, confidence) <= budget:
-            low = middle
-        else:
-            high = middle
-    return low
+
+    def beyond(successes: int) -> bool:
+        return upper_bound(successes, n, confidence) > budget
+
+    return bisect.bisect_left(range(n), True, key=beyond) - 1

@@ -1,12 +1,10 @@
 """Answers kept on disk, so that an interrupted study continues where it was."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from leapjax.errors import UserError
 
@@ -18,13 +16,8 @@ class AnswerStore:
     taken up again. The file's name holds a hash of that line, so answers under other settings
     are never mixed with these. A line that a kill cut short is dropped.
 
-    Args:
-      folder: where the file is; None keeps the answers in memory.
-      name: of the run, the first part of the file's name.
-      settings: everything that an answer depends on except the prompt, JSON-ready.
-
-    Raises:
-      UserError: the file can't be written, or is damaged.
+    `settings` are everything that an answer depends on except the prompt, JSON-ready; `folder`
+    None keeps the answers in memory.
 
     >>> with AnswerStore(None, "greedy", {}) as store:
     ...     store.add({"id": "a", "text": "4"})
@@ -57,7 +50,7 @@ class AnswerStore:
         except (ValueError, KeyError, TypeError) as e:
             raise UserError(f"{self.path}: is damaged; delete it to start again") from e
 
-    def __enter__(self) -> AnswerStore:
+    def __enter__(self) -> Self:
         """The store itself."""
         return self
 
@@ -67,14 +60,7 @@ class AnswerStore:
             self._stream.close()
 
     def add(self, answer: dict[str, Any]) -> None:
-        """Keep an answer.
-
-        Args:
-          answer: JSON-ready, with its `id`.
-
-        Raises:
-          UserError: the file can't be written.
-        """
+        """Keep an answer, JSON-ready, with its `id`."""
         self.answers[answer["id"]] = answer
         self._append(json.dumps(answer).encode() + b"\n")
 

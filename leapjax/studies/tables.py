@@ -1,7 +1,5 @@
 """Tables of reports: Markdown, aligned text, shares with their intervals."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -13,9 +11,8 @@ DEFAULTS = "defaults"
 def markdown_table(cells: Sequence[Sequence[str]], text: int = 1) -> str:
     """A Markdown table.
 
-    Args:
-      cells: rows, the heading first.
-      text: how many columns, from the left, hold text; the others are aligned to the right.
+    `cells` are rows, the heading first; `text` columns from the left hold text, the others are
+    aligned to the right.
 
     >>> print(markdown_table([["policy", "steps"], ["greedy", "64"]]), end="")
     | policy | steps |
@@ -50,13 +47,7 @@ def with_interval(
     form: str = ".1f",
     scale: float = 100.0,
 ) -> str:
-    """A number and its interval, by default a share in per cent.
-
-    Args:
-      value: the number; None is a dash.
-      interval: lower and upper end, or None.
-      form: how a number is formatted.
-      scale: what numbers are multiplied by.
+    """A number and its interval, by default a share in per cent; None is a dash.
 
     >>> with_interval(0.5, (0.4, 0.6)), with_interval(0.0, (-0.01, 0.01), "+.1f")
     ('50.0 (40.0 to 60.0)', '+0.0 (-1.0 to +1.0)')

@@ -33,7 +33,7 @@ def test_output_to_stdout(tmp_path, monkeypatch, capsys):
         ["decode", "--trace", "-"],
         ["evaluate", "--output", "-"],
         ["evaluate", "--markdown", "-"],
-        ["ablate", "--study", "locality", "--output", "-"],
+        ["ablate", "--grid", "radius=1,2", "--output", "-"],
         ["calibrate", "--task", "wordproblems", "--output", "-"],
         ["analyze", "--output", "-"],
         ["train", "--output", "-"],

@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 
 from leapjax.cli.ablate import main
-from leapjax.config import DecodeConfig
-from leapjax.studies import step_curves
 
 LLADA = str(Path(__file__).parents[1] / "golden" / "llada-a")
 SMALL = ["--model", LLADA, "--gen-length", "8", "--batch-size", "4", "--strata", "easy"]
@@ -52,39 +50,33 @@ def test_a_grid(tmp_path, capsys):
     assert not [name for name in before if "part" in name]
 
 
-def test_a_study(tmp_path, capsys):
+def test_commits_of_each_point(tmp_path, capsys):
     out = tmp_path / "out"
-    argv = [*SMALL, "--block-length", "8", "--limit", "2", "--output", str(out)]
-    assert main([*argv, "--study", "locality"]) == 0
+    argv = [*SMALL, "--block-length", "8", "--limit", "2", "--output", str(out), "--commits"]
+    assert main([*argv, "--grid", "radius=1,8", "threshold=0.9", "relaxed_threshold=0.1"]) == 0
     text = capsys.readouterr().out
-    assert "| localleap | threshold |" in text and "| localleap | placebo |" in text
-    assert "mean confidence" in text
-    report = json.loads((out / "locality.json").read_text())
-    assert [c["name"] for c in report["curves"]] == ["localleap", "threshold", "placebo"]
-    assert len(report["matched"]) == 14
-    for m in report["matched"]:
-        if m["difference"] is not None:
-            low, high = m["interval"]
-            assert low <= m["difference"] <= high
-            assert m["difference"] == pytest.approx(m["accuracy"] - m["control_accuracy"])
-    for name in ("locality.png", "locality-commits.png"):
-        assert (out / name).read_bytes().startswith(PNG)
-    assert (out / "locality-matched.csv").read_text().count("\n") == 15
-
-
-@pytest.mark.parametrize("name", step_curves.NAMES)
-def test_studies_are_usable(name):
-    study = step_curves.study(name, DecodeConfig(gen_length=64, block_length=32))
-    assert {n for pair in study.pairs for n in pair} <= study.curves.keys()
-    assert len(study.configs) == len(set(study.configs))
+    points = json.loads((out / "report.json").read_text())["points"]
+    for point, label in zip(points, ("radius 1, threshold", "radius 8, threshold"), strict=True):
+        (every,) = (
+            r
+            for r in point["commits"]
+            if (r["kind"], r["distance"], r["clean"]) == ("propagated", None, False)
+        )
+        by_distance = [r for r in point["commits"] if r["distance"] and not r["clean"]]
+        assert sum(r["commits"] for r in by_distance) == every["commits"] > 0
+        assert max(r["distance"] for r in by_distance) <= point["values"]["radius"]
+        assert f"| commits of {label} 0.9, relaxed_threshold 0.1 | distance" in text
+    assert (out / "commits.png").read_bytes().startswith(PNG)
+    assert "commits" not in (out / "points.csv").read_text()
+    assert main([*argv, "--grid", "radius=0:8:9"]) == 2
+    assert "--commits: 9 points are more than 8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "more, message",
     [
-        ([], "one of the arguments --grid --study is required"),
+        ([], "the following arguments are required: --grid"),
         (["--grid", "treshold=1"], "did you mean 'threshold'"),
-        (["--grid", "threshold=0.9", "--study", "decay"], "not allowed with"),
         (["--grid", "block_length=8", "--block-length", "8"], "--block-length is set, and an axis"),
         (["--grid", "threshold=0.9", "--seed", "-1"], "--seed: '-1' is not"),
         (["--grid", "threshold=0.9", "--batch-size", "0"], "--batch-size: '0' is not"),

@@ -65,7 +65,7 @@ def test_a_plot_where_nothing_differs(tmp_path):
         "settings": {"task": "wordproblems", "split": "heldout", "seed": 1},
         "model": {"name": "m", "hash": None},
         "n": 3,
-        "commits": [{"label": "all", "rows": [r | {"confidence": 0.8} for r in rows]}],
+        "points": [{"values": {"radius": 4}, "commits": [r | {"confidence": 0.8} for r in rows]}],
     }
     pytest.importorskip("matplotlib", reason="needs the extra plots")
     write(tmp_path / "commits.png", ablation_plots.commits(report))

@@ -1,4 +1,4 @@
-"""What the plots of evaluations, grids, studies and analyses may not do: hide and exaggerate."""
+"""What the plots of evaluations, grids and analyses may not do: hide and exaggerate."""
 
 import itertools
 import json
@@ -92,43 +92,34 @@ def test_colours_of_accuracy_span_the_intervals():
 
 def test_a_grid_of_equal_accuracies_keeps_the_scale_of_its_intervals():
     report = grid(lambda a, b: 0.8, lambda a, b: 3 * a + b)
-    low, high = ablation_plots.pareto(report, report["points"][:1]).axes[0].get_ylim()
+    low, high = ablation_plots.pareto(report).axes[0].get_ylim()
     assert low <= 74 and high >= 85
 
 
-def study():
-    curves = [
-        {
-            "name": name,
-            "label": name,
-            "points": [{"steps": s, "accuracy": 0.8} for s in (2.0, 3.0)],
-        }
-        for name in ("localleap", "threshold")
+def test_each_policy_has_a_front_of_its_own():
+    report = grid(lambda a, b: 0.8 - (b - 0.5) * (a < 0.9), lambda a, b: 3.0)
+    report["axes"]["policy"] = ["localleap", "placebo"]
+    for p in report["points"]:
+        p["values"]["policy"] = "localleap" if p["values"]["threshold"] < 0.9 else "placebo"
+    fig = ablation_plots.pareto(report)
+    labels = [text.get_text() for text in fig.axes[0].get_legend().get_texts()]
+    assert [t for t in labels if " points of " in t] == [
+        "2 points of localleap",
+        "2 points of placebo",
     ]
-    matched = {"curve": "localleap", "control": "threshold", "steps": 2.5, "difference": 0.001}
+    assert [t[0] for t in labels if ": threshold" in t] == ["1", "2"]
+
+
+def test_distances_with_few_commits_are_left_out():
     rows = [
         {"kind": "propagated", "distance": d, "clean": True, "commits": n, "share": 0.2}
         | {"interval": [0.1, 0.4], "confidence": 0.8}
         for d, n in ((1, 50), (2, 10), (3, 9))
     ]
-    base = grid(lambda a, b: 0.8, lambda a, b: 3.0)
-    return base | {
-        "title": "Is it?",
-        "greedy": base["greedy"][0],
-        "curves": curves,
-        "matched": [matched | {"interval": [0.0005, 0.0015]}],
-        "commits": [{"label": "all", "rows": rows}],
-    }
-
-
-def test_a_study_shows_differences_beside_the_noise():
-    above, below = ablation_plots.curves(study()).axes
-    assert above.get_ylim()[0] <= 74 and above.get_ylim()[1] >= 85
-    assert below.get_ylim()[0] <= -1 and below.get_ylim()[1] >= 1
-
-
-def test_distances_with_few_commits_are_left_out():
-    (axes,) = ablation_plots.commits(study()).axes
+    report = grid(lambda a, b: 0.8, lambda a, b: 3.0)
+    assert ablation_plots.commits(report) is None
+    report["points"][0]["commits"] = rows
+    (axes,) = ablation_plots.commits(report).axes
     crosses = next(line for line in axes.lines if line.get_marker() == "x")
     assert list(crosses.get_xdata()) == [1, 2]
     assert all(tick == int(tick) for tick in axes.get_xticks())

@@ -6,7 +6,7 @@ import pytest
 
 from leapjax.errors import UserError
 from leapjax.studies.counts import counts
-from leapjax.studies.statistics import paired_difference, percentile, wilson
+from leapjax.studies.statistics import front, paired_difference, percentile, wilson
 from leapjax.types import Completion
 
 EOS = 9
@@ -92,3 +92,11 @@ def test_the_same_problems_again():
     assert {p.stratum for p in few} == set(task.strata)
     with pytest.raises(UserError, match="split 'train' is unknown"):
         task.problems("train")
+
+
+def test_front():
+    def found(*points):
+        return front([s for s, _ in points], [-a for _, a in points])
+
+    assert found((5, 0.9), (3, 0.8), (4, 0.7), (2, 0.5), (3, 0.6)) == [3, 1, 0]
+    assert found((3, 0.8), (3, 0.8), (4, 0.8)) == [0]
