@@ -43,11 +43,11 @@ $(VENV)/.oracle: $(VENV)/.dev
 	  $(EDITABLE) '.[oracle]' && touch $@ || \
 	  echo "NOTE: torch could not be installed; the tests that compare with it will be skipped"
 
-# What some tests need besides: the evaluation harness, a browser's driver, Ray. They skip, and say
-# so, without them (and without a Chromium on the machine).
+# What some tests need besides: the evaluation harness, a browser's driver, Ray, mkdocs, twine. They
+# skip, and say so, without them (and without a Chromium on the machine).
 $(VENV)/.extras: $(VENV)/.oracle
-	$(EDITABLE) '.[eval,browser,ray,gcs]' gcp-storage-emulator && touch $@ || \
-	  echo "NOTE: lm-eval, playwright, ray or gcsfs could not be installed; their tests will be skipped"
+	$(EDITABLE) '.[eval,browser,ray,gcs,docs]' build twine gcp-storage-emulator && touch $@ || \
+	  echo "NOTE: lm-eval, playwright, ray, gcsfs, mkdocs or twine could not be installed; their tests will be skipped"
 
 venv: $(VENV)/.dev
 

@@ -1,11 +1,14 @@
 """What the site does to pages that are also read in the repository.
 
 Pages link to files outside docs/ (`../CONTRIBUTING.md`, `../configs/dream-7b.yaml`). The site has
-no repository beside it, so each such file becomes a page of its own, and the links lead there.
+no repository beside it, so each such file becomes a page of its own, and the links lead there. The
+page of the commands is made from their parsers. Drawings are inlined.
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import logging
 import os
 import re
@@ -18,7 +21,9 @@ ROOT = Path(__file__).parents[2]
 LOG = logging.getLogger("mkdocs.hooks")
 FENCE = re.compile(r"^([ ]*```).*?^\1", re.M | re.S)
 LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s]+)(\))")
-TOP = ("CONTRIBUTING.md", "CHANGELOG.md")  # always there: the navigation names them
+DRAWING = re.compile(r'<p><img alt="([^"]*)" src="[^"]*drawings/(\w+)\.svg" ?/?></p>')
+COMMANDS_HERE = "<!-- commands: the site puts every parser's options here -->"
+TOP = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")  # always there: the navigation names them
 
 
 def page_of(path: str) -> str:
@@ -96,6 +101,40 @@ def on_files(files, config):
     return files
 
 
+def commands() -> str:
+    """Every command as a chapter: what it does, its options by group, its examples."""
+    from leapjax.cli.main import COMMANDS
+
+    lines = []
+    for name in COMMANDS:
+        module = importlib.import_module(f"leapjax.cli.{name}")
+        parser = argparse.ArgumentParser(prog=f"leapjax {name}")
+        module.add_arguments(parser)
+        lines += [f"## leapjax {name}", "", module.DESCRIPTION, ""]
+        for group in parser._action_groups:
+            shown = [a for a in group._group_actions if a.help is not argparse.SUPPRESS]
+            if shown:
+                lines += [f"| {group.title} | |", "|---|---|"]
+                lines += [_option(action, parser) for action in shown]
+                lines += ["", *([group.description, ""] if group.description else [])]
+        if examples := getattr(module, "EPILOG", ""):
+            lines += ["```text", examples.rstrip(), "```", ""]
+    return "\n".join(lines)
+
+
+def _option(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
+    """An option as a line of a table."""
+    value = ""
+    if action.nargs != 0:
+        choices = "{" + ",".join(map(str, action.choices)) + "}" if action.choices else None
+        value = action.metavar or choices or action.dest.upper()
+        value = " ".join(value) if isinstance(value, tuple) else str(value)
+    flag = ", ".join(action.option_strings)
+    words = parser._get_formatter()._expand_help(action) if action.help else ""
+    cell = f"`{f'{flag} {value}'.strip()}`"
+    return "| " + " | ".join(text.replace("|", "\\|") for text in (cell, words)) + " |"
+
+
 def on_page_markdown(markdown, page, config, files):
     """Turn links into links between pages, check addresses, and part tables from comments."""
     origin = origin_of(page.file.src_uri)
@@ -119,4 +158,18 @@ def on_page_markdown(markdown, page, config, files):
         text = re.sub(r"(\|\n)(?=<!--)", r"\1\n", text)
         return LINK.sub(moved, text)
 
+    if COMMANDS_HERE in markdown:
+        markdown = markdown.replace(COMMANDS_HERE, commands())
     return outside(markdown, change)
+
+
+def on_page_content(html, page, config, files):
+    """Inline the drawings, so that they follow the light and dark scheme."""
+
+    def inlined(match: re.Match) -> str:
+        words, name = match.groups()
+        svg = (ROOT / "docs" / "drawings" / f"{name}.svg").read_text()
+        svg = svg.replace("<svg ", f'<svg role="img" aria-label="{words}" ', 1)
+        return f'<figure class="drawing">{svg}</figure>'
+
+    return DRAWING.sub(inlined, html)
