@@ -5,11 +5,14 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import itertools
 import lzma
 import zlib
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from leapjax.errors import UserError
+from leapjax.jsonl import parse_line, read_lines
 from leapjax.storage import open_read
 
 _PIECE = 2**20
@@ -40,6 +43,24 @@ def open_data(path: str) -> BinaryIO:
       UserError: it is packed in another way, or no library here knows such URLs.
     """
     return unpacked(open_read(path), path)
+
+
+def read_jsonl(path: str, limit: int | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The records of a JSONL file, each after what messages call its place (`FILE line 3`).
+
+    Args:
+      path: a path or URL; the file may be packed.
+      limit: how many at most; None is all.
+
+    Raises:
+      UserError: unreadable, or a line that is no JSON object.
+    """
+    try:
+        with open_data(path) as stream:
+            for number, line in itertools.islice(read_lines(stream, path), limit):
+                yield (where := f"{path} line {number}"), parse_line(line, where)
+    except OSError as e:
+        raise UserError(f"{path}: can't be read ({e.strerror or e})") from e
 
 
 def unpacked(stream: Any, name: str) -> BinaryIO:

@@ -11,10 +11,10 @@ import types
 import pytest
 
 from leapjax import tasks
+from leapjax.data_files import read_jsonl
 from leapjax.errors import UserError
 from leapjax.jobs.source import Input
 from leapjax.studies.runner import read_records
-from leapjax.training import data
 
 LINE = json.dumps({"id": "a", "prompt": "ü", "question": "2?", "answer": "#### 2", "text": "ü"})
 CONTENT = f"{LINE}\n{LINE.replace('a', 'b', 1)}\n".encode() * 50
@@ -28,7 +28,7 @@ READERS = {
     "decode --input": lambda path: len(lines(path)),
     "calibrate --prompts": lambda path: len(read_records(path)),
     "evaluate --data": lambda path: len(tasks._gsm8k(path, None)),
-    "train": lambda path: len(list(data.read_jsonl(path))),
+    "train": lambda path: len(list(read_jsonl(path))),
 }
 PACKERS = {"plain": bytes, "gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress}
 

@@ -1,7 +1,5 @@
 """`leapjax train`: train or fine-tune a masked diffusion model, and export it."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 
@@ -34,46 +32,13 @@ examples:
       --steps 500 --learning-rate 1e-5 --prompt-length 256 --gen-length 256
 
 The keys of the YAML file are the options above, and three with a structure of their own:
-model (config.json keys; model_type is llada, lladamoe, sdar or
-Fast_dLLM_Qwen), phases (which
+model (config.json keys; model_type is llada, lladamoe, sdar or Fast_dLLM_Qwen), phases (which
 problems, and when) and decode (options that suit the model, exported with it). Flags win.
 """
 
-_HELP = {
-    "output": "folder for checkpoints and metrics",
-    "seed": "of weights, data and masks",
-    "steps": "optimiser steps of the whole run",
-    "init_from": "checkpoint, hub folder or hub id to fine-tune",
-    "tokenizer": "folder of tokenizer files for a model from scratch",
-    "task": "built-in data: wordproblems, or dependency (or one of its tasks)",
-    "data": "JSONL file of prompt/response, messages or text records",
-    "batch_size": "rows of a batch (data)",
-    "prompt_length": "columns for prompts, in tokens (data)",
-    "gen_length": "columns for answers and their eos padding, in tokens (data)",
-    "sequence_length": "columns of a text row, in tokens; longer texts are cut up",
-    "too_long": "what to do with a record that does not fit: error or skip",
-    "optimizer": "adamw or muon",
-    "learning_rate": "peak",
-    "adam_learning_rate": "peak for what Muon does not handle (0: learning-rate)",
-    "warmup_steps": "steps of linear warm-up",
-    "final_learning_rate": "where the cosine ends, as a share of the peak",
-    "weight_decay": "decoupled, on the layers' matrices only",
-    "adam_b2": "Adam's second decay rate",
-    "clip_norm": "largest global norm of a gradient",
-    "balance": "weight of the loss that balances the load of experts (0: none)",
-    "ema_decay": "decay per step of the averaged weights (0: no average)",
-    "checkpoint_every": "steps between checkpoints",
-    "keep": "newest checkpoints to keep",
-    "log_every": "steps between lines of metrics",
-}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments.
-
-    Args:
-      parser: of this command.
-    """
+    """Declare the command's arguments."""
     parser.add_argument("--config", metavar="FILE", help="YAML file of the options below")
     parser.add_argument(
         "--export",
@@ -98,32 +63,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="devices to spread the run over: data=2,fsdp=4 (also tensor); may change on resume",
     )
     group = parser.add_argument_group("the run")
-    defaults = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
-    for name, kind in FIELDS.items():
-        if name in STRUCTURED:
+    for field in dataclasses.fields(TrainConfig):
+        if field.name in STRUCTURED:
             continue
-        shown = f" ({defaults[name]})" if defaults[name] not in ("", 0.0) else ""
+        kind = FIELDS[field.name]
+        shown = f" ({field.default})" if field.default not in ("", 0.0) else ""
         group.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=place if name == "output" else kind,
-            default=None,
+            f"--{field.name.replace('_', '-')}",
+            type=place if field.name == "output" else kind,
             metavar={int: "N", float: "X", str: "S"}[kind],
-            help=_HELP[name] + shown,
+            help=field.metadata["help"] + shown,
         )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry the command out.
-
-    Args:
-      args: as `add_arguments` declares them.
-
-    Returns:
-      The exit status: 130 after Ctrl-C or SIGTERM (saved, resumable).
-
-    Raises:
-      UserError: bad input.
-    """
+    """Carry the command out; 130 after Ctrl-C or SIGTERM (saved, resumable)."""
     values = read(args.config) if args.config else {}
     flags = {n: getattr(args, n) for n in FIELDS if n not in STRUCTURED}
     values |= {n: v for n, v in flags.items() if v is not None}

@@ -49,7 +49,7 @@ def obstacle(row: PaperRow, model: str, config: ModelConfig, folder: Path) -> st
 def problems_of(row: PaperRow, folder: Path, limit: int | None = None) -> list[Problem]:
     """The problems of a row's task, `TASK.jsonl`."""
     data = str(folder / f"{row.task}.jsonl")
-    found = read(data, row.benchmark, limit)
+    found = read(data, row.benchmark.parse, limit)
     twice = collections.Counter(p.id for p in found).most_common(1)[0]
     if twice[1] > 1:
         raise UserError(f"{data}: problem {twice[0]} is there twice; keep one")
@@ -66,7 +66,7 @@ def shots_of(row: PaperRow, folder: Path) -> list[Problem]:
     if not row.shots:
         return []
     if file.is_file():
-        found = read(str(file), benchmark)
+        found = read(str(file), benchmark.parse)
     elif benchmark.fixed_shots:
         found = _harness_shots(benchmark)
     else:

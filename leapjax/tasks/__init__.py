@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from leapjax.errors import UserError
@@ -210,29 +210,13 @@ def _generate(
 
 def _gsm8k(path: str, limit: int | None) -> list[Problem]:
     """Problems of a JSONL file in GSM8K's form, in the file's order."""
-    import hashlib
-    import itertools
+    from leapjax.tasks.benchmark import identify, read, texts
 
-    from leapjax.data_files import open_data
-    from leapjax.jsonl import parse_line, read_lines
+    def parse(record: Mapping[str, Any], where: str) -> Problem:
+        question, answer = texts(record, ("question", "answer"), where)
+        final = extract_final(answer)
+        if final is None:
+            raise UserError(f"{where}: the answer has no final `#### number`")
+        return Problem(identify(where, question), question, answer, final)
 
-    out = []
-    try:
-        with open_data(path) as stream:
-            for number, line in itertools.islice(read_lines(stream, path), limit):
-                where = f"{path} line {number}"
-                value = parse_line(line, where)
-                texts = [value.get("question"), value.get("answer")]
-                if not all(isinstance(t, str) and t for t in texts):
-                    raise UserError(f"{where}: expected texts under question and answer")
-                question, answer = map(str, texts)
-                final = extract_final(answer)
-                if final is None:
-                    raise UserError(f"{where}: the answer has no final `#### number`")
-                digest = hashlib.blake2b(question.encode(), digest_size=6).hexdigest()
-                out.append(Problem(f"{number}-{digest}", question, answer, final))
-    except OSError as e:
-        raise UserError(f"{path}: can't be read ({e.strerror or e})") from e
-    if not out:
-        raise UserError(f"{path}: holds no problems")
-    return out
+    return read(path, parse, limit)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -80,28 +79,13 @@ def identify(where: str, text: str) -> str:
     return f"{where.rsplit(' ', 1)[-1]}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
 
 
-def read(path: str, benchmark: Benchmark, limit: int | None = None) -> list[Problem]:
-    """The problems of a JSONL file, in the file's order.
+def read(
+    path: str, parse: Callable[[Mapping[str, Any], str], Problem], limit: int | None = None
+) -> list[Problem]:
+    """The problems of a JSONL file (the first `limit`), in its order; `parse` is a benchmark's."""
+    from leapjax.data_files import read_jsonl
 
-    Args:
-      path: the file.
-      benchmark: what its lines are.
-      limit: how many at most; None is all.
-
-    Raises:
-      UserError: unreadable, empty, or a line without the benchmark's fields.
-    """
-    from leapjax.data_files import open_data
-    from leapjax.jsonl import parse_line, read_lines
-
-    out = []
-    try:
-        with open_data(path) as stream:
-            for number, line in itertools.islice(read_lines(stream, path), limit):
-                where = f"{path} line {number}"
-                out.append(benchmark.parse(parse_line(line, where), where))
-    except OSError as e:
-        raise UserError(f"{path}: can't be read ({e.strerror or e})") from e
+    out = [parse(record, where) for where, record in read_jsonl(path, limit)]
     if not out:
         raise UserError(f"{path}: holds no problems")
     return out

@@ -51,15 +51,7 @@ if TYPE_CHECKING:
 def side_by_side(
     noisy: Int32[Array, "B W"], clean: Int32[Array, "B T"], length: int
 ) -> Bool[Array, "B W+T W+T"]:
-    """The attention mask of noisy and clean columns, by their positions.
-
-    Args:
-      noisy: (B, W) int32, positions of the noisy columns.
-      clean: (B, T) int32, positions of the clean columns.
-      length: tokens per block.
-
-    Returns:
-      (B, W + T, W + T) bool.
+    """The attention mask of noisy and clean columns, by position, in blocks of `length` tokens.
 
     >>> import numpy as np
     >>> place = np.arange(4)[None]
@@ -84,16 +76,9 @@ def corrupt(
 ) -> tuple[Int32[Array, "B T"], Bool[Array, "B T"], Float32[Array, "B T"]]:
     """Mask each trainable token with its block's probability.
 
-    Args:
-      key: PRNG key.
-      ids: (B, T) int32, rows that begin in column 0.
-      trainable: (B, T) bool; prompts and pads are False and stay as they are.
-      config: static shape with block-causal attention.
-      floor: () float32 or None; the least masking probability, None is `objective.EPS`.
-
-    Returns:
-      The noisy ids (B, T), scored (B, T) bool (masked tokens, and tokens that seed their block)
-      and p (B, T) float32.
+    Rows begin in column 0. Prompts and pads are not `trainable`: they stay as they are. `floor` is
+    the least masking probability (None: `objective.EPS`). Returns the noisy ids, the scored tokens
+    (those masked, and those that seed their block) and p.
     """
     ratio_key, order_key, token_key = jax.random.split(key, 3)
     rows, columns = ids.shape
@@ -131,18 +116,9 @@ def hidden_states(
 ) -> Float[Array, "B columns D"]:
     """One forward pass over whole noisy blocks and the clean row.
 
-    Args:
-      params: as for `transformer.hidden_states`.
-      config: static shape with block-causal attention.
-      noisy: (B, W) int32 ids.
-      places: (B, W) int32, the noisy columns' places in the row.
-      clean: (B, T) int32 ids.
-      valid: (B, T) bool, False marks pads of the row.
-      outputs: (B, O) int32, columns of the W + T to return; None returns all.
-      dtype: compute dtype.
-
-    Returns:
-      (B, O or W + T, D) in `dtype`, before the final norm.
+    `places` are the noisy columns' places in the row; `valid` is False at the row's pads; `outputs`
+    are the columns of the W + T to return (None: all). The result is in `dtype`, before the final
+    norm.
     """
     own = jnp.broadcast_to(jnp.arange(clean.shape[1], dtype=jnp.int32)[None, :], clean.shape)
     mask = side_by_side(places, own, config.block_length or clean.shape[1])
@@ -153,10 +129,6 @@ def hidden_states(
 
 def outputs_of(places: Int32[Array, "B W"], config: ModelConfig) -> Int32[Array, "B W"]:
     """The columns of `hidden_states` whose outputs predict the noisy columns' tokens.
-
-    Args:
-      places: (B, W) int32, as for `hidden_states`.
-      config: static shape with block-causal attention.
 
     >>> from leapjax.testing import tiny_config
     >>> outputs_of(jnp.arange(8, 12)[None], tiny_config("fast_dllm_v2")).tolist()  # 8 opens a block
@@ -180,18 +152,10 @@ def loss(
 ) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
     """The objective of one batch.
 
-    Args:
-      params: the model's pytree, float32.
-      config: static shape with block-causal attention.
-      batch: dict of `ids` (B, T) int32, `valid` (B, T) bool (False: pads, on the right),
-        `trainable` (B, T) bool and optionally `floor` () float32 (see `corrupt`). Rows begin in
-        column 0.
-      key: PRNG key of the corruption.
-      window: W <= T, static: columns of whole blocks, enough for all of a row that are trained.
-      balance: as for `objective.loss`.
-
-    Returns:
-      The loss (scalar, nats), and the mean cross-entropy of scored tokens (nats).
+    `batch` has `ids` (B, T) int32, `valid` (B, T) bool (False: pads, on the right), `trainable`
+    (B, T) bool and perhaps `floor` () float32 (see `corrupt`). Rows begin in column 0. `window` is
+    W <= T, static: columns of whole blocks, enough for all of a row that are trained. `balance` is
+    that of `objective.loss`. Returns the loss and the mean cross-entropy of scored tokens, in nats.
     """
     ids, trainable = batch["ids"], batch["trainable"]
     rows, columns = ids.shape

@@ -3,16 +3,11 @@
 problem or record -> (prompt ids, answer ids) -> one padded row of a batch (`layout`)
 """
 
-from __future__ import annotations
-
-import io
-import json
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from leapjax.data_files import open_data
+from leapjax.data_files import read_jsonl
 from leapjax.errors import UserError
 from leapjax.tasks import Task
 from leapjax.tasks.base import Problem
@@ -36,20 +31,7 @@ class Generated:
         eos_id: int,
         block_length: int | None = None,
     ):
-        """Take the plan of the run and the model's tokenizer.
-
-        Args:
-          task: one with a `sample` of its own.
-          phases: which batches to draw, and until when.
-          seed: of the problems.
-          encode: a prompt and its problem to (prompt ids, answer ids).
-          pad_id: the model's.
-          eos_id: the model's.
-          block_length: of block-causal models; None: rows for the others.
-
-        Raises:
-          UserError: block_share or short_share with block-causal models.
-        """
+        """`encode` turns a prompt and its problem into (prompt ids, answer ids)."""
         assert task.sample is not None
         self.sample = task.sample
         self.phases = tuple(phases)
@@ -72,17 +54,7 @@ class Generated:
         return phase.batches[int(rng.choice(len(shares), p=shares / shares.sum()))], rng
 
     def batch(self, step: int) -> dict:
-        """The batch of a step.
-
-        Args:
-          step: from 0.
-
-        Returns:
-          What `lay_out` returns.
-
-        Raises:
-          UserError: hardly any problem fits the batch's lengths.
-        """
+        """The batch of a step (from 0), as `lay_out` returns it."""
         shape, rng = self.shape(step)
         names = list(shape.strata)
         shares = np.array([shape.strata[n] for n in names])
@@ -125,17 +97,12 @@ class Generated:
 
 
 class Rows:
-    """Batches from rows that are in memory, in a new order each epoch."""
+    """Batches from rows that are in memory, in a new order each epoch.
+
+    `make` lays a list of rows out; an epoch's last batch runs on into the next epoch.
+    """
 
     def __init__(self, rows: Sequence, batch_size: int, seed: int, make: Callable[[list], dict]):
-        """Take the rows.
-
-        Args:
-          rows: whatever `make` lays out.
-          batch_size: B; the last batch of an epoch runs on into the next.
-          seed: of the order.
-          make: a list of B rows to a batch.
-        """
         self.rows, self.batch_size, self.seed, self.make = rows, batch_size, seed, make
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, int))
 
@@ -152,29 +119,6 @@ class Rows:
         return self.make([self.rows[self._index(first + i)] for i in range(self.batch_size)])
 
 
-def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
-    """The records of a JSONL file with their line numbers, from 1.
-
-    Raises:
-      UserError: unreadable file, or a line that is no JSON object.
-    """
-    try:
-        with io.TextIOWrapper(open_data(str(path)), encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError) as e:
-                    raise UserError(f"{path} line {number}: not valid JSON") from e
-                if not isinstance(record, dict):
-                    raise UserError(f"{path} line {number}: expected a JSON object")
-                yield number, record
-    except (OSError, UnicodeDecodeError) as e:
-        reason = getattr(e, "strerror", None) or " ".join(str(e).split())
-        raise UserError(f"{path}: can't be read ({reason})") from e
-
-
 def from_jsonl(
     config: TrainConfig,
     codec: TextCodec,
@@ -186,21 +130,10 @@ def from_jsonl(
 
     A record is `{"prompt", "response"}`, `{"messages"}` with an assistant's turn last, or
     `{"text"}`; one file holds either texts or prompts with responses.
-
-    Args:
-      config: the run; reads data, the lengths, batch_size, seed and too_long.
-      codec: the model's tokenizer.
-      pad_id: the model's.
-      eos_id: the model's.
-      block_length: of block-causal models.
-
-    Raises:
-      UserError: a bad record (with its line number), or nothing to train on.
     """
     pairs: list[Pair] = []
     texts: list[list[int]] = []
-    for number, record in read_jsonl(config.data):
-        where = f"{config.data} line {number}"
+    for where, record in read_jsonl(config.data):
         try:
             if "text" in record:
                 if not isinstance(record["text"], str) or not record["text"]:

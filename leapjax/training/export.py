@@ -1,7 +1,5 @@
 """A run's weights as a model folder that every command reads."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import jax
@@ -25,21 +23,11 @@ def export(
     card: str | Path | None = None,
     overwrite: bool = False,
 ) -> tuple[int, str]:
-    """Write a model folder from the newest checkpoint of a run.
+    """Write a model folder from a run's newest checkpoint; returns its step and the weights' hash.
 
-    Args:
-      run: the run's output folder.
-      target: the folder to make.
-      dtype: "bfloat16" or "float32", of the stored weights.
-      card: a model card to put in as README.md.
-      overwrite: replace a model's folder that is there already.
-
-    Returns:
-      The step of the checkpoint, and the hash of the weights. The weights are the averaged
-      ones where the run keeps an average.
-
-    Raises:
-      UserError: no checkpoint, a bad dtype, or a target that can't be written.
+    The weights, stored as `dtype`, are the averaged ones where the run keeps an average. `card` is
+    a model card to put in as README.md; `overwrite` replaces a model's folder that is there
+    already.
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}")

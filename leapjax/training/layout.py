@@ -5,8 +5,6 @@ block-causal    prompt | answer, eos to the end of its block | [pads]; blocks be
 text            text [pads]
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,18 +15,9 @@ from leapjax.errors import UserError
 def pack(pairs, prompt_length: int, gen_length: int, pad_id: int, eos_id: int) -> dict:
     """Lay out (prompt, answer) rows: `[pads] prompt | answer eos eos …`.
 
-    Args:
-      pairs: B pairs of id lists.
-      prompt_length: columns for pads and prompt.
-      gen_length: columns of the canvas; an answer must leave room for one eos.
-      pad_id: fills the left.
-      eos_id: fills the canvas; trained, it is how the model stops.
-
-    Returns:
-      `ids` (B, T) int32, `valid` (B, T) bool and `trainable` (B, T) bool.
-
-    Raises:
-      UserError: a row does not fit.
+    `pairs` are B pairs of id lists. Pads fill the prompt's columns, eos tokens those of the canvas:
+    trained, they are how the model stops, so an answer must leave room for one. Returns `ids`
+    (B, T) int32, `valid` (B, T) bool and `trainable` (B, T) bool.
     """
     shape = (len(pairs), prompt_length + gen_length)
     ids = np.full(shape, pad_id, np.int32)
@@ -58,21 +47,9 @@ def pack_blocks(
 ) -> dict:
     """Lay out (prompt, answer) rows for block-causal models: `prompt | answer eos … | [pads]`.
 
-    The eos tokens fill the block in which the answer ends: a decoder stops after it.
-
-    Args:
-      pairs: B pairs of id lists.
-      prompt_length: longest prompt.
-      gen_length: longest answer with its first eos.
-      pad_id: fills the right, up to a block's end.
-      eos_id: trained, it is how the model stops.
-      block_length: tokens per block.
-
-    Returns:
-      As `pack`, and `window`, the number of columns of the blocks that hold an answer, at most.
-
-    Raises:
-      UserError: a row does not fit.
+    The eos tokens fill the block in which the answer ends: a decoder stops after it. `gen_length`
+    is the longest answer with its first eos. Returns as `pack`, and `window`, the most columns that
+    the blocks of an answer have.
 
     >>> pack_blocks([([5, 6, 7], [8, 9])], 3, 4, pad_id=0, eos_id=1, block_length=4)["ids"].tolist()
     [[5, 6, 7, 8, 9, 1, 1, 1]]
@@ -99,17 +76,10 @@ def pack_blocks(
 def into_blocks(batch: dict, rng: np.random.Generator, share: float, block_length: int) -> dict:
     """Narrow some rows to one block of the canvas, as a decoder of blocks meets it.
 
-    Uniform masks hardly ever show a model what block-wise decoding asks of it: everything
-    behind the current block still masked, everything before it settled.
-
-    Args:
-      batch: what `pack` returns.
-      rng: chooses the rows and their blocks.
-      share: how many of the rows, 0 to 1.
-      block_length: tokens a block; the canvas's last block may be shorter.
-
-    Returns:
-      The batch with a narrower `trainable`, and with `unseen` (B, T) bool.
+    Uniform masks hardly ever show a model what block-wise decoding asks of it: everything behind
+    the current block still masked, everything before it settled. `batch` is what `pack` returns;
+    `share` of its rows (0 to 1) are narrowed, and get `unseen` (B, T) bool. The canvas's last block
+    may be shorter.
     """
     trainable = batch["trainable"]
     rows, columns = trainable.shape
@@ -127,16 +97,8 @@ def shorten(batch: dict, rng: np.random.Generator, share: float, eos_id: int) ->
     """End the canvas of some rows at a random place behind the answer's first eos.
 
     A model that meets one length of canvas only learns places from the canvas's end, and is lost on
-    every other length.
-
-    Args:
-      batch: what `pack` returns.
-      rng: chooses the rows and the places.
-      share: how many of the rows, 0 to 1.
-      eos_id: fills the canvas behind the answer.
-
-    Returns:
-      The batch, with columns behind the end neither valid nor trainable.
+    every other length. `share` is that of the rows, 0 to 1. Columns behind the end are neither
+    valid nor trainable.
     """
     trainable = batch["trainable"]
     filled = trainable & (batch["ids"] != eos_id)
@@ -159,20 +121,8 @@ def lay_out(
 ) -> dict:
     """Lay out (prompt, answer) rows as the model's objective reads them.
 
-    Args:
-      pairs: B pairs of id lists.
-      prompt_length: as for `pack` and `pack_blocks`, as the rest.
-      gen_length: see there.
-      pad_id: see there.
-      eos_id: see there.
-      block_length: of block-causal models; None: bidirectional.
-
-    Returns:
-      What `pack` or `pack_blocks` returns, and `window`, the number of columns that can be trained
-      (bidirectional: at the end, the canvas).
-
-    Raises:
-      UserError: a row does not fit.
+    With `block_length` as `pack_blocks`, without as `pack`. `window` is the number of columns that
+    can be trained (bidirectional: at the end, the canvas).
     """
     if block_length is None:
         made = pack(pairs, prompt_length, gen_length, pad_id, eos_id)
@@ -183,13 +133,8 @@ def lay_out(
 def pack_text(rows: Sequence[list[int]], length: int, pad_id: int) -> dict:
     """Lay out texts: `text [pads]`, every token of the text trainable.
 
-    Args:
-      rows: B lists of at most `length` ids.
-      length: columns T.
-      pad_id: fills the right.
-
-    Returns:
-      `ids` (B, T) int32, `valid` (B, T) bool, `trainable` (B, T) bool and `window` T.
+    Returns `ids` (B, length) int32, `valid` and `trainable` (B, length) bool, and `window`, the
+    length.
     """
     ids = np.full((len(rows), length), pad_id, np.int32)
     valid = np.zeros(ids.shape, bool)

@@ -30,15 +30,8 @@ EPS = 1e-3  # the least masking probability; bounds the weight 1 / p by 1000
 def mask_probabilities(key: Key[Array, ""], rows: int) -> Float32[Array, " {rows}"]:
     """One masking probability a row, spread evenly over (0, 1) within the batch.
 
-    A single uniform offset and one row in each of B equal strata: every row's t is
-    uniform, and the batch covers all ratios (low discrepancy, as in arXiv 2107.00630).
-
-    Args:
-      key: PRNG key.
-      rows: B.
-
-    Returns:
-      (B,) float32 in [eps, 1].
+    A single uniform offset and one row in each of B equal strata: every row's t is uniform, and the
+    batch covers all ratios (low discrepancy, as in arXiv 2107.00630). All lie in [eps, 1].
     """
     t = (jax.random.uniform(key, ()) + jnp.arange(rows, dtype=jnp.float32) / rows) % 1.0
     return (1.0 - EPS) * t + EPS
@@ -54,16 +47,9 @@ def corrupt(
 ) -> tuple[Int32[Array, "B T"], Bool[Array, "B T"], Float32[Array, " B"]]:
     """Mask each trainable token with its row's probability.
 
-    Args:
-      key: PRNG key.
-      ids: (B, T) int32.
-      trainable: (B, T) bool; prompts and pads are False and stay as they are.
-      mask_token_id: what a masked token becomes.
-      unseen: (B, T) bool or None; tokens that are always masked and never scored.
-      floor: () float32 or None; the least masking probability, None is `EPS`.
-
-    Returns:
-      The noisy ids (B, T), masked (B, T) bool (the scored ones) and p (B,) float32.
+    Prompts and pads are not `trainable`: they stay as they are. `unseen` tokens are always masked
+    and never scored; `floor` is the least masking probability (None: `EPS`). Returns the noisy ids,
+    the masked tokens that are scored, and p.
     """
     ratio_key, token_key = jax.random.split(key)
     p = mask_probabilities(ratio_key, ids.shape[0])
@@ -77,16 +63,7 @@ def corrupt(
 def masked_nats(
     logits: Float32[Array, "B W V"], targets: Int32[Array, "B W"], masked: Bool[Array, "B W"]
 ) -> Float32[Array, "B W"]:
-    """Cross-entropy of masked tokens, 0 elsewhere.
-
-    Args:
-      logits: (B, W, V) float32; logits[:, i] predicts targets[:, i].
-      targets: (B, W) int32.
-      masked: (B, W) bool.
-
-    Returns:
-      (B, W) float32, nats.
-    """
+    """Cross-entropy of masked tokens (nats), 0 elsewhere; logits[:, i] predicts targets[:, i]."""
     top = jax.nn.logsumexp(logits, axis=-1)
     nats = top - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return jnp.where(masked, nats, 0.0)
@@ -99,17 +76,10 @@ def weighted_loss(
     trainable: Bool[Array, "B W"],
     p: Float32[Array, " B"],
 ) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
-    """The objective, from logits.
+    """The objective, and the plain mean cross-entropy of masked tokens (both in nats), from logits.
 
-    Args:
-      logits: (B, W, V) float32; logits[:, i] predicts targets[:, i].
-      targets: (B, W) int32.
-      masked: (B, W) bool, within `trainable`.
-      trainable: (B, W) bool, the tokens that count for the length.
-      p: (B,) float32, the rows' masking probabilities.
-
-    Returns:
-      The loss (scalar, nats), and the plain mean cross-entropy of masked tokens (nats).
+    `logits[:, i]` predicts `targets[:, i]`; `masked` lies within `trainable`, the tokens that count
+    for the length; `p` are the rows' masking probabilities.
     """
     nats = masked_nats(logits, targets, masked)
     length = jnp.maximum(jnp.sum(trainable, axis=1, dtype=jnp.float32), 1.0)
@@ -126,21 +96,13 @@ def loss(
     window: int,
     balance: float = 0.0,
 ) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
-    """The objective of one batch.
+    """The objective of one batch, and the mean cross-entropy of masked tokens, in nats.
 
-    Args:
-      params: the model's pytree, float32.
-      config: static shape; `shift_logits` moves each target to the output on its left.
-      batch: dict of `ids` (B, T) int32, `valid` (B, T) bool (False: pad), `trainable`
-        (B, T) bool and optionally `unseen` (B, T) bool and `floor` () float32 (see `corrupt`);
-        nothing before the last `window` columns is trainable.
-      key: PRNG key of the corruption.
-      window: W, the static number of columns at the end whose logits are computed.
-      balance: static; weight of the load-balancing loss of experts, which the gradient has and the
-        returned loss has not (`leapjax.ops.experts.with_balance`).
-
-    Returns:
-      The loss (scalar, nats), and the mean cross-entropy of masked tokens (nats).
+    `batch` has `ids` (B, T) int32, `valid` (B, T) bool (False: pad), `trainable` (B, T) bool and
+    perhaps `unseen` (B, T) bool and `floor` () float32 (see `corrupt`); nothing before the last
+    `window` columns is trainable. `window` is static: the logits of that many columns at the end
+    are computed. `balance` is static: the weight of the load-balancing loss of experts, which the
+    gradient has and the returned loss has not (`leapjax.ops.experts.with_balance`).
     """
     ids, valid, trainable = batch["ids"], batch["valid"], batch["trainable"]
     noisy, masked, p = corrupt(

@@ -1,7 +1,5 @@
 """The optimiser: AdamW or Muon, warm-up and cosine, clipping, decay on matrices only."""
 
-from __future__ import annotations
-
 import functools
 
 import jax
@@ -14,12 +12,7 @@ from leapjax.models.families import table
 
 
 def matrices(config: ModelConfig, params):
-    """True at the layers' weight matrices: not norms, biases, embeddings or the head.
-
-    Args:
-      config: the model's shape.
-      params: the pytree to mark.
-    """
+    """True at the layers' weight matrices: not norms, biases, embeddings or the head."""
     names = {weight.name for weight in table(config) if weight.quantized}
     return jax.tree_util.tree_map_with_path(
         lambda path, _: ".".join(key.key for key in path) in names, params
@@ -45,23 +38,10 @@ def make(
     adam_learning_rate: float | None = None,
     final: float = 0.0,
 ) -> optax.GradientTransformation:
-    """Build the gradient transformation.
+    """Build the gradient transformation from what `TrainConfig` explains (lengths in steps).
 
-    Args:
-      name: "adamw", or "muon" (arXiv 2502.16982): Muon on the layers' matrices, AdamW on
-        the rest.
-      model: the model's shape.
-      learning_rate: peak, of the matrices.
-      warmup_steps: length of the warm-up, in steps.
-      steps: length of the whole schedule, in steps.
-      weight_decay: decoupled decay, on the layers' matrices only.
-      clip_norm: largest global norm of the gradient.
-      b2: Adam's second decay rate.
-      adam_learning_rate: peak for what Muon does not handle; None: `learning_rate`.
-      final: the schedule ends at this share of the peak.
-
-    Raises:
-      UserError: no such optimiser.
+    `name` is "adamw", or "muon" (arXiv 2502.16982): Muon on the layers' matrices, AdamW on the
+    rest, which `adam_learning_rate` is for (None: `learning_rate`).
     """
     is_matrix = functools.partial(matrices, model)
     lr = schedule(learning_rate, warmup_steps, steps, final)

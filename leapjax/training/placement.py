@@ -6,8 +6,6 @@ XLA puts in the collectives: a run on a mesh computes what a run on one device c
 the order of sums, and either goes on from the other's checkpoints.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -23,16 +21,7 @@ from leapjax.sharding import AXES, MeshShape, check, local_devices, logical_axes
 
 
 class TrainingPlacement:
-    """A run's devices.
-
-    Args:
-      shape: how many along each axis.
-      model: the model's shape.
-      devices: in order, neighbours first; default: `sharding.local_devices()`.
-
-    Raises:
-      UserError: the devices are too few, or the model can't use them.
-    """
+    """A run's devices: the first of `devices`, neighbours first (default: `local_devices()`)."""
 
     def __init__(self, shape: MeshShape, model: ModelConfig, devices: Sequence[Any] | None = None):
         check(shape, model)
@@ -49,14 +38,10 @@ class TrainingPlacement:
         self._units = {"heads": model.n_heads, "kv_heads": model.n_kv_heads}
 
     def state(self, tree) -> Any:
-        """Shardings of a training state, or of the weights alone.
+        """Shardings of a training state, or of the weights alone, from the pytree or its shapes.
 
-        Args:
-          tree: the pytree or its shapes. A leaf is split like the parameter whose name ends
-            its path, so moments and averages lie where their weights do.
-
-        Returns:
-          The same pytree of NamedShardings.
+        A leaf is split like the parameter whose name ends its path, so moments and averages lie
+        where their weights do.
         """
         return jax.tree_util.tree_map_with_path(self._leaf, tree)
 
@@ -73,11 +58,7 @@ class TrainingPlacement:
         return NamedSharding(self.mesh, PartitionSpec(*spec))
 
     def batch(self, rows: int) -> NamedSharding:
-        """Where a batch of so many rows goes: over as many replicas as divide it.
-
-        Args:
-          rows: B.
-        """
+        """Where a batch of so many rows goes: over as many replicas as divide it."""
         size = self.mesh.shape
         for axes in (("data", "fsdp"), ("data",), ("fsdp",)):
             if rows % int(np.prod([size[a] for a in axes])) == 0:

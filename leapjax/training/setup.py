@@ -1,7 +1,5 @@
 """What a run starts from: the model's shape and weights, its tokenizer, its data."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json
@@ -25,28 +23,18 @@ from leapjax.training.config import TrainConfig
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """Everything that a run begins with.
-
-    Attributes:
-      model: the model's shape.
-      raw_config: its `config.json`.
-      files: tokenizer files: name -> content.
-      codec: its tokenizer, or None.
-      folder: where weights to fine-tune come from, or None.
-    """
+    """Everything that a run begins with."""
 
     model: ModelConfig
-    raw_config: dict[str, Any]
-    files: dict[str, bytes]
+    raw_config: dict[str, Any]  # its `config.json`
+    files: dict[str, bytes]  # tokenizer files: name -> content
     codec: TextCodec | None
-    folder: Path | None
+    folder: Path | None  # where weights to fine-tune come from, or None
 
     def params(self, seed: int, shardings: Any = None):
         """The first weights, float32: those of `folder`, or random ones.
 
-        Args:
-          seed: of random weights.
-          shardings: where each goes, a pytree like the parameters; None: the default device.
+        `shardings` says where each goes (None: the default device).
         """
         if self.folder is None:
             made = functools.partial(transformer.init_params, self.model)
@@ -68,15 +56,7 @@ def side_content(folder: Path) -> dict[str, bytes]:
 
 
 def prepare(config: TrainConfig) -> Start:
-    """Find the model's shape, files and tokenizer.
-
-    Args:
-      config: the run.
-
-    Raises:
-      UserError: no such model or tokenizer, or one that can't be used; decode options that don't
-        go with the model.
-    """
+    """Find the model's shape, files and tokenizer; the decode options have to go with them."""
     start = _fine_tuned(config) if config.init_from else _from_scratch(config)
     try:
         DecodeConfig(**config.decode).for_model(start.model)
@@ -137,18 +117,7 @@ def _token_ids(folder: Path) -> dict[str, int]:
 
 
 def batches(config: TrainConfig, start: Start):
-    """The run's data.
-
-    Args:
-      config: the run.
-      start: its model and tokenizer.
-
-    Returns:
-      An object with `batch(step)`; see `leapjax.training.data`.
-
-    Raises:
-      UserError: the data can't be used.
-    """
+    """The run's data: an object with `batch(step)`; see `leapjax.training.data`."""
     model, codec = start.model, start.codec
     if config.task:
         if codec is None:

@@ -7,8 +7,6 @@ Orbax writes into a temporary folder and renames it at the end, so a save that i
 leaves the checkpoints before it as they were.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path
@@ -22,18 +20,9 @@ from leapjax.training.config import FIELDS, FIXED, TrainConfig, make
 
 
 class Store:
-    """The checkpoints of one run."""
+    """The checkpoints of one run, the newest `keep` of them."""
 
     def __init__(self, folder: str | Path, keep: int = 2):
-        """Open (or make) a run's folder.
-
-        Args:
-          folder: the run's output folder.
-          keep: newest checkpoints to keep.
-
-        Raises:
-          UserError: the folder can't be made.
-        """
         self.folder = Path(os.path.abspath(folder))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -49,30 +38,17 @@ class Store:
         return self._manager.latest_step()
 
     def save(self, step: int, state) -> None:
-        """Write a checkpoint; returns when it is whole on disk.
-
-        Args:
-          step: steps taken so far.
-          state: pytree of arrays.
-        """
+        """Write a checkpoint; returns when it is whole on disk."""
         if step == self._manager.latest_step():
             return
         self._manager.save(step, args=ocp.args.StandardSave(state))
         self._manager.wait_until_finished()
 
     def restore(self, state, step: int | None = None):
-        """Read a checkpoint.
+        """Read a checkpoint, the newest without `step`; returns its step and the state.
 
-        Args:
-          state: pytree of arrays (or their shapes) like the saved one; each leaf is read to
-            where this one lies, whatever mesh saved it.
-          step: None: the newest.
-
-        Returns:
-          The step and the state.
-
-        Raises:
-          UserError: there is none, or it belongs to another model or optimiser.
+        `state` is a pytree of arrays (or their shapes) like the saved one. Each leaf is read to
+        where this one lies, whatever mesh saved it.
         """
         step = self.latest() if step is None else step
         if step is None:
@@ -100,14 +76,8 @@ class Store:
     def remember(self, config: TrainConfig) -> list[str]:
         """Compare the run's configuration with the one it began with, then write it.
 
-        Args:
-          config: this run's.
-
-        Returns:
-          The keys that changed and may change (steps, phases, rates, …).
-
-        Raises:
-          UserError: a key changed that a resumed run must keep.
+        Returns the keys that changed and may change (steps, phases, rates, …); another that changed
+        is an error.
         """
         changed: list[str] = []
         if self.latest() is not None and (self.folder / "run.json").is_file():
@@ -127,11 +97,7 @@ class Store:
 
 
 def read_run(folder: str | Path) -> TrainConfig:
-    """The configuration that a run's folder remembers.
-
-    Raises:
-      UserError: no run there, or a damaged file.
-    """
+    """The configuration that a run's folder remembers."""
     file = Path(folder) / "run.json"
     try:
         values = json.loads(file.read_text("utf-8"))

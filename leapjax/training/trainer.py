@@ -7,8 +7,6 @@ A step depends on the state, the seed and its own number only, so a run that was
 killed) and resumed goes through the same states as one that was not.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools
@@ -55,16 +53,10 @@ def make_optimizer(config: TrainConfig, model: ModelConfig) -> optax.GradientTra
 def init_state(
     config: TrainConfig, model: ModelConfig, params, placement: TrainingPlacement | None = None
 ):
-    """The state before the first step.
+    """The state before the first step: `params`, `optimizer` and, with `ema_decay`, `ema`.
 
-    Args:
-      config: the run.
-      model: the model's shape.
-      params: float32 weights; the state takes them over.
-      placement: the run's devices; None is the default device.
-
-    Returns:
-      Dict of `params`, `optimizer` and, with `ema_decay`, `ema`.
+    `params` are float32; the state takes them over. Without `placement` it is on the default
+    device.
     """
     init = make_optimizer(config, model).init
     if placement is not None:
@@ -79,16 +71,10 @@ def init_state(
 def make_step(
     config: TrainConfig, model: ModelConfig, placement: TrainingPlacement | None = None
 ) -> Callable:
-    """Compile-on-call training step.
+    """The training step: `step(state, batch, number, window)` → (state, metrics).
 
-    Args:
-      config: the run.
-      model: the model's shape.
-      placement: the run's devices; None is the default device.
-
-    Returns:
-      `step(state, batch, number, window)` → (state, metrics); the old state is given up.
-      `number` is traced, `window` static: one program per batch shape.
+    The old state is given up (donated). `number` is traced, `window` static: one program per batch
+    shape.
     """
     rule = make_optimizer(config, model)
     objective = block_diffusion if model.block_causal else masked_diffusion
@@ -127,17 +113,11 @@ def make_step(
 
 @dataclasses.dataclass
 class Result:
-    """How a run ended.
-
-    Attributes:
-      step: steps taken in all.
-      finished: the run is complete; False: it was stopped and can be resumed.
-      loss: mean loss over the last stretch of metrics, or None.
-    """
+    """How a run ended."""
 
     step: int
-    finished: bool
-    loss: float | None
+    finished: bool  # False: it was stopped and can be resumed
+    loss: float | None  # mean over the last stretch of metrics
 
 
 def _cut_metrics(path: Path, step: int) -> None:
@@ -172,19 +152,10 @@ def train(
 ) -> Result:
     """Train, resuming where the output folder's newest checkpoint left off.
 
-    Args:
-      config: the run.
-      log: takes a line of progress.
-      until: stop after this step, as if interrupted (a piece of a run).
-      start: what `setup.prepare` returned, if the caller has it already.
-      mesh: devices to spread the run over, such as `data=2,fsdp=4`; a resumed run may have
-        another. None is the default device.
-
-    Returns:
-      How the run ended.
-
-    Raises:
-      UserError: bad data or model, a folder of another run, or a loss that is not finite.
+    `log` takes a line of progress. `until` is a step to stop after, as if interrupted (a piece of a
+    run). `start` is what `setup.prepare` returned, if the caller has it already. `mesh` names
+    devices to spread the run over, such as `data=2,fsdp=4` (None: the default device); a resumed
+    run may have another. A loss that is not finite is an error.
     """
     start = setup.prepare(config) if start is None else start
     shape = parse(mesh) if isinstance(mesh, str) else mesh

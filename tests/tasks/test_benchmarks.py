@@ -226,11 +226,11 @@ def test_ifeval_without_the_harness(monkeypatch):
 def test_bad_lines(module, good, missing, tmp_path):
     file = tmp_path / "d.jsonl"
     file.write_text(json.dumps(good) + "\n")
-    assert len(read(str(file), module.BENCHMARK)) == 1
+    assert len(read(str(file), module.BENCHMARK.parse)) == 1
     bad = {k: v for k, v in good.items() if k != missing}
     file.write_text(json.dumps(good) + "\n" + json.dumps(bad) + "\n")
     with pytest.raises(UserError, match=f"line 2: .*{missing}"):
-        read(str(file), module.BENCHMARK)
+        read(str(file), module.BENCHMARK.parse)
     file.write_text("")
     with pytest.raises(UserError, match="no problems"):
-        read(str(file), module.BENCHMARK)
+        read(str(file), module.BENCHMARK.parse)
