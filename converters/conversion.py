@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import hashlib
-import json
 import os
 import shutil
 import threading
@@ -17,7 +16,7 @@ import numpy as np
 from leapjax.checkpoint import Writer, is_checkpoint, keys_of_name, read_config, refuse_existing
 from leapjax.checkpoint_writer import STORED
 from leapjax.errors import UserError
-from leapjax.model_files import read_json, side_files
+from leapjax.model_files import read_json, side_files, to_json
 from leapjax.models import ModelConfig, parse_config
 
 from .mapping import Piece, Plan, make_plan
@@ -33,8 +32,6 @@ class Report:
     """What is in a hub folder, and what a conversion makes of it.
 
     Attributes:
-      family: of the model.
-      config: its shape.
       files: weight files.
       tensors: number of tensors in them.
       source_bytes: bytes of those tensors.
@@ -61,7 +58,6 @@ def open_model(src: str | os.PathLike, dtype: object = None) -> tuple[Source, Mo
     """Read a hub folder's config and headers, and match them.
 
     Args:
-      src: the folder.
       dtype: of the result; None keeps what is stored.
 
     Raises:
@@ -89,7 +85,6 @@ def check(
     `dst` also whether the disk has room.
 
     Args:
-      src: hub folder.
       dst: where a conversion would go, or None.
       dtype: of the result; None keeps what is stored.
 
@@ -117,8 +112,6 @@ def convert(
     and a few megabytes.
 
     Args:
-      src: hub folder.
-      dst: folder to create.
       dtype: "bfloat16", "float32" or "float16"; None keeps what is stored.
       overwrite: replace a model's folder at `dst`.
       progress: called now and then with (bytes done, bytes in all).
@@ -196,15 +189,11 @@ def _named_config(folder: Path) -> dict[str, bytes]:
     """The config.json to write where only the folder's name tells some key; else nothing."""
     raw = read_json(folder, "config.json")
     named = keys_of_name(folder, raw)
-    return {"config.json": (json.dumps(raw | named, indent=2) + "\n").encode()} if named else {}
+    return {"config.json": to_json(raw | named)} if named else {}
 
 
 def require_tied(embed: Tensor, head: Tensor) -> None:
-    """Refuse a head that differs from the embedding it is tied to.
-
-    Raises:
-      UserError: they differ.
-    """
+    """Refuse a head that differs from the embedding it is tied to."""
     for start, stop in spans(embed.shape, embed.dtype):
         word = np.dtype(f"u{embed.dtype.itemsize}")
         a, b = embed.rows(start, stop), head.rows(start, stop)
@@ -240,11 +229,7 @@ def _report(source: Source, config: ModelConfig, plan: Plan) -> Report:
 
 
 def require_space(dst: str | os.PathLike, nbytes: int) -> None:
-    """Refuse to start what the disk has no room for.
-
-    Raises:
-      UserError: less than `nbytes` are free where `dst` would be.
-    """
+    """Refuse to start what the disk has no room for, where `dst` would be."""
     place = Path(os.path.abspath(dst)).parent
     while not place.exists():
         place = place.parent

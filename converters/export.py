@@ -1,9 +1,6 @@
 """leapjax checkpoint -> hub folder: the names, dtypes and bits that the original code loads."""
 
-from __future__ import annotations
-
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -14,7 +11,7 @@ import numpy as np
 from leapjax.checkpoint import Reader, flatten, is_checkpoint, new_folder, read_config
 from leapjax.checkpoint_writer import STORED
 from leapjax.errors import UserError
-from leapjax.model_files import read_json, side_files
+from leapjax.model_files import read_json, side_files, to_json
 from leapjax.models import param_shapes, parse_config
 
 from .conversion import Progress, Report, require_space
@@ -53,8 +50,6 @@ def to_hub(
     (`modeling_*.py`) are not part of a checkpoint: the original code's come from the hub.
 
     Args:
-      src: leapjax checkpoint.
-      dst: folder to create.
       shard_size: most bytes of tensors per file; one tensor may exceed it.
       overwrite: replace a model's folder at `dst`.
       progress: called now and then with (bytes done, bytes in all).
@@ -102,7 +97,7 @@ def to_hub(
                     o.name: name for name, shard in zip(names, shards, strict=True) for o in shard
                 },
             }
-            _write_json(target / "model.safetensors.index.json", index)
+            (target / "model.safetensors.index.json").write_bytes(to_json(index))
         for name, file in side_files(folder).items():
             (target / name).write_bytes(file.read_bytes())
         stored = reader.manifest.get("dtype")
@@ -111,7 +106,7 @@ def to_hub(
             # would widen or narrow the weights again.
             said = read_json(folder, "config.json")
             said |= {key: stored for key in ("torch_dtype", "dtype") if key in said}
-            _write_json(target / "config.json", said)
+            (target / "config.json").write_bytes(to_json(said))
     return Report(
         family=config.family,
         config=config,
@@ -166,7 +161,3 @@ def _values(out: _Out, reader: Reader) -> Iterator[np.ndarray]:
         else:
             for start, stop in spans(shape, out.dtype):
                 yield reader.read(row.name, slice(start, stop))
-
-
-def _write_json(file: Path, value: dict) -> None:
-    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

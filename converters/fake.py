@@ -5,21 +5,18 @@ the values are noise. Nothing is downloaded, and the folder is written as a stre
 tokenizer files, so config.json has the mask id too.
 """
 
-from __future__ import annotations
-
-import json
 import math
 import os
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
 from leapjax.checkpoint import new_folder
 from leapjax.errors import UserError
+from leapjax.model_files import to_json
 from leapjax.models import parse_config
 
 from .fake_models import MODELS
@@ -43,14 +40,8 @@ _INNER = {
 def scaled(model: str, *, layers: int | None = None, scale: int = 1) -> dict:
     """A released model's config, with fewer layers or a smaller width.
 
-    Args:
-      model: name in `MODELS`.
-      layers: number of layers; None keeps the model's.
-      scale: divides widths, heads and vocabulary (heads stay grouped as they are); the number of
-        experts stays.
-
-    Raises:
-      UserError: unknown model, or a scale that leaves nothing.
+    `scale` divides widths, heads and vocabulary; heads stay grouped as they are, the number of
+    experts stays.
     """
     if model not in MODELS:
         raise UserError(f"model {model!r}: expected one of {', '.join(MODELS)}")
@@ -96,21 +87,10 @@ def write_fake(
 ) -> Iterator[int]:
     """Write a hub folder of random bfloat16 weights; a router's bias is float32.
 
-    Args:
-      dst: folder to create.
-      raw: its config.json.
-      files: number of safetensors files, where one makes a plain `model.safetensors`; or the name
-        of a layer's file, with `{}` for its number.
-      seed: of the noise.
-      sparse: the headers and the index are written, the weights are holes in the files: zeros that
-        take no room on disk.
-      overwrite: replace a model's folder at `dst`.
-
-    Yields:
-      Bytes of each piece, when it is written.
-
-    Raises:
-      UserError: the folder can't be written.
+    Yields the bytes of each piece, when it is written. `files` is the number of safetensors files,
+    where one makes a plain `model.safetensors`; or the name of a layer's file, with `{}` for its
+    number. `sparse`: the headers and the index are written, the weights are holes in the files:
+    zeros that take no room on disk.
     """
     entries = {own.name: (_dtype(own), own.shape) for own in expected(parse_config(raw))}
     total = sum(_nbytes(*entry) for entry in entries.values())
@@ -124,8 +104,8 @@ def write_fake(
             yield from write_file(folder / file, own, values)
         if files != 1:
             index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
-            _write(folder / "model.safetensors.index.json", index)
-        _write(folder / "config.json", raw)
+            (folder / "model.safetensors.index.json").write_bytes(to_json(index))
+        (folder / "config.json").write_bytes(to_json(raw))
 
 
 def _dtype(own: HubTensor) -> np.dtype:
@@ -169,7 +149,3 @@ def _noise(name: str, dtype: np.dtype, shape: tuple[int, ...], seed: int) -> Ite
         words |= np.uint16(exponent << 7)
         values = words.view(_BFLOAT16).reshape((stop - start, *shape[1:]))
         yield values.astype(dtype, copy=False)
-
-
-def _write(file: Path, value: dict) -> None:
-    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

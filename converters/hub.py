@@ -1,7 +1,5 @@
 """Where a model comes from: a folder on disk, or an id on the Hugging Face hub."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A hub folder's weights straight to jax arrays, without a converted copy on disk."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any
@@ -24,15 +22,10 @@ def load_hub(
     """Read a hub folder's weights.
 
     Args:
-      path: hub folder.
-      config: `ModelConfig` that the weights must fit.
       dtype: of the result; None keeps what is stored.
       shardings: None (default device), one sharding for all leaves, or a pytree of them
         like `param_shapes(config)`. Each device's part is read by itself: no host holds
         more than its devices do, and one leaf's parts on their way.
-
-    Returns:
-      The nested dict of `param_shapes(config)` with jax arrays.
 
     Raises:
       UserError: damaged folder, or weights that don't fit `config`.
@@ -60,11 +53,7 @@ def load_hub(
 def stored_leaves(
     path: str | os.PathLike, config: ModelConfig
 ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """The arrays that `load_hub` would make, by name: (shape, dtype). No weight is read.
-
-    Raises:
-      UserError: as `load_hub`.
-    """
+    """The arrays that `load_hub` would make, by name: (shape, dtype). No weight is read."""
     return dict(make_plan(open_source(Path(path)), config, None).leaves)
 
 

@@ -5,8 +5,6 @@ that says so), every parameter is filled, every shape and dtype is checked. All 
 from headers, before a single weight is read.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Iterator
@@ -24,22 +22,13 @@ from .tensor import FLOATS, Tensor, shown
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HubTensor:
-    """A tensor that a checkpoint of some shape has.
-
-    Attributes:
-      name: on the hub.
-      shape: on the hub.
-      rows: of the table; several where parts of the tensor (`Weight.part`) are parameters, none
-        where it is empty.
-      layer: within its run; None outside the layers.
-      expert: within its layer; None where the tensor isn't one expert's.
-    """
+    """A tensor that a checkpoint of some shape has."""
 
     name: str
-    shape: tuple[int, ...]
-    rows: tuple[Weight, ...]
-    layer: int | None = None
-    expert: int | None = None
+    shape: tuple[int, ...]  # on the hub
+    rows: tuple[Weight, ...]  # of the table: parts of it (`Weight.part`); none where it is empty
+    layer: int | None = None  # within its run; None outside the layers
+    expert: int | None = None  # within its layer; None where it isn't one expert's
 
     @property
     def merged(self) -> bool:
@@ -47,11 +36,7 @@ class HubTensor:
         return self.expert is None and any(row.role == EXPERT for row in self.rows)
 
     def places(self) -> Iterator[tuple[Weight, int | None]]:
-        """What it fills, in the order of its data.
-
-        Yields:
-          (row of the table, expert or None).
-        """
+        """The rows of the table (and experts or None) that it fills, in the order of its data."""
         if self.merged:
             for expert in range(self.shape[0]):
                 yield self.rows[0], expert
@@ -73,21 +58,13 @@ class Piece:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a conversion will do.
+    """What a conversion will do."""
 
-    Attributes:
-      leaves: leaf name ("layers.q") -> (shape, dtype) as it will be stored.
-      pieces: leaf name -> its pieces, by layer, then by expert.
-      merged: the source has one tensor for all experts of a layer (`Weight.merged`).
-      tied_head: a head tensor that the tied embedding makes redundant, or None.
-      ignored: buffers that the config determines, and tensors without a number.
-    """
-
-    leaves: dict[str, tuple[tuple[int, ...], np.dtype]]
-    pieces: dict[str, tuple[Piece, ...]]
-    merged: bool
-    tied_head: Tensor | None
-    ignored: tuple[Tensor, ...]
+    leaves: dict[str, tuple[tuple[int, ...], np.dtype]]  # leaf name ("layers.q") -> as stored
+    pieces: dict[str, tuple[Piece, ...]]  # leaf name -> by layer, then by expert
+    merged: bool  # one source tensor has all experts of a layer (`Weight.merged`)
+    tied_head: Tensor | None  # the tied embedding makes it redundant
+    ignored: tuple[Tensor, ...]  # buffers that the config determines, and tensors without a number
 
     @property
     def param_count(self) -> int:
@@ -101,14 +78,7 @@ class Plan:
 
 
 def parse_dtype(dtype: object) -> np.dtype | None:
-    """The dtype a caller names, or None to keep what is stored.
-
-    Args:
-      dtype: None, a dtype, or its name.
-
-    Raises:
-      UserError: no floating-point dtype that weights can have here.
-    """
+    """The dtype that a caller names, or None to keep what is stored."""
     if dtype is None:
         return None
     names = {d.name: d for d in FLOATS if d != np.float64}
@@ -124,12 +94,8 @@ def parse_dtype(dtype: object) -> np.dtype | None:
 def expected(config: ModelConfig, merged: bool = False) -> Iterator[HubTensor]:
     """What a checkpoint of this shape holds: what has no layers first, then layer by layer.
 
-    Args:
-      config: the model's shape.
-      merged: one tensor has all experts of a layer.
-
-    Yields:
-      Each tensor; of a layer's experts, all of one before the next.
+    Of a layer's experts, all of one come before the next. `merged`: one tensor has all experts of a
+    layer.
     """
     rows = table(config)
     for weight in rows:
@@ -172,13 +138,7 @@ def head_name(config: ModelConfig) -> str:
 def make_plan(source: Source, config: ModelConfig, dtype: object = None) -> Plan:
     """Match a source's tensors with a model's parameters.
 
-    Args:
-      source: the hub folder's tensors.
-      config: the model's shape.
-      dtype: of the result; None keeps what is stored.
-
-    Raises:
-      UserError: missing, unexpected or misshapen tensor, or a dtype that can't be kept.
+    `dtype` is that of the result; None keeps what is stored. What doesn't fit is a `UserError`.
     """
     want = parse_dtype(dtype)
     left = dict(source.tensors)

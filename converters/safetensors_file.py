@@ -5,8 +5,6 @@ Source: https://github.com/huggingface/safetensors (format section). The library
 in memory as a whole, so files larger than that are written here.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import struct
@@ -46,16 +44,8 @@ def read_header(file: Path) -> dict[str, Tensor]:
 
     The library reads and checks the header: sizes, and that the tensors cover the data without
     holes or overlaps. It does not say where a tensor lies, which is read here from the header that
-    it accepted, so that values can be streamed into memory of our own.
-
-    Args:
-      file: path of the file.
-
-    Returns:
-      Name -> `Tensor`, in the order of their data.
-
-    Raises:
-      UserError: not a safetensors file, truncated, or a header that doesn't describe the file.
+    it accepted, so that values can be streamed into memory of our own. Returns name -> `Tensor`, in
+    the order of their data.
     """
     try:
         with safe_open(file, "numpy"):
@@ -96,16 +86,11 @@ def write_file(
     entries: Mapping[str, tuple[np.dtype, tuple[int, ...]]],
     values: Callable[[str], Iterable[np.ndarray]] | None,
 ) -> Iterator[int]:
-    """Write a safetensors file as its values come.
+    """Write a safetensors file as its values come; yields the bytes of each piece written.
 
-    Args:
-      file: to create.
-      entries: name -> (dtype, shape).
-      values: name -> the tensor's values, in C-contiguous pieces along its first axis; None makes
-        all of them a hole in the file, zeros that take no room on disk.
-
-    Yields:
-      Bytes of each piece, when it is written.
+    `entries` has dtype and shape by name; `values` gives a tensor's values, in C-contiguous pieces
+    along its first axis. Without it all of them are a hole in the file, zeros that take no room on
+    disk.
     """
     # The format's own order: widest dtype first, so that all are aligned, then by name.
     names = sorted(entries, key=lambda n: (-entries[n][0].itemsize, n))

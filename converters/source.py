@@ -1,7 +1,5 @@
 """A hub folder's tensors, whatever format it keeps them in, from headers alone."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -19,21 +17,13 @@ _MAX_INDEX = 256 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A hub folder as its headers describe it.
-
-    Attributes:
-      folder: where it is.
-      files: weight files, in name order.
-      tensors: name -> `Tensor`; file by file, each in the order of its data.
-      index: name of the index file, or None for a single file.
-      notes: oddities that break nothing.
-    """
+    """A hub folder as its headers describe it."""
 
     folder: Path
-    files: tuple[Path, ...]
-    tensors: dict[str, Tensor]
-    index: str | None
-    notes: tuple[str, ...] = ()
+    files: tuple[Path, ...]  # in name order
+    tensors: dict[str, Tensor]  # file by file, each in the order of its data
+    index: str | None  # name of the index file; None: a single file
+    notes: tuple[str, ...] = ()  # oddities that break nothing
 
     @property
     def described(self) -> str:
@@ -47,14 +37,7 @@ class Source:
 
 
 def open_source(folder: Path) -> Source:
-    """Read the headers of a hub folder's weights.
-
-    Args:
-      folder: a folder with `model.safetensors` or `pytorch_model.bin`, or shards and index.
-
-    Raises:
-      UserError: no weights, a missing or damaged file, an index that doesn't fit them.
-    """
+    """Read the headers of a hub folder's weights: one file of either format, or shards."""
     for stem, suffix, read in (
         ("model", ".safetensors", read_header),
         ("pytorch_model", ".bin", read_torch),

@@ -41,25 +41,15 @@ def shown(name: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor on disk.
+    """A tensor on disk."""
 
-    Attributes:
-      name: as the checkpoint spells it.
-      file: the file that holds it.
-      dtype: element type, in native byte order.
-      shape: as stored.
-      offset: where its first element lies, bytes from the start of the file.
-      strides: elements to skip per axis (row-major when contiguous); >= 0.
-      swapped: stored in the other byte order than this machine's.
-    """
-
-    name: str
+    name: str  # as the checkpoint spells it
     file: Path
-    dtype: np.dtype
+    dtype: np.dtype  # in native byte order
     shape: tuple[int, ...]
-    offset: int
-    strides: tuple[int, ...]
-    swapped: bool = False
+    offset: int  # where its first element lies, bytes from the start of the file
+    strides: tuple[int, ...]  # elements to skip per axis (row-major when contiguous); >= 0
+    swapped: bool = False  # stored in the other byte order than this machine's
 
     @property
     def nbytes(self) -> int:
@@ -91,18 +81,7 @@ class Tensor:
         return dataclasses.replace(row, shape=self.shape[1:], strides=self.strides[1:])
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """Read `tensor[start:stop]` along the first axis.
-
-        Args:
-          start: first row.
-          stop: one past the last row.
-
-        Returns:
-          A new C-contiguous array (stop - start, ...) in `dtype`.
-
-        Raises:
-          UserError: the file ends before the data does, or can't be read.
-        """
+        """Read `tensor[start:stop]` of the first axis into a new C-contiguous array of `dtype`."""
         shape = (stop - start, *self.shape[1:])
         raw = np.dtype(f"u{self.dtype.itemsize}")
         if 0 in shape:
@@ -137,17 +116,7 @@ class Tensor:
 def spans(
     shape: tuple[int, ...], dtype: np.dtype, start: int = 0, stop: int | None = None
 ) -> Iterator[tuple[int, int]]:
-    """Cut rows [start, stop) of an array into ranges of about `BLOCK_BYTES`.
-
-    Args:
-      shape: of the array; rows are its first axis.
-      dtype: of the array.
-      start: first row.
-      stop: one past the last row; None for all.
-
-    Yields:
-      (first row, one past the last).
-    """
+    """Cut rows [start, stop) of an array into ranges of about `BLOCK_BYTES`."""
     stop = shape[0] if stop is None else stop
     step = max(1, BLOCK_BYTES // max(1, math.prod(shape[1:]) * dtype.itemsize))
     for i in range(start, stop, step):
@@ -164,16 +133,7 @@ def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def check_finite(tensor: Tensor, values: np.ndarray, what: str = "holds") -> None:
-    """Refuse infinities and NaNs.
-
-    Args:
-      tensor: where `values` come from, for the message.
-      values: C-contiguous, one of `FLOATS`.
-      what: verb of the message.
-
-    Raises:
-      UserError: naming the tensor.
-    """
+    """Refuse infinities and NaNs in C-contiguous `values`, naming the tensor; `what` is a verb."""
     word, mask = _EXPONENT[values.dtype]
     flat = values.reshape(-1).view(word)
     mask = word(mask)
@@ -196,19 +156,9 @@ def fetch(
 ) -> np.ndarray:
     """Read a part of a tensor in our orientation and dtype, checked to be finite.
 
-    Args:
-      tensor: (out, in) or (n,) on disk; a float dtype.
-      dtype: of the result.
-      transpose: return (in, out) instead.
-      rows: of the result, step 1.
-      columns: of the result, step 1; only for matrices.
-      out: where to put the result, or None for a new array.
-
-    Returns:
-      The result, C-contiguous. Beside it, one block of the file is held at a time.
-
-    Raises:
-      UserError: truncated file, or non-finite values.
+    On disk it is (out, in) or (n,); `transpose` returns (in, out) instead. `rows` and `columns` (of
+    matrices only) are those of the result, with step 1. The result is C-contiguous; beside it, one
+    block of the file is held at a time. `out` is where to put it (None: a new array).
     """
     matrix = len(tensor.shape) == 2
     across, along = (columns, rows) if transpose else (rows, columns)

@@ -4,8 +4,6 @@ Source: the layout that torch.save has written since torch 1.6 (`NAME/data.pkl`,
 `NAME/data/KEY`, `NAME/byteorder`); the zip fields are those of PKWARE's APPNOTE.
 """
 
-from __future__ import annotations
-
 import os
 import struct
 import sys
@@ -24,17 +22,7 @@ AGAIN = "fetch the file again"
 
 
 def read_torch(file: Path) -> dict[str, Tensor]:
-    """The tensors of one `.bin` file; tied ones share bytes and appear under each name.
-
-    Args:
-      file: path of the file.
-
-    Returns:
-      Name -> `Tensor`, in the pickle's order.
-
-    Raises:
-      UserError: not a torch zip file, damaged, or more than tensors in it.
-    """
+    """The tensors of one `.bin` file; tied ones share bytes and appear under each name."""
     try:
         with open(file, "rb") as f:
             size = os.fstat(f.fileno()).st_size

@@ -11,7 +11,6 @@ Nothing here knows how the hub calls its tensors (leapjax.converters does).
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -23,7 +22,7 @@ import numpy as np
 from leapjax.checkpoint_reader import Reader, aligned_empty, read_manifest
 from leapjax.checkpoint_writer import STORED, Writer, hash_leaves, new_folder, refuse_existing
 from leapjax.errors import UserError
-from leapjax.model_files import is_checkpoint, read_json
+from leapjax.model_files import is_checkpoint, read_json, to_json
 
 __all__ = [
     "Reader",
@@ -310,7 +309,7 @@ def save(
             stacked = "." in name
             for layer in range(value.shape[0] if stacked else 1):
                 writer.write(name, layer, 0, np.asarray(value[layer] if stacked else value))
-        text = (json.dumps(raw_config, indent=2) + "\n").encode()
+        text = to_json(raw_config)
         for name, content in {"config.json": text, **files}.items():
             writer.add_file(name, content)
         return writer.commit({"family": config.family, **(manifest_extra or {})})

@@ -9,7 +9,9 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from leapjax.errors import UserError
 
@@ -94,6 +96,11 @@ def read_json(folder: Path, name: str) -> dict:
     if not isinstance(value, dict):
         raise UserError(f"{file}: expected a JSON object")
     return value
+
+
+def to_json(value: Mapping[str, Any]) -> bytes:
+    """A JSON file's content, as the hub's own libraries write it."""
+    return (json.dumps(value, indent=2) + "\n").encode()
 
 
 def is_checkpoint(path: str | os.PathLike) -> bool:

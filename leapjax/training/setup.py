@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 from leapjax import checkpoint, models, tasks
 from leapjax.config import DecodeConfig
 from leapjax.errors import UserError
-from leapjax.model_files import side_files
+from leapjax.model_files import side_files, to_json
 from leapjax.models import ModelConfig, transformer
 from leapjax.tasks import wordproblem_tokenizer
 from leapjax.text import TextCodec, load_codec
@@ -94,7 +93,7 @@ def _from_scratch(config: TrainConfig) -> Start:
         files = side_content(folder)
         if model.block_causal:  # their originals look for stop ids there
             stops = {"eos_token_id": [*model.stop_ids] or [model.eos_token_id]}
-            files.setdefault("generation_config.json", json.dumps(stops, indent=2).encode() + b"\n")
+            files.setdefault("generation_config.json", to_json(stops))
         return Start(model, raw, files, load_codec(folder, model), None)
 
 
