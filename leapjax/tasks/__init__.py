@@ -38,35 +38,22 @@ NAMES = ("wordproblems", *DEPENDENCY, "gsm8k:PATH")
 class Task:
     """Problems, prompt and scorer.
 
-    Attributes:
-      name: as `get` takes it.
-      splits: splits there are, the default first.
-      strata: groups of problems that are drawn by default.
-      gen_length: canvas, at most 1.5 times the 99th percentile of the answers' tokens.
-      block_length: block, in tokens.
-      draw: `(split, strata, limit, seed) -> problems`; `problems` checks its arguments.
-      score: whether a text answers a problem, by the lenient parser.
-      score_strict: the same by the strict parser, which accepts the asked form only.
-      extract: the final answer of a text, None where it has none.
-      templates: wordings of a question with `{question}`, as `str.format` takes them; the first
-        is the plain one.
-      unseen_templates: places in `templates` that no training uses.
-      sample: of tasks that can be trained on: `(rng, stratum, limit) -> (prompt, problem)`, from
-        the split "train"; limit 0 is the task's own.
-      tokenizer: of such a task, for models from scratch.
+    `draw` takes (split, strata, limit, seed); `problems` checks them. A task that can be trained on
+    has `sample`, `(rng, stratum, limit) -> (prompt, problem)` from the split "train" (limit 0 is
+    the task's own), and `tokenizer`, for models from scratch.
     """
 
     name: str
-    splits: tuple[str, ...]
-    strata: tuple[str, ...]
-    gen_length: int
-    block_length: int
+    splits: tuple[str, ...]  # the default first
+    strata: tuple[str, ...]  # groups of problems that are drawn by default
+    gen_length: int  # at most 1.5 times the 99th percentile of the answers' tokens
+    block_length: int  # in tokens
     draw: Callable[[str, tuple[str, ...], int | None, int], list[Problem]]
-    score: Callable[[str, Problem], bool] = score
-    score_strict: Callable[[str, Problem], bool] = score_strict
-    extract: Callable[[str], Hashable | None] = extract_final
-    templates: tuple[str, ...] = TEMPLATES
-    unseen_templates: tuple[int, ...] = UNSEEN_TEMPLATES
+    score: Callable[[str, Problem], bool] = score  # by the lenient parser
+    score_strict: Callable[[str, Problem], bool] = score_strict  # accepts the asked form only
+    extract: Callable[[str], Hashable | None] = extract_final  # None: a text has no final answer
+    templates: tuple[str, ...] = TEMPLATES  # with `{question}`; the first is the plain one
+    unseen_templates: tuple[int, ...] = UNSEEN_TEMPLATES  # places that no training uses
     sample: Callable[[np.random.Generator, str, int], tuple[str, Problem]] | None = None
     tokenizer: Callable[[], Tokenizer] | None = None
 
@@ -79,14 +66,8 @@ class Task:
     ) -> list[Problem]:
         """The problems to solve; the same arguments give the same ones.
 
-        Args:
-          split: one of `splits`; None is the first.
-          strata: groups to draw from, in equal parts; none is all of `strata`.
-          limit: how many in all; None is the task's own number.
-          seed: of a generator.
-
-        Raises:
-          UserError: no such split or stratum, or too few problems.
+        Without `split` it is the first of `splits`, without `strata` all of the task's, in equal
+        parts; `limit` is how many in all (None: the task's own number).
         """
         split = split or self.splits[0]
         if split not in self.splits:
@@ -100,12 +81,7 @@ class Task:
     def record(self, problem: Problem, template: int = 0) -> dict[str, Any]:
         r"""What the model is asked: a record as in a JSONL file.
 
-        Args:
-          problem: of this task.
-          template: place in `templates`; the id does not depend on it.
-
-        Raises:
-          UserError: no such template.
+        The id does not depend on `template`, a place in `templates`.
 
         >>> problem = Problem("a", "2 + 2?", "#### 4", "4")
         >>> get("wordproblems").record(problem, 4)
@@ -124,13 +100,9 @@ class Task:
 def get(name: str) -> Task:
     """The task of a name.
 
-    Args:
-      name: `wordproblems`; one of the tasks with dependency, such as `copy`, or `dependency` for
-        all of them; these with `-short` for a canvas of 32 tokens; `copy-long` or `reverse-long`
-        for one of 256; or `gsm8k:PATH` for a JSONL file of `question` and `answer`.
-
-    Raises:
-      UserError: no such task.
+    `wordproblems`; one of the tasks with dependency, such as `copy`, or `dependency` for all of
+    them; these with `-short` for a canvas of 32 tokens; `copy-long` or `reverse-long` for one of
+    256; or `gsm8k:PATH` for a JSONL file of `question` and `answer`.
     """
     kind, _, path = name.partition(":")
     if kind == "wordproblems" and not path:

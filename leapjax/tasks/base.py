@@ -1,7 +1,5 @@
 """What a task is: problems, their prompts, and a scorer."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Callable
@@ -11,25 +9,15 @@ from leapjax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One question with its worked answer.
+    """One question with its worked answer."""
 
-    Attributes:
-      id: stable name; the same problem always has the same id.
-      question: the user's turn.
-      answer: the reference solution, ending in a `#### number` line.
-      final: the number after `####`, normalised by `normalise`.
-      stratum: the group it is reported under.
-      metadata: anything else worth keeping (template, operands).
-      templates: wordings of its own, in place of the task's.
-    """
-
-    id: str
-    question: str
-    answer: str
-    final: str
-    stratum: str = "all"
-    metadata: dict = dataclasses.field(default_factory=dict)
-    templates: tuple[str, ...] = ()
+    id: str  # stable: the same problem always has the same id
+    question: str  # the user's turn
+    answer: str  # the reference solution, ending in a `#### number` line
+    final: str  # the number after `####`, normalised by `normalise`
+    stratum: str = "all"  # the group it is reported under
+    metadata: dict = dataclasses.field(default_factory=dict)  # template, operands, …
+    templates: tuple[str, ...] = ()  # wordings of its own, in place of the task's
 
 
 # Generic wordings of a question, as `str.format` takes them; the first is the question alone.
@@ -60,14 +48,7 @@ def normalise(number: str) -> str:
 
 
 def extract_final(text: str) -> str | None:
-    """The number after the first `####` of a solution, normalised.
-
-    Args:
-      text: a solution, the model's or the reference.
-
-    Returns:
-      The number, or None where the text names none.
-    """
+    """The number after the first `####` of a solution, normalised; None where it names none."""
     found = _FINAL.search(text)
     return normalise(found.group(1)) if found else None
 
@@ -101,13 +82,8 @@ def score_strict(text: str, problem: Problem) -> bool:
 def distinct(draw: Callable[[], Problem], n: int, where: str) -> list[Problem]:
     """Draw until there are n problems of different ids, in the order drawn.
 
-    Args:
-      draw: gives the next problem.
-      n: how many.
-      where: what they are drawn from, for the message.
-
-    Raises:
-      UserError: a thousand draws in a row gave nothing new.
+    `where` is what they are drawn from, for the message when a thousand draws in a row gave nothing
+    new.
     """
     found: dict[str, Problem] = {}
     repeats = 0

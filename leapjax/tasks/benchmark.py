@@ -6,8 +6,6 @@
 Prompts follow EleutherAI's lm-evaluation-harness, which the papers ran.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
@@ -21,52 +19,30 @@ from leapjax.tasks.base import Problem
 class Benchmark:
     """How one benchmark is asked and scored.
 
-    Attributes:
-      name: of the harness's task.
-      parse: `(record, where) -> Problem`; raises `UserError` where a field is missing.
-      ask: a problem's own part of the prompt.
-      shot: a solved problem as it stands before the question, without the blank line that
-        follows it; None where there are never shots.
-      stop: strings that end an answer.
-      measures: what is counted, by name: `(text, problem) -> {name: right}`, the first one
-        the usual; empty where answers are executed.
-      score: computes them; None where answers are executed.
-      program: `(text, problem) -> source` whose run decides; None where nothing is executed.
-      random_shots: the harness draws the shots anew for each problem; otherwise the first.
-      fixed_shots: file of the harness (below `lm_eval/tasks`) that holds the shots.
-      fields: what a line of the data holds.
-      prompt: the prompt's form, for people.
-      postprocess: what is done to an answer, for people.
-      scorer: how it is judged, for people.
+    `shot` gives a solved problem as it stands before the question, without the blank line that
+    follows it (None: there are never shots). An answer is either scored (`score`:
+    `(text, problem) -> {measure: right}`) or executed (`program`: `(text, problem) -> source`; then
+    there are no measures).
     """
 
-    name: str
-    parse: Callable[[Mapping[str, Any], str], Problem]
-    ask: Callable[[Problem], str]
-    fields: tuple[str, ...]
-    measures: tuple[str, ...]
-    prompt: str
+    name: str  # of the harness's task
+    parse: Callable[[Mapping[str, Any], str], Problem]  # (record, where); raises `UserError`
+    ask: Callable[[Problem], str]  # a problem's own part of the prompt
+    fields: tuple[str, ...]  # what a line of the data holds
+    measures: tuple[str, ...]  # the first one is the usual
+    prompt: str  # this and the next two are for people
     postprocess: str
     scorer: str
     shot: Callable[[Problem], str] | None = None
-    stop: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()  # strings that end an answer
     score: Callable[[str, Problem], dict[str, bool]] | None = None
-    program: Callable[[str, Problem], str] | None = None
-    random_shots: bool = False
-    fixed_shots: str | None = None
+    program: Callable[[str, Problem], str] | None = None  # its run decides
+    random_shots: bool = False  # drawn anew for each problem; else the first
+    fixed_shots: str | None = None  # file below `lm_eval/tasks` that holds the shots
 
 
 def texts(record: Mapping[str, Any], names: tuple[str, ...], where: str) -> list[str]:
-    """The texts under some names.
-
-    Args:
-      record: a line of a file.
-      names: the fields.
-      where: how a message calls the line.
-
-    Raises:
-      UserError: a field is missing, empty or no text.
-    """
+    """The texts under some names of a record; `where` is how a message calls its line."""
     found = [record.get(n) for n in names]
     for name, value in zip(names, found, strict=True):
         if not isinstance(value, str) or not value:

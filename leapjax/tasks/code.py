@@ -5,8 +5,6 @@ longest run of lines that parses, and of it the imports and the definitions that
 function needs. EvalPlus reads syntax with tree-sitter, this with Python's own `ast`.
 """
 
-from __future__ import annotations
-
 import ast
 import warnings
 
@@ -25,11 +23,7 @@ def _parsed(text: str) -> ast.Module | None:
 def longest_code(text: str) -> str:
     """The run of at least two lines that parses and has the most lines that aren't blank.
 
-    Args:
-      text: anything.
-
-    Returns:
-      The first such run; the first line if there is none.
+    It is the first such run; the first line if there is none.
     """
     lines = text.split("\n")
     filled = [0]
@@ -73,17 +67,10 @@ def _names(node: ast.AST) -> set[str]:
 def sanitise(text: str, entry_point: str) -> str:
     """The imports and definitions that a function needs.
 
-    A name defined twice keeps its first definition that counts; a stub that returns
-    nothing does not count, which is how a prompt's signature gives way to the answer's
-    own function.
-
-    Args:
-      text: code among other text.
-      entry_point: the function.
-
-    Returns:
-      Source code: imports, then definitions in their order. Without the function, it holds
-      the imports only, and fails its test.
+    A name defined twice keeps its first definition that counts; a stub that returns nothing does
+    not count, which is how a prompt's signature gives way to the answer's own function. Imports
+    come first, then definitions in their order. Without the function, the code holds the imports
+    only, and fails its test.
     """
     code = longest_code(text)
     tree = _parsed(code)

@@ -6,8 +6,6 @@ box after the same normalisation. The harness also lets a computer algebra syste
 about unequal spellings; this does not, so it counts no more than the harness.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from fractions import Fraction
@@ -30,12 +28,8 @@ _GROUPED = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 def boxed(text: str) -> str | None:
     r"""What the last `\boxed` or `\fbox` of a text holds.
 
-    Args:
-      text: a solution.
-
-    Returns:
-      The contents with balanced braces, or the token after a box without braces; None
-      where there is no box or it never closes.
+    The contents have balanced braces, or are the token after a box without braces. None where there
+    is no box or it never closes.
     """
     found = list(re.finditer(r"\\(?:boxed|fbox)", text))
     if not found:
@@ -64,9 +58,6 @@ def normalise(answer: str) -> str:
     Left out: what precedes the last `=`, dollar signs, units, text commands, spacing,
     `\left` and `\right`, degree signs and a final full stop. Unified: fractions and roots
     without braces, `dfrac` and `tfrac`, thousands commas.
-
-    Args:
-      answer: LaTeX.
     """
     text = answer.split("=")[-1].strip()
     inner = re.search(r"(?<!\\)\$(.+?)(?<!\\)\$", text)
@@ -126,15 +117,7 @@ def shot(problem: Problem) -> str:
 
 
 def score(text: str, problem: Problem) -> dict[str, bool]:
-    r"""Whether the closing sentence and the last box are right.
-
-    Args:
-      text: the answer.
-      problem: with the normalised reference in `final`.
-
-    Returns:
-      `sentence` and `boxed`.
-    """
+    """Whether the closing sentence and the last box are right; `final` is normalised."""
     # An answer that breaks off after the number still names it, as in the harness.
     said, box = _SENTENCE.search(text + " I hope it is correct"), boxed(text)
     return {

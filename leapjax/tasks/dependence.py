@@ -8,8 +8,6 @@ that a decoder loses on average when it draws all tokens at once, even from exac
     leapjax.tasks.dependence.measure("latin", 500)
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math
@@ -26,15 +24,10 @@ Column = dict[str, float]
 
 @dataclasses.dataclass(frozen=True)
 class Dependence:
-    """The valid answers of a problem as a distribution over its tokens.
+    """The valid answers of a problem as a distribution over its tokens."""
 
-    Attributes:
-      columns: each token's marginal distribution, over the texts of the tokens.
-      entropy: of the whole answer, nats: the log of the number of valid answers.
-    """
-
-    columns: tuple[Column, ...]
-    entropy: float
+    columns: tuple[Column, ...]  # each token's marginal, over the texts of the tokens
+    entropy: float  # of the whole answer, nats: the log of the number of valid answers
 
     @property
     def total_correlation(self) -> float:
@@ -57,9 +50,6 @@ def _uniform(tokens) -> Column:
 
 def of(problem: Problem) -> Dependence:
     r"""The dependence of a problem's answer tokens.
-
-    Args:
-      problem: of a task with dependency.
 
     >>> two_of_four = Problem("", "2\nABCD", "", "", metadata={"kind": "list"})
     >>> math.isclose(of(two_of_four).total_correlation, math.log(16 / 12))  # 12 of 16 are right
@@ -94,17 +84,11 @@ def _of_all(answers: list[str]) -> Dependence:
 
 
 def measure(stratum: str, n: int, seed: int = 0) -> dict[str, float]:
-    """Means over held-out problems.
+    """Means over n held-out problems of a stratum.
 
-    Args:
-      stratum: one of `dependency.STRATA`.
-      n: problems.
-      seed: of the problems and of the draws.
-
-    Returns:
-      `entropy` and `total_correlation` in nats, `tokens` an answer has without its eos, and
-      `at_once`, the share of answers that are valid when all their tokens are drawn at once from
-      their exact marginals.
+    `entropy` and `total_correlation` in nats, `tokens` an answer has without its eos, and
+    `at_once`, the share of answers that are valid when all their tokens are drawn at once from
+    their exact marginals. `seed` is that of the problems and of the draws.
     """
     rng = np.random.default_rng(seed)
     problems = dependency.generate(seed, "heldout", stratum, n)

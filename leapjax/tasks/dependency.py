@@ -6,8 +6,6 @@ training. `docs/tasks.md` says for each task how strongly the tokens of an answe
 other.
 """
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np
@@ -38,16 +36,7 @@ def split_of(kind: str, question: str) -> str:
 
 
 def draw(rng: np.random.Generator, split: str, stratum: str, limit: int = 0) -> Problem:
-    """Draw one problem.
-
-    Args:
-      rng: the source of every choice.
-      split: "train", "heldout" or "tune" (to choose settings on).
-      stratum: one of `STRATA`; its size is drawn log-uniformly.
-      limit: largest size (0: the task's own).
-
-    Raises:
-      UserError: no such split or stratum.
+    """Draw one problem; its size is drawn log-uniformly, up to `limit` (0: the task's own).
 
     >>> problem = draw(np.random.default_rng(0), "heldout", "reverse", 8)
     >>> problem.question, problem.answer
@@ -73,13 +62,7 @@ def draw(rng: np.random.Generator, split: str, stratum: str, limit: int = 0) -> 
 
 
 def sample(rng: np.random.Generator, stratum: str, limit: int = 0) -> tuple[str, Problem]:
-    """Draw a training problem and a prompt for it, in one of the wordings that are trained on.
-
-    Args:
-      rng: the source of every choice.
-      stratum: see `draw`.
-      limit: see `draw`.
-    """
+    """Draw a training problem and a prompt for it, in one of the wordings that are trained on."""
     problem = draw(rng, "train", stratum, limit)
     trained = [i for i in range(len(problem.templates)) if i not in UNSEEN]
     template = problem.templates[trained[int(rng.integers(len(trained)))]]
@@ -87,17 +70,7 @@ def sample(rng: np.random.Generator, stratum: str, limit: int = 0) -> tuple[str,
 
 
 def generate(seed: int, split: str, stratum: str, n: int) -> list[Problem]:
-    """Draw n problems, no question twice; a longer list begins with the shorter one.
-
-    Args:
-      seed: any integer.
-      split: see `draw`.
-      stratum: one of `STRATA`.
-      n: how many.
-
-    Raises:
-      UserError: no such split or stratum, or fewer than n different problems.
-    """
+    """Draw n problems, no question twice; a longer list begins with the shorter one."""
     places = [(SPLITS, split), (STRATA, stratum)]
     numbers = [names.index(name) if name in names else 0 for names, name in places]
     rng = np.random.default_rng([seed, *numbers])

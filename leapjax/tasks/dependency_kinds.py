@@ -4,8 +4,6 @@ A kind makes (question, answer) pairs of a size; `right` judges an answer from t
 so that any valid answer counts; `read` brings a text loosely written to the asked form.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools
@@ -25,25 +23,15 @@ KEYS = (
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """One task of the family.
+    """One task of the family."""
 
-    Attributes:
-      sizes: smallest and largest size of a problem.
-      short: largest size whose answers fit a canvas of 32 tokens with ease.
-      make: `(rng, size) -> (question, answer)`.
-      right: `(question, answer in the asked form) -> whether it is a valid one`.
-      read: a text to the asked form; None where it holds no answer.
-      gen_length: canvas for answers of every size and an eos, in tokens.
-      open: whether a question may have several valid answers, drawn uniformly in training.
-    """
-
-    sizes: tuple[int, int]
-    short: int
-    make: Callable[[np.random.Generator, int], tuple[str, str]]
-    right: Callable[[str, str], bool]
-    read: Callable[[str], str | None]
-    gen_length: int
-    open: bool = False
+    sizes: tuple[int, int]  # smallest and largest size of a problem
+    short: int  # largest size whose answers fit a canvas of 32 tokens with ease
+    make: Callable[[np.random.Generator, int], tuple[str, str]]  # (rng, size) -> (question, answer)
+    right: Callable[[str, str], bool]  # (question, answer in the asked form) -> is it a valid one
+    read: Callable[[str], str | None]  # a text to the asked form; None where it holds no answer
+    gen_length: int  # canvas for answers of every size and an eos, in tokens
+    open: bool = False  # a question may have several valid answers, drawn uniformly in training
 
 
 def _last(text: str) -> str:

@@ -4,8 +4,6 @@ JSON's quotes come in three tokens (`{"`, `":`, `,"`), so a pair `,"apple":37` h
 text falls apart into letters and bytes.
 """
 
-from __future__ import annotations
-
 import string
 
 from tokenizers import Tokenizer

@@ -1,7 +1,5 @@
 """GSM8K as the lm-evaluation-harness asks and scores it (its task `gsm8k`, version 3.0)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -38,16 +36,7 @@ def clean(number: str) -> str:
 
 
 def score(text: str, problem: Problem) -> dict[str, bool]:
-    """The harness's two filters.
-
-    Args:
-      text: the answer.
-      problem: with the number in `final`.
-
-    Returns:
-      `flexible`: the last number of the text is right; `strict`: the one behind the first
-      `#### ` is.
-    """
+    """The harness's filters: `flexible` reads a text's last number, `strict` that after `#### `."""
     strict, numbers = _STRICT.search(text), _NUMBER.findall(text)
     return {
         "flexible": bool(numbers) and clean(numbers[-1]) == problem.final,

@@ -6,8 +6,6 @@ The papers' script looks for the fence in prompt and answer together; the prompt
 none, so that only answers without a fence can differ.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,12 +25,7 @@ def parse(record: Mapping[str, Any], where: str) -> Problem:
 
 
 def solution(text: str, problem: Problem) -> str:
-    """The code that an answer stands for.
-
-    Args:
-      text: the answer.
-      problem: with the prompt in `question`.
-    """
+    """The code that an answer stands for."""
     block = text.split(_FENCE + "python\n", 1)[-1].split(_FENCE)[0]
     return sanitise(problem.question + "\n" + block, problem.metadata["entry_point"])
 

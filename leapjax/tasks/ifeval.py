@@ -3,8 +3,6 @@
 The checkers are those of the lm-evaluation-harness; without it nothing is scored.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 from collections.abc import Callable, Mapping
@@ -36,11 +34,7 @@ def parse(record: Mapping[str, Any], where: str) -> Problem:
 
 @functools.cache
 def checker() -> Callable[[Mapping[str, Any], list[str]], dict[str, Any]]:
-    """The harness's function from a record and an answer to measures.
-
-    Raises:
-      UserError: the harness, or a package that its checkers need, is missing.
-    """
+    """The harness's function from a record and an answer to measures."""
     try:
         return importlib.import_module("lm_eval.tasks.ifeval.utils").process_results
     except (ImportError, LookupError) as e:
@@ -52,11 +46,7 @@ def checker() -> Callable[[Mapping[str, Any], list[str]], dict[str, Any]]:
 
 
 def score(text: str, problem: Problem) -> dict[str, bool]:
-    """Whether all of a prompt's instructions are followed, strictly and loosely.
-
-    Raises:
-      UserError: see `checker`.
-    """
+    """Whether all of a prompt's instructions are followed, strictly and loosely."""
     found = checker()(problem.metadata, [text])
     return {name: bool(found[name]) for name in MEASURES}
 

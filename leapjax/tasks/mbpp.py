@@ -1,7 +1,5 @@
 """MBPP as the lm-evaluation-harness asks and scores it (its task `mbpp`, version 1.0)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -13,8 +13,6 @@ threads are counted apart (not where root may not change users: there nothing li
 Other users' programs may start 256 beyond what the user already runs. Not limited on macOS.
 """
 
-from __future__ import annotations
-
 import concurrent.futures
 import dataclasses
 import os
@@ -37,31 +35,17 @@ _START_S = 30.0  # a busy machine starts Python slowly
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a program ended.
+    """How a program ended."""
 
-    Attributes:
-      passed: it ran to its end, without an exception or an early exit.
-      reason: `passed`, `failed` or `timed out`.
-    """
-
-    passed: bool
-    reason: str
+    passed: bool  # it ran to its end, without an exception or an early exit
+    reason: str  # `passed`, `failed` or `timed out`
 
 
 def run(source: str, timeout_s: float = TIMEOUT_S, memory_bytes: int = MEMORY_BYTES) -> Outcome:
-    """Run one program to its end.
+    """Run a Python program to its end, within a wall time and (not on macOS, which can't) a memory.
 
-    Args:
-      source: Python.
-      timeout_s: wall time, in seconds.
-      memory_bytes: address space; not limited on macOS, which can't.
-
-    Returns:
-      Its outcome; the program's process and all those that it started are gone (outside
-      Linux: those of its process group).
-
-    Raises:
-      UserError: programs can't be run here.
+    Then the program's process and all those that it started are gone (outside Linux: those of its
+    process group).
     """
     with tempfile.TemporaryDirectory(prefix="leapjax-", ignore_cleanup_errors=True) as folder:
         (Path(folder) / "program.py").write_text(source, encoding="utf-8", errors="replace")
@@ -108,13 +92,8 @@ def run_all(
 ) -> list[Outcome]:
     """Run programs, as many at a time as there are cores, but at most four.
 
-    Args:
-      sources: Python programs.
-      timeout_s: wall time of each, in seconds.
-      show: takes the number of programs that have ended.
-
-    Returns:
-      Outcomes in the programs' order.
+    `timeout_s` is the wall time of each; `show` takes the number of programs that have ended. The
+    outcomes are in the programs' order.
     """
     workers = min(4, os.cpu_count() or 1)
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:

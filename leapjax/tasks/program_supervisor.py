@@ -11,8 +11,6 @@ program still shares its interpreter with its tests and with the few lines aroun
 that is written against this file can deceive it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os
@@ -38,15 +36,9 @@ _NO_NEW_PRIVILEGES, _AMBIENT, _READ_ALL = 38, 47, 2
 
 
 def main(timeout_s: float, memory: int, output: int) -> int:
-    """Run ./program.py.
+    """Run ./program.py within a wall time from when it begins; returns the exit status.
 
-    Args:
-      timeout_s: wall time, from when the program begins.
-      memory: bytes of address space; not limited on macOS, which can't.
-      output: bytes of a file.
-
-    Returns:
-      The exit status.
+    `memory` limits the address space (not on macOS, which can't), `output` a file, both in bytes.
     """
     source = Path("program.py").read_text(encoding="utf-8")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(FAILED))

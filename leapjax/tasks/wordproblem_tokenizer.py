@@ -8,14 +8,13 @@ fall apart into letters, anything else into bytes, so every text can be encoded 
 `decode(encode(text)) == text`.
 """
 
-from __future__ import annotations
-
-import json
 import string
 from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+
+from leapjax.model_files import to_json
 
 EOS, MASK, BOS = "<|endoftext|>", "<|mdm_mask|>", "<|startoftext|>"
 USER, ASSISTANT, SYSTEM = "<|user|>", "<|assistant|>", "<|system|>"
@@ -67,9 +66,8 @@ def build() -> Tokenizer:
 def assemble(pieces: Sequence[str], split: str) -> Tokenizer:
     """A tokenizer of whole pieces, with bytes for the rest.
 
-    Args:
-      pieces: the vocabulary behind `SPECIALS` and the bytes.
-      split: regular expression; a text is cut into its matches, which no piece crosses.
+    `pieces` are the vocabulary behind `SPECIALS` and the bytes. `split` is a regular expression; a
+    text is cut into its matches, which no piece crosses.
     """
     # A whole piece always beats its parts: one piece costs 1, a letter as much, a byte more.
     vocab = [(t, 0.0) for t in SPECIALS]
@@ -85,12 +83,7 @@ def assemble(pieces: Sequence[str], split: str) -> Tokenizer:
 def save(folder, tokenizer: Tokenizer | None = None) -> list[Path]:
     """Write `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`.
 
-    Args:
-      folder: where to; made if it is not there.
-      tokenizer: made by `assemble`; None is the word problems'.
-
-    Returns:
-      The files' paths.
+    Without `tokenizer` it is the word problems'. Returns the files' paths.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,6 +113,6 @@ def save(folder, tokenizer: Tokenizer | None = None) -> list[Path]:
         folder / n for n in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
     ]
     tokenizer.save(str(paths[0]))
-    paths[1].write_text(json.dumps(config, indent=2) + "\n")
-    paths[2].write_text(json.dumps(names, indent=2) + "\n")
+    paths[1].write_bytes(to_json(config))
+    paths[2].write_bytes(to_json(names))
     return paths

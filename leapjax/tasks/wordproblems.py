@@ -7,8 +7,6 @@ altogether and makes up the split `unseen`. The split `tune`, for choosing thres
 of the pairs by the same hash: disjoint from `heldout` and `unseen`, but a part of `train`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib
@@ -29,19 +27,12 @@ WIDEST = 30  # the largest that any range of the wording can reach
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-    """A wording with open numbers, names and objects.
+    """A wording with open numbers, names and objects."""
 
-    Attributes:
-      id: stable name, what the split is decided by.
-      stratum: where it is reported.
-      source: the `Setting` or `Story` it is made from.
-      events: the setting's events in their order; empty for a story.
-    """
-
-    id: str
-    stratum: str
+    id: str  # stable, what the split is decided by
+    stratum: str  # where it is reported
     source: wording.Setting | wording.Story
-    events: tuple[wording.Event, ...] = ()
+    events: tuple[wording.Event, ...] = ()  # the setting's, in their order; empty for a story
 
 
 def _hash(text: str) -> int:
@@ -50,15 +41,7 @@ def _hash(text: str) -> int:
 
 @functools.cache
 def templates(stratum: str, unseen: bool) -> tuple[Template, ...]:
-    """Every template of a stratum.
-
-    Args:
-      stratum: one of `STRATA`.
-      unseen: the tenth that is kept out of training, instead of the rest.
-
-    Raises:
-      UserError: no such stratum.
-    """
+    """Every template of a stratum; with `unseen`, those that are kept out of training."""
     if stratum not in STRATA:
         raise UserError(f"stratum {stratum!r} is unknown (known: {', '.join(STRATA)})")
     out = []
@@ -173,15 +156,9 @@ def splits_of(template: Template, values: list[int]) -> tuple[str, ...]:
 def draw(rng: np.random.Generator, split: str, stratum: str, limit: int = LIMIT) -> Problem:
     """Draw one problem.
 
-    Args:
-      rng: the source of every choice.
-      split: "train", "heldout" (unseen operands of trained templates), "unseen" (templates kept
-        out of training) or "tune" (a part of "train").
-      stratum: one of `STRATA`.
-      limit: largest number, at least 10 (the stratum "large" has its own).
-
-    Raises:
-      UserError: no such split or stratum.
+    The splits are "train", "heldout" (unseen operands of trained templates), "unseen" (templates
+    kept out of training) and "tune" (a part of "train"). `limit` is the largest number, at least 10
+    (the stratum "large" has its own).
     """
     if split not in SPLITS:
         raise UserError(f"split {split!r} is unknown (known: {', '.join(SPLITS)})")
@@ -206,14 +183,7 @@ def draw(rng: np.random.Generator, split: str, stratum: str, limit: int = LIMIT)
 
 
 def generate(seed: int, split: str, stratum: str, n: int) -> list[Problem]:
-    """Draw n problems, no question twice; a longer list begins with the shorter one.
-
-    Args:
-      seed: any integer.
-      split: see `draw`.
-      stratum: one of `STRATA`.
-      n: how many.
-    """
+    """Draw n problems, no question twice; a longer list begins with the shorter one."""
     if n < 0:
         raise UserError(f"n is {n}, expected >= 0")
     rng = np.random.default_rng(
