@@ -7,8 +7,6 @@ combinations are allowed.
 {'prefix': 'the block and what follows', 'dual': 'the block'}
 """
 
-from __future__ import annotations
-
 from leapjax.caches.base import Cache, Outcome
 from leapjax.caches.block import SUB_BLOCK, Block
 from leapjax.caches.dual import Dual

@@ -54,7 +54,6 @@ class Cache(ABC):
     one (`block_step` is 0 there).
 
     Attributes:
-      name: the name that users write.
       help: the columns that most passes compute.
       stores: whether it keeps keys and values. Then most passes compute only a part of a row.
       exact: whether the hidden states equal those of a pass over the whole sequence.
@@ -75,12 +74,7 @@ class Cache(ABC):
         return False
 
     def wide(self, program: Program, rows: int) -> bool:
-        """Whether all passes compute two blocks of each row, as a pass that folds does.
-
-        Args:
-          program: static structure.
-          rows: B.
-        """
+        """Whether all passes compute two blocks of each row, as a pass that folds does."""
         return False
 
     def shapes(self, program: Program, slots: int) -> tuple[jax.ShapeDtypeStruct, ...]:
@@ -93,8 +87,6 @@ class Cache(ABC):
         """The cache of idle slots: zeros, or None if nothing is stored.
 
         Args:
-          program: static structure.
-          slots: B.
           sharding: shape -> sharding of the array; None is the default device.
         """
         where = sharding or (lambda shape: None)
@@ -107,16 +99,9 @@ class Cache(ABC):
 
     @abstractmethod
     def steady(self, params, rows: Rows, columns, cache) -> Any:
-        """The pass of most steps, without a refresh. It only reads the cache.
+        """The pass of most steps, without a refresh; it only reads the cache.
 
-        Args:
-          params: the model's pytree.
-          rows: B rows.
-          columns: (B, W) int32, each row's window.
-          cache: `DecodeState.cache`.
-
-        Returns:
-          (R, W, D) hidden states of the windows.
+        `columns` are those of the window, (B, W) int32; the hidden states are (R, W, D).
         """
 
     @abstractmethod

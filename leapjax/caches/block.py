@@ -16,8 +16,6 @@ Shapes: B rows, R = B or 2 B with guidance, G rows of a turn, T columns, W block
 computed, L layers, K KV heads, E head width, D width.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -183,22 +181,12 @@ def _all(x):
 
 
 def _window(params, rows, cache, start, stored, blocks, size=None, others=None, places=None):
-    """Compute some columns of each row.
+    """Compute `size` columns of each row from column `start`, (B,), on (default: whole blocks).
 
-    Args:
-      params: the model's pytree.
-      rows: B rows.
-      cache: keys and values, (L, R, K, T, E) each.
-      start: (B,) int32, the first column to compute.
-      stored: (B,) int32; the window attends to cached columns before this one, and computes anew
-        those from it on.
-      blocks: blocks of the window, static.
-      size: columns of the window; default: whole blocks.
-      others: (B, T) bool, the cached columns to attend to instead.
-      places: (R,) int32, the rows' places in the cache; None if it has these rows alone.
-
-    Returns:
-      (R, S, D) hidden states, and keys and values, (L, R, S, K, E) each.
+    The window attends to cached columns before `stored`, (B,) (or to `others`, (B, T) bool,
+    instead), and computes anew those from it on. The keys and values of `cache` are (L, R, K, T, E)
+    each; `places`, (R,), are the rows' in it (None: it has these rows alone). Returns (R, S, D)
+    hidden states, and keys and values, (L, R, S, K, E) each.
     """
     program = rows.program
     size = size or blocks * program.block_length
@@ -225,14 +213,8 @@ def _window(params, rows, cache, start, stored, blocks, size=None, others=None, 
 def _wide(params, rows, cache, places=None):
     """The two blocks from `stored` on, or the active block and the one before it.
 
-    Args:
-      params: the model's pytree.
-      rows: B rows.
-      cache: keys and values, (L, R, K, T, E) each.
-      places: as in `_window`.
-
-    Returns:
-      (R, W, D) hidden states of the second, and keys and values, (L, R, 2 W, K, E) each.
+    Returns (R, W, D) hidden states of the second, and keys and values, (L, R, 2 W, K, E) each. The
+    arguments are those of `_window`.
     """
     state, w = rows.state, rows.program.block_length
     start = _wide_start(rows)
@@ -260,21 +242,13 @@ def _wide_pass(params, rows, stores):
 
 @jax.named_scope("block write")
 def _store(cache, hidden, places, columns, stores, kept, rows, start, size=None):
-    """Write a block of each row that stores, row by row.
+    """Write a block of each row that stores, row by row, from `columns`, (G,), on.
 
-    What is written depends on the hidden states, so that the loop begins after the pass's last read
-    of the cache. Otherwise a read might come after a write, and XLA's CPU backend copies the cache.
-
-    Args:
-      cache: (L, R, K, T, E) keys and values.
-      hidden: (G, W, D), the pass's result.
-      places: (G,) int32, the rows' places in the cache.
-      columns: (G,) int32, the columns to write.
-      stores: (G,) bool.
-      kept: keys and values of the window, (L, G, S, K, E) each.
-      rows: the rows.
-      start: (G,) int32, the window's first column.
-      size: columns to write; default: one block.
+    What is written depends on the hidden states (G, W, D), so that the loop begins after the pass's
+    last read of the cache. Otherwise a read might come after a write, and XLA's CPU backend copies
+    the cache. `kept` are keys and values of the window, (L, G, S, K, E) each, which begins at
+    `start`, (G,); `places`, (G,), are the rows' in the cache; `size` is the number of columns
+    (default: one block).
     """
     size = size or rows.program.block_length
     number = jnp.arange(stores.shape[0], dtype=jnp.int32)

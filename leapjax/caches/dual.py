@@ -1,7 +1,5 @@
 """Dual cache: keep keys and values on both sides of the block, recompute only the block."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from leapjax.caches.refresh import Refreshing, lead

@@ -1,7 +1,5 @@
 """No cache: every pass computes every column; only the window goes to the head."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

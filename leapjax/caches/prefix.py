@@ -1,7 +1,5 @@
 """Prefix cache: keep keys and values before the block, recompute the block and the suffix."""
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 
 from leapjax.caches.refresh import Refreshing, lead

@@ -15,8 +15,6 @@ Shapes: B rows, R = B or 2 B with guidance, G rows of a turn (2 G with guidance)
 S columns computed, W block, L layers, K KV heads, E head width, D width.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from typing import Any
 
@@ -92,9 +90,8 @@ def lead(program) -> int:
 def _refresh(params, rows, columns, waiting, group: int, hidden, cache):
     """Run full passes over the waiting rows, `group` rows a turn.
 
-    Returns:
-      `hidden` (R, W, D) and the cache, both updated in the waiting rows, and the number of rows
-      computed, () int32.
+    Returns `hidden` (R, W, D) and the cache, both updated in the waiting rows, and the number of
+    rows computed, () int32.
     """
     b, program = columns.shape[0], rows.program
     all_columns = jnp.arange(program.length, dtype=jnp.int32)[None, :]

@@ -3,21 +3,15 @@
 Shapes: B rows, G rows of a turn.
 """
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 
 
 def take_turn(waiting, group: int):
     """Select the rows of a turn: the first `group` rows that wait.
 
-    Args:
-      waiting: (B,) bool, at least one True.
-      group: G.
-
-    Returns:
-      (G,) int32 rows, and (B,) bool, the rows that wait afterwards. If fewer than G rows wait, the
-      last of them fills the turn and is computed again.
+    The first result is (G,) int32 rows, the second (B,) bool, the rows that wait afterwards; at
+    least one of `waiting` (B,) is True. If fewer than G rows wait, the last of them fills the turn
+    and is computed again.
 
     >>> rows, after = take_turn(jnp.array([False, True, True, False, True]), 2)
     >>> rows.tolist(), after.tolist(), take_turn(after, 2)[0].tolist()

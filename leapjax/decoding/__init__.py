@@ -1,7 +1,5 @@
 """The pure, jitted decode: state, proposal, policy decision, one while loop."""
 
-from __future__ import annotations
-
 from leapjax.decoding.loop import decode, refill_jit, run, run_jit
 from leapjax.decoding.options import with_options
 from leapjax.decoding.program import Program, program_for

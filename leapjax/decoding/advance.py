@@ -32,12 +32,9 @@ def advance(
 ) -> DecodeState:
     """Move rows with a finished block to their next block, or end them.
 
-    Args:
-      state: after the pass's commits.
-      live: (B,) bool, rows that the pass served.
-      chosen: (B,) bool, rows in which the pass committed a stop id.
-      final: (B,) bool, rows whose block is finished if it has no masks; None: all of them.
-      program: static structure.
+    `state` is that after the pass's commits. `live` are the rows that the pass served, `chosen`
+    those in which it committed a stop id, `final` those whose block is finished if it has no masks
+    (None: all of them).
     """
     w = program.block_length
     column = jnp.arange(program.length, dtype=jnp.int32)[None, :]

@@ -32,18 +32,13 @@ class EditLog(struct.PyTreeNode):
     """The commits and edits of the rows so far.
 
     A pass writes its entry before it counts as a step, so that entries before `DecodeState.steps`
-    are the row's own, whatever the slot held before.
-
-    Attributes:
-      tokens: (B, P, W) int32; 1 + the token that a pass committed, or put in place of another;
-        0 elsewhere.
-      column: (B, P) int32; the first column of the pass's window.
-      post_steps: (B,) int32; passes over the active block that began without masks. In a block's
-        first pass it counts as 0.
+    are the row's own, whatever the slot held before. `tokens` (B, P, W) int32 are 1 + the token
+    that a pass committed, or put in place of another, and 0 elsewhere. `post_steps` (B,) int32 are
+    passes over the active block that began without masks; in a block's first pass it counts as 0.
     """
 
     tokens: Any
-    column: Any
+    column: Any  # (B, P) int32, the first column of the pass's window
     post_steps: Any
 
 
@@ -102,18 +97,10 @@ def logged(
 ) -> tuple[DecodeState, Bool[Array, " B"]]:
     """Log a pass's commits and edits, and tell which blocks change no more.
 
-    Args:
-      state: before the pass counts as a step.
-      columns: (B, W) int32, the columns of the window.
-      masked: (B, W) bool, the block's open positions before the pass.
-      live: (B,) bool, rows that the pass served.
-      edited: (B, W) bool, positions whose token it replaced.
-      committed: (B, W) bool, positions that it committed.
-      token: (B, W) int32, the new tokens.
-      program: static structure.
-
-    Returns:
-      The state, and (B,) bool, rows whose block is finished if it has no masks now.
+    `state` is that before the pass counts as a step. `columns` are those of the window; `masked`
+    are the block's open positions before the pass; `live` are the rows that it served, `edited` the
+    positions whose token it replaced, `committed` those that it committed, `token` the new tokens.
+    Returns the state and the rows whose block is finished if it has no masks now.
     """
     log = state.edits
     no_masks = ~jnp.any(masked, axis=1)
@@ -134,16 +121,10 @@ def logged(
 
 
 def listed(log: EditLog, steps: int, commit_step: np.ndarray, origin: int) -> list[list[int]]:
-    """A finished row's edits, by step and position.
+    """A finished row's edits, by step and position: [step, position, new id] of each.
 
-    Args:
-      log: of the row, without the B axis.
-      steps: the row's.
-      commit_step: of the positions that its record has.
-      origin: column of the first of them.
-
-    Returns:
-      [step, position, new id] of each change after the position's commit.
+    `log` is that of the row, without the B axis; `commit_step` is that of the positions that its
+    record has; `origin` is the column of the first of them.
 
     >>> tokens, column = np.array([[0, 0], [8, 0], [9, 1]]), np.array([4, 4, 6])
     >>> listed(EditLog(tokens, column, None), 3, np.array([0, 1, 1, 2]), origin=4)
@@ -164,15 +145,8 @@ def as_committed(
 ) -> list[int]:
     """The tokens that a finished row's positions were committed with, before any edit.
 
-    Args:
-      log: of the row, without the B axis.
-      ids: the final tokens of the positions that its record has.
-      changes: from `listed`.
-      commit_step: of the same positions.
-      origin: column of the first of them.
-
-    Returns:
-      An id per position; those that no edit changed are in `ids`.
+    The arguments are those of `listed`, `changes` what it returned, `ids` the final tokens of the
+    same positions.
 
     >>> tokens, column = np.array([[6, 0], [8, 0], [9, 1]]), np.array([4, 4, 6])
     >>> as_committed(EditLog(tokens, column, None), [7, 2], [[1, 0, 7]], np.array([0, 1]), origin=4)

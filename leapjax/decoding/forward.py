@@ -28,12 +28,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """The model's view of a state's rows: the input of `Cache.forward`.
-
-    Attributes:
-      state: B rows.
-      program: static structure.
-    """
+    """The model's view of a state's rows: the input of `Cache.forward`."""
 
     state: DecodeState
     program: Program
@@ -49,9 +44,7 @@ class Rows:
     def select(self, chosen: Int32[Array, " G"], wanted: Bool[Array, " G"]) -> Rows:
         """Some of the rows, as far as a forward pass reads them.
 
-        Args:
-          chosen: (G,) int32.
-          wanted: (G,) bool; rows where it is False get other tokens.
+        Rows where `wanted` is False get other tokens.
         """
         names = ("tokens", "given", "open", "first", "origin", "end", "block", "stored")
         fields = {name: getattr(self.state, name)[chosen] for name in names}
@@ -91,14 +84,8 @@ def block_columns(
 ) -> tuple[Int32[Array, "B W"], Bool[Array, "B W"]]:
     """Columns of each row's window, which contains the active block.
 
-    If the last block is short (infilling), the window starts before it.
-
-    Args:
-      block: (B,) int32, the active block's first column.
-      program: static structure.
-
-    Returns:
-      (B, W) int32 columns, and (B, W) bool, True within the active block.
+    If the last block is short (infilling), the window starts before it. The second array is True
+    within the active block, whose first column is `block`.
     """
     w = program.block_length
     start = jnp.minimum(block, program.length - w)
@@ -109,14 +96,7 @@ def block_columns(
 def model_pass(
     params: Weights, state: DecodeState, columns: Int32[Array, "B W"], program: Program
 ) -> Outcome:
-    """Run the model on each row's window with the program's cache.
-
-    Args:
-      params: the model's pytree.
-      state: B rows.
-      columns: (B, W) int32, each row's window.
-      program: static structure.
-    """
+    """Run the model on each row's window with the program's cache."""
     return program.kv_cache.forward(params, Rows(state, program), columns)
 
 

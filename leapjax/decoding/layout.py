@@ -7,8 +7,6 @@ prefixes lie in equal columns, and pads on the right are never attended.
     bidirectional   | pads | prompt | canvas |        block-causal   | prompt | canvas | pads |
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from leapjax.decoding.program import Program
@@ -16,25 +14,15 @@ from leapjax.types import Request
 
 
 class Layout(NamedTuple):
-    """Columns of one row.
+    """Columns of one row."""
 
-    Attributes:
-      first: the first token.
-      origin: canvas position 0, from which noise and output ids count; `first` when infilling.
-      end: past the last position.
-    """
-
-    first: int
-    origin: int
-    end: int
+    first: int  # the first token
+    origin: int  # canvas position 0, from which noise and output ids count; `first` when infilling
+    end: int  # past the last position
 
 
 def layout(request: Request, program: Program) -> Layout:
     """The columns of a request's row.
-
-    Args:
-      request: tokenised.
-      program: static structure.
 
     >>> from leapjax.decoding import program_for
     >>> from leapjax.testing import tiny_config
@@ -54,10 +42,5 @@ def layout(request: Request, program: Program) -> Layout:
 
 
 def canvas_positions(prompt: int, program: Program) -> int:
-    """Positions of the canvas behind a prompt (`leapjax.models.config.CANVASES`).
-
-    Args:
-      prompt: tokens of the prompt.
-      program: static structure.
-    """
+    """Positions of the canvas behind a prompt of so many tokens (`models.config.CANVASES`)."""
     return program.model.canvas_positions(prompt, program.gen_length, program.block_length)

@@ -35,15 +35,9 @@ def run(
     """Repeat `step` until enough rows are done or the passes are used up.
 
     Args:
-      params: the model's pytree.
-      state: B rows.
       max_passes: () int32; largest number of passes.
       free_rows: () int32; return as soon as this many rows are done. B decodes every row to its
         end; a smaller number lets the caller refill free slots.
-      program: static structure.
-
-    Returns:
-      The state at return.
     """
     limit = state.iteration + max_passes
 
@@ -63,13 +57,8 @@ def decode(params: Weights, state: DecodeState, program: Program) -> DecodeState
     """Decode every row to its end, in one call; pure and traceable.
 
     Args:
-      params: the model's pytree.
       state: from `leapjax.decoding.state.initial_state`; if the program needs a KV cache and the
         state has none, an empty one is added.
-      program: static structure.
-
-    Returns:
-      The final state: all rows done.
     """
     if state.cache is None:
         state = with_cache(state, program)

@@ -1,7 +1,5 @@
 """Replace the per-row options of a state by concrete or traced values."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax.numpy as jnp
@@ -32,13 +30,8 @@ def with_options(state: DecodeState, program: Program, **numbers: Any) -> Decode
     not checked.
 
     Args:
-      state: B rows.
-      program: static structure.
       **numbers: per-row options by name, each a scalar for all rows or (B,). `early_stop` may be a
         word; as a number it is an index in `leapjax.types.EARLY_STOPS`.
-
-    Returns:
-      The new state.
 
     Raises:
       UserError: an option is unknown, static, or not read by this program.

@@ -65,16 +65,10 @@ def copies(program: Program) -> tuple:
 def read_piece(
     cache: tuple[Array, ...], row: Int32[Array, ""], start: Int32[Array, ""], program: Program
 ) -> tuple[Array, ...]:
-    """The keys and values of a piece.
+    """The keys and values of a piece of a row, (L, 1, K, S, E) each; with guidance (L, 2, K, S, E).
 
-    Args:
-      cache: keys and values, (L, R, K, T, E) each.
-      row: () int32, of the B.
-      start: () int32, its first column, at most T less the piece's columns.
-      program: static structure.
-
-    Returns:
-      Keys and values, (L, 1, K, S, E) each; with guidance (L, 2, K, S, E).
+    `cache` has those of all rows, (L, R, K, T, E) each; `start` is the piece's first column, at
+    most T less its columns.
     """
     places = _places(cache, row, program)
     size = piece_columns(program)
@@ -91,15 +85,7 @@ def write_piece(
     start: Int32[Array, ""],
     program: Program,
 ) -> DecodeState:
-    """Put the keys and values of a piece into a row.
-
-    Args:
-      state: B rows, with a cache.
-      piece: from `read_piece`, of any row of the same prefix.
-      row: () int32.
-      start: () int32, as for `read_piece`.
-      program: static structure.
-    """
+    """Put the keys and values of a piece, of any row of the same prefix, into a row at `start`."""
     cache = state.cache
     for i, at in enumerate(_places(cache, row, program)):
         place = (0, at, 0, start, 0)
@@ -125,15 +111,8 @@ def prefill(
 ) -> DecodeState:
     """Store a row's columns from `begin` to the end of its prefill; pure and traceable.
 
-    Args:
-      params: the model's pytree.
-      state: B rows, with a cache.
-      row: () int32.
-      begin: () int32, a block's first column; the columns before are stored already.
-      program: static structure.
-
-    Returns:
-      The state, with the row's `stored` at the end of its prefill.
+    `begin` is a block's first column; the columns before are stored already. The row's `stored` is
+    then the end of its prefill.
     """
     t, size = program.length, piece_columns(program)
     chosen = row[None]
@@ -173,13 +152,7 @@ def prefill(
 
 
 def prefill_all(params: Weights, state: DecodeState, program: Program) -> DecodeState:
-    """Prefill every row, one after the other.
-
-    Args:
-      params: the model's pytree.
-      state: B rows before their first pass, with a cache.
-      program: static structure.
-    """
+    """Prefill every row, one after the other, before their first pass."""
 
     def one(row, state):
         return prefill(params, state, row, jnp.int32(0), program)

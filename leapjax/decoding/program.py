@@ -20,15 +20,12 @@ class Program:
 
     Attributes:
       model: the model's shape and special ids.
-      policy_name: name in `leapjax.policies.POLICIES`.
-      cache: name in `leapjax.caches.CACHES`.
       gen_length: canvas C, tokens.
       block_length: block W, tokens.
       length: columns T of the padded batch: prompt bucket + canvas.
       guidance: classifier-free guidance is compiled in.
       sampling: noise is compiled in.
       filtering: top-p and top-k are compiled in.
-      eot_token_id: end-of-turn id, or None.
       dtype: compute dtype's name.
       infill: open positions may be anywhere; no canvas is appended.
       refresh_group: rows G that a refresh computes together; 1 without a KV cache.
@@ -117,12 +114,7 @@ def program_for(
     """The program that a request with these options needs.
 
     Args:
-      config: the request's options.
-      model: the model's shape.
       length: columns T of the batch; a block-causal model's are rounded up to whole blocks.
-      dtype: compute dtype's name.
-      eot_token_id: end-of-turn id, or None.
-      infill: see `Program`.
       refresh_group: see `Program`; ignored without a KV cache.
 
     Raises:

@@ -37,10 +37,7 @@ def guided(
 ) -> Float32[Array, "B W V"]:
     """Classifier-free guidance: `un + (scale + 1) (cond - un)`; scale 0 changes nothing.
 
-    Args:
-      conditional: (B, W, V) float32 logits.
-      unconditional: (B, W, V) float32 logits with the prompt masked.
-      scale: (B,) float32.
+    `unconditional` are the logits with the prompt masked.
 
     >>> with_prompt, without = jnp.array([[[2.0, 0.0]]]), jnp.array([[[1.0, 1.0]]])
     >>> guided(with_prompt, without, scale=jnp.array([1.0])).tolist()
@@ -68,19 +65,12 @@ def propose(
 ) -> Proposal:
     """Choose a token and compute its confidence for each position.
 
-    Args:
-      logits: (B, W, V) float32, guidance already applied.
-      options: per-row options.
-      noise_keys: (B, W) PRNG keys, one per (row, step, position); None unless the program
-        samples or its policy needs uniform noise.
-      last_pass: (B,) bool; the schedule's last pass over the row. Only Dream's schedule reads it;
-        otherwise it may be None.
-      program: static structure.
-      log_frequency: (V,) float32, log of each token's share of a corpus; None means equally
-        frequent tokens. Used if the policy needs `surprise`.
-
-    Returns:
-      A Proposal. Fields from `margin` on are set only if the policy needs them; `recheck` is not.
+    Guidance is applied to `logits` already. `noise_keys` are one per (row, step, position); None
+    unless the program samples or its policy needs uniform noise. `last_pass` is the schedule's last
+    pass over the row, which only Dream's schedule reads; otherwise it may be None. `log_frequency`
+    is the log of each token's share of a corpus, used if the policy needs `surprise`; None means
+    equally frequent tokens. Fields of the proposal from `margin` on are set only if the policy
+    needs them; `recheck` is not.
     """
     model, needs = program.model, program.policy.needs
     with jax.named_scope("proposal"):

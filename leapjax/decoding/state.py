@@ -4,8 +4,6 @@
 does not affect the others.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
@@ -130,16 +128,11 @@ NOISE_VERSION = 2
 
 
 def key_material(request: Request) -> np.ndarray:
-    """The material of a request's PRNG key; see `row_keys`.
+    """The material of a request's PRNG key, (5,) uint32; see `row_keys`.
 
-    It is computed on the host, so that seating a row does not wait for a busy device.
-
-    Args:
-      request: its own `seed` counts, else its job's.
-
-    Returns:
-      (5,) uint32: seed, upper and lower half of the id's 64-bit hash, whether to fold in the hash,
-      sample number.
+    It has the seed (the request's own, else its job's), the upper and lower half of the id's 64-bit
+    hash, whether to fold in the hash, and the sample's number. It is computed on the host, so that
+    seating a row does not wait for a busy device.
     """
     own = request.seed is not None
     seed = request.seed if own else request.config.seed
@@ -150,11 +143,7 @@ def key_material(request: Request) -> np.ndarray:
 def row_keys(material):
     """The rows' PRNG keys: from a record's own seed, else from the job's seed and the record's id.
 
-    Args:
-      material: (B, 5) uint32 from `key_material`.
-
-    Returns:
-      (B,) typed threefry keys.
+    `material` is (B, 5) uint32 from `key_material`; the keys are (B,) typed threefry keys.
     """
 
     def one(seed, high, low, by_id, sample):
@@ -172,14 +161,9 @@ def row_keys(material):
 
 
 def row_arrays(request: Request, program: Program) -> dict[str, Any]:
-    """The initial arrays of a request's row, in NumPy.
+    """The initial arrays of a request's row, in NumPy: field name -> array without the B axis.
 
-    Args:
-      request: tokenised; its prompt fits into the program's columns.
-      program: static structure.
-
-    Returns:
-      Field name -> array without the B axis; `options` is a dict of scalars.
+    `options` is a dict of scalars. The prompt fits into the program's columns.
     """
     t, w = program.length, program.block_length
     model = program.model
@@ -240,16 +224,10 @@ def row_arrays(request: Request, program: Program) -> dict[str, Any]:
 def prefill_end(block, is_open, program: Program):
     """The end of the columns that a prefill stores: whole blocks before the first active one.
 
-    If the model seeds blocks, the pass that stores the last of them also decides the active
-    block's first token, so it is left to the loop.
-
-    Args:
-      block: () int32, the first active block's first column; or (B,).
-      is_open: () bool, whether that column is open; or (B,).
-      program: static structure.
-
-    Returns:
-      () int32, or (B,); 0 for bidirectional models.
+    If the model seeds blocks, the pass that stores the last of them also decides the active block's
+    first token, so it is left to the loop. `block` () int32 is the first active block's first
+    column, `is_open` () bool whether that column is open; or both (B,), as the result. It is 0 for
+    bidirectional models.
     """
     if not program.model.block_causal:
         return block * 0
@@ -283,8 +261,6 @@ def initial_state(requests: list[Request], program: Program, slots: int | None =
     """The state of a batch before its first pass, without a cache.
 
     Args:
-      requests: at most `slots`.
-      program: static structure.
       slots: B; default: one per request. Unused slots are idle.
 
     Returns:
@@ -308,27 +284,15 @@ def empty_memory(program: Program, slots: int):
 
 
 def with_cache(state: DecodeState, program: Program, sharding=None) -> DecodeState:
-    """Add the program's empty cache to the state, if the program has one.
-
-    Args:
-      state: from `initial_state`.
-      program: static structure.
-      sharding: see `Cache.init`.
-    """
+    """Add the program's empty cache, if it has one; `sharding` is that of `Cache.init`."""
     cache = program.kv_cache.init(program, state.done.shape[0], sharding)
     return state.replace(cache=cache)
 
 
 def refill(state: DecodeState, rows: dict[str, Any], chosen) -> DecodeState:
-    """Put new rows into the chosen slots; the other rows keep their bits.
+    """Put new rows into the chosen slots, (B,) bool; the other rows keep their bits.
 
-    Args:
-      state: the running state.
-      rows: `stack_rows` output, B rows; rows of other slots are ignored.
-      chosen: (B,) bool, the slots to replace.
-
-    Returns:
-      The new state.
+    `rows` is what `stack_rows` returned, B rows; those of other slots are ignored.
     """
 
     def pick(new, old):

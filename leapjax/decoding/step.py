@@ -31,8 +31,7 @@ def noise_keys(
 ) -> Key[Array, "B W"] | None:
     """PRNG keys of this pass: a function of row key, row step and canvas position.
 
-    Returns:
-      (B, W) typed PRNG keys, or None if the program draws no noise.
+    None if the program draws no noise.
     """
     if not (program.sampling or "uniform" in program.policy.needs):
         return None
@@ -61,16 +60,7 @@ def quota(state: DecodeState, masked: Bool[Array, "B W"], program: Program) -> I
 
 
 def step(params: Weights, state: DecodeState, program: Program) -> DecodeState:
-    """Advance every unfinished row by one pass; finished rows don't change.
-
-    Args:
-      params: the model's pytree.
-      state: B rows.
-      program: static structure.
-
-    Returns:
-      The state after the pass.
-    """
+    """Advance every unfinished row by one pass; finished rows don't change."""
     columns, in_block = forward.block_columns(state.block, program)
     outcome = forward.model_pass(params, state, columns, program)
     live = outcome.served
@@ -179,8 +169,7 @@ def _active_sub_block(masked, program: Program):
 def _seed(state: DecodeState, outcome, first, program: Program):
     """Decide the first token of each block whose predecessor this pass has stored.
 
-    Returns:
-      The state, and (B,) bool, the rows that this pass changed or served.
+    Returns the state and the rows that this pass changed or served, (B,) bool.
     """
     token, confidence = first
     stored = (state.stored < state.block) & (outcome.stored >= state.block) & ~state.done
@@ -219,10 +208,9 @@ def _apply(
 ) -> tuple[DecodeState, Any, Any]:
     """Apply the policy's decision: commit, replace and reopen positions.
 
-    Returns:
-      The state; (B,) bool, rows in which it committed a stop id; and, if the program edits, the
-      positions that it replaced and those that it committed, both (B, W) bool, with their new
-      tokens, (B, W) int32 (else None).
+    Returns the state; the rows in which it committed a stop id, (B,) bool; and, if the program
+    edits, the positions that it replaced and those that it committed, both (B, W) bool, with their
+    new tokens, (B, W) int32 (else None).
     """
     commit = masked & (decision.action == COMMIT)
     if proposal.held is not None:
@@ -256,10 +244,8 @@ def _commit(state: DecodeState, columns, commit, proposal, decision) -> DecodeSt
 def _replace(state: DecodeState, info: Pass, proposal, decision):
     """Replace committed tokens; a replacement by the same token changes nothing.
 
-    The records of the commits stay.
-
-    Returns:
-      The state, (B, W) bool, the positions replaced, and (B, W) int32, the tokens offered to them.
+    The records of the commits stay. Returns the state, the positions replaced, (B, W) bool, and the
+    tokens offered to them, (B, W) int32.
     """
     token = proposal.token if decision.token is None else decision.token
     edited = info.decided & (decision.action == REPLACE) & (token != info.standing)

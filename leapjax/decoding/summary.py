@@ -40,16 +40,9 @@ def applies(params: Weights, program: Program) -> bool:
 def propose(
     params: Weights, hidden: Float[Array, "B W D"], options: RowOptions, program: Program
 ) -> Proposal:
-    """Choose a token and compute its confidence for each position.
+    """Choose a token and compute its confidence for each position, from hidden states.
 
-    Args:
-      params: the model's weights.
-      hidden: (B, W, D), the window's hidden states.
-      options: per-row options.
-      program: static structure; requires `applies`.
-
-    Returns:
-      A Proposal with token and confidence only.
+    The proposal has nothing else; the program must be one that `applies`.
     """
     model = program.model
     special = sorted({model.mask_token_id, model.eos_token_id, program.eot_token_id} - {None})

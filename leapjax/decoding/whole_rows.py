@@ -31,16 +31,8 @@ def sure(
 ) -> Float32[Array, "B T"]:
     """The probability of the most probable token of each column, whatever stands there.
 
-    Weights without `head_summary` compute the logits of a few columns at a time.
-
-    Args:
-      params: the model's pytree.
-      hidden: (R, T, D), hidden states of all columns.
-      state: B rows.
-      program: static structure.
-
-    Returns:
-      (B, T) float32, as the confidence of a proposal at temperature 0; 0 outside the rows.
+    Weights without `head_summary` compute the logits of a few columns at a time. The result is the
+    confidence of a proposal at temperature 0, and 0 outside the rows.
     """
     if summary.applies(params, program.greedy):
         found = summary.propose(params, hidden, state.options, program.greedy).confidence

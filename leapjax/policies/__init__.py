@@ -3,8 +3,6 @@
 A policy of your own needs no line here: `leapjax.register_policy` takes it.
 """
 
-from __future__ import annotations
-
 from leapjax.policies import (
     certainty_prior,
     clad,

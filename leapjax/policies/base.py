@@ -30,8 +30,6 @@ class Parameter:
 
     Attributes:
       name: the keyword; the flag has dashes.
-      kind: int, float, bool or str.
-      help: its meaning, in one line.
       default: the default value; None leaves the option off, which only `EDITING_THRESHOLD` of
         `leapjax.policies.parameters` may.
       follows: another option, whose value is the default instead of `default`.
@@ -74,9 +72,7 @@ class Row(NamedTuple):
     """A policy's row in tables of results.
 
     Attributes:
-      policy: the policy's name.
       tokens: tokens per step of the row (fixed schedules), or 0.
-      label: the row's first column.
     """
 
     policy: str
@@ -121,7 +117,6 @@ class Policy:
     A feature that a policy does not declare adds nothing to its program.
 
     Attributes:
-      name: the name that users write.
       source: reference of the rule.
       commit: `(proposal, masked, info) -> Decision`, with masked (B, W) bool; pure and
         traceable. Commits at least one position in each row with a mask, unless a schedule says
@@ -201,10 +196,8 @@ def commits(
 ) -> Decision:
     """A decision that commits the chosen positions and keeps the others.
 
-    Args:
-      chosen: (B, W) bool, within the masked positions.
-      kind: codes of `COMMIT_KINDS`, (B, W) or what broadcasts to it, or one for all.
-      memory: the policy's new memory, if it has one.
+    `chosen` lies within the masked positions; `kind` has codes of `COMMIT_KINDS`, (B, W) or what
+    broadcasts to it, or one for all.
 
     >>> commits(np.array([[True, False]]), kind=1).action.tolist()  # COMMIT, KEEP
     [[1, 0]]
@@ -214,13 +207,10 @@ def commits(
 
 
 def best_first(score: Callable[[Proposal, Pass], Any]) -> Callable[[Proposal, Any, Pass], Decision]:
-    """The rule of a fixed schedule: commit the `info.quota` best positions.
+    """The rule of a fixed schedule: commit the `info.quota` best positions, with kind `schedule`.
 
-    Args:
-      score: `(proposal, info) -> (B, W) float32`, higher is better; ties go to the left.
-
-    Returns:
-      `Policy.commit` for a policy that reads `parameters.SCHEDULED`; commits have kind `schedule`.
+    `score` is `(proposal, info) -> (B, W) float32`, higher is better; ties go to the left. The
+    policy has to read `parameters.SCHEDULED`.
 
     >>> commit = best_first(lambda proposal, info: proposal.confidence)
     >>> proposal = Proposal(token=None, confidence=np.array([[0.2, 0.9, 0.5]], np.float32))
@@ -236,14 +226,7 @@ def best_first(score: Callable[[Proposal, Pass], Any]) -> Callable[[Proposal, An
 
 
 def surest(confidence: Float32[Array, "B W"], masked: Bool[Array, "B W"]) -> Bool[Array, "B W"]:
-    """The most confident masked position of each row; a tie goes to the left.
-
-    Args:
-      confidence: (B, W) float32, at least 0.
-      masked: (B, W) bool.
-
-    Returns:
-      (B, W) bool with one True in each row that has a mask.
+    """The most confident masked position of each row that has one; a tie goes to the left.
 
     >>> surest(np.array([[0.9, 0.5, 0.7]], np.float32), np.array([[False, True, True]])).tolist()
     [[False, False, True]]
@@ -262,13 +245,6 @@ def reaches(
     A softmax probability is below 1, but float32 rounds those of sure tokens to 1. A threshold of 1
     asks for one position a pass, which rounding must not undo.
 
-    Args:
-      confidence: (B, W) float32 in [0, 1].
-      threshold: (B,) float32 in [0, 1].
-
-    Returns:
-      (B, W) bool.
-
     >>> confidence = np.array([[0.5, 0.75, 1.0]] * 2, np.float32)
     >>> reaches(confidence, np.array([0.75, 1.0], np.float32)).tolist()
     [[False, True, True], [False, False, False]]
@@ -278,14 +254,9 @@ def reaches(
 
 
 def rank(score: Float32[Array, "B W"], masked: Bool[Array, "B W"]) -> Int32[Array, "B W"]:
-    """Ranks of the masked positions, best first; ties go to the left.
+    """Ranks of the masked positions from 0, best (highest) first; ties go to the left.
 
-    Args:
-      score: (B, W) float32, higher is better.
-      masked: (B, W) bool.
-
-    Returns:
-      (B, W) int32 from 0; unmasked positions come last.
+    Unmasked positions come last.
 
     >>> rank(np.array([[0.9, 0.5, 0.7]], np.float32), np.array([[False, True, True]])).tolist()
     [[2, 1, 0]]
@@ -297,15 +268,7 @@ def rank(score: Float32[Array, "B W"], masked: Bool[Array, "B W"]) -> Int32[Arra
 def best_of(
     score: Float32[Array, "B W"], masked: Bool[Array, "B W"], quota: Int32[Array, " B"]
 ) -> Bool[Array, "B W"]:
-    """The `quota` best masked positions of each row; ties go to the left.
-
-    Args:
-      score: (B, W) float32, higher is better.
-      masked: (B, W) bool.
-      quota: (B,) int32.
-
-    Returns:
-      (B, W) bool.
+    """The `quota` best (highest) masked positions of each row; ties go to the left.
 
     >>> score, masked = np.array([[0.9, 0.5, 0.7]], np.float32), np.array([[True, True, True]])
     >>> best_of(score, masked, np.array([2])).tolist()

@@ -33,16 +33,10 @@ def certainty_density(
     end: Int32[Array, " B"],
     sigma: Float32[Array, " B"],
 ) -> Float32[Array, "B W"]:
-    """The share of known tokens around some columns of each row, weighed by a Gaussian.
+    """The share of known tokens around some columns of each row, weighed by a Gaussian; in [0, 1].
 
-    Args:
-      open_: (B, T) bool, positions that are not known.
-      columns: (B, W) int32, where to look.
-      end: (B,) int32, the column behind the row's last; what lies there is not read.
-      sigma: (B,) float32, positions.
-
-    Returns:
-      (B, W) float32 in [0, 1].
+    `open_` positions are not known; `end` is the column behind the row's last: what lies there is
+    not read. `sigma` is in positions.
     """
     t = open_.shape[1]
 
@@ -69,15 +63,7 @@ def certainty_density(
 
 
 def score(proposal: Proposal, info: Pass) -> Float32[Array, "B W"]:
-    """Confidence times the density of known tokens.
-
-    Args:
-      proposal: `.confidence` (B, W) float32 in [0, 1].
-      info: `.open`, `.columns`, `.end`; `.parameters`: `sigma` (B,) float32.
-
-    Returns:
-      (B, W) float32.
-    """
+    """Confidence times the density of known tokens."""
     return proposal.confidence * certainty_density(
         info.open, info.columns, info.end, info.parameters["sigma"]
     )

@@ -36,17 +36,7 @@ _FACTOR = np.float32(1.2)
 
 
 def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
-    """Choose the positions that this pass commits.
-
-    Args:
-      proposal: `.confidence` (B, W) float32 in [0, 1]; `.attention`.
-      masked: (B, W) bool, the active block's open positions.
-      info: `.parameters`: `threshold` (B,) float32, and `span`; `.columns`, `.block`, `.first`,
-        `.end`.
-
-    Returns:
-      A Decision; kind anchor at the threshold, else top1.
-    """
+    """Choose the positions that this pass commits; kind anchor at the threshold, else top1."""
     columns, w = info.columns, masked.shape[1]
     sure = masked & reaches(proposal.confidence, info.parameters["threshold"])
     candidates = sure | surest(proposal.confidence, masked)

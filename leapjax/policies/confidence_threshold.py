@@ -23,16 +23,7 @@ if TYPE_CHECKING:
 
 
 def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
-    """Choose the positions that this pass commits.
-
-    Args:
-      proposal: `.confidence` (B, W) float32 in [0, 1].
-      masked: (B, W) bool, the active block's open positions.
-      info: `.parameters`: `threshold` (B,) float32, a probability.
-
-    Returns:
-      A Decision; kind anchor where the threshold is reached, else top1.
-    """
+    """Choose the positions that this pass commits; kind anchor at the threshold, else top1."""
     sure = masked & reaches(proposal.confidence, info.parameters["threshold"])
     kind = jnp.where(sure, ANCHOR, TOP1)
     return commits(sure | surest(proposal.confidence, masked), kind)

@@ -40,18 +40,7 @@ def adjust(
     masked: Bool[Array, "B W"],
     info: Pass,
 ) -> tuple[Float32[Array, "B W V"], dict[str, Any]]:
-    """Add what the tokens' past proposals are worth.
-
-    Args:
-      logits: (B, W, V) float32.
-      barred: (B, 1, V) bool, ids that are never proposed.
-      masked: (B, W) bool, the active block's open positions.
-      info: `.parameters`: `credit_weight`, `credit_power`, `credit_decay` (B,) float32;
-        `.memory`.
-
-    Returns:
-      The new logits and the memory.
-    """
+    """Add what the tokens' past proposals are worth to the logits; returns them and the memory."""
     numbers = {name: x[:, None, None] for name, x in info.parameters.items()}
     top = jnp.max(logits, axis=-1, keepdims=True)
     total = jnp.sum(jnp.exp(logits - top), axis=-1, keepdims=True)
@@ -67,15 +56,9 @@ def adjust(
 
 
 def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
-    """Choose the positions that this pass commits.
+    """Choose the positions that this pass commits; kind anchor at the threshold, else top1.
 
-    Args:
-      proposal: `.confidence` (B, W) float32 in [0, 1], credits included.
-      masked: (B, W) bool, the active block's open positions.
-      info: `.parameters`: `threshold` (B,) float32, a probability; `.memory`.
-
-    Returns:
-      A Decision with memory; kind anchor where the threshold is reached, else top1.
+    Confidences have the credits in them.
     """
     return confidence_threshold.commit(proposal, masked, info)._replace(memory=info.memory)
 

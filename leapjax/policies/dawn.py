@@ -42,15 +42,7 @@ HIGH = np.float32(0.9)
 def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
     """Choose the positions that this pass commits.
 
-    Args:
-      proposal: `.confidence` (B, W) float32 in [0, 1]; `.attention`, with column sums; `.sure`
-        (B, T) float32.
-      masked: (B, W) bool, the active block's open positions.
-      info: `.parameters`: `tau_sink`, `tau_edge`, `tau_induce`, `tau_low` (B,) float32; `.columns`,
-        `.open`, `.first`, `.end`.
-
-    Returns:
-      A Decision; kinds anchor (high), propagated (induced, independent), and top1.
+    Kinds are anchor (high), propagated (induced, independent), and top1.
     """
     numbers, confidence, columns = info.parameters, proposal.confidence, info.columns
     rows, received = proposal.attention  # (B, W, T), (B, T)

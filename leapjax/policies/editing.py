@@ -22,14 +22,7 @@ if TYPE_CHECKING:
 
 
 def with_edits(decision: Decision, proposal: Proposal, info: Pass) -> Decision:
-    """A decision, with the edits of the pass.
-
-    Args:
-      decision: what the pass commits.
-      proposal: `.token` (B, W) int32 and its `.confidence` (B, W) float32 in [0, 1].
-      info: `.decided`, `.standing`; `.parameters`: `editing_threshold` (B,) float32. In a program
-        without editing `decided` is None, and the decision is returned as it is.
-    """
+    """A decision, with the edits of the pass; as it is in a program without editing."""
     if info.decided is None:
         return decision
     sure = proposal.confidence > info.parameters["editing_threshold"][:, None]

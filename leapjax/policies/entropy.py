@@ -3,8 +3,6 @@
 Source: Dream (arXiv 2508.15487), `entropy`.
 """
 
-from __future__ import annotations
-
 from leapjax.policies.base import Policy, best_first
 from leapjax.policies.parameters import SCHEDULED
 

@@ -26,16 +26,7 @@ if TYPE_CHECKING:
 
 
 def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
-    """Choose the positions that this pass commits.
-
-    Args:
-      proposal: `.entropy` (B, W) float32 in nats.
-      masked: (B, W) bool, the active block's open positions.
-      info: `.parameters`: `entropy_bound` (B,) float32 in nats, at least 0.
-
-    Returns:
-      A Decision of kind anchor; the least uncertain position always passes.
-    """
+    """Choose the positions that this pass commits; the least uncertain one always passes."""
     place = rank(-proposal.entropy, masked)
     ordered = jnp.sort(jnp.where(masked, proposal.entropy, jnp.inf), axis=1)
     # The largest of the first k is the k-th: what remains is the sum of those before it.

@@ -27,16 +27,7 @@ if TYPE_CHECKING:
 
 
 def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
-    """Choose the positions that this pass commits.
-
-    Args:
-      proposal: `.entropy` (B, W) float32 in nats.
-      masked: (B, W) bool, the active block's open positions.
-      info: `.parameters`: `eb_threshold` (B,) float32 in nats, at least 0.
-
-    Returns:
-      A Decision; kind anchor within the bound, else top1.
-    """
+    """Choose the positions that this pass commits; kind anchor within the bound, else top1."""
     place = rank(-proposal.entropy, masked)
     sums = jnp.cumsum(jnp.sort(jnp.where(masked, proposal.entropy, jnp.inf), axis=1), axis=1)
     sums = jnp.take_along_axis(sums, place, axis=1)  # back to the window's order

@@ -26,16 +26,7 @@ if TYPE_CHECKING:
 
 
 def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
-    """Choose the positions that this pass commits.
-
-    Args:
-      proposal: `.confidence` (B, W) float32 in [0, 1].
-      masked: (B, W) bool, the active block's open positions.
-      info: `.parameters`: `factor` (B,) float32, above 0.
-
-    Returns:
-      A Decision; kind anchor where the bound holds, else top1.
-    """
+    """Choose the positions that this pass commits; kind anchor where the bound holds, else top1."""
     place = rank(proposal.confidence, masked)  # n - 1
     doubt = 1 - proposal.confidence
     # Both factors grow with n, so the positions that pass are a prefix of the order.

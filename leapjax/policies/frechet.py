@@ -28,16 +28,7 @@ if TYPE_CHECKING:
 
 
 def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
-    """Choose the positions that this pass commits.
-
-    Args:
-      proposal: `.confidence` (B, W) float32 in [0, 1].
-      masked: (B, W) bool, the active block's open positions.
-      info: `.parameters`: `margin` (B,) float32 in [0, 1].
-
-    Returns:
-      A Decision; kind anchor where the bound holds, else top1.
-    """
+    """Choose the positions that this pass commits; kind anchor where the bound holds, else top1."""
     place = rank(proposal.confidence, masked)  # n - 1
     doubt = jnp.sort(jnp.where(masked, 1 - proposal.confidence, 1.0), axis=1)
     # Sorted, so each term is at least the mean of those before it: rounding can't undo the growth,

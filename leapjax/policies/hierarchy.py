@@ -30,14 +30,7 @@ if TYPE_CHECKING:
 def run_maximum(
     confidence: Float32[Array, "B W"], masked: Bool[Array, "B W"]
 ) -> Float32[Array, "B W"]:
-    """The largest confidence in each masked position's run of masks.
-
-    Args:
-      confidence: (B, W) float32, at least 0.
-      masked: (B, W) bool.
-
-    Returns:
-      (B, W) float32; -1 where not masked.
+    """The largest confidence in each masked position's run of masks; -1 where not masked.
 
     >>> confidence, masked = jnp.array([[0.25, 0.5, 0.125]]), jnp.array([[True, True, False]])
     >>> run_maximum(confidence, masked).tolist()
@@ -59,13 +52,7 @@ def run_maximum(
 def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
     """Choose the positions that this pass commits.
 
-    Args:
-      proposal: `.confidence` (B, W) float32 in [0, 1].
-      masked: (B, W) bool, the active block's open positions.
-      info: `.parameters`: `threshold`, `low_threshold` (B,) float32, probabilities.
-
-    Returns:
-      A Decision; kinds anchor above the threshold, propagated for a run's surest, else top1.
+    Kinds are anchor above the threshold, propagated for a run's surest, else top1.
     """
     confidence = proposal.confidence
     sure = masked & (confidence > info.parameters["threshold"][:, None])

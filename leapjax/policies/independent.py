@@ -22,14 +22,7 @@ def independent_set(
 
     In each round, all candidates are taken that have no better one left among their conflicts, and
     their conflicts drop out. That is the set that one pick at a time gives, in few rounds.
-
-    Args:
-      score: (B, W) float32, higher is better.
-      candidates: (B, W) bool.
-      conflicts: (B, W, W) bool, symmetric; the diagonal is not read.
-
-    Returns:
-      (B, W) bool.
+    `conflicts` are symmetric; the diagonal is not read.
 
     >>> line = jnp.array([[[0, 1, 0], [1, 0, 1], [0, 1, 0]]], bool)  # neighbours conflict
     >>> score = jnp.array([[0.9, 0.8, 0.7]])

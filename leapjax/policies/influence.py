@@ -49,13 +49,7 @@ def decided_between(masked: Bool[Array, "B W"]) -> Int32[Array, "B W W"]:
 
 
 def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
-    """Choose the positions that this pass commits.
-
-    Args:
-      proposal: `.token` (B, W) int32, `.confidence` (B, W) float32 in [0, 1].
-      masked: (B, W) bool, the active block's open positions.
-      info: `.parameters`, each (B,) float32; `.memory`.
-    """
+    """Choose the positions that this pass commits."""
     numbers, last, confidence = info.parameters, info.memory, proposal.confidence
     w, between = masked.shape[1], decided_between(masked)
     number = jnp.arange(w, dtype=jnp.int32)[None, :, None]

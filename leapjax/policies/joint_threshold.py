@@ -24,17 +24,7 @@ if TYPE_CHECKING:
 
 
 def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
-    """Choose the positions that this pass commits, and those that it edits.
-
-    Args:
-      proposal: `.token` (B, W) int32, `.confidence` (B, W) float32 in [0, 1].
-      masked: (B, W) bool, the active block's open positions.
-      info: `.parameters`: `threshold`, `editing_threshold` (B,) float32, probabilities;
-        `num_to_transfer` (B,) int32; `.decided`, `.standing`.
-
-    Returns:
-      A Decision that also replaces; kind anchor above the threshold, else top1.
-    """
+    """Choose what this pass commits (kind anchor above the threshold, else top1) and edits."""
     least = info.parameters["num_to_transfer"]
     sure = masked & (proposal.confidence > info.parameters["threshold"][:, None])
     enough = (jnp.sum(sure, axis=1, dtype=jnp.int32) >= least)[:, None]

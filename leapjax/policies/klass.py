@@ -38,17 +38,7 @@ def memory(w: int, v: int) -> Memory:
 
 
 def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
-    """Choose the positions that this pass commits.
-
-    Args:
-      proposal: `.confidence` (B, W) float32 in [0, 1]; `.log_probs` (B, W, V) float32.
-      masked: (B, W) bool, the active block's open positions.
-      info: `.parameters`: `threshold`, `kl_threshold` (B,) float32, `kl_history` (B,) int32;
-        `.memory`.
-
-    Returns:
-      A Decision with memory; kind anchor where ready, else top1.
-    """
+    """Choose the positions that this pass commits; kind anchor where ready, else top1."""
     numbers, before = info.parameters, info.memory
     change = jnp.maximum(proposal.log_probs, _FLOOR) - jnp.maximum(before["log_probs"], _FLOOR)
     divergence = jnp.sum(jnp.exp(proposal.log_probs) * change, axis=-1)  # (B, W)

@@ -42,13 +42,8 @@ def anchor_distances(
 ) -> tuple[Int32[Array, "B W"], Int32[Array, "B W"]]:
     """Distance of each position to the nearest anchor at or before it, and at or behind it.
 
-    Two running extrema, so the cost is linear in the window whatever the radius.
-
-    Args:
-      anchor: (B, W) bool.
-
-    Returns:
-      Two (B, W) int32; at least 2 ** 29 where there is no such anchor.
+    Two running extrema, so the cost is linear in the window whatever the radius. Where there is no
+    such anchor, it is at least 2 ** 29.
 
     >>> before, behind = anchor_distances(jnp.array([[True, False, False, True]]))
     >>> jnp.minimum(before, behind).tolist()
@@ -64,15 +59,7 @@ def anchor_distances(
 def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
     """Choose the positions that this pass commits, and with editing those that it edits.
 
-    Args:
-      proposal: `.confidence` (B, W) float32 in [0, 1]; with editing `.token` (B, W) int32.
-      masked: (B, W) bool, the active block's open positions.
-      info: `.parameters`: `threshold`, `relaxed_threshold`, `decay` (B,) float32, `radius_left`
-        and `radius_right` (B,) int32; with editing `editing_threshold` (B,) float32, and
-        `.decided`, `.standing`.
-
-    Returns:
-      A Decision; kinds anchor, propagated, and top1 for a surest position that is neither.
+    Kinds are anchor, propagated, and top1 for a surest position that is neither.
     """
     numbers, confidence = info.parameters, proposal.confidence
     anchor = masked & reaches(confidence, numbers["threshold"])
@@ -94,14 +81,7 @@ def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decisi
 
 
 def check(config: DecodeConfig) -> None:
-    """Refuse a radius that nothing follows.
-
-    Args:
-      config: the options of a decode.
-
-    Raises:
-      UserError: it is set beside a radius for either side.
-    """
+    """Refuse a radius that is set beside one for either side: nothing would follow it."""
     if None not in (config.radius, config.radius_left, config.radius_right):
         raise UserError(
             "radius is set, but radius_left and radius_right leave nothing to it; remove one"

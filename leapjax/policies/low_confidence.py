@@ -3,8 +3,6 @@
 Source: arXiv 2502.09992 (LLaDA), low-confidence remasking.
 """
 
-from __future__ import annotations
-
 from leapjax.policies.base import Policy, best_first
 from leapjax.policies.parameters import SCHEDULED
 

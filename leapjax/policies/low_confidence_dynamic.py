@@ -30,13 +30,7 @@ if TYPE_CHECKING:
 def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
     """Choose the positions that this pass commits.
 
-    Args:
-      proposal: `.confidence` (B, W) float32 in [0, 1].
-      masked: (B, W) bool, the active block's open positions.
-      info: `.quota`; `.parameters`: `threshold` (B,) float32, a probability.
-
-    Returns:
-      A Decision; kind anchor if enough positions are above the threshold, else schedule.
+    The kind is anchor if enough positions are above the threshold, else schedule.
     """
     sure = masked & (proposal.confidence > info.parameters["threshold"][:, None])
     enough = (jnp.sum(sure, axis=1, dtype=jnp.int32) >= info.quota)[:, None]

@@ -3,8 +3,6 @@
 Source: arXiv 2502.06768, and Dream's `topk_margin`.
 """
 
-from __future__ import annotations
-
 from leapjax.policies.base import Policy, best_first
 from leapjax.policies.parameters import SCHEDULED
 

@@ -4,8 +4,6 @@ One table for flags, YAML, records, Python, `--policies` and `--trace-policies`.
 underscores and spaces make no difference.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 
@@ -14,14 +12,9 @@ from leapjax.policies.registry import POLICIES, ROWS, plain
 
 
 def policy_of(name: str) -> tuple[str, int] | None:
-    """The policy that a name stands for.
+    """The policy that a name stands for, as the registry calls it; None for an unknown name.
 
-    Args:
-      name: as somebody wrote it.
-
-    Returns:
-      The registry's name, and the tokens a step that the written name promises (0: it promises
-      none); None for an unknown name.
+    The number is that of the tokens a step that the written name promises (0: it promises none).
 
     >>> policy_of("Greedy"), policy_of("entropy-bound"), policy_of("LocalLeap")
     (('low_confidence', 1), ('entropy_bound', 0), ('localleap', 0))
@@ -38,16 +31,10 @@ def row_names(
     allowed: Iterable[str] | None = None,
     extra: Iterable[str] = (),
 ) -> list[str]:
-    """The names of tables that given names stand for, each once.
+    """The names of tables that given names of either kind stand for, each once.
 
-    Args:
-      given: names of either kind.
-      where: shown in the message, such as `--policies`.
-      allowed: which names of `ROWS` there are here; default: all.
-      extra: further words that may stand there.
-
-    Raises:
-      UserError: an unknown name.
+    `where` begins the message, such as `--policies`. `allowed` are the names of `ROWS` that there
+    are here (None: all); `extra` are further words that may stand there.
     """
     allowed, extra = list(ROWS if allowed is None else allowed), list(extra)
     out = []
@@ -67,12 +54,7 @@ def row_names(
 
 
 def suggestion(name: str, known: Iterable[str] | None = None) -> str:
-    """The end of a message about an unknown name.
-
-    Args:
-      name: as somebody wrote it.
-      known: the names there are; default: every policy's.
-    """
+    """The end of a message about an unknown name; `known` are those there are (None: all)."""
     known = list(dict.fromkeys((*POLICIES, *ROWS) if known is None else known))
     near = difflib.get_close_matches(plain(name), known, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"

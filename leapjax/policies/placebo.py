@@ -27,14 +27,8 @@ if TYPE_CHECKING:
 def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
     """Choose the positions that this pass commits.
 
-    Args:
-      proposal: `.confidence` (B, W) float32 in [0, 1], `.uniform` (B, W) float32 in [0, 1).
-      masked: (B, W) bool, the active block's open positions.
-      info: `.parameters`: `threshold`, `relaxed_threshold` (B,) float32, `radius` (B,) int32.
-
-    Returns:
-      A Decision; kinds anchor, propagated (in a drawn neighbourhood), and top1 for a surest
-      position that is neither.
+    Kinds are anchor, propagated (in a drawn neighbourhood), and top1 for a surest position that is
+    neither.
     """
     numbers, confidence = info.parameters, proposal.confidence
     anchor = masked & reaches(confidence, numbers["threshold"])

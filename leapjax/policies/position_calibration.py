@@ -30,15 +30,7 @@ if TYPE_CHECKING:
 
 
 def checked_counts(counts: ArrayLike, vocab_size: int) -> Real[np.ndarray, " {vocab_size}"]:
-    """Counts of tokens as an array.
-
-    Args:
-      counts: (V,) whole numbers.
-      vocab_size: V.
-
-    Raises:
-      UserError: not one count, at least 0, for each id of the vocabulary.
-    """
+    """Counts of tokens as an array: whole numbers from 0, one for each id of the vocabulary."""
     counts = np.asarray(counts)
     numbers = np.issubdtype(counts.dtype, np.number)
     if counts.shape != (vocab_size,) or not numbers or not (counts >= 0).all():
@@ -52,12 +44,6 @@ def checked_counts(counts: ArrayLike, vocab_size: int) -> Real[np.ndarray, " {vo
 def log_frequencies(counts: ArrayLike) -> Float32[np.ndarray, " V"]:
     """Log of each token's share of a corpus, as the authors estimate it.
 
-    Args:
-      counts: (V,) whole numbers, how often each token occurs; unseen tokens count as once.
-
-    Returns:
-      (V,) float32.
-
     >>> np.exp(log_frequencies([3, 1, 0])).round(2).tolist()  # an unseen token counts as once
     [0.75, 0.25, 0.25]
     """
@@ -67,15 +53,7 @@ def log_frequencies(counts: ArrayLike) -> Float32[np.ndarray, " V"]:
 
 
 def score(proposal: Proposal, info: Pass) -> Float32[Array, "B W"]:
-    """Capped information content, weighed by the place in the block.
-
-    Args:
-      proposal: `.confidence` (B, W) float32 in [0, 1]; `.surprise` (B, W) float32 in nats.
-      info: `.columns`, `.block`; `.parameters`: `position_decay`, `surprise_cap` (B,) float32.
-
-    Returns:
-      (B, W) float32.
-    """
+    """Capped information content, weighed by the place in the block."""
     numbers = info.parameters
     place = jnp.maximum(info.columns - info.block[:, None], 0).astype(jnp.float32)
     content = jnp.minimum(proposal.confidence * proposal.surprise, numbers["surprise_cap"][:, None])

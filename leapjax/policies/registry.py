@@ -1,7 +1,5 @@
 """The registry of policies, their parameters, and their rows in tables of results."""
 
-from __future__ import annotations
-
 import re
 
 from leapjax.errors import UserError
@@ -40,9 +38,6 @@ def register_policy(policy: Policy) -> Policy:
     Args:
       policy: its name and the names of its table rows must be new. A parameter that another policy
         also declares must have the same type, choices and `traced`.
-
-    Returns:
-      The policy.
 
     Raises:
       UserError: a name is taken, or a declaration is unusable or contradicts another policy's.

@@ -3,8 +3,6 @@
 Source: SDAR (arXiv 2510.06303), `sequential`; checked against the authors' generate.py.
 """
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 
 from leapjax.policies.base import Policy, best_first

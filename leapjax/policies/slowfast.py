@@ -41,14 +41,7 @@ def memory(w: int, v: int) -> Memory:
 def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
     """Choose the positions that this pass commits.
 
-    Args:
-      proposal: `.confidence` (B, W) float32 in [0, 1].
-      masked: (B, W) bool, the active block's open positions.
-      info: `.parameters`: `threshold`, `explore_threshold` (B,) float32 and `explore_steps` (B,)
-        int32; `.columns`, `.block`, `.memory`.
-
-    Returns:
-      A Decision with memory; kind anchor for two or more above the threshold, else top1.
+    The kind is anchor for two or more above the threshold, else top1.
     """
     numbers, m, confidence = info.parameters, info.memory, proposal.confidence
     w, steps = masked.shape[1], numbers["explore_steps"]

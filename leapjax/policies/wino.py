@@ -44,14 +44,8 @@ def memory(w: int, v: int) -> Memory:
 def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
     """Choose the positions that this pass commits, and those that it takes back.
 
-    Args:
-      proposal: `.confidence` (B, W) float32 in [0, 1]; `.recheck` (B, W) float32, what the
-        shadow gives to the token that stands there.
-      masked: (B, W) bool, the active block's open positions.
-      info: `.parameters`: `threshold`, `remask_threshold` (B,) float32; `.decided`, `.memory`.
-
-    Returns:
-      A Decision that also reopens, with memory; kind anchor above the threshold, else top1.
+    The kind is anchor above the threshold, else top1. `recheck` is what the shadow gives to the
+    token that stands there.
     """
     numbers, confidence = info.parameters, proposal.confidence
     # Below the clip, int(0.7 M) in float64 is this quotient.
