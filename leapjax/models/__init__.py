@@ -1,7 +1,5 @@
 """Models: the shape of a family's checkpoint, its table of weights, and the forward pass."""
 
-from __future__ import annotations
-
 from leapjax.models.config import ModelConfig
 from leapjax.models.families import FAMILIES, param_shapes, parameter_count, parse_config, table
 

@@ -28,15 +28,7 @@ class Bidirectional:
     def mask(
         self, queries: Int32[Array, "B S"], keys: Int32[Array, "B T"]
     ) -> Bool[Array, "B S T"] | bool:
-        """The attention mask.
-
-        Args:
-          queries: (B, S) int32, positions in their rows.
-          keys: (B, T) int32.
-
-        Returns:
-          Bool that broadcasts to (B, S, T).
-        """
+        """The attention mask of positions in their rows; it broadcasts to (B, S, T)."""
         return True
 
 
@@ -44,16 +36,13 @@ class Bidirectional:
 class BlockCausal:
     """A position attends to its own block and all earlier ones; position 0 begins block 0.
 
-    Attributes:
-      length: tokens per block.
-
     >>> import numpy as np
     >>> place = np.arange(4)[None]
     >>> BlockCausal(2).mask(place, place)[0].astype(int).tolist()
     [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
     """
 
-    length: int
+    length: int  # tokens per block
 
     def mask(self, queries: Int32[Array, "B S"], keys: Int32[Array, "B T"]) -> Bool[Array, "B S T"]:
         """See `Bidirectional.mask`."""
@@ -78,15 +67,12 @@ class Causal:
 class Windowed:
     """A position attends to those less than `size` away, on both sides.
 
-    Attributes:
-      size: positions; with 1 a position attends to itself only.
-
     >>> import numpy as np
     >>> Windowed(2).mask(np.arange(3)[None], np.arange(3)[None])[0].astype(int).tolist()
     [[1, 1, 0], [1, 1, 1], [0, 1, 1]]
     """
 
-    size: int
+    size: int  # with 1 a position attends to itself only
 
     def mask(self, queries: Int32[Array, "B S"], keys: Int32[Array, "B T"]) -> Bool[Array, "B S T"]:
         """See `Bidirectional.mask`."""
@@ -123,16 +109,9 @@ def attention_mask(
     keys: Int32[Array, "B T"],
     valid: Bool[Array, "B T"] | Bool[Array, "B S T"],
 ) -> Bool[Array, "B T"] | Bool[Array, "B S T"]:
-    """The attention mask of a rule, without pads.
+    """The attention mask of a rule, without pads: `valid` itself if the rule excludes nothing.
 
-    Args:
-      rule: the layers' rule.
-      queries: (B, S) int32, positions.
-      keys: (B, T) int32, positions.
-      valid: (B, T) bool, False marks pads; or (B, S, T) bool, one mask per query.
-
-    Returns:
-      `valid` itself if the rule excludes nothing, else (B, S, T) bool.
+    `valid` is False at pads; with (B, S, T) it is one mask per query.
 
     >>> import numpy as np
     >>> place, valid = np.arange(3)[None], np.array([[True, True, False]])

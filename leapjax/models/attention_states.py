@@ -38,19 +38,9 @@ def attention_states(
 ) -> tuple[Float[Array, "R T D"], tuple[Float32[Array, "B W T"], Float32[Array, "B T"] | None]]:
     """Like `transformer.hidden_states`; also the mean attention map of the last four layers.
 
-    Args:
-      params: as for `hidden_states`.
-      config: static shape.
-      ids: (R, T) int32.
-      positions: (R, T) int32, rotary positions.
-      valid: (R, T) bool, False marks pads.
-      columns: (B, W) int32, the windows of the first B rows, whose maps are wanted.
-      received: also sum the map over the row's queries.
-      dtype: compute dtype.
-
-    Returns:
-      (R, T, D) hidden states, and of the map, [query, key], each row of which sums to 1: the
-      window's rows (B, W, T) float32, and the column sums (B, T) float32, or None.
+    The maps of the first B rows' windows, `columns`, are wanted; with `received` also the sum of
+    the map over the row's queries. Returns the hidden states and, of the map, [query, key], each
+    row of which sums to 1: the window's rows, and the column sums or None.
     """
     model, ops, x, rope = begin(params, config, ids, positions, dtype)
     b = columns.shape[0]

@@ -46,19 +46,10 @@ def block_states(
 ) -> tuple[Float[Array, "B S D"], tuple[Float[Array, "L B S K E"], Float[Array, "L B S K E"]]]:
     """Forward pass of a few blocks of each row, under block-causal attention.
 
-    Args:
-      params: as for `hidden_states`.
-      config: static shape.
-      ids: (B, S) int32, the window's tokens.
-      positions: (B, S) int32, their rotary positions.
-      fresh: for each block of the window, (B, S) bool: the window's columns that it attends to.
-      cache: (keys, values) of N rows, each (L, N, K, T, E).
-      stored: (B, T) bool, the cached columns that the whole window attends to.
-      dtype: compute dtype.
-      places: (B,) int32, each row's place in the cache; None if N is B.
-
-    Returns:
-      (B, S, D) hidden states, and the window's rotated keys and values, (L, B, S, K, E) each.
+    `fresh` says for each block of the window, (B, S) bool, which of the window's columns it attends
+    to; `stored` are the cached columns that the whole window attends to. The keys and values of
+    `cache` are those of N rows, (L, N, K, T, E) each; `places` are the rows' in it (None: N is B).
+    Returns the hidden states and the window's rotated keys and values.
     """
     model, ops, x, rope = begin(params, config, ids, positions, dtype)
     shape = (config.n_layers, *ids.shape, config.n_kv_heads, config.head_dim)
@@ -91,18 +82,8 @@ def prefill_states(
     The columns are whole blocks, and the cache holds the columns before. Each layer stores its
     fresh keys first and then attends to the cache alone, in tiles of its columns. So the keys and
     values of a column depend neither on where the piece begins nor on the columns T of the cache.
-
-    Args:
-      params: as for `hidden_states`.
-      config: static shape.
-      ids: (G, S) int32, tokens of columns `start` to `start` + S.
-      positions: (G, S) int32, their rotary positions.
-      rows: (keys, values) of these rows alone, each (L, G, K, T, E).
-      start: () int32.
-      dtype: compute dtype.
-
-    Returns:
-      `rows` with the S columns replaced.
+    `ids` are the tokens of columns `start` to `start` + S, `rows` the keys and values of these rows
+    alone, (L, G, K, T, E) each. Returns `rows` with the S columns replaced.
     """
     model, ops, x, rope = begin(params, config, ids, positions, dtype)
     column = jnp.arange(rows[0].shape[3], dtype=jnp.int32)[None, :]

@@ -37,16 +37,13 @@ FLOOR = np.float32(-1e4)
 class Messages(NamedTuple):
     """What both scans know about the states.
 
-    Attributes:
-      before: (B, T, S) float32, log p(state | observed tokens before the column).
-      behind: (B, T, S) float32, log p(observed tokens behind the column | state), up to a constant.
-      gained: (B, T) float32, log p(token | observed tokens before it), in nats; 0 where open or a
-        pad. Their sum is the log-likelihood of what is observed.
+    `gained` is log p(token | observed tokens before it), in nats; 0 where open or a pad. Its sum is
+    the log-likelihood of what is observed.
     """
 
-    before: Any
-    behind: Any
-    gained: Any
+    before: Any  # (B, T, S) float32, log p(state | observed tokens before the column)
+    behind: Any  # (B, T, S) float32, log p(observed tokens behind the column | state) + constant
+    gained: Any  # (B, T) float32
 
 
 def logs(params: Mapping[str, Any]) -> tuple[Any, Any, Any]:
@@ -73,11 +70,8 @@ def messages(
 ) -> Messages:
     """Forward and backward scan over rows.
 
-    Args:
-      params: `initial` (S,), `transition` (S, S), `emission` (S, V), log probabilities.
-      config: the model's shape.
-      ids: (B, T) int32; the mask id where open.
-      valid: (B, T) bool, False marks pads.
+    `params` are log probabilities: `initial` (S,), `transition` (S, S), `emission` (S, V). `ids`
+    have the mask id where open; `valid` is False at pads.
     """
     initial, transition, emission = logs(params)
     known = observed(config, ids, valid)
@@ -108,13 +102,8 @@ def conditionals(
 ) -> Float32[Array, "B T V"] | Float32[Array, "B W V"]:
     """Log p(token | all observed tokens of the row but the column's own).
 
-    Args:
-      params: see `messages`.
-      found: from `messages`.
-      columns: (B, W) int32, the columns to return; None returns all.
-
-    Returns:
-      (B, T, V) or (B, W, V) float32, at least `FLOOR`.
+    `found` is from `messages`, `columns` are the columns to return (None: all). The result is at
+    least `FLOOR`.
     """
     parts = found.before, found.behind
     before, behind = parts if columns is None else (take(x, columns) for x in parts)
@@ -144,18 +133,10 @@ def hidden_states(
 ) -> Float32[Array, "B T V"] | Float32[Array, "B W V"]:
     """Exact conditionals, with the interface of `transformer.hidden_states`.
 
-    Args:
-      params: see `messages`.
-      config: the model's shape.
-      ids: (B, T) int32.
-      positions: (B, T) int32; a chain counts valid columns, which says the same.
-      valid: (B, T) bool, False marks pads.
-      dtype: ignored, compute is float32.
-      outputs: (B, W) int32, the columns to return; None returns all.
-
-    Returns:
-      (B, T, V) float32, with `outputs` (B, W, V): log p(token | all observed tokens of the row);
-      at an observed column 0 for its token and `FLOOR` for the others. `head` returns it unchanged.
+    A chain counts valid columns, which says the same as `positions`; `dtype` is ignored: compute is
+    float32. Without `outputs` all columns are returned. An entry is log p(token | all observed
+    tokens of the row); at an observed column 0 for its token and `FLOOR` for the others. `head`
+    returns it unchanged.
     """
     logits = conditionals(params, messages(params, config, ids, valid), outputs)
     known = observed(config, ids, valid)
@@ -176,19 +157,9 @@ def shadowed_states(
 ) -> tuple[Float32[Array, "B W V"], Float32[Array, "B W V"]]:
     """As `leapjax.models.shadow.shadowed_states`; the shadow leaves each column's token out.
 
-    Args:
-      params: see `messages`.
-      config: the model's shape.
-      ids: (B, T) int32.
-      positions: (B, T) int32.
-      valid: (B, T) bool, False marks pads.
-      dtype: ignored.
-      columns: (B, W) int32, the window.
-      source: (B, W) int32, equal to `columns`.
-
-    Returns:
-      Two (B, W, V) float32: `hidden_states` of the window, and log p(token | all observed tokens
-      of the row but the column's own).
+    `columns` is the window, and `source` equal to it; `dtype` is ignored. The results are
+    `hidden_states` of the window, and log p(token | all observed tokens of the row but the column's
+    own).
     """
     shadow = conditionals(params, messages(params, config, ids, valid), columns)
     known = take(observed(config, ids, valid), columns)
@@ -205,23 +176,13 @@ def dependence(
 ) -> tuple[Float32[Array, " B"], Float32[Array, " B"]]:
     """How strongly the states at the chosen columns depend on each other, given what is observed.
 
-    The states are then a Markov chain still, so both numbers are sums over
-    neighbouring chosen columns. Where each state emits a token of its own they are the tokens'
-    too, the expectations of log p(x_S | given) minus the sum of log p(x_i | given) under either
-    side.
-
-    Args:
-      params: see `messages`.
-      config: the model's shape.
-      ids: (B, T) int32; the mask id where open.
-      valid: (B, T) bool, False marks pads.
-      found: from `messages` of the same rows.
-      chosen: (B, T) bool, open columns.
-
-    Returns:
-      Two (B,) float32, nats, both at least 0: the total correlation, KL(joint || separate), and
-      the lautum information, KL(separate || joint): what drawing each by itself loses.
-      Source of the latter: Palomar and Verdu 2008, doi 10.1109/TIT.2007.915715.
+    The states are then a Markov chain still, so both numbers are sums over neighbouring chosen
+    columns. Where each state emits a token of its own they are the tokens' too, the expectations of
+    log p(x_S | given) minus the sum of log p(x_i | given) under either side. `found` is from
+    `messages` of the same rows, `chosen` are open columns. Both results are in nats and at least 0:
+    the total correlation, KL(joint || separate), and the lautum information, KL(separate || joint):
+    what drawing each by itself loses. Source of the latter: Palomar and Verdu 2008, doi
+    10.1109/TIT.2007.915715.
     """
     _, transition, emission = logs(params)
     known = observed(config, ids, valid)
@@ -264,12 +225,9 @@ def has_summary(params: Mapping[str, Any], config: ModelConfig) -> bool:
 
 
 def init_params(config: ModelConfig, logits: Mapping[str, Any]) -> dict[str, Any]:
-    """Weights from unnormalised logarithms.
+    """Weights from unnormalised logarithms, named as `messages` takes them.
 
-    Args:
-      config: the model's shape.
-      logits: `initial`, `transition`, `emission`, as `messages` takes them. The special ids' get
-        probability 0.
+    The special ids' get probability 0.
     """
     special = [config.mask_token_id, config.eos_token_id, config.pad_token_id]
     emission = jnp.asarray(logits["emission"], jnp.float32).at[:, jnp.asarray(special)].set(FLOOR)

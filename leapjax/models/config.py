@@ -71,10 +71,7 @@ class Run:
 
     Attributes:
       name: key of the run in the parameters.
-      n_layers: number of layers.
       mlp_hidden_size: inner width F of the MLP.
-      attention: attention rule.
-      experts: the experts that take the place of the MLP, or None.
     """
 
     name: str
@@ -91,8 +88,6 @@ def layer_runs(
 
     Args:
       kinds: for each layer, its experts, or None for an MLP.
-      mlp_hidden_size: inner width F of the MLPs.
-      attention: attention rule of all layers.
 
     >>> runs = layer_runs([None, Experts(8, 2, 16), Experts(8, 2, 16)], 64, Bidirectional())
     >>> [(run.name, run.n_layers) for run in runs]
@@ -123,7 +118,6 @@ class ModelConfig:
       norm_eps: epsilon of the RMS norms.
       max_length: longest sequence the model was built for, in tokens.
       mask_token_id: the id of an open position.
-      eos_token_id: the id that ends an answer.
       pad_token_id: the id that fills unused slots.
       tie_embeddings: the head is the embedding table.
       qkv_bias: query, key and value projections have a bias.
@@ -197,25 +191,15 @@ class ModelConfig:
         return self.attention.length if isinstance(self.attention, BlockCausal) else None
 
     def with_block_length(self, length: int) -> ModelConfig:
-        """The same model with another block of its block-causal attention.
-
-        Args:
-          length: tokens per block, at least 1.
-        """
+        """The same model with another block of its block-causal attention, of at least 1 token."""
         rule = BlockCausal(length)
         runs = tuple(dataclasses.replace(run, attention=rule) for run in self.layer_runs)
         return dataclasses.replace(self, attention=rule, layer_runs=runs)
 
     def canvas_positions(self, prompt: int, gen_length: int, block_length: int) -> int:
-        """Positions of the canvas behind a prompt; see `CANVASES`.
+        """Positions of the canvas behind a prompt of so many tokens; see `CANVASES`.
 
-        Args:
-          prompt: tokens of the prompt.
-          gen_length: tokens to generate.
-          block_length: tokens per block.
-
-        Returns:
-          The positions that are decoded; of an "overhang" the answer is cut to `gen_length`.
+        All of them are decoded; of an "overhang" the answer is cut to `gen_length`.
         """
         if self.canvas in ("to_border", "overhang"):
             return -(-(prompt + gen_length) // block_length) * block_length - prompt

@@ -4,8 +4,6 @@ Ignoring a key that changes the computation would silently give wrong logits. So
 the keys that it reads, the keys that it supports at some values only, and the harmless ones.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -52,10 +50,8 @@ _REQUIRED: Any = object()
 class Keys:
     """The keys of one `config.json`, read by type; `done` refuses unread keys.
 
-    Args:
-      raw: the parsed JSON object.
-      family: its name in messages.
-      harmless: keys of this family that do not affect the forward pass.
+    A key without a `default` is required; with `null` it may be null, and is None. `harmless` keys
+    of the family do not affect the forward pass.
     """
 
     def __init__(self, raw: Mapping[str, Any], family: str, harmless: Iterable[str] = ()):
@@ -81,14 +77,7 @@ class Keys:
     def whole(
         self, name: str, default: Any = _REQUIRED, *, null: bool = False, least: int = 1
     ) -> Any:
-        """A whole number, at least `least`.
-
-        Args:
-          name: the key.
-          default: value of an absent key; without a default the key is required.
-          null: allow `null`, returned as None.
-          least: smallest allowed value.
-        """
+        """A whole number, at least `least`."""
         value = self._get(name, default)
         if (value is None and null) or (name not in self._raw):
             return value
@@ -97,23 +86,12 @@ class Keys:
         return value
 
     def real(self, name: str, default: Any = _REQUIRED, *, null: bool = False) -> Any:
-        """A number above 0, within float32's range.
-
-        Args:
-          name: the key.
-          default: value of an absent key; without a default the key is required.
-          null: allow `null`, returned as None.
-        """
+        """A number above 0, within float32's range."""
         value = self._get(name, default)
         return None if value is None and null else self._real(name, value)
 
     def wholes(self, name: str, default: Any = _REQUIRED) -> tuple[int, ...]:
-        """A list of whole numbers; `null` is an empty one.
-
-        Args:
-          name: the key.
-          default: value of an absent key; without a default the key is required.
-        """
+        """A list of whole numbers; `null` is an empty one."""
         value = self._get(name, default)
         value = [] if value is None else value
         if not isinstance(value, list) or not all(type(number) is int for number in value):
@@ -128,27 +106,15 @@ class Keys:
         return bool(value)
 
     def ignore(self, name: str) -> None:
-        """Allow any value of a key that this config makes harmless.
-
-        Args:
-          name: the key.
-        """
+        """Allow any value of a key that this config makes harmless."""
         self._known.add(name)
 
     def ids(self, name: str) -> tuple[int, ...]:
-        """Token ids: one, or a list; () if the key is absent or `null`.
-
-        Args:
-          name: the key.
-        """
+        """Token ids: one, or a list; () if the key is absent or `null`."""
         return token_ids(self._get(name, None), f"config.json: {name}")
 
     def only(self, table: Mapping[str, tuple[tuple, Any]]) -> None:
-        """Refuse unsupported values.
-
-        Args:
-          table: key -> (supported values, the original's default).
-        """
+        """Refuse unsupported values; key -> (supported values, the original's default)."""
         for name, (supported, absent) in table.items():
             value = self._get(name, absent)
             if not any(type(value) is type(s) and value == s for s in supported):
@@ -165,9 +131,7 @@ class Keys:
     def layer_types(self, n_layers: int, same: Sequence[str] = ("full_attention",)) -> None:
         """Refuse a list of layer types unless every layer has full attention.
 
-        Args:
-          n_layers: number of layers.
-          same: layer types that mean full attention in this family.
+        `same` are layer types that mean full attention in this family.
         """
         kinds = self._get("layer_types", None)
         if kinds is None or (
@@ -182,9 +146,6 @@ class Keys:
         """The base of the rotary embedding, in any transformers version; refuses scaled RoPE.
 
         The key is `rope_theta` (version 4), or lies in `rope_parameters` (5) or `rope_scaling`.
-
-        Args:
-          default: value if no key gives it; without a default a key must give it.
         """
         found = self._rope("rope_theta")
         if not found and self._raw.get("rope_parameters") is not None:
@@ -196,9 +157,6 @@ class Keys:
 
         The key is `partial_rotary_factor`, where `rope_theta` can be. In a family that does not
         call this, RoPE rotates the whole head.
-
-        Args:
-          default: the share if no key gives it; without a default a key must give it.
         """
         self._known.add(name := "partial_rotary_factor")
         share = self._rope(name) or self.real(name, default)
@@ -250,19 +208,11 @@ class Keys:
         return float(value)
 
     def refuse(self, name: str, value: Any, expected: str) -> NoReturn:
-        """Report an unusable value.
-
-        Raises:
-          UserError: always.
-        """
+        """Report an unusable value."""
         raise UserError(f"config.json: {name} is {shown(value)}, expected {expected}")
 
     def done(self) -> None:
-        """Refuse the first unread key.
-
-        Raises:
-          UserError: a key was neither read nor declared harmless.
-        """
+        """Refuse the first unread key."""
         for name in self._raw:
             if name not in self._known:
                 raise UserError(
@@ -273,15 +223,7 @@ class Keys:
 
 
 def token_ids(value: Any, what: str) -> tuple[int, ...]:
-    """Token ids from JSON: one, or a list; () for `null`.
-
-    Args:
-      value: the parsed JSON.
-      what: its file and key, for messages.
-
-    Raises:
-      UserError: anything else.
-    """
+    """Token ids from JSON (one, or a list; () for `null`); `what` is its file and key."""
     listed = value if isinstance(value, list) else [] if value is None else [value]
     if not all(type(i) is int and 0 <= i <= _LARGEST for i in listed):
         raise UserError(f"{what} is {shown(value)}, expected a token id or a list of them")

@@ -4,8 +4,6 @@ A kind is a module with `hidden_states`, `head` and `has_summary`. Caches, train
 else asks for attention or layers is the transformer's alone.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from leapjax.models import chain, shadow, transformer
@@ -13,18 +11,10 @@ from leapjax.models.config import ModelConfig
 
 
 def network(config: ModelConfig) -> Any:
-    """The module that computes a model's logits.
-
-    Args:
-      config: the model's shape.
-    """
+    """The module that computes a model's logits."""
     return transformer if config.has_attention else chain
 
 
 def rechecker(config: ModelConfig) -> Any:
-    """The module with the model's `shadowed_states`.
-
-    Args:
-      config: the model's shape.
-    """
+    """The module with the model's `shadowed_states`."""
     return shadow if config.has_attention else chain

@@ -7,8 +7,6 @@ embedding and a tied head are not quantised. int8 takes a quarter of float32's b
 bfloat16's.
 """
 
-from __future__ import annotations
-
 import functools
 
 import jax
@@ -34,19 +32,10 @@ def _int8(matrices, axis: int):
 
 
 def quantize(params, config: ModelConfig, method: str):
-    """Quantise the matrices to int8.
+    """Quantise the matrices of canonical float weights to int8, by one of `QUANTIZATIONS`.
 
-    Args:
-      params: canonical, float leaves.
-      config: static shape.
-      method: one of `QUANTIZATIONS`.
-
-    Returns:
-      A pytree with int8 `q`, `k`, …, `head` and additional float32 leaves `q_scale` (L, out), …,
-      `head_scale` (V,); leaves that are not quantised are the same arrays.
-
-    Raises:
-      UserError: unknown method, or a model without matrices.
+    The result has int8 `q`, `k`, …, `head` and additional float32 leaves `q_scale` (L, out), …,
+    `head_scale` (V,); leaves that are not quantised are the same arrays.
     """
     if method not in QUANTIZATIONS:
         raise UserError(f"quantize is {method!r}; choose one of {', '.join(QUANTIZATIONS)}")

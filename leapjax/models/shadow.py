@@ -34,21 +34,9 @@ def shadowed_states(
 
     The shadow is a second copy of the window: W masks appended to the T columns, at the positions
     whose outputs predict the window. It attends to itself and to the row, except that each shadow
-    column skips the token that it predicts. The row does not attend to the shadow, so the row's
-    own outputs do not change.
-
-    Args:
-      params: as for `transformer.hidden_states`.
-      config: static shape.
-      ids: (B, T) int32.
-      positions: (B, T) int32, rotary positions.
-      valid: (B, T) bool, False marks pads.
-      dtype: compute dtype.
-      columns: (B, W) int32, the window.
-      source: (B, W) int32, the columns whose outputs predict it.
-
-    Returns:
-      Two (B, W, D) arrays.
+    column skips the token that it predicts. The row does not attend to the shadow, so the row's own
+    outputs do not change. `columns` is the window, `source` are the columns whose outputs predict
+    it.
     """
     (b, t), w = ids.shape, columns.shape[1]
     all_columns = jnp.arange(t, dtype=jnp.int32)[None, None, :]

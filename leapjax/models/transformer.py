@@ -55,19 +55,10 @@ def layer_block(
     mix: Callable[..., tuple[Any, Any]],
     outputs: Int32[Array, "B W"] | None = None,
 ) -> tuple[Float[Array, "B S D"] | Float[Array, "B W D"], Any]:
-    """One transformer block.
+    """One transformer block; returns the residual stream, and what `mix` returned besides.
 
-    Args:
-      ops: the backend's operations (`leapjax.ops`).
-      x: (B, S, D), the residual stream.
-      layer: the layer's weights.
-      head_dim: E.
-      rope: cosines and sines of the S positions.
-      mix: attention, (q, k, v, Rope, outputs) -> (B, S or W, H * E) and whatever the caller keeps.
-      outputs: (B, W) int32, the columns to compute beyond keys and values; None computes all.
-
-    Returns:
-      (B, S, D) or (B, W, D), and what `mix` returned besides.
+    `mix` is attention: (q, k, v, Rope, outputs) -> (B, S or W, H * E) and whatever the caller
+    keeps. `outputs` are the columns to compute beyond keys and values (None: all).
     """
     with jax.named_scope("attention"):
         own = rope
@@ -90,11 +81,9 @@ def mixer(
 ) -> Callable[..., tuple[Any, Any]]:
     """Attention under masks: the `mix` of `layer_block`, which keeps rotated keys, and values.
 
-    Args:
-      ops: the backend's operations.
-      valid: (B, S) or (B, S, S) bool, the attention mask of the S fresh keys; or a tuple of
-        (B, S) masks, one for each of equal parts of the queries.
-      cached: keys and values to attend to as well.
+    `valid` may be (B, S, S) too, the attention mask of the S fresh keys, or a tuple of (B, S)
+    masks, one for each of equal parts of the queries. `cached` are keys and values to attend to as
+    well.
     """
 
     def mix(q, k, v, rope, outputs=None):
@@ -114,18 +103,7 @@ def begin(
     positions: Int32[Array, "B S"],
     dtype: DTypeLike,
 ) -> tuple[Arranged, Any, Float[Array, "B S D"], Any]:
-    """The start of every forward pass.
-
-    Args:
-      params: as for `hidden_states`.
-      config: static shape.
-      ids: (B, S) int32.
-      positions: (B, S) int32, rotary positions.
-      dtype: compute dtype.
-
-    Returns:
-      The arranged weights, their backend, the embeddings (B, S, D), and cosines and sines.
-    """
+    """The start of every forward pass: weights, backend, embeddings, and cosines and sines."""
     model = as_arranged(params, config)
     rope = rope_tables(positions, config.rotated, config.rope_theta)
     return model, BACKENDS[model.backend], embed(model, config, ids, dtype), rope
@@ -134,19 +112,10 @@ def begin(
 def _prepare(params, config: ModelConfig, ids, positions, valid, dtype, cache=None):
     """The start of the forward passes whose masks follow from the rule.
 
-    Args:
-      params: as for `hidden_states`.
-      config: static shape.
-      ids: (B, S) int32.
-      positions: (B, S) int32.
-      valid: (B, S) or (B, S, S) bool.
-      dtype: compute dtype.
-      cache: keys and values of all layers, which columns of them to attend to (B, T), and their
-        positions (B, T); None attends to nothing but the S positions.
-
-    Returns:
-      The arranged weights, the embeddings, and one block per run, which takes (x, layer, index)
-      and `outputs`.
+    `valid` is (B, S) or (B, S, S) bool. `cache` has the keys and values of all layers, which
+    columns of them to attend to (B, T), and their positions (B, T); None attends to nothing but the
+    S positions. Returns the arranged weights, the embeddings, and one block per run, which takes
+    (x, layer, index) and `outputs`.
     """
     model, ops, x, rope = begin(params, config, ids, positions, dtype)
 
@@ -188,18 +157,11 @@ def hidden_states(
 ) -> Float[Array, "B T D"] | Float[Array, "B W D"]:
     """Whole-sequence forward pass up to (not including) the final norm and head.
 
-    Args:
-      params: canonical (`param_shapes(config)`, any float dtype) or `leapjax.ops.weights.Arranged`.
-      config: static shape.
-      ids: (B, T) int32.
-      positions: (B, T) int32; the rotary position of each column in its own row.
-      valid: (B, T) bool, False marks pads; or (B, T, T), the attention mask of each column.
-      dtype: compute dtype; float32 computes at full precision on every device.
-      outputs: (B, W) int32, the columns to return; the last layer computes only keys and values
-        of the others. None returns all.
-
-    Returns:
-      (B, T, D) in `dtype`; with `outputs` (B, W, D).
+    `params` are canonical (`param_shapes(config)`, any float dtype) or
+    `leapjax.ops.weights.Arranged`. `positions` are rotary, those of each column in its own row.
+    `valid` is False at pads; with (B, T, T) it is the attention mask of each column. `dtype`, that
+    of the result, is computed in; float32 computes at full precision on every device. `outputs` are
+    the columns to return (None: all); the last layer computes only keys and values of the others.
     """
     model, x, blocks = _prepare(params, config, ids, positions, valid, dtype)
 
@@ -223,20 +185,7 @@ def refresh_states(
     """Like `hidden_states`; also writes every layer's rotated keys and values into a cache.
 
     Each layer is written in place where the cache is a loop carry, so no second cache is held.
-
-    Args:
-      params: as for `hidden_states`.
-      config: static shape.
-      ids: (G, T) int32.
-      positions: (G, T) int32, rotary positions.
-      valid: (G, T) bool.
-      cache: (keys, values), each (L, B, K, T, E).
-      rows: (G,) int32, each row's place in the cache.
-      dtype: compute dtype.
-      outputs: as for `hidden_states`.
-
-    Returns:
-      (G, T, D) or (G, W, D), and the updated cache.
+    `cache` has keys and values, (L, B, K, T, E) each; `rows` are the rows' places in it.
     """
     model, x, blocks = _prepare(params, config, ids, positions, valid, dtype)
 
@@ -266,22 +215,10 @@ def window_states(
     """Forward pass of a window of each row against cached keys and values.
 
     The window attends to its own fresh keys and values, and to the cache in all other columns.
-    Nothing is stored: the next pass computes the window anew.
-
-    Args:
-      params: as for `hidden_states`.
-      config: static shape.
-      ids: (B, S) int32, the window's tokens.
-      positions: (B, S) int32, their rotary positions.
-      valid: (B, T) bool; which columns may be attended to.
-      cache: (keys, values), each (L, B, K, T, E).
-      start: (B,) int32, the window's first column.
-      fresh: two (B,) int32; the first fresh column, and the end of the fresh ones. The window's
-        columns before and after keep their cached keys and values.
-      dtype: compute dtype.
-
-    Returns:
-      (B, S, D) hidden states.
+    Nothing is stored: the next pass computes the window anew. `valid` says which columns may be
+    attended to, `start` is the window's first column. `fresh` is two (B,) int32, the first fresh
+    column and the end of the fresh ones: the window's columns before and after keep their cached
+    keys and values. Those of `cache` are (L, B, K, T, E) each.
     """
     low, end = (x[:, None] for x in fresh)
     column = jnp.arange(valid.shape[1], dtype=jnp.int32)[None, :]
@@ -302,16 +239,7 @@ def window_states(
 def head(
     params: Weights, config: ModelConfig, hidden: Float[Array, "B W D"]
 ) -> Float32[Array, "B W V"]:
-    """Final norm and vocabulary head.
-
-    Args:
-      params: as for `hidden_states`.
-      config: static shape.
-      hidden: (B, W, D), hidden states of a window.
-
-    Returns:
-      (B, W, V) float32 logits.
-    """
+    """Final norm and vocabulary head: logits of a window's hidden states."""
     model = as_arranged(params, config)
     with jax.named_scope("head"):
         return BACKENDS[model.backend].head(hidden, model)
@@ -329,15 +257,9 @@ def head_summary(
 ]:
     """Softmax statistics of the logits, without storing all of them, and a few separate logits.
 
-    Args:
-      params: as for `hidden_states`; requires `has_summary`.
-      config: static shape.
-      hidden: (B, W, D).
-      apart: ids, in order, whose logits are returned and left out of the statistics.
-
-    Returns:
-      Over all other ids, each (B, W): the largest logit, the lowest id that has it, and the sum of
-      exp(logit - largest). Then the separate logits, (B, W, len(apart)).
+    The weights must be such that `has_summary`. Over all ids but those `apart`: the largest logit,
+    the lowest id that has it, and the sum of exp(logit - largest). Then the logits of those
+    `apart`, in order.
     """
     model = as_arranged(params, config)
     with jax.named_scope("head"):
@@ -358,11 +280,6 @@ def init_params(config: ModelConfig, key: Key[Array, ""], dtype: DTypeLike = jnp
 
     Matrices are Normal(0, 0.02); the two projections that write to the residual stream are
     scaled down by sqrt(2 L). Norms are one, biases zero.
-
-    Args:
-      config: the model's shape.
-      key: PRNG key.
-      dtype: dtype of every leaf.
     """
     roles = {weight.short: weight.role for weight in table(config)}
     leaves, tree = jax.tree_util.tree_flatten_with_path(

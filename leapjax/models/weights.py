@@ -7,8 +7,6 @@ A family adds the hub's names (`leapjax.models.families`); the rest is common to
 Shapes: L layers of a run, V vocabulary, D width, F inner width of the MLP, X experts.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,7 +30,6 @@ class Weight:
       role: embedding (and head), matrix, norm, bias, expert (the matrices of a layer's experts),
         router, or log probability (of a Markov chain).
       hub: the hub's name; `{}` stands for the layer's number, a second one for the expert's.
-      first: number of the run's first layer.
       part: (first row, rows in all) of its place in a tensor of the hub that holds several
         parameters; None if it has a tensor of its own.
       merged: the hub's name of one tensor with a layer's experts, (X, out, in), in checkpoints
@@ -74,12 +71,7 @@ class Weight:
         return self.role in (MATRIX, EXPERT)
 
     def hub_name(self, layer: int | None = None, expert: int | None = None) -> str:
-        """The hub's name of a layer's tensor, or of one expert's.
-
-        Args:
-          layer: number within the run; None for a weight outside the layers.
-          expert: number within the layer, for the matrices of experts.
-        """
+        """The hub's name of a layer's tensor, or of one expert's."""
         if layer is None:
             return self.hub
         name = self.hub.replace("{}", str(self.first + layer), 1)
@@ -97,7 +89,6 @@ def transformer_weights(config: ModelConfig, hub: Mapping[str, str]) -> tuple[We
     """The table of a Llama-shaped transformer.
 
     Args:
-      config: its shape.
       hub: short name -> the hub's name without `.weight` or `.bias`. A bias may have a name of its
         own, complete; `experts_gate_merged` and so on name `Weight.merged`. Where q, k and v have
         the same name, one tensor holds them, in this order.
@@ -194,9 +185,6 @@ def _experts(c: ModelConfig, e: Experts) -> Iterator[tuple]:
 
 def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
     """A test whether a tensor's name matches one of the patterns, where `{}` is any number.
-
-    Args:
-      patterns: the hub's names.
 
     >>> known = matcher(["model.layers.{}.mlp.up_proj.weight"])
     >>> known("model.layers.12.mlp.up_proj.weight"), known("model.layers.x.mlp.up_proj.weight")

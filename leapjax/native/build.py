@@ -1,7 +1,5 @@
 """Compile the kernels for this machine, once, and make them known to XLA."""
 
-from __future__ import annotations
-
 import atexit
 import ctypes
 import functools

@@ -26,18 +26,14 @@ EXPERT_FLOATS = 2**24  # what experts have computed and not yet summed up, at mo
 class Packed:
     """Float32 matrices (K, N) side by side, in panels of columns, or some of those matrices.
 
-    Attributes:
-      panels: (P, K, C) float32; a matrix's last panel is filled up with zeros.
-      columns: how many each matrix has; all but the last fill their panels.
-      first: the panel that holds the first column.
-      gated: two matrices of equal columns stand for one, silu of the first's product times the
-        second's; half of each panel is the first's.
-      heads: of each matrix, the width of its heads if each panel holds columns of a head's first
-        half and the same of its second, as the rotary embedding needs them; 0 if its columns are
-        in order.
+    If `gated`, two matrices of equal columns stand for one, silu of the first's product times the
+    second's; half of each panel is the first's. `heads` are of each matrix the width of its heads
+    if each panel holds columns of a head's first half and the same of its second, as the rotary
+    embedding needs them; 0 if its columns are in order. `columns` say how many each matrix has: all
+    but the last fill their panels. `first` is the panel of the first column.
     """
 
-    panels: jax.Array
+    panels: jax.Array  # (P, K, C) float32; a matrix's last one is filled up with zeros
     columns: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     first: int = dataclasses.field(default=0, metadata={"static": True})
     gated: bool = dataclasses.field(default=False, metadata={"static": True})
@@ -61,14 +57,11 @@ def pack(
     gated: bool = False,
     heads: Sequence[int] = (),
 ) -> Packed:
-    """Pack matrices for this processor, which must be `available` for it.
+    """Pack matrices (K, N) of any float dtype for this processor, which must be `available` for it.
 
-    Args:
-      matrices: (K, N) each, any float dtype; all but the last fill their panels.
-      device: where to; None is JAX's default.
-      pages: memory to use, for several of these.
-      gated: two matrices are a gate and what it is for (`Packed`).
-      heads: widths of the matrices' heads if they are to be rotated, else 0; whole panels.
+    All but the last fill their panels. `pages` is memory to use, for several of these. `gated`: two
+    matrices are a gate and what it is for (`Packed`). `heads` are widths of the matrices' heads if
+    they are to be rotated, else 0; whole panels.
     """
     size = panel()
     heads = tuple(heads) or (0,) * len(matrices)
@@ -94,26 +87,17 @@ def pack(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PackedExperts:
-    """Float32 matrices of a layer's experts, in panels of columns, as `Packed` has them.
+    """Float32 matrices of a layer's experts, in panels of columns, as `Packed` has them."""
 
-    Attributes:
-      gate_up: (X, P, D, C) float32, gated: half of each panel is the gate's.
-      down: (X, Q, F, C) float32.
-    """
-
-    gate_up: jax.Array
-    down: jax.Array
+    gate_up: jax.Array  # (X, P, D, C) float32, gated: half of each panel is the gate's
+    down: jax.Array  # (X, Q, F, C) float32
 
 
 def pack_experts(gate, up, down, *, device=None, pages: Pages | None = None) -> PackedExperts:
     """Pack experts for this processor, which must be `available` for it.
 
-    Args:
-      gate: (X, D, F), any float dtype.
-      up: (X, D, F).
-      down: (X, F, D).
-      device: where to; None is JAX's default.
-      pages: memory to use, for several of these.
+    `gate` and `up` are (X, D, F), `down` (X, F, D), of any float dtype; `pages` is memory to use,
+    for several of these.
     """
     size, pages = panel(), pages or Pages()
     count, depth, width = gate.shape
@@ -153,21 +137,12 @@ def _by_halves(matrix, head: int, size: int):
 def product(x, matrix: Packed, *, norm=None, eps: float = 0.0, bias=None, rope=None, add=None):
     """Products of x with the matrices in float32, and what comes before and after them.
 
-    Sums run over K in order: a row's result doesn't depend on how many rows there are.
-
-    Args:
-      x: (..., K) float32.
-      matrix: one or several, side by side.
-      norm: a root-mean-square norm of x that comes first: its weights (K,), or weights and
-        biases (2, K); None for none.
-      eps: added to the norm's mean square.
-      bias: the matrices' biases, one after the other (a gate's and the other's, if gated); added
-        to the products. None for none.
-      rope: cosines and sines, each (..., 1, E / 2); matrices with heads are rotated by them.
-      add: (..., N), added to the only result.
-
-    Returns:
-      A list of (..., N), one for each matrix; for a gated pair one.
+    Sums run over K in order: a row's result doesn't depend on how many rows there are. `x` is (...,
+    K) float32. `norm` is a root-mean-square norm of it that comes first: its weights (K,), or
+    weights and biases (2, K), with `eps` added to the mean square. `bias` are the matrices' biases,
+    one after the other (a gate's and the other's, if gated). Matrices with heads are rotated by
+    `rope`, cosines and sines (..., 1, E / 2) each. `add` (..., N) is added to the only result.
+    Returns a list of (..., N), one for each matrix; for a gated pair one.
     """
     none = jnp.zeros((0,), jnp.float32)
     rotated = next((i for i, head in enumerate(matrix.heads) if head), len(matrix.columns))
@@ -206,21 +181,11 @@ def route(
 ):
     """Choose experts by a router's logits, as `leapjax.ops.experts.route`.
 
-    A row's choice and the bits of its weights depend on no other row.
-
-    Args:
-      logits: (N, X) float32.
-      bias: (X,) float32, added to the scores; None for none.
-      count: k, experts a row chooses.
-      score: `softmax` or `sigmoid` of the logits.
-      weighs: the bias is a part of the weights; else it only takes part in the choice.
-      normalize: weights are divided by their sum.
-      scale: factor on the weights.
-      groups: equal groups of consecutive experts.
-      top_groups: groups that a row may choose from.
-
-    Returns:
-      (N, k) int32, best first, ties to the lowest; and (N, k) float32, their weights.
+    A row's choice and the bits of its weights depend on no other row. `logits` are (N, X) float32,
+    `bias` (X,) is added to the scores: `weighs` says whether it is a part of the weights, or only
+    takes part in the choice. `groups` are equal groups of consecutive experts, of which a row may
+    choose from `top_groups`. Returns (N, k) int32, best first, ties to the lowest; and
+    (N, k) float32, their weights.
     """
     shape = (len(logits), count)
     outs = [jax.ShapeDtypeStruct(shape, t) for t in (jnp.int32, jnp.float32)]
@@ -242,19 +207,9 @@ def experts(x, chosen, weights, matrices: PackedExperts, *, norm=None, eps: floa
     """Weighted sums of the experts that tokens have chosen, in float32.
 
     Only those experts' matrices are read. A token's sum runs over its experts in its own order: its
-    bits depend on no other token.
-
-    Args:
-      x: (..., D) float32.
-      chosen: (..., k) int32, experts; each in [0, X).
-      weights: (..., k) float32.
-      matrices: the experts.
-      norm: of x, as for `product`.
-      eps: as for `product`.
-      add: (..., D) float32, added to the sums; None for none.
-
-    Returns:
-      (..., D): the sum over k of weight * ((silu(x gate) * (x up)) down).
+    bits depend on no other token. `x` is (..., D) float32, `chosen` (..., k) int32 in [0, X),
+    `weights` (..., k) float32; `norm` and `eps` are those of `product`; `add` (..., D) is added to
+    the sums. Returns (..., D): the sum over k of weight * ((silu(x gate) * (x up)) down).
     """
     depth, some = x.shape[-1], chosen.shape[-1]
     rows, (_, panels, width, size) = x.size // depth, matrices.down.shape
@@ -284,20 +239,11 @@ def summary(
 ):
     """What a softmax needs to know of scale * norm(x) @ matrix + bias, which is held nowhere.
 
-    Args:
-      x: (..., K) float32.
-      matrix: one (K, N), all of its columns.
-      bias: (N,) float32.
-      scale: of the product.
-      norm: as for `product`.
-      eps: as for `product`.
-      apart: columns whose numbers are given one by one and left out of the rest.
-
-    Returns:
-      Of all other columns three arrays of shape x.shape[:-1]: the largest number (float32, minus
-      infinity where there is none), the first column it stands in (int32), and the sum of
-      exponentials of all less the largest (float32). And the numbers of the columns apart,
-      (..., len(apart)) float32. Sums run in an order that no other row changes.
+    `x` is (..., K) float32, the matrix one (K, N), all of its columns; `norm` and `eps` are those
+    of `product`. Of all columns but those `apart`, three arrays of shape x.shape[:-1]: the largest
+    number (float32, minus infinity where there is none), the first column it stands in (int32), and
+    the sum of exponentials of all less the largest (float32). And the numbers of the columns apart,
+    (..., len(apart)) float32. Sums run in an order that no other row changes.
     """
     ids = np.asarray(apart, np.int32)
     own, bias = bias[ids], bias.at[ids].set(-jnp.inf)
@@ -323,17 +269,9 @@ def attention(q, k, v, valid, cached=None):
     """Bidirectional attention in float32, as `leapjax.ops.attention.attention`.
 
     Keys and values are read where they are, all layers' cached ones in one array. Scores of keys
-    that are not valid are not computed.
-
-    Args:
-      q: (B, S, H, E).
-      k: (B, N, G, E), already rotated.
-      v: (B, N, G, E).
-      valid: (B, N) bool.
-      cached: `leapjax.ops.cache.Cached` with a static layer, or None.
-
-    Returns:
-      (B, S, H * E). A row without any valid key attends to all of them alike.
+    that are not valid are not computed. `q` is (B, S, H, E), `k` (already rotated) and `v` are
+    (B, N, G, E), `valid` (B, N) bool; `cached` has a static layer. Returns (B, S, H * E). A row
+    without any valid key attends to all of them alike.
     """
     b, s, h, e = q.shape
     if cached is None:

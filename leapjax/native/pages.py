@@ -1,7 +1,5 @@
 """Memory in large pages, for arrays that are read from end to end in every pass."""
 
-from __future__ import annotations
-
 import mmap
 
 import numpy as np

@@ -8,8 +8,6 @@ A family's module has `MODEL_TYPES` (names in config.json), `parse` (config.json
 `weights` (ModelConfig -> its table) if it is no transformer.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -33,11 +31,7 @@ FAMILIES = {
 
 
 def family_module(raw: Mapping[str, Any]) -> Any:
-    """The module of a config.json's family, or None for an unknown one.
-
-    Args:
-      raw: the parsed JSON object.
-    """
+    """The module of a config.json's family, or None for an unknown one."""
     kind = str(raw.get("model_type")).lower()
     found = [f for f in FAMILIES.values() if kind in f.MODEL_TYPES]
     claimed = [f for f in found if hasattr(f, "claims") and f.claims(raw)]
@@ -47,11 +41,7 @@ def family_module(raw: Mapping[str, Any]) -> Any:
 def parse_config(raw: dict) -> ModelConfig:
     """Find the family of a hub `config.json` and read its shape.
 
-    Args:
-      raw: the parsed JSON object.
-
-    Raises:
-      UserError: unknown family, missing or mistyped key, unsupported setting.
+    Every unknown family, missing or mistyped key and unsupported setting is a `UserError`.
     """
     if not isinstance(raw, dict):
         raise UserError("config.json: expected a JSON object")
@@ -68,19 +58,12 @@ def parse_config(raw: dict) -> ModelConfig:
 
 
 def template_options(config: ModelConfig) -> Mapping[str, Any]:
-    """Variables of the chat template that a family's originals set when they decode.
-
-    Args:
-      config: the model's shape.
-    """
+    """Variables of the chat template that a family's originals set when they decode."""
     return getattr(FAMILIES[config.family], "TEMPLATE_OPTIONS", {})
 
 
 def table(config: ModelConfig) -> tuple[Weight, ...]:
     """The table of a model's weights, in the order of its parameters.
-
-    Args:
-      config: the model's shape.
 
     >>> from leapjax.testing import tiny_config
     >>> weights = {weight.name: weight for weight in table(tiny_config())}
@@ -94,17 +77,10 @@ def table(config: ModelConfig) -> tuple[Weight, ...]:
 
 
 def param_shapes(config: ModelConfig) -> dict[str, Any]:
-    """The shape of every parameter, as a pytree.
+    """The shape of every parameter, as a nested dict with one inner dict per run.
 
     Matrices are (in, out), layers are stacked along a leading L axis, `embed` and `head` are
-    (V, D).
-
-    Args:
-      config: the model's shape.
-
-    Returns:
-      A nested dict of shape tuples with one inner dict per run; optional leaves (biases, untied
-      head) exist only if the config has them.
+    (V, D). Optional leaves (biases, untied head) exist only if the config has them.
 
     >>> from leapjax.testing import tiny_config
     >>> shapes = param_shapes(tiny_config())
@@ -120,9 +96,6 @@ def param_shapes(config: ModelConfig) -> dict[str, Any]:
 
 def parameter_count(config: ModelConfig) -> str:
     """The number of parameters, as `8.0 B`, `2.6 M` or `900`.
-
-    Args:
-      config: the model's shape.
 
     >>> from leapjax.testing import tiny_config
     >>> parameter_count(tiny_config())

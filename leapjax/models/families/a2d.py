@@ -6,8 +6,6 @@ Source: github.com/ZHZisZZ/dllm (`dllm/pipelines/a2d`); keys and defaults are th
 transformers' `configuration_qwen3.py` and `configuration_qwen2.py`, 4.57.
 """
 
-from __future__ import annotations
-
 from leapjax.models.config import ModelConfig
 from leapjax.models.families import qwen
 from leapjax.models.keys import Keys
@@ -26,14 +24,7 @@ _LAYERS = ("full_attention", "sliding_attention")
 
 
 def parse(raw: dict) -> ModelConfig:
-    """Read A2D's `config.json`.
-
-    Args:
-      raw: the parsed JSON object. The originals keep the mask id in the tokenizer's files only.
-
-    Raises:
-      UserError: a needed key is missing or mistyped, or one could change what is computed.
-    """
+    """Read A2D's `config.json`; the originals keep the mask id with the tokenizer."""
     qwen3 = str(raw["model_type"]).lower() == "a2d-qwen3"
     # Qwen2 has biases on queries, keys and values whatever this key says.
     keys = Keys(raw, "A2D", _HARMLESS if qwen3 else (*_HARMLESS, "attention_bias"))

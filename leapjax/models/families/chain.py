@@ -3,8 +3,6 @@
 A family of our own (`leapjax.chains` makes and fits them, `leapjax.models.chain` computes).
 """
 
-from __future__ import annotations
-
 from leapjax.models.attention import Absent
 from leapjax.models.config import ModelConfig
 from leapjax.models.keys import Keys
@@ -16,14 +14,7 @@ IGNORED = ()
 
 
 def parse(raw: dict) -> ModelConfig:
-    """Read a chain's `config.json`.
-
-    Args:
-      raw: the parsed JSON object: `states`, `vocab_size`, the special ids.
-
-    Raises:
-      UserError: a needed key is missing or mistyped, or one is unknown.
-    """
+    """Read a chain's `config.json`: `states`, `vocab_size`, the special ids."""
     keys = Keys(raw, "chain")
     eos = keys.whole("eos_token_id", least=0)
     pad = keys.whole("pad_token_id", None, null=True, least=0)
@@ -50,11 +41,7 @@ def parse(raw: dict) -> ModelConfig:
 
 
 def weights(config: ModelConfig) -> tuple[Weight, ...]:
-    """The table of a chain's weights, float32 logarithms of probabilities.
-
-    Args:
-      config: its shape.
-    """
+    """The table of a chain's weights, float32 logarithms of probabilities."""
     s, v = config.d_model, config.vocab_size
     shapes = {"initial": (s,), "transition": (s, s), "emission": (s, v)}
     return tuple(Weight(n, x, (None,) * len(x), LOG, HUB[n]) for n, x in shapes.items())

@@ -4,8 +4,6 @@ Covers Dream 7B Base and Instruct, Dream-Coder and DiffuCoder, which share the f
 Source: arXiv 2508.15487 and the hub's `configuration_dream.py` (field names and defaults).
 """
 
-from __future__ import annotations
-
 from leapjax.models.config import ModelConfig
 from leapjax.models.families import qwen
 from leapjax.models.keys import Keys
@@ -28,14 +26,7 @@ _HARMLESS = ("max_window_layers", "sliding_window")
 
 
 def parse(raw: dict) -> ModelConfig:
-    """Read Dream's `config.json`.
-
-    Args:
-      raw: the parsed JSON object.
-
-    Raises:
-      UserError: a required key is missing or mistyped, or an unsupported one may change the logits.
-    """
+    """Read Dream's `config.json`."""
     keys = Keys(raw, "Dream", _HARMLESS)
     keys.only(_ONLY)
     shape = qwen.shape(keys)

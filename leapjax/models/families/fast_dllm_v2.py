@@ -5,8 +5,6 @@ sub-block by sub-block.
 Source: arXiv 2509.26328 and the hub's `configuration.py` and `modeling.py`.
 """
 
-from __future__ import annotations
-
 from leapjax.models.attention import BlockCausal
 from leapjax.models.config import ModelConfig
 from leapjax.models.families import qwen
@@ -30,14 +28,7 @@ _HARMLESS = ("attention_bias", "conplemenrary_mask", "max_window_layers", "slidi
 
 
 def parse(raw: dict) -> ModelConfig:
-    """Read Fast-dLLM v2's `config.json`.
-
-    Args:
-      raw: the parsed JSON object, with what `leapjax.checkpoint.read_config` adds to it.
-
-    Raises:
-      UserError: a needed key is missing or mistyped, or one could change what is computed.
-    """
+    """Read Fast-dLLM v2's `config.json`, with what `leapjax.checkpoint.read_config` adds to it."""
     keys = Keys(raw, "Fast-dLLM v2", _HARMLESS)
     keys.only(_ONLY)
     shape = qwen.shape(keys)

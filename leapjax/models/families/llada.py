@@ -3,8 +3,6 @@
 Source: arXiv 2502.09992 and the hub's `configuration_llada.py` (field names and defaults).
 """
 
-from __future__ import annotations
-
 from leapjax.errors import UserError
 from leapjax.models.config import ModelConfig
 from leapjax.models.keys import Keys
@@ -54,14 +52,7 @@ _HARMLESS = (
 
 
 def parse(raw: dict) -> ModelConfig:
-    """Read LLaDA's `config.json`.
-
-    Args:
-      raw: the parsed JSON object.
-
-    Raises:
-      UserError: a required key is missing or mistyped, or an unsupported one may change the logits.
-    """
+    """Read LLaDA's `config.json`."""
     keys = Keys(raw, "LLaDA", _HARMLESS)
     keys.only(_ONLY)
     d_model, n_heads = keys.whole("d_model"), keys.whole("n_heads")

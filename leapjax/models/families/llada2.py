@@ -6,8 +6,6 @@ Source: arXiv 2512.15745, 2602.08676 and the hub's `configuration_llada2_moe.py`
 defaults) and `modeling_llada2_moe.py`.
 """
 
-from __future__ import annotations
-
 from leapjax.errors import UserError
 from leapjax.models.attention import BlockCausal
 from leapjax.models.config import Experts, ModelConfig, layer_runs
@@ -60,14 +58,7 @@ _HARMLESS = (
 
 
 def parse(raw: dict) -> ModelConfig:
-    """Read LLaDA2's `config.json`.
-
-    Args:
-      raw: the parsed JSON object, with what `leapjax.checkpoint.read_config` adds to it.
-
-    Raises:
-      UserError: a needed key is missing or mistyped, or one could change what is computed.
-    """
+    """Read LLaDA2's `config.json`, with what `leapjax.checkpoint.read_config` adds to it."""
     raw = {k: v for k, v in raw.items() if v is not None or k not in SPECIAL_IDS}
     keys = Keys(raw, "LLaDA2", _HARMLESS)
     if (capacity := raw.get("expert_capacity")) is not None:

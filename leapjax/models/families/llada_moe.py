@@ -6,8 +6,6 @@ Source: arXiv 2509.24389 and the hub's `configuration_lladamoe.py` (field names 
 of which are -1: such keys are required) and `modeling_lladamoe.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,14 +50,7 @@ def claims(raw: Mapping[str, Any]) -> bool:
 
 
 def parse(raw: dict) -> ModelConfig:
-    """Read LLaDA-MoE's `config.json`.
-
-    Args:
-      raw: the parsed JSON object. The originals keep the mask id in the tokenizer's files only.
-
-    Raises:
-      UserError: a needed key is missing or mistyped, or one could change what is computed.
-    """
+    """Read LLaDA-MoE's `config.json`; the originals keep the mask id with the tokenizer."""
     keys = Keys(raw, "LLaDA-MoE", _HARMLESS)
     keys.only({"hidden_act": (("silu",), "silu")})
     n_layers = qwen.layer_count(keys)

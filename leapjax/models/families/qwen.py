@@ -1,7 +1,5 @@
 """Qwen2's, Qwen3's and Qwen3-MoE's layout and keys, which several families share."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,15 +38,7 @@ _MOST_LAYERS = 10_000
 def shape(keys: Keys, **own: Any) -> dict[str, Any]:
     """The fields of `ModelConfig` that every Qwen-shaped config.json gives, without `head_dim`.
 
-    Args:
-      keys: the config's.
-      **own: fields whose keys or defaults are the family's own.
-
-    Returns:
-      Fields by name.
-
-    Raises:
-      UserError: a key is missing or mistyped.
+    `own` are fields whose keys or defaults are the family's own.
     """
     n_heads = keys.whole("num_attention_heads")
     pad = keys.whole("pad_token_id", None, null=True, least=0)
@@ -70,14 +60,7 @@ def shape(keys: Keys, **own: Any) -> dict[str, Any]:
 
 
 def layer_count(keys: Keys) -> int:
-    """The number of layers, where each may be of its own kind: few enough to list them.
-
-    Args:
-      keys: the config's.
-
-    Raises:
-      UserError: the key is missing or mistyped, or no model has so many layers.
-    """
+    """The number of layers, where each may be of its own kind: few enough to list them."""
     number = keys.whole("num_hidden_layers")
     if number > _MOST_LAYERS:
         keys.refuse("num_hidden_layers", number, f"at most {_MOST_LAYERS}")
@@ -85,15 +68,9 @@ def layer_count(keys: Keys) -> int:
 
 
 def chosen_experts(keys: Keys, available: int, *default: int) -> int:
-    """The number of experts that a token uses, `num_experts_per_tok`.
+    """The number of experts that a token uses, `num_experts_per_tok`, of those available.
 
-    Args:
-      keys: the config's.
-      available: experts that a token chooses from.
-      *default: value of an absent key; without a default the key is required.
-
-    Raises:
-      UserError: the key is missing or mistyped, or it asks for more experts.
+    Without `default` the key is required.
     """
     chosen = keys.whole(name := "num_experts_per_tok", *default)
     if chosen > available:
@@ -104,13 +81,7 @@ def chosen_experts(keys: Keys, available: int, *default: int) -> int:
 def mlp_width(keys: Keys, name: str, kinds: Sequence[Experts | None]) -> int:
     """The inner width of the MLPs; where every layer has experts, the key may say anything.
 
-    Args:
-      keys: the config's.
-      name: the key.
-      kinds: for each layer, its experts, or None for an MLP.
-
-    Raises:
-      UserError: a layer has an MLP, and the key is missing or mistyped.
+    `kinds` has the experts of each layer, or None for an MLP.
     """
     widths = [experts.hidden_size for experts in kinds if experts is not None]
     if len(widths) < len(kinds):
@@ -120,14 +91,7 @@ def mlp_width(keys: Keys, name: str, kinds: Sequence[Experts | None]) -> int:
 
 
 def head_width(shape: dict[str, Any]) -> int:
-    """The width of a head where config.json has no `head_dim`.
-
-    Args:
-      shape: fields of `ModelConfig`, from `shape`.
-
-    Raises:
-      UserError: the heads don't divide the residual stream.
-    """
+    """The width of a head where config.json has no `head_dim`; it has to be a whole number."""
     width, rest = divmod(shape["d_model"], shape["n_heads"])
     if rest:
         raise UserError(

@@ -5,8 +5,6 @@ SDAR-MoE is Qwen3-MoE in the same way. Source: arXiv 2510.06303, github.com/JetA
 mixture of experts) and, for TraDo, github.com/Gen-Verse/dLLM-RL.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -58,14 +56,7 @@ def from_generation(generation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse(raw: dict) -> ModelConfig:
-    """Read SDAR's `config.json`.
-
-    Args:
-      raw: the parsed JSON object, with what `leapjax.checkpoint.read_config` adds to it.
-
-    Raises:
-      UserError: a needed key is missing or mistyped, or one could change what is computed.
-    """
+    """Read SDAR's `config.json`, with what `leapjax.checkpoint.read_config` adds to it."""
     mixture = str(raw["model_type"]).lower() == "sdar_moe"
     keys = Keys(raw, "SDAR-MoE" if mixture else "SDAR", _HARMLESS_MOE if mixture else _HARMLESS)
     keys.only(_ONLY)
