@@ -24,15 +24,10 @@ if TYPE_CHECKING:
 
 
 class Rope(NamedTuple):
-    """Cosines and sines of queries and keys.
+    """Cosines and sines of queries and keys."""
 
-    Attributes:
-      queries: two (B, S, 1, R / 2) float32.
-      keys: two (B, T, 1, R / 2) float32.
-    """
-
-    queries: Any
-    keys: Any
+    queries: Any  # two (B, S, 1, R / 2) float32
+    keys: Any  # two (B, T, 1, R / 2) float32
 
 
 def attention(
@@ -45,17 +40,10 @@ def attention(
 ) -> tuple[Float[Array, "B S H*E"], Float[Array, "B N G E"]]:
     """Grouped-query attention to fresh keys and to cached ones, without repeating them.
 
-    Args:
-      q: (B, S, H, E).
-      k: (B, N, G, E).
-      v: (B, N, G, E).
-      valid: (B, N) bool; False keys (pads) are never attended. Or (B, S, N), for each query; or
-        several (B, N), one for each of equal parts of the queries.
-      rope: rotates queries and fresh keys; None if they are rotated already.
-      cached: more keys and values; None if there are none.
-
-    Returns:
-      (B, S, H * E) in the dtype of q, and the rotated fresh keys (B, N, G, E).
+    `valid` is False at keys (pads) that are never attended. It may be (B, S, N), for each query, or
+    several (B, N), one for each of equal parts of the queries. `rope` rotates queries and fresh
+    keys (None: they are rotated already). Returns the mixed values in the dtype of q, and the
+    rotated fresh keys.
     """
     if isinstance(valid, tuple):
         size = q.shape[1] // len(valid)
@@ -81,18 +69,10 @@ def attend(
     A turn rotates its heads, scores a block of queries against all keys, and mixes the values. Its
     scores are few enough to stay on the chip; no (S, T) array of all heads exists. How many turns
     there are depends on shapes alone. Every softmax is over all keys, so blocks change nothing.
-
-    Args:
-      q: (B, S, H, E).
-      k: (B, T, G, E).
-      v: (B, T, G, E).
-      valid: (B, T) bool; False keys (pads) are never attended. Or (B, S, T), for each query.
-      rope: rotates queries and keys; None if they are rotated already.
-      scores: most bytes of float32 scores that a turn holds on a device; None is what fits on the
-        chip of a TPU.
-
-    Returns:
-      (B, S, H * E) in the dtype of q, and the rotated keys (B, T, G, E).
+    `valid` is False at keys (pads) that are never attended; it may be (B, S, T), for each query.
+    `rope` rotates queries and keys (None: they are rotated already). `scores` is the most bytes of
+    float32 scores that a turn holds on a device (None: what fits on the chip of a TPU). Returns the
+    mixed values in the dtype of q, and the rotated keys.
     """
     turns = functools.partial(_on_platform, scores=scores)
     mesh = get_abstract_mesh()
@@ -180,18 +160,10 @@ def _in_turns(q, k, v, valid, rope: Rope | None, scores: int, mix):
 def turn(
     rows: int, queries: int, keys: int, groups: int, per_group: int, scores: int
 ) -> tuple[int, int]:
-    """The size of a turn of `attend`.
+    """The size of a turn of `attend`: key/value heads, which divide `groups`, and queries.
 
-    Args:
-      rows: B.
-      queries: S.
-      keys: T.
-      groups: key/value heads on a device.
-      per_group: query heads that share one.
-      scores: most bytes of float32 scores that a turn holds.
-
-    Returns:
-      Key/value heads a turn, which divide `groups`, and queries a turn.
+    `groups` are the key/value heads on a device, `per_group` the query heads that share one;
+    `scores` is the most bytes of float32 scores that a turn holds.
 
     >>> turn(8, 768, 768, 32, 1, 20 * 2**20), turn(1, 8448, 8448, 32, 1, 20 * 2**20)
     ((1, 768), (1, 608))
@@ -212,17 +184,7 @@ def softmax_mix(
     v: Float[Array, "B T G E"],
     valid: Bool[Array, "B T"] | Bool[Array, "B S T"],
 ) -> Float[Array, "B S H*E"]:
-    """Scores, softmax and mixed values, in one piece.
-
-    Args:
-      q: (B, S, H, E), rotated.
-      k: (B, T, G, E), rotated.
-      v: (B, T, G, E).
-      valid: as in `attend`.
-
-    Returns:
-      (B, S, H * E) in the dtype of q.
-    """
+    """Scores, softmax and mixed values of rotated q and k, in one piece, in the dtype of q."""
     b, s, h, e = q.shape
     groups, dtype = k.shape[2], q.dtype
     per_group = h // groups
@@ -250,17 +212,7 @@ def library_mix(
     v: Float[Array, "B T G E"],
     valid: Bool[Array, "B T"] | Bool[Array, "B S T"],
 ) -> Float[Array, "B S H*E"]:
-    """`softmax_mix` by `jax.nn.dot_product_attention`.
-
-    Args:
-      q: (B, S, H, E), rotated.
-      k: (B, T, G, E), rotated.
-      v: (B, T, G, E).
-      valid: as in `attend`.
-
-    Returns:
-      (B, S, H * E) in the dtype of q.
-    """
+    """`softmax_mix` by `jax.nn.dot_product_attention`."""
     mask = valid[:, None, None, :] if valid.ndim == 2 else valid[:, None]
     with jax.numpy_dtype_promotion("standard"):  # it promotes float32
         mixed = jax.nn.dot_product_attention(q, k, v, mask=mask)

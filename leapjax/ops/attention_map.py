@@ -34,19 +34,9 @@ def attention_map(
     The map is the softmax over all valid keys, averaged over the query heads. A turn scores a block
     of one head's queries. So no array holds all heads, and none holds the whole map unless a row's
     map takes at most `scores` bytes. Turns depend on T alone: a row's sums are the same in every
-    batch.
-
-    Args:
-      q: (B, T, H, E), rotated.
-      k: (B, T, G, E), rotated.
-      valid: (B, T) bool, the keys that all queries attend to; or (B, T, T), one mask per query.
-      columns: (B, W) int32, the window.
-      counted: (B, T) bool, the queries that the column sums add up; None computes no sums.
-      scores: most bytes of a row's scores in a turn.
-
-    Returns:
-      (B, W, T) float32, the map's rows of the window, [query, key]; and (B, T) float32, its column
-      sums, or None.
+    batch. `q` and `k` are rotated; `valid` are the keys that all queries attend to, or (B, T, T),
+    one mask per query; `counted` are the queries that the column sums add up (None: there are no
+    sums). Returns the map's rows of the window `columns`, [query, key], and its column sums.
     """
     local = functools.partial(_sums_over_heads, scores=scores)
     mesh, heads = get_abstract_mesh(), q.shape[2]

@@ -22,30 +22,19 @@ if TYPE_CHECKING:
 
 
 class Cached(NamedTuple):
-    """The cached keys and values that a layer attends to.
+    """The cached keys and values that a layer attends to."""
 
-    Attributes:
-      keys: (L, B, K, T, E), already rotated.
-      values: (L, B, K, T, E).
-      valid: (B, T) bool, or (B, S, T) for each query; False keys are never attended.
-      layer: () int32, which of the L.
-    """
-
-    keys: Any
-    values: Any
-    valid: Any
-    layer: Any
+    keys: Any  # (L, B, K, T, E), already rotated
+    values: Any  # (L, B, K, T, E)
+    valid: Any  # (B, T) bool, or (B, S, T) for each query; False keys are never attended
+    layer: Any  # () int32, which of the L
 
 
 def of_rows(cached: Cached, rows: Int32[Array, " G"]) -> Cached:
     """A layer's keys and values of some rows.
 
     One layer's are few enough for the chip of a TPU to hold; `read_rows` before the pass would copy
-    those of all layers.
-
-    Args:
-      cached: of all rows; `valid` of the chosen ones.
-      rows: (G,) int32.
+    those of all layers. `valid` is already that of the chosen rows.
     """
     if cached.keys.shape[1] == 1:
         return cached
@@ -69,12 +58,6 @@ def write_rows(
     A scatter would be a serial loop on a TPU. Where rows are sharded, XLA updates the shard that
     holds the row.
 
-    Args:
-      cache: (L, B, K, T, E).
-      layer: which of the L.
-      rows: (G,) int32, each row's destination.
-      fresh: (G, T, K, E).
-
     >>> cache = write_rows(jnp.zeros((2, 3, 1, 1, 1)), 1, jnp.array([2]), jnp.ones((1, 1, 1, 1)))
     >>> cache.reshape(2, 3).tolist()
     [[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
@@ -89,10 +72,6 @@ def read_rows(
     cache: Float[Array, "L B K T E"], rows: Int32[Array, " G"]
 ) -> Float[Array, "L G K T E"]:
     """Some rows of all layers; of a cache with a single row, the cache itself.
-
-    Args:
-      cache: (L, B, K, T, E).
-      rows: (G,) int32.
 
     >>> cache = jnp.arange(6.0).reshape(2, 3, 1, 1, 1)
     >>> read_rows(cache, jnp.array([2])).reshape(2).tolist()
@@ -111,12 +90,6 @@ def write_columns(
     fresh: Float[Array, "L 1 S K E"],
 ) -> Float[Array, "L B K T E"]:
     """Replace S columns of a row in all layers, by one slice update.
-
-    Args:
-      cache: (L, B, K, T, E).
-      row: () int32.
-      column: () int32, the first column to replace.
-      fresh: (L, 1, S, K, E).
 
     >>> cache, fresh = jnp.zeros((1, 2, 1, 4, 1)), jnp.ones((1, 1, 2, 1, 1))
     >>> write_columns(cache, jnp.int32(1), jnp.int32(2), fresh).reshape(2, 4).tolist()

@@ -36,18 +36,10 @@ def attend_both(
 ) -> Float[Array, "B S H*E"]:
     """Attention of a window: one softmax over cached and fresh keys, which are not concatenated.
 
-    A turn takes as many rows as have scores that stay on the chip of a TPU.
-
-    Args:
-      q: (B, S, H, E).
-      k: (B, N, G, E), already rotated.
-      v: (B, N, G, E).
-      valid: (B, N) bool; False keys (pads) are never attended. Or (B, S, N), for each query.
-      cached: keys and values of the other columns.
-      scores: most bytes of float32 scores that a turn holds on a device.
-
-    Returns:
-      (B, S, H * E) in the dtype of q.
+    A turn takes as many rows as have scores that stay on the chip of a TPU. `k` is rotated already.
+    `valid` is False at keys (pads) that are never attended; it may be (B, S, N), for each query.
+    `cached` has the keys and values of the other columns; `scores` is the most bytes of float32
+    scores that a turn holds on a device. The result is in the dtype of q.
     """
     b, s, h, _ = q.shape
     mesh = get_abstract_mesh().shape
@@ -114,16 +106,9 @@ def attend_in_tiles(
     """Attention to cached keys, `TILE` columns at a time: one softmax, computed online.
 
     Column j is element j mod `TILE` of its tile whatever T is, and tiles without a valid key change
-    nothing. So the result depends neither on T nor on the number of tiles.
-
-    Args:
-      q: (B, S, H, E), rotated.
-      cached: rotated keys, and values; `valid` is (B, S, T), and every query has a valid key in
-        the first tile.
-      tiles: () int32, how many are read; no key behind them is valid.
-
-    Returns:
-      (B, S, H * E) in the dtype of q.
+    nothing. So the result depends neither on T nor on the number of tiles. `q` is rotated, `valid`
+    of `cached` is (B, S, T), and every query has a valid key in the first tile. `tiles` are read;
+    no key behind them is valid. The result is in the dtype of q.
     """
     b, s, h, e = q.shape
     groups, t = cached.keys.shape[2:4]

@@ -32,19 +32,12 @@ if TYPE_CHECKING:
 
 
 class PackedMatrices(struct.PyTreeNode):
-    """Matrices with the same input, packed for the kernels.
+    """Matrices with the same input, packed for the kernels."""
 
-    Attributes:
-      packed: `native.Packed`: one per matrix, or a single one with all of them side by side.
-      bias: (N,), their biases concatenated, or None.
-      widths: columns of each matrix.
-      clip: as that of `leapjax.ops.weights.Matrices`.
-    """
-
-    packed: tuple[native.Packed, ...]
-    bias: Any = None
-    widths: tuple[int, ...] = struct.field(pytree_node=False, default=())
-    clip: float | None = struct.field(pytree_node=False, default=None)
+    packed: tuple[native.Packed, ...]  # one per matrix, or one with all of them side by side
+    bias: Any = None  # (N,), their biases concatenated, or None
+    widths: tuple[int, ...] = struct.field(pytree_node=False, default=())  # columns of each matrix
+    clip: float | None = struct.field(pytree_node=False, default=None)  # as of `weights.Matrices`
 
 
 def _products(x, w: PackedMatrices, start: int, stop: int, **extra) -> list:
@@ -126,13 +119,7 @@ def linear(
 def route(
     x: Float[Array, "N D"], router: Router, norm: Norm
 ) -> tuple[Int32[Array, "N k"], Float32[Array, "N k"]]:
-    """As `leapjax.ops.experts.route`, of the norm of x and with packed weights.
-
-    Args:
-      x: (N, D), the residual stream.
-      router: its weights are `native.Packed`.
-      norm: comes first.
-    """
+    """As `leapjax.ops.experts.route`, of the norm of x, and with packed weights."""
     rule = router.rule
     (logits,) = native.product(x, router.weight, **_norm(norm))
     return native.route(

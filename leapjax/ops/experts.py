@@ -46,14 +46,9 @@ TILE = (8, 128)
 def route(
     x: Float[Array, "N D"], router: Router
 ) -> tuple[Int32[Array, "N k"], Float32[Array, "N k"]]:
-    """Choose each token's experts; all in float32.
+    """Choose each token's experts from the normed residual stream; all in float32.
 
-    Args:
-      x: (N, D), the normed residual stream.
-      router: weights, and the rule.
-
-    Returns:
-      (N, k) int32, the experts, best first, ties to the lowest; and (N, k) float32, their weights.
+    Returns the experts, best first, ties to the lowest, and their weights.
 
     >>> from leapjax.models.config import Experts
     >>> router = Router(jnp.eye(3), None, Experts(count=3, chosen=2, hidden_size=1, normalize=True))
@@ -97,11 +92,8 @@ def load_loss(x: Float[Array, "B S D"], router: Router) -> Float32[Array, ""]:
 
     f is the share of all choices that fall on an expert, p its mean score; where both are even, the
     loss is 1. Gradients reach p alone. Source: Switch Transformers (arXiv 2101.03961, equation 4)
-    for one choice a token; k choices as GShard (arXiv 2006.16668). Pads count, too.
-
-    Args:
-      x: (B, S, D), the normed residual stream.
-      router: the layer's router, whose scores are a softmax.
+    for one choice a token; k choices as GShard (arXiv 2006.16668). Pads count, too. The router's
+    scores have to be a softmax.
     """
     tokens = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
     score = jax.nn.softmax(tokens @ router.weight.astype(jnp.float32))
@@ -137,15 +129,9 @@ def mix(x: Float[Array, "B S D"], router: Router, experts: ExpertMatrices) -> Fl
     """The weighted sum of each token's experts.
 
     On a mesh the experts are split over `expert` and `fsdp`, their inner width over `tensor`. A
-    device computes its experts for all tokens, and one sum over devices follows.
-
-    Args:
-      x: (B, S, D), the normed residual stream, with all of D on each device.
-      router: the layer's router.
-      experts: the layer's experts.
-
-    Returns:
-      (B, S, D), split like the residual stream that it is added to.
+    device computes its experts for all tokens, and one sum over devices follows. x is the normed
+    residual stream, with all of D on each device; the result is split like the residual stream that
+    it is added to.
     """
     if router.balance:
         x, router = with_balance(x, router)
@@ -215,14 +201,8 @@ def product(
 ) -> Float[Array, "N D"]:
     """The weighted sum of chosen experts, by the method that suits platform and shape.
 
-    Args:
-      x: (N, D).
-      chosen: (N, k) int32; numbers that are no expert here (on another device) add nothing.
-      weights: (N, k) float32.
-      experts: the experts.
-
-    Returns:
-      (N, D) in the dtype of x, summed in float32.
+    Numbers that are no expert here (on another device) add nothing. The sum is in float32, the
+    result in the dtype of x.
     """
     if experts.size <= DENSE_UP_TO:
         return dense(x, chosen, weights, experts)

@@ -3,8 +3,6 @@
 `leapjax.ops.arrangement` goes by the devices that hold the weights instead.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax
@@ -13,32 +11,20 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class Defaults:
-    """Defaults of one platform.
+    """Defaults of one platform."""
 
-    Attributes:
-      dtype: compute dtype's name.
-      slots: rows that a replica decodes at once, if memory allows (docs/performance.md).
-      study_slots: the same for studies, which have many requests; not measured.
-      ridge: FLOPs in the time of a byte from memory; passes with fewer a byte wait for memory.
-      weights: name in `leapjax.ops.split.FORMS`.
-    """
-
-    dtype: str
-    slots: int
-    study_slots: int
-    ridge: float
-    weights: str = "stacked"
+    dtype: str  # compute dtype's name
+    slots: int  # rows that a replica decodes at once, if memory allows (docs/performance.md)
+    study_slots: int  # the same for studies, which have many requests; not measured
+    ridge: float  # FLOPs in the time of a byte from memory; passes with fewer wait for memory
+    weights: str = "stacked"  # name in `leapjax.ops.split.FORMS`
 
     def refresh_group(self, length: int, dtype: str, sparsity: float = 1.0) -> int:
         """Default number of rows whose KV cache a refresh computes together.
 
         Each turn of a refresh reads the weights once. A turn of few columns waits for them, and
-        takes no longer with more rows; so it has as many rows as that is true for.
-
-        Args:
-          length: columns T of a row.
-          dtype: compute dtype's name.
-          sparsity: weights of a layer for each that a token uses (`leapjax.planning.work`).
+        takes no longer with more rows; so it has as many rows as that is true for. `sparsity` is
+        the number of a layer's weights for each that a token uses (`leapjax.planning.work`).
 
         >>> TPU.refresh_group(768, "bfloat16"), TPU.refresh_group(64, "bfloat16")
         (1, 3)
@@ -50,11 +36,6 @@ class Defaults:
 
         Such a turn computes two blocks of each row. As for refreshes, it has as many rows as take
         no longer than the weights do.
-
-        Args:
-          block_length: tokens of a block.
-          dtype: compute dtype's name.
-          sparsity: as in `refresh_group`.
 
         >>> TPU.storing_group(4, "bfloat16"), CPU.storing_group(32, "float32")
         (30, 0)
@@ -99,10 +80,7 @@ def defaults() -> Defaults:
 
 
 def of_tpu(kind: str) -> Defaults:
-    """The defaults of a TPU.
-
-    Args:
-      kind: the device's `device_kind`; `TPU` serves those that are not in the table.
+    """The defaults of a TPU by its `device_kind`; `TPU` serves those that are not in the table.
 
     >>> of_tpu("TPU v6 lite").storing_group(32, "bfloat16"), TPU.storing_group(32, "bfloat16")
     (8, 3)

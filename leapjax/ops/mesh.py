@@ -34,10 +34,7 @@ RULES: dict[str, str | tuple[str, ...]] = {
 def axes_of(name: str, size: int, mesh) -> tuple[str, ...]:
     """The mesh axes that split an axis of an array; () if they are trivial or don't divide it.
 
-    Args:
-      name: logical axis.
-      size: elements, or whole things (heads) that are not cut.
-      mesh: a mesh, abstract or not.
+    `size` is in elements, or in whole things (heads) that are not cut; the mesh may be abstract.
     """
     rule = RULES[name]
     axes = tuple(
@@ -68,10 +65,8 @@ def gather(x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
 def add_to_residual(x: Float[Array, "B S D"], y: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
     """Residual sum x + y, split like x.
 
-    Args:
-      x: (B, S, D), the residual stream.
-      y: (B, S, D), a product whose input was split over `tensor`; each device holds a summand, and
-        the sum is a reduce-scatter.
+    y is a product whose input was split over `tensor`: each device holds a summand, and the sum is
+    a reduce-scatter.
     """
     return split_residual(x + (y if x.shape[0] * x.shape[1] >= OVERLAP_FROM else gather(y)))
 

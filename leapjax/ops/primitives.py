@@ -49,11 +49,7 @@ def rms_norm(
 ) -> Float[Array, "*rows D"]:
     """Root-mean-square norm, computed in float32 and returned in the dtype of x.
 
-    Args:
-      x: (..., D).
-      weight: (D,) scale.
-      bias: (D,) or None.
-      eps: added to the mean square.
+    `eps` is added to the mean square.
 
     >>> rms_norm(jnp.array([[2.0, -2.0]]), jnp.array([1.0, 3.0]), None, eps=0.0).tolist()
     [[1.0, -3.0]]
@@ -67,16 +63,10 @@ def rms_norm(
 def rope_tables(
     positions: Int32[Array, "B S"], rotated: int, theta: float
 ) -> tuple[Float32[Array, "B S 1 ({rotated}+1)//2"], Float32[Array, "B S 1 ({rotated}+1)//2"]]:
-    """Cosines and sines of the rotary embedding.
+    """Cosines and sines of the rotary embedding of each token's position in its own row.
 
-    Args:
-      positions: (B, S) int32, each token's position in its own row.
-      rotated: R.
-      theta: base.
-
-    Returns:
-      Two (B, S, 1, R / 2) float32 arrays; the 1 broadcasts over heads. An odd R has (R + 1) / 2
-      frequencies, spaced by 2 / R as the originals' are.
+    R is `rotated`, `theta` the base; the 1 broadcasts over heads. An odd R has (R + 1) / 2
+    frequencies, spaced by 2 / R as the originals' are.
 
     >>> cos, sin = rope_tables(jnp.array([[0, 1]]), rotated=4, theta=100.0)
     >>> cos.shape, sin[0, 0, 0].tolist()
@@ -95,11 +85,6 @@ def rotate(
     """Apply the rotary embedding to the first R dimensions of each head, in float32.
 
     Halves layout: dimension i < R / 2 turns with i + R / 2.
-
-    Args:
-      x: (B, S, heads, E).
-      cos: (B, S, 1, R / 2), from `rope_tables`.
-      sin: the same.
 
     >>> x = jnp.array([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 1, 4)
     >>> cos, sin = jnp.zeros((1, 1, 1, 2)), jnp.ones((1, 1, 1, 2))  # a quarter turn

@@ -25,15 +25,12 @@ Body = Callable[..., Any]  # one layer: (index, layer, carry, outputs) -> carry
 class Stacked(struct.PyTreeNode):
     """A run of equal layers with their weights stacked along a leading axis.
 
-    Attributes:
-      layers: the layer's weights, each leaf (L, ...).
-      depth: L.
-      whole: weights that each layer gets as a stack of all layers and its place there: a slice of a
-        layer's experts would be copied before they are read.
+    `whole` are weights that each layer gets as a stack of all layers and its place there: a slice
+    of a layer's experts would be copied before they are read.
     """
 
-    layers: dict[str, Any]
-    depth: int = struct.field(pytree_node=False)
+    layers: dict[str, Any]  # the layer's weights, each leaf (L, ...)
+    depth: int = struct.field(pytree_node=False)  # L
     whole: dict[str, ExpertMatrices] = struct.field(default_factory=dict)
 
     def fold(self, body: Body, carry: Any, first: int, outputs: Int32[Array, "B W"] | None) -> Any:
@@ -84,13 +81,10 @@ def fold(
     carry: Any,
     outputs: Int32[Array, "B W"] | None = None,
 ) -> Any:
-    """Go through all layers in order.
+    """Go through all layers in order, with a carry.
 
-    Args:
-      model: the weights.
-      bodies: one per run, `(index, layer, carry, outputs) -> carry`; the index counts all layers.
-      carry: initial carry.
-      outputs: passed to the last layer of the model; the others get None.
+    A run has one body, `(index, layer, carry, outputs) -> carry`; the index counts all layers.
+    `outputs` go to the last layer of the model; the others get None.
     """
     first = 0
     for run, body in zip(model.runs, bodies, strict=True):

@@ -3,8 +3,6 @@
 Shapes: B rows, S queries, T keys, H query heads, G key/value heads, E head width.
 """
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 
 # Bytes of float32 scores that a turn of `attend` holds. A TPU (v5e, v6e) has 128 MiB on the chip,

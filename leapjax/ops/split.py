@@ -34,19 +34,12 @@ if TYPE_CHECKING:
 def split_layers(
     params: Mapping[str, Any] | Arranged, config: ModelConfig, *, force: bool = False
 ) -> Any:
-    """Split the parameters by layer on one GPU; elsewhere return them unchanged.
+    """Split the parameters by layer on one GPU; elsewhere, or where memory is short, return them.
 
     v, k and q are concatenated into one matrix, gate and up into another, and so are their biases
-    and scales. Each group's stacks are deleted once it is split, so at most the largest group is
-    held twice.
-
-    Args:
-      params: canonical; splitting donates (deletes) the stacks, so the caller must own them.
-      config: static shape.
-      force: split on any device, whatever memory is left.
-
-    Returns:
-      The arranged weights, or `params` if they are not split (also where memory is short).
+    and scales. Splitting donates (deletes) the stacks of canonical `params`, so the caller must own
+    them. Each group's stacks are deleted once it is split, so at most the largest group is held
+    twice. `force` splits on any device, whatever memory is left.
     """
     if isinstance(params, Arranged) or not config.has_attention:
         return params
@@ -118,12 +111,8 @@ def slices(
 ) -> Iterator[tuple[str, int | None, np.ndarray]]:
     """Yield every parameter under its canonical name, on the host, layer by layer.
 
-    Args:
-      params: canonical (NumPy or JAX arrays), or the output of `split_layers`.
-      config: static shape.
-
-    Yields:
-      (leaf name, layer within its run or None, values); layers of a stacked leaf in order.
+    Each is (leaf name, layer within its run or None, values); layers of a stacked leaf come in
+    order. `params` may be canonical or what `split_layers` returned.
     """
     if isinstance(params, Arranged):
         yield from _slices_of_split(params, config)
@@ -185,12 +174,7 @@ def _leaves(layer, run: Run) -> Iterator[tuple[str, np.ndarray]]:
 def canonical(params: Mapping[str, Any] | Arranged, config: ModelConfig) -> dict[str, Any]:
     """The parameters under their canonical names and shapes.
 
-    Args:
-      params: canonical, or the output of `split_layers`.
-      config: static shape.
-
-    Returns:
-      `params` if canonical; otherwise NumPy arrays, stacked on the host.
+    What `split_layers` returned becomes NumPy arrays, stacked on the host.
     """
     if not isinstance(params, Arranged):
         return dict(params)
@@ -212,15 +196,10 @@ FORMS = ("stacked", "layers")
 
 
 def forms(model: Arranged, names: Sequence[str], lm: LM) -> Iterator[tuple[str, Arranged]]:
-    """A model's weights in several forms, for benchmarks.
+    """A model's weights in several forms, for benchmarks: (name, weights) for each of `names`.
 
-    Args:
-      model: arranged weights; if they are split already, `layers` is the only form.
-      names: of `FORMS`, in that order.
-      lm: source of the canonical parameters; the form `layers` deletes them.
-
-    Yields:
-      (name, weights).
+    If they are split already, `layers` is the only form. `lm` is the source of the canonical
+    parameters; the form `layers` deletes them.
     """
     unrolled = all(isinstance(run, Unrolled) for run in model.runs)
     is_split = unrolled and model.backend == "xla" and not model.head.pieces

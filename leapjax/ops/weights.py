@@ -21,35 +21,24 @@ GROUPS = {"vkq": ("v", "k", "q"), "gate_up": ("gate", "up")}
 
 
 class Norm(struct.PyTreeNode):
-    """An RMS norm.
+    """An RMS norm."""
 
-    Attributes:
-      weight: (D,).
-      bias: (D,), or None.
-      eps: added to the mean square.
-    """
-
-    weight: Any
-    bias: Any = None
-    eps: float = struct.field(pytree_node=False, default=1e-6)
+    weight: Any  # (D,)
+    bias: Any = None  # (D,), or None
+    eps: float = struct.field(pytree_node=False, default=1e-6)  # added to the mean square
 
 
 class Matrices(struct.PyTreeNode):
     """Matrices with the same input, for XLA.
 
-    Attributes:
-      weights: (K, N) each, or one concatenation of all. uint16 holds the bits of bfloat16.
-      biases: (N,) each, or one concatenation; () for none.
-      scales: (N,) float32 each, or one concatenation, for int8 weights; () for none.
-      widths: N of each matrix.
-      training: use 2-D matmuls at XLA's default precision (`leapjax.ops.xla`).
-      clip: queries, keys and values are clamped to +- this; None is no limit.
+    Queries, keys and values are clamped to +- `clip` (None: no limit). `training` uses 2-D matmuls
+    at XLA's default precision (`leapjax.ops.xla`).
     """
 
-    weights: tuple[Any, ...]
-    biases: tuple[Any, ...] = ()
-    scales: tuple[Any, ...] = ()
-    widths: tuple[int, ...] = struct.field(pytree_node=False, default=())
+    weights: tuple[Any, ...]  # (K, N) each, or one concatenation of all; uint16 has bfloat16's bits
+    biases: tuple[Any, ...] = ()  # (N,) each, or one concatenation; () for none
+    scales: tuple[Any, ...] = ()  # of int8: (N,) float32 each, or one concatenation; () for none
+    widths: tuple[int, ...] = struct.field(pytree_node=False, default=())  # N of each matrix
     training: bool = struct.field(pytree_node=False, default=False)
     clip: float | None = struct.field(pytree_node=False, default=None)
 
@@ -71,37 +60,26 @@ class Matrices(struct.PyTreeNode):
 class Router(struct.PyTreeNode):
     """The router of a layer's experts.
 
-    Attributes:
-      weight: (D, X).
-      bias: (X,), or None.
-      rule: how it chooses.
-      balance: of training: weight of the loss that balances the experts' load; 0 for none.
+    `balance` is for training: the weight of the loss that balances the experts' load; 0 for none.
     """
 
-    weight: Any
-    bias: Any = None
-    rule: Experts = struct.field(pytree_node=False, default=Experts(1, 1, 1))
+    weight: Any  # (D, X)
+    bias: Any = None  # (X,), or None
+    rule: Experts = struct.field(pytree_node=False, default=Experts(1, 1, 1))  # how it chooses
     balance: float = struct.field(pytree_node=False, default=0.0)
 
 
 class ExpertMatrices(struct.PyTreeNode):
     """The experts of one layer, alone or within the stack of a run's layers.
 
-    Attributes:
-      gate: (X, D, F), or (L, X, D, F) with `layer`. uint16 holds the bits of bfloat16.
-      up: as `gate`.
-      down: (X, F, D), or (L, X, F, D).
-      scales: of int8 weights, one array for each of the three, (X, F), (X, F), (X, D), or with a
-        leading L; () for none.
-      layer: () int32, the layer's place in the stack; None if there is no stack.
-      training: use operations that can be differentiated.
+    `training` uses operations that can be differentiated.
     """
 
-    gate: Any
-    up: Any
-    down: Any
-    scales: tuple[Any, ...] = ()
-    layer: Any = None
+    gate: Any  # (X, D, F), or (L, X, D, F) with `layer`; uint16 holds the bits of bfloat16
+    up: Any  # as `gate`
+    down: Any  # (X, F, D), or (L, X, F, D)
+    scales: tuple[Any, ...] = ()  # of int8: (X, F), (X, F), (X, D), perhaps with L; () for none
+    layer: Any = None  # () int32, the layer's place in the stack; None if there is no stack
     training: bool = struct.field(pytree_node=False, default=False)
 
     @property
@@ -129,11 +107,7 @@ class ExpertMatrices(struct.PyTreeNode):
         return self._map(lambda x: lax.dynamic_index_in_dim(x, self.layer, keepdims=False))
 
     def expert(self, number) -> ExpertMatrices:
-        """One expert: matrices (D, F), (D, F), (F, D), read in place.
-
-        Args:
-          number: () int32, within the layer.
-        """
+        """One expert, by () int32: matrices (D, F), (D, F), (F, D), read in place."""
 
         def pick(x):
             flat = x if self.layer is None else x.reshape(-1, *x.shape[2:])
@@ -149,38 +123,21 @@ class ExpertMatrices(struct.PyTreeNode):
 
 
 class Head(struct.PyTreeNode):
-    """The vocabulary head and the norm before it.
+    """The vocabulary head and the norm before it."""
 
-    Attributes:
-      norm: the final norm.
-      table: (V, D) or a backend's form of it; None uses the embedding.
-      pieces: (C, D) views of the table, in order, for `head_summary`; () for none.
-      bias: (V,), or None.
-      scales: (V,) float32 of an int8 table, or None.
-      factor: factor on the logits.
-    """
-
-    norm: Norm
-    table: Any = None
-    pieces: tuple[Any, ...] = ()
-    bias: Any = None
-    scales: Any = None
-    factor: float = struct.field(pytree_node=False, default=1.0)
+    norm: Norm  # the final norm
+    table: Any = None  # (V, D) or a backend's form of it; None uses the embedding
+    pieces: tuple[Any, ...] = ()  # (C, D) views of the table, for `head_summary`; () for none
+    bias: Any = None  # (V,), or None
+    scales: Any = None  # (V,) float32 of an int8 table, or None
+    factor: float = struct.field(pytree_node=False, default=1.0)  # on the logits
 
 
 class Arranged(struct.PyTreeNode):
-    """A model's weights as one backend reads them.
+    """A model's weights as one backend reads them."""
 
-    Attributes:
-      embed: (V, D) token embeddings.
-      runs: runs of equal layers (`Stacked` or `Unrolled`).
-      head: the vocabulary head.
-      log_frequency: (V,) float32, log of each token's share of a corpus, or None.
-      backend: name in `leapjax.ops.arrangement.BACKENDS`.
-    """
-
-    embed: Any
-    runs: tuple[Any, ...]
+    embed: Any  # (V, D) token embeddings
+    runs: tuple[Any, ...]  # of equal layers (`Stacked` or `Unrolled`)
     head: Head
-    log_frequency: Any = None
-    backend: str = struct.field(pytree_node=False, default="xla")
+    log_frequency: Any = None  # (V,) float32, log of each token's share of a corpus, or None
+    backend: str = struct.field(pytree_node=False, default="xla")  # of `ops.arrangement.BACKENDS`

@@ -62,17 +62,9 @@ def heads(
     rope: Sequence[Float32[Array, "B S 1 _"]],
     head_dim: int,
 ) -> list[Float[Array, "B S _ {head_dim}"]]:
-    """Values, keys or queries of S positions: norm, projection, per-head norm.
+    """Values, keys or queries of S positions, not yet rotated: norm, projection, per-head norm.
 
-    Args:
-      x: (B, S, D), the residual stream.
-      layer: the layer's weights.
-      names: adjacent names of `GROUPS["vkq"]`.
-      rope: cosines and sines, (B, S, 1, R / 2) each. Not used: `attention` rotates.
-      head_dim: E.
-
-    Returns:
-      (B, S, heads, E) each, not yet rotated.
+    `names` are adjacent ones of `GROUPS["vkq"]`; `rope` is not used: `attention` rotates.
     """
     first = GROUPS["vkq"].index(names[0])
     y = gather(normed(x, layer["attn_norm"]))
@@ -98,12 +90,7 @@ def clipped(x: Float[Array, "*rows E"], layer: Mapping[str, Any]) -> Float[Array
 def rotated(
     x: Float[Array, "B S heads E"], rope: Sequence[Float32[Array, "B S 1 _"]]
 ) -> Float[Array, "B S heads E"]:
-    """Queries or keys from `heads`, rotated.
-
-    Args:
-      x: (B, S, heads, E).
-      rope: cosines and sines, (B, S, 1, R / 2) each.
-    """
+    """Queries or keys from `heads`, rotated by `rope`, cosines and sines (B, S, 1, R / 2) each."""
     return rotate(x, *rope)
 
 
@@ -170,11 +157,6 @@ def head_summary(
     """Softmax statistics, computed over pieces of the head; see `transformer.head_summary`.
 
     The logits of a piece fit in a CPU's caches; those of the whole vocabulary would not.
-
-    Args:
-      x: (B, W, D), hidden states.
-      model: weights with pieces of the head.
-      apart: ids of the separate logits, in order.
     """
     y, rows = normed(x, model.head.norm), x.shape[:2]
     best, token = jnp.full(rows, _NEG_INF), jnp.zeros(rows, jnp.int32)
