@@ -14,8 +14,6 @@ Of all entries of a shard, the furthest counts (`journal.furthest`). So a new ow
 the one before saved last, whichever of them crashed, and wherever.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib
@@ -37,18 +35,13 @@ SETTLE = 1.0  # seconds until a store without conditional creation shows who was
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """What the names in a job's folder say.
+    """What the names in a job's folder say."""
 
-    Attributes:
-      parts: complete shard -> bytes of its file.
-      turns: claimed shard -> the turns of its claims, in order.
-    """
-
-    parts: dict[int, int]
-    turns: dict[int, list[int]]
+    parts: dict[int, int]  # complete shard -> bytes of its file
+    turns: dict[int, list[int]]  # claimed shard -> the turns of its claims, in order
 
     @staticmethod
-    def of(sizes: dict[str, int]) -> Files:
+    def of(sizes: dict[str, int]) -> "Files":
         """Of the files' sizes by name.
 
         >>> Files.of({"part-00000.jsonl": 9, "claim-00001.1": 5, "claim-00001.0": 5, "journal": 7})
@@ -62,14 +55,10 @@ class Files:
 
 
 class Claims:
-    """The claims of a job, for one of its processes.
+    """The claims of a job with the token `job` (`State.job`), for one of its processes.
 
-    Methods raise `OSError` if the folder can't be read or written.
-
-    Args:
-      folder: the job's.
-      members: the job's processes.
-      job: token of the job (`State.job`).
+    Methods raise `OSError` if the folder can't be read or written, and `UserError` if a claim is
+    damaged.
     """
 
     def __init__(self, folder: Folder, members: Members, job: str):
@@ -96,12 +85,8 @@ class Claims:
         # A process says that it is alive before it claims anything, so this order can't mislead.
         return owner is None or not self._members.is_alive(owner)
 
-    def take(self, shard: int, files: Files) -> Claim | None:
-        """Claim a shard that is free; None if another process was faster.
-
-        Raises:
-          UserError: another job has taken the folder over, or a claim is damaged.
-        """
+    def take(self, shard: int, files: Files) -> "Claim | None":
+        """Claim a shard that is free; None if another process was faster."""
         turn = max(files.turns.get(shard, ()), default=-1) + 1
         claim = Claim(self._folder, shard, turn, {"job": self._job, "owner": self._members.token})
         claim.create()
@@ -116,11 +101,7 @@ class Claims:
         return claim
 
     def check_job(self) -> bool:
-        """Whether the job has ended.
-
-        Raises:
-          UserError: the folder holds another job, or none.
-        """
+        """Whether the job has ended; `UserError` if the folder holds another job, or none."""
         state = journal.read(self._folder)
         if state is None or state.job != self._job:
             raise UserError(
@@ -130,11 +111,7 @@ class Claims:
         return state.done
 
     def entries(self, files: Files) -> list[Entry]:
-        """The entry that counts of each shard of which anything is saved.
-
-        Raises:
-          UserError: a claim is damaged.
-        """
+        """The entry that counts of each shard of which anything is saved."""
         found: dict[int, list[Entry]] = {}
         for entry in self._entries([(s, t) for s, turns in files.turns.items() for t in turns]):
             found.setdefault(entry.shard, []).append(entry)
@@ -178,24 +155,16 @@ class Claims:
 
 
 class Claim:
-    """A shard that this process has claimed.
+    """A shard that this process has claimed, after `turn` other claims on it.
 
-    Attributes:
-      before: the entry to go on from, None if nothing is saved.
-      lost: another process has claimed the shard since.
-
-    Args:
-      folder: the job's.
-      shard: its number.
-      turn: how many claims on it came before.
-      who: the job and the owner.
+    `who` says the job and the owner.
     """
 
     def __init__(self, folder: Folder, shard: int, turn: int, who: dict[str, str]):
         self._folder, self._who = folder, who
         self.shard, self.turn = shard, turn
-        self.before: Entry | None = None
-        self.lost = False
+        self.before: Entry | None = None  # the entry to go on from, None if nothing is saved
+        self.lost = False  # another process has claimed the shard since
         self._name = claim_name(shard, turn)
 
     def create(self) -> None:

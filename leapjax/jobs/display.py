@@ -1,7 +1,5 @@
 """How far a job is, for people: a bar on a terminal, else a line every minute."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from collections.abc import Callable, Iterator

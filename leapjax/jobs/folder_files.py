@@ -3,8 +3,6 @@
 Functions raise `OSError` if a file can't be read or written.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from typing import Any
@@ -31,8 +29,7 @@ from leapjax.storage import Folder
 def to_resume(folder: Folder, spec: JobSpec) -> State | None:
     """What the journal of the job to go on with says, None to begin one; writes nothing.
 
-    Raises:
-      UserError: the flags allow neither, or the journal can't be read.
+    `UserError` if the flags allow neither, or the journal can't be read.
     """
     where = f"output {spec.output}"
     if spec.resume and spec.overwrite:
@@ -65,14 +62,8 @@ def must_agree(
 ) -> None:
     """Refuse to go on with a job that was begun with something else.
 
-    Args:
-      spec: the job.
-      old: its state.
-      header: the header of a new job with this `spec`.
-      note: takes a line for the user about what need not agree.
-
-    Raises:
-      UserError: what differs.
+    `header` is that of a new job with this `spec`; `note` takes a line for the user about what
+    need not agree.
     """
     if changes := differences(old.header, header):
         raise UserError(
@@ -99,10 +90,7 @@ def check_errors(spec: JobSpec, state: State) -> None:
 def check_parts(folder: Folder, state: State, parts: dict[int, int]) -> None:
     """Refuse a complete shard whose file has another length or, once the job has ended, is missing.
 
-    Args:
-      folder: of the job.
-      state: of the job.
-      parts: complete shard -> bytes of its file.
+    `parts` has the bytes of each complete shard's file.
     """
     for shard, entry in state.entries.items():
         size = parts.get(shard)
@@ -137,10 +125,7 @@ def tidy(folder: Folder) -> None:
 def end(folder: Folder, state: State, ran: list[Summary]) -> dict[str, Any]:
     """End the job, whose shards are all complete; gives the content of `summary.json`.
 
-    Args:
-      folder: of the job.
-      state: of the job.
-      ran: counts of the processes that are there.
+    `ran` has the counts of the processes that are there.
     """
     if state.bad:
         folder.write(ERRORS, "".join(f"{row}\n" for row in state.bad).encode())

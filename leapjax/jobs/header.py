@@ -1,7 +1,5 @@
 """The journal's header: everything that a job's outputs depend on, and a resume must agree in."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib
@@ -71,12 +69,7 @@ def other_version(old: dict[str, Any]) -> str | None:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """The differences, in words, that forbid a job to go on.
-
-    Args:
-      old: header of the interrupted job.
-      new: header of the job that would go on.
-    """
+    """The differences, in words, that forbid the job of `old` to go on as `new`."""
     found = []
     before, now = old["input"], new["input"]
     if before["sha256"] != now["sha256"]:

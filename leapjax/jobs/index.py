@@ -1,7 +1,5 @@
 """Where the shards of an input begin, so that a process can read any of them, in any order."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 from collections.abc import Iterator
@@ -15,38 +13,18 @@ from leapjax.records import Intake, record_id
 
 
 class _Range(NamedTuple):
-    """The lines of one shard.
+    """The lines of one shard."""
 
-    Attributes:
-      offset: bytes before its first record.
-      line: number of its first record's line.
-      records: number of its records.
-      digest: hash of these records' lines.
-    """
-
-    offset: int
-    line: int
+    offset: int  # bytes before its first record
+    line: int  # number of its first record's line
     records: int
-    digest: bytes
+    digest: bytes  # hash of these records' lines
 
 
 class Index:
-    """The shards of an input, from one reading of it.
+    """The shards of an input, `size` records each, from one reading of up to `limit` records.
 
     Takes some hundred bytes a shard; while it is made, also sixteen bytes a record.
-
-    Args:
-      source: the input.
-      size: records of a shard; the last one may hold fewer.
-      limit: number of records to read; None is all.
-
-    Attributes:
-      size: see below.
-      info: identity and length of the input.
-      records: number of records.
-
-    Raises:
-      UserError: the input can't be read, or a line is too long.
     """
 
     def __init__(self, source: Input, size: int, limit: int | None):
@@ -79,11 +57,7 @@ class Index:
         return self._ranges[shard].records
 
     def repeated(self, intake: Intake) -> set[int]:
-        """Numbers of the good records' lines whose id a good record before them has.
-
-        Args:
-          intake: tells good records from bad ones.
-        """
+        """Numbers of the lines of good records (`intake` says which) with an earlier one's id."""
         found, taken = set(), set()
         shards = range(len(self)) if len(self._twice) else ()
         for item in (item for shard in shards for item in self.items(shard)):
@@ -98,15 +72,7 @@ class Index:
         return found
 
     def items(self, shard: int, skip: int = 0) -> Iterator[Item]:
-        """The records of a shard.
-
-        Args:
-          shard: its number.
-          skip: records at its beginning that are left out.
-
-        Raises:
-          UserError: the input can't be read, or has changed.
-        """
+        """The records of a shard, without the first `skip`."""
         place, source = self._ranges[shard], self._source
         ends = self._limit is None and shard == len(self) - 1  # nothing may follow
         digest, count = hashlib.blake2b(digest_size=16), 0

@@ -20,8 +20,6 @@ The processes know of each other by these files only. A shard's records and rows
 whichever process decodes it, so the outputs are those of one process that nothing interrupted.
 """
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Callable, Iterator
@@ -59,14 +57,7 @@ def _show_nothing(total: int | None) -> Iterator[Callable[[Progress], None]]:
 
 
 def check(spec: JobSpec) -> None:
-    """Refuse what can be seen to be wrong before a model is loaded.
-
-    Args:
-      spec: the job.
-
-    Raises:
-      UserError: no such input, or an output that is in the way.
-    """
+    """Refuse what can be seen to be wrong before a model is loaded: input, output folder."""
     Input(spec.input)
     with _one_line(spec):
         folder_files.to_resume(storage.folder(spec.output), spec)
@@ -87,7 +78,6 @@ def run(
 
     Args:
       lm: the model, a `leapjax.LM`.
-      spec: the job.
       show: given the number of records, a context that yields what takes the progress
         (`leapjax.jobs.display.shown`).
       stop: a signal's number once this process shall stop, else None.
@@ -293,9 +283,8 @@ class _Run:
     def _end(self, header: dict[str, Any], summary: Summary) -> dict[str, Any]:
         """Write what a job ends with; gives the content of `summary.json`.
 
-        Raises:
-          UserError: a shard is missing or damaged, or there are too many bad records; or another
-            process has ended the job meanwhile, and removed the claims.
+        `UserError` if a shard is missing or damaged, or if there are too many bad records; or if
+        another process has ended the job meanwhile, and removed the claims.
         """
         folder, files = self._folder, self._claims.look()
         state = State(header, self._claims.entries(files))

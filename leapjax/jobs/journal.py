@@ -8,8 +8,6 @@ The first process of a job creates the file with its header, and the last act of
 it. In between, the entries are in the claims (`leapjax.jobs.claims`).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Iterable
@@ -37,25 +35,15 @@ COUNTS: tuple[str, ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """How far a shard is.
-
-    Attributes:
-      shard: number of the shard, from 0.
-      turn: turn of the claim whose file holds the rows (`names.open_name`).
-      complete: nothing of the shard is left to decode.
-      bytes: length of its rows so far.
-      sha256: hash of these bytes.
-      counts: names of `COUNTS` -> numbers for this shard so far.
-      bad: the error records of its bad records, as JSON without line ends.
-    """
+    """How far a shard is."""
 
     shard: int
-    turn: int
-    complete: bool = False
-    bytes: int = 0
-    sha256: str = ""
+    turn: int  # of the claim whose file holds the rows (`names.open_name`)
+    complete: bool = False  # nothing of the shard is left to decode
+    bytes: int = 0  # length of its rows so far
+    sha256: str = ""  # of these bytes
     counts: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
-    bad: tuple[str, ...] = ()
+    bad: tuple[str, ...] = ()  # error records of its bad records, as JSON without line ends
 
     @property
     def records(self) -> int:
@@ -69,7 +57,7 @@ class Entry:
         return {"kind": kind} | fields | fields.pop("counts") | {"bad": list(self.bad)}
 
     @staticmethod
-    def from_json(value: dict[str, Any]) -> Entry:
+    def from_json(value: dict[str, Any]) -> "Entry":
         """The entry of a JSON value; `KeyError`, `TypeError` or `ValueError` if it has none."""
         if value["kind"] not in ("saved", "shard"):
             raise ValueError(f"unexpected entry {value}")
@@ -93,14 +81,12 @@ def furthest(entries: Iterable[Entry]) -> Entry | None:
 class State:
     """How far a whole job is.
 
-    Attributes:
-      header: settings of the job (`leapjax.jobs.header`).
-      done: the job has ended.
-      entries: shard -> its entry; shards of which nothing is saved are missing.
+    `header` has its settings (`leapjax.jobs.header`).
     """
 
     def __init__(self, header: dict[str, Any], entries: Iterable[Entry] = (), done: bool = False):
         self.header, self.done = header, done
+        # By shard; those of which nothing is saved are missing.
         self.entries = {entry.shard: entry for entry in entries}
 
     @property
@@ -129,25 +115,15 @@ class State:
 
 
 def read(folder: Folder) -> State | None:
-    """What `journal` says; None if there is no such file.
-
-    Raises:
-      UserError: it is damaged or has another format.
-      OSError: it can't be read.
-    """
+    """What `journal` says; None if there is no such file."""
     data = folder.read(JOURNAL)
     return None if data is None else from_bytes(data, f"{folder.path}/{JOURNAL}")
 
 
 def from_bytes(data: bytes, where: str) -> State:
-    """The state that the content of `journal` describes.
+    """The state that the content of `journal` describes; messages call the file `where`.
 
-    Args:
-      data: the content.
-      where: what messages call the file.
-
-    Raises:
-      UserError: the content is damaged or has another format.
+    `UserError` if it is damaged or has another format.
     """
     *lines, rest = data.split(b"\n")
     values = []

@@ -5,8 +5,6 @@ items ─▶ Intake ─▶ requests ─▶ engine ─▶ sink.write
                                             sink.settle after each record
 """
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import time
@@ -38,44 +36,27 @@ class Sink(Protocol):
 
 
 class Stopped(Exception):
-    """A signal asked the job to stop, and it did in good order.
-
-    Attributes:
-      number: the signal.
-    """
+    """A signal asked the job to stop, and it did in good order."""
 
     def __init__(self, number: int):
         super().__init__(number)
-        self.number = number
+        self.number = number  # of the signal
 
 
 @dataclasses.dataclass
 class Progress:
-    """How far a job is.
+    """How far a job is."""
 
-    Attributes:
-      summary: counts of this run.
-      records: settled records, those of earlier runs and other processes included.
-      first: settled records of earlier runs.
-      errors: bad records, those of earlier runs included.
-      samples: answers per record.
-      seconds: time since this run's first chunk began, without loading and compiling.
-      running: slots in use.
-      slots: all slots.
-      ahead: answers that wait for an earlier one.
-      rows_in_flight_done: finished part of the rows in the slots, in rows.
-    """
-
-    summary: Summary
-    records: int = 0
-    first: int = 0
-    errors: int = 0
-    samples: int = 1
-    seconds: float = 0.0
-    running: int = 0
+    summary: Summary  # of this run
+    records: int = 0  # settled records, those of earlier runs and other processes included
+    first: int = 0  # settled records of earlier runs
+    errors: int = 0  # bad records, those of earlier runs included
+    samples: int = 1  # answers per record
+    seconds: float = 0.0  # since this run's first chunk began, without loading and compiling
+    running: int = 0  # slots in use
     slots: int = 0
-    ahead: int = 0
-    rows_in_flight_done: float = 0.0
+    ahead: int = 0  # answers that wait for an earlier one
+    rows_in_flight_done: float = 0.0  # finished part of the rows in the slots, in rows
 
 
 @dataclasses.dataclass
@@ -90,20 +71,12 @@ class _Pending:
 class Loop:
     """Runs over records, one after the other.
 
-    Args:
-      lm: the model, a `leapjax.LM`.
-      intake: checks and tokenises records.
-      sink: takes answers and bad records.
-      max_errors: the largest number of bad records with which the job goes on.
-      errors: bad records of earlier runs.
-      records: records of earlier runs.
-      batch_size: rows decoded at once; None lets the engine choose.
-      share_prefix: see `LM.stream`.
-      count: number of requests, so that few requests get few slots; None chooses slots without
-        regard to the amount of work, so that a resumed job has the same.
-      waits: items may come slowly, or only after answers to earlier ones; a thread reads them.
-      seen: called with the progress after each answer and chunk.
-      stop: a signal's number once the job shall stop, else None.
+    `errors` and `records` were settled by earlier runs; with more than `max_errors` bad records
+    the job ends. `count` is the number of requests, so that few requests get few slots; None
+    chooses slots without regard to the amount of work, so that a resumed job has the same. If
+    `waits`, items may come slowly, or only after answers to earlier ones, and a thread reads them.
+    `seen` takes the progress after each answer and chunk; `stop` gives a signal's number once the
+    job shall stop.
     """
 
     def __init__(
@@ -141,12 +114,8 @@ class Loop:
     def run(self, items: Iterable[Item]) -> Summary:
         """Decode records into the sink; gives the counts of all calls so far.
 
-        Args:
-          items: read within the engine's look-ahead only.
-
-        Raises:
-          UserError: a bad record too many, or the source or sink fails.
-          Stopped: the job was asked to stop.
+        `items` are read within the engine's look-ahead only. `UserError` for a bad record too
+        many, or if the source or sink fails; `Stopped` if the job was asked to stop.
         """
         stream = self._engine.stream(
             items, self._each_chunk, prepare=self._requests, threaded=self._waits

@@ -9,8 +9,6 @@ they may differ by any amount.
 A wrong verdict costs work, never data: see `leapjax.jobs.claims`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -30,20 +28,13 @@ BEAT = 4.0  # seconds between two beats
 
 
 class Members:
-    """The processes of a job, as one of them sees them.
-
-    Args:
-      folder: the job's.
-
-    Attributes:
-      token: names this process.
-      counts: gives what this process has done, as JSON; the others can read it.
-    """
+    """The processes of a job, as one of them sees them."""
 
     def __init__(self, folder: Folder):
         self._folder = folder
         self._me = {"pid": os.getpid(), "host": socket.gethostname(), "machine": _machine()}
-        self.token = uuid.uuid4().hex[:12]
+        self.token = uuid.uuid4().hex[:12]  # names this process
+        # What this process has done, as JSON; the others can read it.
         self.counts: Callable[[], dict[str, Any]] = dict
         self._beat = 0
         self._lock = threading.Lock()
@@ -51,11 +42,7 @@ class Members:
 
     @contextlib.contextmanager
     def joined(self) -> Iterator[None]:
-        """A context in which this process is one of the job's.
-
-        Raises:
-          OSError: its file can't be written.
-        """
+        """A context in which this process is one of the job's."""
         self.beat()
         stop = self._keep_beating()
         try:
@@ -83,13 +70,9 @@ class Members:
         return {token: content for token, content in found.items() if content is not None}
 
     def refuse_others(self, stop: Callable[[], Any] = lambda: None) -> None:
-        """Make sure that no other process is alive, which may take `STALE` seconds.
+        """Raise `UserError` if another process is alive, which may take `STALE` seconds.
 
-        Args:
-          stop: called while waiting; may raise.
-
-        Raises:
-          UserError: one is.
+        `stop` is called while waiting, and may raise.
         """
         first: dict[str, int] = {}
         while found := self.others():

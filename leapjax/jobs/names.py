@@ -1,7 +1,5 @@
 """Names of the files in a job's folder; `leapjax.jobs.job` says who writes which and when."""
 
-from __future__ import annotations
-
 import re
 
 JOURNAL = "journal"

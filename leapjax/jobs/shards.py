@@ -10,8 +10,6 @@ In between, every `save_seconds`, the rows are synced and the claim says how muc
 counts. The next owner completes the last step after a crash.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib
@@ -34,26 +32,16 @@ from leapjax.types import Completion
 
 
 class Shard:
-    """The rows of a shard that this process has claimed.
+    """The rows of a shard of `records` records, which this process has claimed.
 
-    Methods that write raise `OSError` if they can't. Once the claim is lost, they do nothing.
-
-    Attributes:
-      claim: the claim.
-      entry: how far the shard is.
-
-    Args:
-      folder: the job's.
-      claim: the claim; the rows that it goes on from are checked.
-      records: of the input in this shard.
-
-    Raises:
-      UserError: these rows are missing or damaged.
+    Making one checks the rows that the claim goes on from: `UserError` if they are missing or
+    damaged. Methods that write raise `OSError` if they can't. Once the claim is lost, they do
+    nothing.
     """
 
     def __init__(self, folder: Folder, claim: Claim, records: int):
         self._folder, self.claim, self._records = folder, claim, records
-        self.entry = claim.before or Entry(claim.shard, claim.turn)
+        self.entry = claim.before or Entry(claim.shard, claim.turn)  # how far the shard is
         self._earlier = b"" if claim.before is None else self._saved_rows(claim.before)
         self._digest = hashlib.sha256(self._earlier)
         self._file: Growing | None = None
@@ -141,12 +129,8 @@ class Shards:
     """The sink of a folder job (`leapjax.jobs.loop.Sink`).
 
     An item's `shard` is the `Shard` that its record goes to. The records of a shard come together,
-    in input order.
-
-    Args:
-      spec: the job.
-      ends: the ids that end an answer (`DecodeConfig.end_ids`).
-      completing: called before a shard is completed.
+    in input order. `ends` are the ids that end an answer (`DecodeConfig.end_ids`); `completing` is
+    called before a shard is completed.
     """
 
     def __init__(self, spec: JobSpec, ends: tuple[int, ...], completing: Callable[[], None]):

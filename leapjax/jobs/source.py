@@ -3,8 +3,6 @@
 Lines are read lazily.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib
@@ -25,46 +23,28 @@ _PIECE = 1 << 20
 
 
 class Item(NamedTuple):
-    """One record of the input.
+    """One record of the input."""
 
-    Attributes:
-      line: its number, from 1.
-      where: the beginning of messages about it.
-      given: the record, or its line in bytes.
-      shard: where a folder job keeps the answers (`leapjax.jobs.shards.Shard`).
-    """
-
-    line: int
-    where: str
-    given: Any
-    shard: Any = None
+    line: int  # its number, from 1
+    where: str  # the beginning of messages about it
+    given: Any  # the record, or its line in bytes
+    shard: Any = None  # where a folder job keeps the answers (`leapjax.jobs.shards.Shard`)
 
 
 @dataclasses.dataclass(frozen=True)
 class InputInfo:
-    """Identity and length of an input; a stream that was not kept has only a path.
+    """Identity and length of an input; a stream that was not kept has only a path."""
 
-    Attributes:
-      path: as it was given.
-      bytes: length of the (uncompressed) content.
-      sha256: hash of the content.
-      lines: number of lines, blank ones included.
-    """
-
-    path: str
-    bytes: int | None = None
-    sha256: str | None = None
-    lines: int | None = None
+    path: str  # as it was given
+    bytes: int | None = None  # length of the (uncompressed) content
+    sha256: str | None = None  # of the content
+    lines: int | None = None  # blank ones included
 
 
 class Input:
-    """A JSONL input.
+    """A JSONL input: a path, a URL, or `-` for stdin; gzip, bzip2 and xz are unpacked.
 
-    Args:
-      path: a path, a URL, or `-` for stdin; gzip, bzip2 and xz are unpacked.
-
-    Raises:
-      UserError: it can't be opened.
+    Methods raise `UserError` if it can't be read.
     """
 
     def __init__(self, path: str):
@@ -80,11 +60,7 @@ class Input:
                 pass
 
     def keep(self) -> None:
-        """Copy a stream to a temporary file, so that it can be read more than once.
-
-        Raises:
-          UserError: it can't be read, or there is no room.
-        """
+        """Copy a stream to a temporary file, so that it can be read more than once."""
         if not self.is_stream or self._kept is not None:
             return
         kept = tempfile.TemporaryFile()
@@ -123,16 +99,10 @@ class Input:
         self.close()
 
     def lines(self, offset: int = 0, first: int = 1) -> Iterator[tuple[int, bytes, int]]:
-        """The lines that hold something, with their numbers, each after so many bytes.
+        """The lines that hold something, with their numbers and the bytes before them.
 
-        One reading at a time: another one moves the place.
-
-        Args:
-          offset: bytes of the (unpacked) content before the first line.
-          first: number of this line.
-
-        Raises:
-          UserError: the input can't be read, or a line is too long.
+        Begins `offset` bytes into the (unpacked) content, with line number `first`. One reading at
+        a time: another one moves the place.
         """
         self._seek(offset)
         lines = self._lines = _Lines(self._stream, self)

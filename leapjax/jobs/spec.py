@@ -1,7 +1,5 @@
 """The settings of a folder job, and its result."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Counts of a run, and the line that shows them."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections.abc import Collection
@@ -15,28 +13,16 @@ from leapjax.wording import plural, times_fewer
 
 @dataclasses.dataclass
 class Summary:
-    """Counts over the completions of a run.
+    """Counts over the completions of a run."""
 
-    Attributes:
-      ends: the ids that end an answer (`DecodeConfig.end_ids`); () counts whole canvases.
-      answers: completions.
-      tokens: output ids before the first end.
-      steps: steps, summed over the rows.
-      committed: positions that a step committed, without those that early stop filled.
-      edits: later changes of committed tokens.
-      seconds: time from `started` to the last completion.
-      refreshes: of KV caches; they depend on the batch, not on the answers alone.
-      prefills: tokens of prompts; they too depend on the batch.
-      started: reading of the clock when the run began.
-    """
-
-    ends: tuple[int, ...] = ()
-    answers: int = 0
-    tokens: int = 0
-    steps: int = 0
-    committed: int = 0
-    edits: int = 0
-    seconds: float = 0.0
+    ends: tuple[int, ...] = ()  # ids that end an answer (`DecodeConfig.end_ids`); () is no end
+    answers: int = 0  # completions
+    tokens: int = 0  # output ids before the first end
+    steps: int = 0  # summed over the rows
+    committed: int = 0  # positions that a step committed, without those that early stop filled
+    edits: int = 0  # later changes of committed tokens
+    seconds: float = 0.0  # from `started` to the last completion
+    # Of KV caches, and of tokens of prompts; they depend on the batch, not on the answers alone.
     refreshes: Refreshes = dataclasses.field(default_factory=Refreshes)
     prefills: Prefills = dataclasses.field(default_factory=Prefills)
     started: float = dataclasses.field(default_factory=time.perf_counter)
@@ -57,7 +43,7 @@ class Summary:
         return {name: counts[name] for name in counts.keys() - {"ends", "started"}}
 
     @staticmethod
-    def from_json(value: dict[str, Any]) -> Summary:
+    def from_json(value: dict[str, Any]) -> "Summary":
         """The counts that another process gave; those that it lacks are 0."""
         refreshes, prefills = value.get("refreshes", {}), value.get("prefills", {})
         more = {"refreshes": Refreshes(**refreshes), "prefills": Prefills(**prefills)}
