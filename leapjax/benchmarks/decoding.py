@@ -1,7 +1,5 @@
 """Tokens per second by KV cache and batch, the host's share, and the engine against lock-step."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -11,19 +9,13 @@ from leapjax.benchmarks.models import for_cache
 from leapjax.benchmarks.timing import alternate, ratios, summarise, timed
 from leapjax.benchmarks.workload import Case, ragged_requests, stream, uneven_requests
 from leapjax.lm import LM
-from leapjax.types import Request
 
 
 def throughput(lm: LM, cases: Sequence[Case], rounds: int) -> list[dict[str, Any]]:
     """Time whole decodes of a batch.
 
-    Args:
-      lm: the model; its block-causal twin decodes the cases that need one (`for_cache`).
-      cases: what is decoded.
-      rounds: of alternating turns.
-
-    Returns:
-      A row a case: seconds, tokens per second, passes.
+    `lm`: the model; its block-causal twin decodes the cases that need one (`for_cache`). Returns a
+    row a case: seconds, tokens per second, passes.
     """
     runs = {}
     for case in cases:
@@ -49,15 +41,7 @@ def throughput(lm: LM, cases: Sequence[Case], rounds: int) -> list[dict[str, Any
 def against_lock_step(lm: LM, cache: str, slots: int, count: int, rounds: int) -> dict[str, Any]:
     """Continuous refilling against batches that wait for their slowest row.
 
-    Args:
-      lm: the model.
-      cache: KV cache.
-      slots: rows decoded at once.
-      count: requests, see `uneven_requests`.
-      rounds: of alternating turns.
-
-    Returns:
-      Passes and seconds of both, and their ratios.
+    `count`: requests, see `uneven_requests`. Returns passes and seconds of both, and their ratios.
     """
     requests = uneven_requests(lm.config, cache, count)
     engine, passes = lm.engine(slots), {}
@@ -83,17 +67,10 @@ def against_lock_step(lm: LM, cache: str, slots: int, count: int, rounds: int) -
 def ragged(lm: LM, cache: str, slots: int, count: int, rounds: int) -> dict[str, Any]:
     """Decode rows of uneven length through the engine, whose freed slots are refilled.
 
-    Args:
-      lm: the model.
-      cache: KV cache.
-      slots: rows decoded at once by a replica.
-      count: requests, see `ragged_requests`.
-      rounds: how often.
-
-    Returns:
-      `tokens`, `passes` and rows refreshed and wanted (`Refreshes.to_dict`) of a round; `seconds`,
-      `tokens_per_s` and `device_share`, the share of the time in which a chunk runs, in the mean
-      of all replicas (`summarise`).
+    `slots`: rows decoded at once by a replica; `count`: requests, see `ragged_requests`. Returns
+    `tokens`, `passes` and rows refreshed and wanted (`Refreshes.to_dict`) of a round; `seconds`,
+    `tokens_per_s` and `device_share`, the share of the time in which a chunk runs, in the mean of
+    all replicas (`summarise`).
     """
     requests, engine = ragged_requests(lm.config, cache, count), lm.engine(slots)
     stream(engine, requests[:slots])  # compiles
@@ -121,55 +98,8 @@ def ragged(lm: LM, cache: str, slots: int, count: int, rounds: int) -> dict[str,
     }
 
 
-def refresh_groups(
-    lm: LM, cache: str, slots: int, groups: Sequence[int], requests: list[Request], rounds: int
-) -> list[dict[str, Any]]:
-    """Seconds of a stream by how many rows refresh their KV cache together.
-
-    Args:
-      lm: the model.
-      cache: prefix or dual.
-      slots: rows decoded at once.
-      groups: settings of `refresh_group`.
-      requests: what is decoded, with that cache.
-      rounds: of alternating turns.
-
-    Returns:
-      A row a group: seconds, tokens per second, their ratio to the first group's seconds, and the
-      counts of its refreshes.
-    """
-    tokens = sum(request.config.gen_length for request in requests)
-    engines = {g: lm.engine(slots, refresh_group=g) for g in groups}
-    refreshes = {}
-    for group, engine in engines.items():
-        stream(engine, requests)  # compiles
-        refreshes[group] = engine.progress.refreshes.to_dict()
-    runs = {g: functools.partial(stream, engine, requests) for g, engine in engines.items()}
-    seconds = alternate(runs, rounds)
-    return [
-        {
-            "cache": cache,
-            "slots": slots,
-            "requests": len(requests),
-            "refresh_group": group,
-            "seconds": summarise(times),
-            "tokens_per_s": tokens / summarise(times)["median"],
-            "of_first": ratios(times, seconds[groups[0]]),
-            **refreshes[group],
-        }
-        for group, times in seconds.items()
-    ]
-
-
 def host_share(lm: LM, cache: str, slots: int, count: int) -> dict[str, Any]:
-    """Share of a stream's time in which the device has nothing to do.
-
-    Args:
-      lm: the model.
-      cache: KV cache.
-      slots: rows decoded at once.
-      count: requests.
-    """
+    """Share of a stream's time in which the device has nothing to do. `count`: requests."""
     requests, engine = Case(cache, slots).requests(lm.config, count), lm.engine(slots)
     stream(engine, requests[:slots])  # compiles
     busy = engine.progress.device_s

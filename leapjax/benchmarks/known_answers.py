@@ -8,8 +8,6 @@ and with a KV cache and a fixed schedule, most of whose passes compute a window.
 which is needed when the embedded model, or what its options mean, has changed.
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 
@@ -29,16 +27,7 @@ CASES: tuple[dict[str, Any], ...] = (
 
 
 def decode(lm: LM, prompts: list[list[int]], options: dict[str, Any]) -> list[dict[str, Any]]:
-    """Decode prompts, all at once.
-
-    Args:
-      lm: the embedded model.
-      prompts: token ids of each.
-      options: by name.
-
-    Returns:
-      `tokens` (of the canvas) and `steps` of each.
-    """
+    """Decode prompts, all at once. Returns `tokens` (of the canvas) and `steps` of each."""
     config = DecodeConfig(**options)
     answers = lm.generate(prompts, config, batch_size=len(prompts))
     return [{"tokens": a.output_ids, "steps": a.steps} for a in answers]
@@ -47,15 +36,10 @@ def decode(lm: LM, prompts: list[list[int]], options: dict[str, Any]) -> list[di
 def compare(mesh: MeshShape | None = None) -> dict[str, Any]:
     """Decode the known prompts on the devices here.
 
-    Args:
-      mesh: devices to spread the model over; None is the default device.
-
-    Returns:
-      JSON-ready: whether all are `equal`; in `differs` those that are not: their `cache` and `row`,
-      how many `tokens` differ, the `steps` known and taken.
-
-    Raises:
-      UserError: this installation has no embedded model, or answers of another one.
+    `mesh`: devices to spread the model over; None is the default device. Returns JSON-ready:
+    whether all are `equal`; in `differs` those that are not: their `cache` and `row`, how many
+    `tokens` differ, the `steps` known and taken. Raises UserError: this installation has no
+    embedded model, or answers of another one.
     """
     lm = load(dtype=DTYPE, mesh=mesh)
     known = json.loads(PATH.read_text())
@@ -81,11 +65,7 @@ def compare(mesh: MeshShape | None = None) -> dict[str, Any]:
 
 
 def make(count: int = 8) -> dict[str, Any]:
-    """What the file holds, decoded here.
-
-    Args:
-      count: prompts, of `leapjax.terminal.samples`.
-    """
+    """What the file holds, decoded here. `count`: prompts, of `leapjax.terminal.samples`."""
     from leapjax import tasks
     from leapjax.terminal.samples import problems
 

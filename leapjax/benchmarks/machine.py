@@ -6,8 +6,6 @@ for once, so that a call's way from the host is hidden behind the work of the on
 of several queues counts. Data are random: matrix units clock higher on zeros.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import os
@@ -34,27 +32,17 @@ QUEUE = 10  # calls that are waited for together
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What this machine was measured to do.
+    """What this machine was measured to do."""
 
-    Attributes:
-      flops_per_s: best matrix rate, of float32 on a CPU.
-      flops_by: who reached it, over which square.
-      bytes_per_s: copy bandwidth, reads and writes counted.
-      copy_bytes: size of the array that was copied.
-      cache_bytes: last-level cache, as the system states it; 0 on an accelerator.
-      cores: that this process may use.
-      read_bytes_per_s: of reading alone; 0 where it was not measured.
-      spreads: `copy`, `read` and the dtypes of products -> the rates of all repetitions that count
-        (`summarise`).
-    """
-
-    flops_per_s: float
-    flops_by: str
-    bytes_per_s: float
-    copy_bytes: int
-    cache_bytes: int
-    cores: int
-    read_bytes_per_s: float = 0.0
+    flops_per_s: float  # best matrix rate, of float32 on a CPU
+    flops_by: str  # who reached it, over which square
+    bytes_per_s: float  # copy bandwidth, reads and writes counted
+    copy_bytes: int  # size of the array that was copied
+    cache_bytes: int  # last-level cache, as the system states it; 0 on an accelerator
+    cores: int  # that this process may use
+    read_bytes_per_s: float = 0.0  # of reading alone; 0 where it was not measured
+    # `copy`, `read` and the dtypes of products -> the rates of all repetitions that count
+    # (`summarise`)
     spreads: Mapping[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
     def seconds(self, work: Work) -> float:
@@ -83,10 +71,9 @@ class Machine:
 def measure(dtype: str = "float32", quick: bool = False, besides: Sequence[str] = ()) -> Machine:
     """Measure the default device; some seconds.
 
-    Args:
-      dtype: of the matrix products; on a CPU they are in float32.
-      quick: tiny arrays, to try the code; the numbers mean nothing.
-      besides: other dtypes whose matrix rate is wanted too, in `spreads`.
+    `dtype`: of the matrix products; on a CPU they are in float32; `quick`: tiny arrays, to try the
+    code; the numbers mean nothing; `besides`: other dtypes whose matrix rate is wanted too, in
+    `spreads`.
     """
     on_cpu, cores = hardware.on_cpu(), len(os.sched_getaffinity(0))
     cache = last_level_cache() if on_cpu else 0
@@ -144,12 +131,9 @@ def queued_seconds(
 ) -> list[float]:
     """Seconds of one call of several that are queued, by queue.
 
-    Args:
-      call: takes and returns arrays on the device.
-      *first: what the first call takes; the others take what the call before returned. Empty if
-        it takes nothing.
-      repeats: queues, after one that does not count.
-      queue: calls in each.
+    `call`: takes and returns arrays on the device. `first`: what the first call takes; the others
+    take what the call before returned. Empty if it takes nothing. `repeats`: queues, after one that
+    does not count.
     """
     value: tuple[Any, ...] = first
 
@@ -182,10 +166,7 @@ def read_bandwidth(size: int, repeats: int, queue: int = QUEUE) -> list[float]:
 def host_copy_bandwidth(size: int, threads: int, repeats: int) -> list[float]:
     """Bytes per second, read and written, of copying an array with all cores.
 
-    Args:
-      size: bytes of the array.
-      threads: that copy, each its part.
-      repeats: of copying.
+    `size`: bytes of the array.
     """
     source, target = np.ones(size // 4, np.float32), np.zeros(size // 4, np.float32)
     parts = list(zip(np.array_split(source, threads), np.array_split(target, threads), strict=True))
@@ -211,15 +192,9 @@ def matrix_rates(
 ) -> tuple[list[float], str]:
     """The best rates over squares of a dtype.
 
-    Args:
-      dtype: of the factors and the product.
-      sizes: of the squares.
-      seconds: times a product, several times.
-      counts: by which of several rates they are compared.
-      others: name -> product of two matrices, for who takes part beside XLA.
-
-    Returns:
-      FLOPs per second of each repetition, and who reached them over which square.
+    `dtype`: of the factors and the product; `counts`: by which of several rates they are compared;
+    `others`: name -> product of two matrices, for who takes part beside XLA. Returns FLOPs per
+    second of each repetition, and who reached them over which square.
     """
     best: tuple[list[float], str] = [0.0], ""
     product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision_for(jnp.dtype(dtype))))

@@ -1,7 +1,5 @@
 """Models to time: the embedded one, and random ones of a stated shape."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 
@@ -90,12 +88,8 @@ def random_lm(
 
     They are drawn leaf by leaf on the devices: beside the weights no copy of them is held.
 
-    Args:
-      config: the shape, without biases.
-      dtype: storage and compute dtype.
-      seed: of the weights.
-      mesh: devices to spread it over; None is the default device.
-      split: by layer where a loaded model is (`leapjax.ops.split`).
+    `mesh`: devices to spread it over; None is the default device; `split`: by layer where a loaded
+    model is (`leapjax.ops.split`).
     """
     replicas = []
     for place in [None] if mesh is None else placements(mesh):
@@ -132,10 +126,7 @@ def for_cache(lm: LM, cache: str, block_length: int) -> LM:
 
     Shape and weights are the same, so products cost the same. Its answers mean nothing.
 
-    Args:
-      lm: a bidirectional or a block-causal model.
-      cache: KV cache.
-      block_length: the twin's block, tokens.
+    `lm`: a bidirectional or a block-causal model; `block_length`: the twin's block, tokens.
     """
     config = lm.config
     if not pairs.refusal(cache, "low_confidence", [run.attention for run in config.runs]):
@@ -148,9 +139,7 @@ def for_cache(lm: LM, cache: str, block_length: int) -> LM:
 def by_name(name: str, quick: bool = False) -> LM:
     """`embedded`, `60m`, `llada-8b` (random, of its shape, bfloat16), or a checkpoint's path.
 
-    Args:
-      name: which.
-      quick: a tiny shape instead of LLaDA-8B's.
+    `name`: which; `quick`: a tiny shape instead of LLaDA-8B's.
     """
     if name == "llada-8b":
         return random_lm(TINY_8B if quick else PRESETS[name], "bfloat16")

@@ -8,8 +8,6 @@ Both take turns; what the step takes longer is the share outside the model. With
 first pass is a full one, timed alone, and the others, over the window, are timed together.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import time
@@ -62,14 +60,7 @@ def begin(case: Case, program: Program, placement: Placement | None = None) -> D
 def bare(params, state: DecodeState, passes: int, program: Program) -> DecodeState:
     """The model alone, over the same tokens and columns in every pass.
 
-    Args:
-      params: the model's pytree.
-      state: B rows; with a cache, after their first full pass.
-      passes: how many.
-      program: static structure.
-
-    Returns:
-      The state with what the last pass left in the cache.
+    Returns the state with what the last pass left in the cache.
     """
     columns, _ = forward.block_columns(state.block, program)
 
@@ -96,17 +87,9 @@ bare_jitted = functools.partial(
 class Compiled:
     """The compiled programs of a case.
 
-    Args:
-      params: the model's pytree, as the programs are to take it.
-      case: what is decoded.
-      program: its structure.
-      options: of the compiler, as `XLA_FLAGS` names them, without the dashes; a switch is a bool.
-      placement: the devices; None is the default device.
-
-    Attributes:
-      step: takes parameters, state, passes at most and rows to be done; see `loop.run`.
-      bare: takes parameters and state; see `bare`.
-      seconds: that compiling both took.
+    `params`: the model's pytree, as the programs are to take it; `placement`: the devices; None is
+    the default device. `step`: takes parameters, state, passes at most and rows to be done; see
+    `loop.run`; `bare`: takes parameters and state; see `bare`; `seconds`: that compiling both took.
     """
 
     def __init__(
@@ -114,7 +97,6 @@ class Compiled:
         params,
         case: Case,
         program: Program,
-        options: dict[str, str | bool],
         placement: Placement | None = None,
     ):
         self.case, self.program, self._params, self._place = case, program, params, placement
@@ -124,7 +106,7 @@ class Compiled:
         jitted = bare_jitted(out_shardings=shardings)
         with under_mesh(placement):
             alone = jitted.lower(params, state, passes=passes_of(case), program=program)
-        self.step, self.bare = step.compile(options or None), alone.compile(options or None)
+        self.step, self.bare = step.compile(), alone.compile()
         self.seconds = time.perf_counter() - start
 
     def begin(self, tokens_per_step: int = 1) -> DecodeState:
@@ -151,14 +133,10 @@ def _timed(function, *args) -> tuple[Any, float]:
 def measure(compiled: Compiled, rounds: int) -> dict[str, Any]:
     """Time a case.
 
-    Args:
-      compiled: its programs.
-      rounds: of alternating turns, after one that does not count.
-
-    Returns:
-      Seconds (`summarise`) of a `pass` timed with others of its kind and of the `model` alone,
-      `outside` (share of the pass that is not the model); with a cache also of a `full_pass` and a
-      whole `decode`; `tokens_per_s`.
+    `compiled`: its programs; `rounds`: of alternating turns, after one that does not count. Returns
+    seconds (`summarise`) of a `pass` timed with others of its kind and of the `model` alone,
+    `outside` (share of the pass that is not the model); with a cache also of a `full_pass` and a
+    whole `decode`; `tokens_per_s`.
     """
     case, n = compiled.case, passes_of(compiled.case)
     seconds: dict[str, list[float]] = {k: [] for k in ("pass", "model", "full_pass", "decode")}
@@ -206,8 +184,7 @@ def least_work(case: Case, model: ModelConfig, dtype: str) -> dict[str, work.Wor
 def parse_cases(text: str, lengths: tuple[int, int, int], tokens_per_step: int) -> list[Case]:
     """`dual:1,none:16` -> cases of these prompt, canvas and block lengths.
 
-    Raises:
-      ValueError: not of this form.
+    Raises ValueError: not of this form.
     """
     cases = []
     for part in text.split(","):

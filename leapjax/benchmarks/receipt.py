@@ -8,8 +8,6 @@
 docs/receipts/README.md says what each field means; `receipt_fields` checks them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import time
@@ -37,13 +35,9 @@ RAGGED_ROUNDS = 3
 def make(mesh: MeshShape | None, repeats: int, quick: bool = False) -> dict[str, Any]:
     """Make a receipt; some minutes.
 
-    Args:
-      mesh: devices to use; None is the default device.
-      repeats: rounds of the timings of passes.
-      quick: a tiny shape and one repetition of the floor; the numbers mean nothing.
-
-    Returns:
-      The receipt, JSON-ready, numbers to six digits.
+    `mesh`: devices to use; None is the default device; `repeats`: rounds of the timings of passes;
+    `quick`: a tiny shape and one repetition of the floor; the numbers mean nothing. Returns the
+    receipt, JSON-ready, numbers to six digits.
     """
     shape, seconds = mesh or MeshShape(), {}
 

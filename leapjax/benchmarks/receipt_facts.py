@@ -1,7 +1,5 @@
 """What a receipt says of the device and of the versions, and nothing else about the machine."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import os

@@ -3,8 +3,6 @@
 docs/receipts/README.md says what each field means.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -156,13 +154,7 @@ KINDS = {
 def faults(value: Any, fields: Any = FIELDS, path: str = "") -> Iterator[str]:
     """What is wrong with a receipt.
 
-    Args:
-      value: JSON-ready.
-      fields: see `FIELDS`.
-      path: of the value, such as `cases[0].passes`.
-
-    Yields:
-      A sentence for each fault.
+    `value`: JSON-ready; `path`: of the value, such as `cases[0].passes`.
 
     >>> list(faults({"n": -1, "m": 0}, {"n": "whole"}))
     ['m is unknown', 'n is -1; expected a whole number of at least 0']
@@ -203,11 +195,7 @@ def paths(fields: Any = FIELDS, path: str = "") -> Iterator[str]:
 def read(path: str) -> dict[str, Any]:
     """Read and check a receipt.
 
-    Args:
-      path: a file or URL.
-
-    Raises:
-      UserError: it can't be read, or is no receipt of this schema.
+    Raises UserError: it can't be read, or is no receipt of this schema.
     """
     try:
         with storage.open_read(path) as file:
@@ -231,11 +219,7 @@ def read(path: str) -> dict[str, Any]:
 
 
 def table(receipts: Sequence[dict[str, Any]]) -> str:
-    """Receipts as a Markdown table, a line for each pass and each ragged decode.
-
-    Args:
-      receipts: as `read` returns them.
-    """
+    """Receipts as a Markdown table, a line for each pass and each ragged decode."""
     cells: list[tuple[str, ...]] = [
         ("device", "model", "what", "ms (range)", "of the floor", "times the bound", "tokens/s")
     ]

@@ -33,19 +33,12 @@ MEMORY_SHARE = 0.75
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """What is timed.
+    """What is timed."""
 
-    Attributes:
-      name: of the shape.
-      config: its shape, with all layers.
-      dtype: of weights and computation.
-      cases: batches of a replica.
-    """
-
-    name: str
-    config: ModelConfig
-    dtype: str
-    cases: tuple[Case, ...]
+    name: str  # of the shape
+    config: ModelConfig  # its shape, with all layers
+    dtype: str  # of weights and computation
+    cases: tuple[Case, ...]  # batches of a replica
 
     def with_layers(self, layers: int) -> Subject:
         """The same with fewer layers."""
@@ -53,12 +46,7 @@ class Subject:
 
 
 def subject(mesh: MeshShape, quick: bool) -> Subject:
-    """What is timed on the devices here.
-
-    Args:
-      mesh: how they are used.
-      quick: a tiny shape, to try the code.
-    """
+    """What is timed on the devices here. `quick`: a tiny shape, to try the code."""
     dtype = hardware.defaults().dtype
     if quick:
         name, config, rows, lengths = "tiny", models.TINY_8B, 2, (16, 16, 8)
@@ -97,14 +85,9 @@ def time(
 ) -> tuple[LM, chips.Slice, list[dict[str, Any]]]:
     """Time the passes of a model with random weights.
 
-    Args:
-      wanted: what is timed; with fewer layers where memory is short.
-      mesh: devices to use; None is the default device.
-      machine: as measured here.
-      repeats: rounds.
-
-    Returns:
-      The model, the slice that it is planned for, and the receipt's `cases`.
+    `wanted`: what is timed; with fewer layers where memory is short; `mesh`: devices to use; None
+    is the default device. Returns the model, the slice that it is planned for, and the receipt's
+    `cases`.
     """
     shape = mesh or MeshShape()
     where = receipt_plans.slice_here(machine, shape)
@@ -129,7 +112,7 @@ def _timed(
     """A case's entry in the receipt."""
     replica, shape = lm.replicas[0], lm.mesh or MeshShape()
     program = program_of(case, lm.config, lm.dtype)
-    compiled = Compiled(replica.params, case, program, {}, replica.placement)
+    compiled = Compiled(replica.params, case, program, replica.placement)
     found = measure(compiled, repeats)
     alone = dataclasses.replace(shape, data=1)
     plan = receipt_plans.plan(compiled, where, alone)

@@ -1,7 +1,5 @@
 """What `leapjax plan` says of the device here and of the passes that a receipt times."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Collection, Mapping
@@ -21,12 +19,7 @@ KINDS = ("bound", "bytes", "cycles")  # of `speed.estimate`
 
 
 def slice_here(machine: Machine, mesh: MeshShape) -> chips.Slice:
-    """The TPU slice of the devices here; for others a chip of the measured rates.
-
-    Args:
-      machine: as measured here.
-      mesh: how the devices are used.
-    """
+    """The TPU slice of the devices here; for others a chip of the measured rates."""
     device = local_devices()[0]
     chip = chips.of_device(str(device.device_kind))
     if chip is not None:
@@ -47,27 +40,19 @@ def slice_here(machine: Machine, mesh: MeshShape) -> chips.Slice:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What the plan says of a case; of each pass, `window` or `full`, of all rows.
+    """What the plan says of a case; of each pass, `window` or `full`, of all rows."""
 
-    Attributes:
-      seconds: by kind of plan, of `KINDS`; without an audit the `bound` alone.
-      moved: bytes a device, and how many times those that the pass has to move; empty without an
-        audit.
-      error: why there is no audit of a TPU's program.
-    """
-
+    # by kind of plan, of `KINDS`; without an audit the `bound` alone
     seconds: dict[str, dict[str, float]]
+    # bytes a device, and how many times those that the pass has to move; empty without an audit
     moved: dict[str, tuple[float, float | None]] = dataclasses.field(default_factory=dict)
-    error: str | None = None
+    error: str | None = None  # why there is no audit of a TPU's program
 
 
 def plan(compiled: Compiled, where: chips.Slice, mesh: MeshShape) -> Plan:
     """Plan a compiled case.
 
-    Args:
-      compiled: of one replica; on a TPU its program is audited (others tell nothing of bytes).
-      where: the slice.
-      mesh: of the replica.
+    `compiled`: of one replica; on a TPU its program is audited (others tell nothing of bytes).
     """
     case, program = compiled.case, compiled.program
     calls = {"window": passes_of(case), "full": 1} if case.stores else {"full": passes_of(case)}
@@ -102,17 +87,9 @@ def pass_seconds(
 ) -> dict[str, dict[str, float]]:
     """How long `leapjax plan` says that passes take.
 
-    Args:
-      where: the slice.
-      mesh: of one replica.
-      program: the decode.
-      slots: rows of the replica.
-      calls: `window` and `full` -> how many such passes a call of the program runs.
-      account: of the compiled program; None plans without it.
-
-    Returns:
-      `window` and `full`, of all rows -> seconds by kind of plan (`KINDS`), with their share
-      of what a call does once.
+    `calls`: `window` and `full` -> how many such passes a call of the program runs; `account`: of
+    the compiled program; None plans without it. Returns `window` and `full`, of all rows -> seconds
+    by kind of plan (`KINDS`), with their share of what a call does once.
     """
     found: dict[str, Any] = {}
     if account is not None:
@@ -137,13 +114,7 @@ def moved_bytes(
 ) -> dict[str, tuple[float, float | None]]:
     """Bytes a device that a compiled decode moves in a pass of all rows.
 
-    Args:
-      account: of the program.
-      program: the decode.
-      slots: rows of the replica.
-
-    Returns:
-      `window` and `full` -> bytes moved, and their ratio to the bytes needed.
+    Returns `window` and `full` -> bytes moved, and their ratio to the bytes needed.
     """
     out = {}
     for kind, runs in _runs(account.passes, program, slots).items():
@@ -159,16 +130,8 @@ def planned_ragged(
 ) -> tuple[int, float]:
     """What `leapjax plan` says of `decoding.ragged`.
 
-    Args:
-      lm: the model.
-      where: the slice of a replica.
-      cache: KV cache.
-      slots: rows of a replica.
-      count: requests.
-
-    Returns:
-      Passes of all replicas by the simulated schedule, and seconds at the bound, of the slowest
-      replica.
+    `count`: requests. Returns passes of all replicas by the simulated schedule, and seconds at the
+    bound, of the slowest replica.
     """
     requests, mesh = ragged_requests(lm.config, cache, count), lm.mesh or MeshShape()
     program = lm.engine(slots).program(requests[0])

@@ -1,7 +1,5 @@
 """What a benchmark found: shown on stdout, kept as JSON and as a section of a document."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import platform
@@ -19,12 +17,7 @@ QUICK = "A quick run, to try the code: its numbers mean nothing."
 class Report:
     """What one run of `leapjax benchmark` shows and keeps.
 
-    Args:
-      args: of the command: `json` names a file for `found`, `write` a document for what is shown.
-      section: of the document.
-
-    Attributes:
-      found: JSON-ready; of the run and the machine at first, to be added to.
+    `found`: JSON-ready; of the run and the machine at first, to be added to.
     """
 
     def __init__(self, args: argparse.Namespace, section: str = ""):
@@ -44,15 +37,10 @@ class Report:
         self._shown += text + end
         print(text, end=end, flush=True)
 
-    def save(self, *more: Path) -> None:
-        """Write what there is so far, so that a run that is cut off leaves it.
-
-        Args:
-          *more: JSON files beside the command's.
-        """
-        for path in (self._json, *more):
-            if path:
-                write(Path(path), json_text(self.found))
+    def save(self) -> None:
+        """Write what there is so far, so that a run that is cut off leaves it."""
+        if self._json:
+            write(Path(self._json), json_text(self.found))
         if self._document and self._section:
             write_section(Path(self._document), self._section, self._shown)
 
@@ -65,13 +53,9 @@ def markers(name: str) -> tuple[str, str]:
 def write_section(path: Path, name: str, text: str) -> None:
     """Replace what stands between a section's markers; the rest stays byte for byte.
 
-    Args:
-      path: a Markdown file; without markers they are added at its end.
-      name: of the section.
-      text: what goes between them.
-
-    Raises:
-      UserError: the file can't be read or written, or its markers are not one pair.
+    `path`: a Markdown file; without markers they are added at its end; `name`: of the section;
+    `text`: what goes between them. Raises UserError: the file can't be read or written, or its
+    markers are not one pair.
     """
     begin, end = markers(name)
     path = path.resolve()  # a link is written through

@@ -1,7 +1,5 @@
 """One way to time: runs that alternate, summed up by median and range."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -24,13 +22,8 @@ def alternate(
 
     Every second round goes backwards, so that no run always follows the same neighbour.
 
-    Args:
-      runs: name -> what is timed; each has run once before, so that it is compiled.
-      rounds: of turns.
-      pause_s: rest before each turn, in seconds.
-
-    Returns:
-      Seconds of each run, one number a round.
+    `runs`: name -> what is timed; each has run once before, so that it is compiled; `pause_s`: rest
+    before each turn, in seconds. Returns seconds of each run, one number a round.
 
     >>> seconds = alternate({"sorted": lambda: sorted("loop"), "list": lambda: list("loop")}, 3)
     >>> {name: len(times) for name, times in seconds.items()}
@@ -66,10 +59,7 @@ def ratios(over: Iterable[float], under: Iterable[float]) -> dict[str, float]:
 def spread(value: Mapping[str, float], digits: int = 2, scale: float = 1.0) -> str:
     """A summary as text: its median, and its range in brackets.
 
-    Args:
-      value: from `summarise`.
-      digits: behind the point.
-      scale: what the numbers are multiplied by, such as 1000 for ms.
+    `value`: from `summarise`; `scale`: what the numbers are multiplied by, such as 1000 for ms.
 
     >>> spread(summarise([0.0012, 0.001, 0.002]), 1, 1000)
     '1.2 (1.0-2.0)'

@@ -3,8 +3,6 @@
 With a fixed schedule every machine, and every cache, does the same number of steps.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
@@ -18,23 +16,14 @@ from leapjax.types import Request
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A batch to decode.
+    """A batch to decode."""
 
-    Attributes:
-      cache: KV cache.
-      batch: rows decoded at once.
-      prompt_length: tokens.
-      gen_length: canvas, tokens.
-      block_length: block, tokens.
-      tokens_per_step: positions that the schedule commits in a pass.
-    """
-
-    cache: str
-    batch: int
-    prompt_length: int = 32
-    gen_length: int = 64
-    block_length: int = 32
-    tokens_per_step: int = 4
+    cache: str  # KV cache
+    batch: int  # rows decoded at once
+    prompt_length: int = 32  # tokens
+    gen_length: int = 64  # canvas, tokens
+    block_length: int = 32  # block, tokens
+    tokens_per_step: int = 4  # positions that the schedule commits in a pass
 
     @property
     def columns(self) -> int:
@@ -49,8 +38,7 @@ class Case:
     def config(self, model: ModelConfig) -> DecodeConfig:
         """The decode options.
 
-        Args:
-          model: the model that decodes; a block-causal one counts passes by block.
+        `model`: the model that decodes; a block-causal one counts passes by block.
         """
         blocks = self.gen_length // self.block_length
         per_block = self.gen_length // self.tokens_per_step // blocks
@@ -64,12 +52,7 @@ class Case:
         )
 
     def requests(self, model: ModelConfig, count: int | None = None) -> list[Request]:
-        """Requests with random prompts.
-
-        Args:
-          model: whose vocabulary is used.
-          count: how many; default: a batch.
-        """
+        """Requests with random prompts. `count`: how many; default: a batch."""
         prompts = random_prompts(model, count or self.batch, self.prompt_length)
         config = self.config(model)
         return [Request(id=str(i), ids=ids, config=config) for i, ids in enumerate(prompts)]
@@ -77,11 +60,6 @@ class Case:
 
 def passes(model: ModelConfig, per_block: int, blocks: int) -> dict[str, int]:
     """The option of a fixed schedule that a model reads.
-
-    Args:
-      model: the model that decodes.
-      per_block: passes over a block.
-      blocks: blocks of the canvas.
 
     >>> from leapjax.testing import tiny_config
     >>> passes(tiny_config("llada"), 4, 8), passes(tiny_config("sdar"), 4, 8)
@@ -97,11 +75,7 @@ def random_prompts(
 ) -> list[tuple[int, ...]]:
     """Prompts of random tokens, special ids excepted.
 
-    Args:
-      model: whose vocabulary is used.
-      count: prompts.
-      length: tokens of each.
-      seed: of the draw.
+    `count`: prompts; `length`: tokens of each.
     """
     special = {model.mask_token_id, model.eos_token_id, model.pad_token_id}
     allowed = [i for i in range(min(model.vocab_size, 256)) if i not in special]
@@ -112,10 +86,7 @@ def random_prompts(
 def uneven_requests(model: ModelConfig, cache: str, count: int) -> list[Request]:
     """Requests whose rows take 8 to 64 passes (8x spread), by a schedule of their own.
 
-    Args:
-      model: whose vocabulary is used.
-      cache: KV cache.
-      count: requests; their passes are drawn uniformly.
+    `count`: requests; their passes are drawn uniformly.
     """
     per_block = np.random.default_rng(1).integers(1, 9, count)
     return [
@@ -133,12 +104,8 @@ def ragged_requests(
 
     Canvas 256 in blocks of 32. Each row takes 2 to 6 passes a block, by a schedule of its own.
 
-    Args:
-      model: whose vocabulary is used.
-      cache: KV cache.
-      count: requests; lengths and passes are drawn uniformly.
-      shortest: tokens of the shortest prompt; 97 to 128 need one program.
-      longest: tokens of the longest.
+    `count`: requests; lengths and passes are drawn uniformly; `shortest`: tokens of the shortest
+    prompt; 97 to 128 need one program; `longest`: tokens of the longest.
     """
     rng = np.random.default_rng(2)
     case = Case(cache, 1, longest, 256, 32, 8)
@@ -153,15 +120,7 @@ def ragged_requests(
 
 
 def stream(engine: Engine, requests: list[Request]) -> int:
-    """Decode requests to their end.
-
-    Args:
-      engine: that decodes.
-      requests: what is decoded.
-
-    Returns:
-      Passes of the engine's loop.
-    """
+    """Decode requests to their end."""
     before = engine.progress.passes
     for _ in engine.stream(requests):
         pass

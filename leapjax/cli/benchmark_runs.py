@@ -1,6 +1,4 @@
-"""What `leapjax benchmark` runs: decoding, and the runs of their own but one (`--floor`)."""
-
-from __future__ import annotations
+"""What `leapjax benchmark` runs: decoding, and the runs of their own."""
 
 import argparse
 import dataclasses
@@ -15,12 +13,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 def run_against(args: argparse.Namespace) -> int:
-    """Compare with PyTorch, and print tables.
-
-    Raises:
-      UserError: this is not a checkout, which alone holds the PyTorch decoders, or torch is not
-        installed.
-    """
+    """Compare with PyTorch, whose decoders are in a checkout only, and print tables."""
     if not (SCRIPTS / "against_torch").is_dir():
         raise UserError(
             "--against torch: the PyTorch decoders are no part of the installed package; run "
@@ -31,77 +24,71 @@ def run_against(args: argparse.Namespace) -> int:
     return importlib.import_module("against_torch.command").run(args)
 
 
-def run_cost(args: argparse.Namespace) -> int:
-    """Time steps of all sizes, fit the model, and print both."""
-    from leapjax.benchmarks import cost_model, models
-    from leapjax.benchmarks.report import Report
-    from leapjax.progress import counted
-
-    report = Report(args, "benchmark of cost")
-    lengths, batches, words = (64, 128, 256, 512), args.batches or [1, 4, 16], (32_000, 128_000)
-    if args.quick:
-        lengths, batches, words = (32, 64), [1, 2], (1000, 2000)
-    points = cost_model.every_point(lengths, batches, words)
-    rounds, rows = 2 if args.quick else args.repeats, []
-    with counted("cost", len(points), "size") as shown:
-        for row in cost_model.measure(models.MODEL_60M, points, rounds):
-            rows.append(row)
-            shown(len(rows))
-    fitted = cost_model.fit(rows)
-    report.found["cost"] = {"rows": rows} | fitted
-    report.show(
-        f"`{args.command}`: width 512, 8 layers, prompt {cost_model.PROMPT}, "
-        f"block {cost_model.BLOCK}, float32, {report.found['threads']} threads, "
-        f"jax {report.found['jax']}; medians of {rounds} decodes."
-    )
-    report.show(cost_model.text(rows, fitted), end="")
-    report.save()
-    return 0
-
-
-def run_experts(args: argparse.Namespace) -> int:
-    """Time passes with experts and without in turns, and print both."""
-    from leapjax.benchmarks import expert_passes, machine, models
+def run_floor(args: argparse.Namespace) -> int:
+    """Time passes and print their shares; 1 if a case could not be run."""
+    from leapjax.benchmarks import floor_shares, machine, models, pass_timing
     from leapjax.benchmarks.report import QUICK, Report
-    from leapjax.benchmarks.workload import Case
+    from leapjax.ops import hardware, split
 
-    report = Report(args, "benchmark of experts")
-    config, count, chosen = models.MODEL_60M, 64, 8
-    if args.quick:
-        config, count, chosen = models.with_vocabulary(models.TINY_8B, 100), 8, 2
-    shape = (args.prompt_length, args.gen_length, args.block_length, 1)
-    cases = [Case("dual", n, *shape) for n in args.batches or ([2] if args.quick else [1, 8])]
-    dense = expert_passes.tokens_apart(config)
-    mixed = expert_passes.tokens_apart(expert_passes.with_experts(config, count, chosen))
-    measured = machine.measure("float32", args.quick)
-    rounds = 1 if args.quick else args.repeats
-    report.show(
-        f"`{args.command}`: {models.title('dense', config)} and "
-        f"{models.title('experts', mixed.config)}, {chosen} of {count} a token, float32; prompt "
-        f"{shape[0]}, canvas {shape[1]}, window {shape[2]}, `dual`, one token a step; medians of "
-        f"{rounds} alternating rounds; {report.found['threads']} threads, "
-        f"jax {report.found['jax']}. In the same run the machine {measured.text()}."
-    )
-    if args.quick:
-        report.show(QUICK)
-    found = list(expert_passes.rows(dense, mixed, cases, measured, rounds))
-    report.found["experts"] = {"machine_measured": dataclasses.asdict(measured), "rows": found}
-    report.show(expert_passes.text(found), end="")
+    lengths = (args.prompt_length, args.gen_length, args.block_length)
+    try:
+        cases = pass_timing.parse_cases(args.floor, lengths, args.tokens_per_step)
+    except ValueError as e:
+        raise UserError(f"--floor: {e}") from e
+    asked = (args.weights or hardware.defaults().weights).split(",")
+    known = split.FORMS
+    if unknown := set(asked) - set(known):
+        raise UserError(f"--weights: {', '.join(sorted(unknown))}; choose of {', '.join(known)}")
+    arrangements = [a for a in known if a in asked]  # the stacks are gone after `layers`
+    report, failed = Report(args, "benchmark of the floor"), 0
+    for name in (args.models or ("llada-8b" if args.quick else "embedded,60m")).split(","):
+        lm = models.by_name(name, quick=args.quick)
+        measured = machine.measure(lm.dtype, args.quick)
+        report.show(floor_shares.preamble(measured, args))
+        if args.quick:
+            report.show(QUICK)
+        report.show(f"**{models.title(name, lm.config)}, {lm.dtype}**")
+        rows = []
+        report.found["models"][name] = {
+            "machine_measured": dataclasses.asdict(measured),
+            "dtype": lm.dtype,
+            "rows": rows,
+        }
+        report.show(floor_shares.HEADER, end="")
+        for row in floor_shares.rows(lm, cases, arrangements, measured, args.repeats):
+            rows.append(row)
+            failed += "error" in row
+            report.show(floor_shares.lines(row), end="\n")
+            report.save()
+        report.show("", end="\n")
+        del lm
     report.save()
+    return 1 if failed else 0
+
+
+def run_receipt(args: argparse.Namespace) -> int:
+    """Make a receipt and write it; a bad mesh or file is refused before anything is timed."""
+    from leapjax.benchmarks import receipt
+    from leapjax.outputs import check_output
+    from leapjax.sharding import parse
+    from leapjax.studies.files import json_text, write
+
+    if args.receipt != "-":
+        check_output(args.receipt, True, (".json",), "receipt")
+    mesh = parse(args.mesh) if args.mesh else None
+    text = json_text(receipt.make(mesh, args.repeats, args.quick))
+    if args.receipt == "-":
+        print(text, end="")
+    else:
+        write(Path(args.receipt), text)
     return 0
 
 
-def run_grid(args: argparse.Namespace) -> int:
-    """Time a grid of settings three ways, and print what came out."""
-    from leapjax.benchmarks import settings_grid
-    from leapjax.benchmarks.report import Report
-    from leapjax.compilation import enable_cache
+def run_check(args: argparse.Namespace) -> int:
+    """Print the table of a receipt; raises UserError if it is none."""
+    from leapjax.benchmarks import receipt_fields
 
-    enable_cache()
-    report = Report(args)
-    report.found["grid"] = settings_grid.measure(args.grid, args.limit, 6, args.repeats)
-    report.show(settings_grid.text(report.found["grid"]), end="\n")
-    report.save()
+    print(receipt_fields.table([receipt_fields.read(args.check_receipt)]), end="")
     return 0
 
 
@@ -113,11 +100,10 @@ def run_decoding(args: argparse.Namespace) -> int:
     report = Report(args)
     if args.quick:
         report.show(QUICK)
-    measure = _refreshes if args.refresh_groups else _decoding
     for name in (args.models or ("embedded" if args.quick else "embedded,60m")).split(","):
         lm = models.by_name(name)
         report.show(f"{models.title(name, lm.config)}, {lm.dtype}", end="\n")
-        report.found["models"][name] = measure(args, lm, report.show)
+        report.found["models"][name] = _decoding(args, lm, report.show)
         report.show("", end="\n")
     report.save()
     return 0
@@ -168,38 +154,4 @@ def _decoding(args: argparse.Namespace, lm, show) -> dict[str, Any]:
             f"device idle {host['outside_device']:.1%}",
             end="\n",
         )
-    return part | _refreshes(args, lm, show)
-
-
-def _refreshes(args: argparse.Namespace, lm, show) -> dict[str, Any]:
-    """How many rows should refresh together; the only part with `--refresh-groups`."""
-    from leapjax.benchmarks import decoding, models
-    from leapjax.benchmarks.timing import spread
-    from leapjax.benchmarks.workload import ragged_requests
-    from leapjax.caches import CACHES
-
-    few = models.size(lm.config) >= 10e6 or args.quick
-    slots = args.engine_slots or (4 if few else 16)
-    rounds = args.engine_repeats or (1 if few else 2)
-    groups = args.refresh_groups or ([1, 2] if args.quick else [1, 2, 4])
-    part: dict[str, Any] = {"refresh_groups": []}
-    given = args.caches.split(",") if args.caches else CACHES
-    stored = [c for c in given if CACHES[c].refreshes]
-    # The dual cache alone, whose passes are short, unless others are asked for.
-    for cache in stored if args.caches else stored[-1:]:
-        # Prompts of one length with --quick, whose programs are compiled soon.
-        prompts = (97, 128) if args.quick else (64, 512)
-        count = args.engine_requests or 2 * slots
-        requests = ragged_requests(lm.config, cache, count, *prompts)
-        rows = decoding.refresh_groups(lm, cache, slots, groups, requests, rounds)
-        part["refresh_groups"] += rows
-        for row in rows:
-            show(
-                f"refresh_group {row['refresh_group']}, cache {cache}, {slots} slots: "
-                f"{row['tokens_per_s']:.0f} tokens/s, {spread(row['seconds'])} s, "
-                f"{row['of_first']['median']:.2f} of refresh_group {groups[0]}; "
-                f"{row['refreshed_rows']} rows refreshed, {row['refresh_rows_wanted']} wanted, "
-                f"about {row['estimated_share_of_time']:.0%} of the time",
-                end="\n",
-            )
     return part

@@ -75,22 +75,24 @@ def command(
     run: Callable[[argparse.Namespace], int],
     description: str,
     epilog: str | None = None,
+    prefix: str = "leapjax",
 ) -> Callable[..., int]:
     """The `main` of a command; `leapjax NAME` and `scripts/NAME.py` call it.
 
     Args:
-      name: of the command, as the user types it behind `leapjax`.
+      name: of the command, as the user types it behind `prefix`.
       add_arguments: declares the arguments.
       run: takes the parsed arguments and returns the exit status. They hold the command line
         that was typed too, as `command`.
       description: the head of the help text.
       epilog: its end: examples, exit status.
+      prefix: what is typed before the name.
 
     Returns:
       `main(argv=None) -> status`, where `argv` are the arguments without the program's name,
       those of the process by default. See `run_main` for the status.
     """
-    prog = f"leapjax {name}"
+    prog = f"{prefix} {name}"
 
     def parse_and_run(argv: Sequence[str] | None) -> int:
         parser = Parser(prog=prog, description=description, epilog=epilog)

@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
 
-from leapjax.benchmarks import cost_model as cost
 from leapjax.benchmarks.models import MODEL_60M
-from leapjax.cli.benchmark import main
+from leapjax.cli.benchmark_runs import SCRIPTS
 from leapjax.planning import work
+
+sys.path.append(str(SCRIPTS / "timings"))
+import step_cost as cost  # noqa: E402
 
 POINTS = cost.every_point((64, 256, 512), (1, 4, 16), (32_000, 128_000))
 
@@ -48,22 +51,10 @@ def test_parts_are_the_floor():
 @pytest.mark.slow
 def test_the_command(tmp_path, capsys):
     document, data = tmp_path / "page.md", tmp_path / "cost.json"
-    words = ["--cost", "--quick", "--write", str(document), "--json", str(data)]
-    assert main(words) == 0
+    words = ["--quick", "--write", str(document), "--json", str(data)]
+    assert cost.main(words) == 0
     shown = capsys.readouterr().out
     assert "| 1k | 32 | 1 |" in shown and "Fitted: overhead" in document.read_text()
     report = json.loads(data.read_text())["cost"]
     assert len(report["rows"]) == 8
     assert all(row["seconds"]["min"] > 0 for row in report["rows"])
-
-
-def test_two_runs_in_one(capsys):
-    assert main(["--cost", "--against", "torch"]) == 2
-    assert "runs of their own" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_a_grid_three_ways(capsys):
-    assert main(["--grid", "2", "--limit", "5", "--repeats", "1"]) == 0
-    shown = capsys.readouterr().out
-    assert "2 settings x 5 problems" in shown and "times faster" in shown

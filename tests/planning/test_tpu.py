@@ -42,7 +42,7 @@ def test_the_programs_of_a_receipt_are_audited(cache):
     case = Case(cache, 4, 96, 64, 32)
     program = pass_timing.program_of(case, model, "bfloat16")
     params = compiled.abstract_params(program, place)
-    made = pass_timing.Compiled(params, case, program, {}, place)
+    made = pass_timing.Compiled(params, case, program, place)
     plan = receipt_plans.plan(made, where, mesh)
     assert plan.error is None and plan.moved.keys() == plan.seconds.keys()
     assert plan.seconds.keys() == {"full", *(["window"] if case.stores else [])}

@@ -7,22 +7,30 @@ The model, for a pass over whole sequences without a cache:
 with the FLOPs of `leapjax.planning.work.full_pass_flops` and four numbers that the machine
 decides: seconds a step whatever its size, and the rates of the three kinds of products. They are
 fitted by non-negative least squares to relative errors, so that short steps count as long ones.
+
+    python scripts/timings/step_cost.py --write docs/performance.md
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import itertools
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from _options import add_options
 
 from leapjax.benchmarks import models
+from leapjax.benchmarks.report import Report
 from leapjax.benchmarks.timing import spread, summarise, timed
 from leapjax.benchmarks.workload import Case, stream
+from leapjax.cli.common import command
 from leapjax.models.config import ModelConfig
 from leapjax.planning.work import full_pass_flops
+from leapjax.progress import counted
 from leapjax.studies.tables import markdown_table
 
 TERMS = ("overhead", "matrices", "attention", "head")
@@ -151,3 +159,32 @@ def text(rows: Sequence[dict[str, Any]], fitted: dict[str, Any]) -> str:
         f"Relative error: median {fitted['median_error']:.1%}, "
         f"largest {fitted['largest_error']:.1%}.\n\n{markdown_table(cells, 0)}"
     )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Time steps of all sizes, fit the model, and print both."""
+    report = Report(args, "benchmark of cost")
+    lengths, batches, words = (64, 128, 256, 512), args.batches or [1, 4, 16], (32_000, 128_000)
+    if args.quick:
+        lengths, batches, words = (32, 64), [1, 2], (1000, 2000)
+    points = every_point(lengths, batches, words)
+    rounds, rows = 2 if args.quick else args.repeats, []
+    with counted("cost", len(points), "size") as shown:
+        for row in measure(models.MODEL_60M, points, rounds):
+            rows.append(row)
+            shown(len(rows))
+    fitted = fit(rows)
+    report.found["cost"] = {"rows": rows} | fitted
+    report.show(
+        f"`{args.command}`: width 512, 8 layers, prompt {PROMPT}, block {BLOCK}, float32, "
+        f"{report.found['threads']} threads, jax {report.found['jax']}; "
+        f"medians of {rounds} decodes."
+    )
+    report.show(text(rows, fitted), end="")
+    report.save()
+    return 0
+
+
+main = command("scripts/timings/step_cost.py", add_options, run, __doc__, prefix="python")
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,12 +6,16 @@ passes are also timed over random tokens, the model alone: these choose nearly a
 (`tokens_apart`).
 What a window pass has to read of its experts is counted, not assumed: the router's choices of
 passes such as are timed.
+
+    python scripts/timings/expert_passes.py --write docs/performance.md
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
@@ -19,12 +23,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _options import add_options
 
-from leapjax.benchmarks.machine import Machine
-from leapjax.benchmarks.models import random_lm
+from leapjax.benchmarks import machine, models
 from leapjax.benchmarks.pass_timing import Compiled, least_work, passes_of, program_of
+from leapjax.benchmarks.report import QUICK, Report
 from leapjax.benchmarks.timing import ratios, spread, summarise
 from leapjax.benchmarks.workload import Case
+from leapjax.cli.common import command
 from leapjax.decoding import Program
 from leapjax.lm import LM
 from leapjax.models.config import Experts, ModelConfig, layer_runs
@@ -54,7 +60,7 @@ def tokens_apart(config: ModelConfig) -> LM:
     The attention of random weights adds nearly the same to every token, which would choose the same
     experts then.
     """
-    params = random_lm(config).params
+    params = models.random_lm(config).params
     layers = {
         name: jnp.zeros_like(leaf) if name == "o" else leaf
         for name, leaf in params["layers"].items()
@@ -134,7 +140,7 @@ def touched(model: Arranged, case: Case, program: Program) -> dict[str, list[flo
     """
     found = {}
     with counting(model) as own:
-        compiled = Compiled(own, case, program, {})
+        compiled = Compiled(own, case, program)
         _counts.clear()
         for kind, _ in turn(compiled):
             jax.effects_barrier()
@@ -143,14 +149,16 @@ def touched(model: Arranged, case: Case, program: Program) -> dict[str, list[flo
     return found
 
 
-def measure(dense: LM, mixed: LM, case: Case, machine: Machine, rounds: int) -> dict[str, Any]:
+def measure(
+    dense: LM, mixed: LM, case: Case, floor: machine.Machine, rounds: int
+) -> dict[str, Any]:
     """Time full passes and window passes of both models in turns.
 
     Args:
       dense: a model without experts.
       mixed: one of as many active parameters, all of its layers with experts.
       case: what is decoded, with a KV cache; one token a step.
-      machine: as measured in this run.
+      floor: the machine's rates, as measured in this run.
       rounds: of alternating turns, after one that does not count.
 
     Returns:
@@ -161,7 +169,7 @@ def measure(dense: LM, mixed: LM, case: Case, machine: Machine, rounds: int) -> 
     """
     lms = {"dense": dense, "mixed": mixed}
     compiled = {
-        name: Compiled(lm.replicas[0].params, case, program_of(case, lm.config, lm.dtype), {})
+        name: Compiled(lm.replicas[0].params, case, program_of(case, lm.config, lm.dtype))
         for name, lm in lms.items()
     }
     times: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in lms} for kind in PASSES}
@@ -184,18 +192,10 @@ def measure(dense: LM, mixed: LM, case: Case, machine: Machine, rounds: int) -> 
             continue
         assert len(counts) == passes_of(case) * mixed.config.n_layers
         size = float(np.mean(counts)) * mixed.config.n_layers * matrices
-        floors = {"bytes_s": size / machine.bytes_per_s, "flops_s": flops / machine.flops_per_s}
+        floors = {"bytes_s": size / floor.bytes_per_s, "flops_s": flops / floor.flops_per_s}
         of_floor = summarise([t / max(floors.values()) for t in times[kind]["mixed"][1:]])
         found[kind] |= {"touched": summarise(counts), "bytes": size, "of_floor": of_floor} | floors
     return found
-
-
-def rows(
-    dense: LM, mixed: LM, cases: Sequence[Case], machine: Machine, rounds: int
-) -> Iterator[dict[str, Any]]:
-    """`measure`, one case after the other."""
-    for case in cases:
-        yield measure(dense, mixed, case, machine, rounds)
 
 
 def text(found: Sequence[dict[str, Any]]) -> str:
@@ -226,3 +226,36 @@ def text(found: Sequence[dict[str, Any]]) -> str:
                 size, over = f"{own['bytes'] / 1e9:.3f}", spread(own["of_floor"])
                 floors.append((*head, spread(own["touched"], 0), size, bytes_ms, flops_ms, over))
     return markdown_table(both, 2) + "\n" + markdown_table(floors, 2)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Time passes with experts and without in turns, and print both."""
+    report = Report(args, "benchmark of experts")
+    config, count, chosen, shape = models.MODEL_60M, 64, 8, (512, 256, 32, 1)
+    if args.quick:
+        config, count, chosen = models.with_vocabulary(models.TINY_8B, 100), 8, 2
+        shape = (32, 16, 8, 1)
+    cases = [Case("dual", n, *shape) for n in args.batches or ([2] if args.quick else [1, 8])]
+    dense = tokens_apart(config)
+    mixed = tokens_apart(with_experts(config, count, chosen))
+    measured = machine.measure("float32", args.quick)
+    rounds = 1 if args.quick else args.repeats
+    report.show(
+        f"`{args.command}`: {models.title('dense', config)} and "
+        f"{models.title('experts', mixed.config)}, {chosen} of {count} a token, float32; prompt "
+        f"{shape[0]}, canvas {shape[1]}, window {shape[2]}, `dual`, one token a step; medians of "
+        f"{rounds} alternating rounds; {report.found['threads']} threads, "
+        f"jax {report.found['jax']}. In the same run the machine {measured.text()}."
+    )
+    if args.quick:
+        report.show(QUICK)
+    found = [measure(dense, mixed, case, measured, rounds) for case in cases]
+    report.found["experts"] = {"machine_measured": dataclasses.asdict(measured), "rows": found}
+    report.show(text(found), end="")
+    report.save()
+    return 0
+
+
+main = command("scripts/timings/expert_passes.py", add_options, run, __doc__, prefix="python")
+if __name__ == "__main__":
+    sys.exit(main())
