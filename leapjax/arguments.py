@@ -1,7 +1,5 @@
 """What people hand to `LM`'s methods: one prompt or many, row counts, switches."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -21,12 +19,8 @@ _PROMPTS = "a text, messages, token ids, a record, or a list of them"
 def listed(prompts: Any, what: str = "prompts") -> list[Any]:
     """Prompts as a list; one prompt given bare becomes a list of one.
 
-    Args:
-      prompts: a text, messages, token ids, a record, a Request, or an iterable of them.
-      what: it is called in messages.
-
-    Raises:
-      UserError: nothing of the kind.
+    `prompts`: a text, messages, token ids, a record, a Request, or an iterable of them; `what`: it
+    is called in messages.
 
     >>> listed("Why?"), listed([1, 2]), listed([[1, 2], "Why?"])
     (['Why?'], [[1, 2]], [[1, 2], 'Why?'])
@@ -42,12 +36,8 @@ def listed(prompts: Any, what: str = "prompts") -> list[Any]:
 def streamed(prompts: Any, what: str = "requests") -> Iterable[Any]:
     """Prompts as something to iterate over, nothing of it read yet.
 
-    Args:
-      prompts: a text, a record, a Request, or an iterable of prompts.
-      what: it is called in messages.
-
-    Raises:
-      UserError: nothing of the kind.
+    `prompts`: a text, a record, a Request, or an iterable of prompts; `what`: it is called in
+    messages.
     """
     if isinstance(prompts, str | Mapping | Request):
         return [prompts]
@@ -57,14 +47,7 @@ def streamed(prompts: Any, what: str = "requests") -> Iterable[Any]:
 
 
 def check_ids(records: Iterable[Any]) -> None:
-    """Refuse two records that bring the same id.
-
-    Args:
-      records: prompts of any kind.
-
-    Raises:
-      UserError: an id occurs twice, as text.
-    """
+    """Refuse two records that bring the same id."""
     seen: set[str] = set()
     for number, record in enumerate(records, 1):
         if isinstance(record, Request):
@@ -80,44 +63,19 @@ def check_ids(records: Iterable[Any]) -> None:
 
 
 def row_count(given: Any, name: str = "batch_size") -> int | None:
-    """A number of rows, at least 1; None stays None.
-
-    Args:
-      given: what somebody wrote.
-      name: of the argument.
-
-    Raises:
-      UserError: no whole number of at least 1.
-    """
+    """A number of rows, at least 1; None stays None. `name`: of the argument."""
     return None if given is None else whole(given, name, 1)
 
 
 def whole(given: Any, name: str, least: int) -> int:
-    """A whole number.
-
-    Args:
-      given: what somebody wrote.
-      name: of the argument.
-      least: the smallest allowed.
-
-    Raises:
-      UserError: anything else.
-    """
+    """A whole number. `name`: of the argument."""
     if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < least:
         raise UserError(f"{name} is {shown(given)}; expected a whole number of at least {least}")
     return int(given)
 
 
 def switch(given: Any, name: str) -> bool:
-    """True or False.
-
-    Args:
-      given: what somebody wrote.
-      name: of the argument.
-
-    Raises:
-      UserError: anything else.
-    """
+    """True or False. `name`: of the argument."""
     if not isinstance(given, bool | np.bool_):
         raise UserError(f"{name} is {shown(given)}; expected True or False")
     return bool(given)
@@ -126,13 +84,8 @@ def switch(given: Any, name: str) -> bool:
 def sharing(given: Any, model: ModelConfig, config: DecodeConfig | None = None) -> bool:
     """Whether prompts share the keys and values of their common prefixes (`share_prefix`).
 
-    Args:
-      given: `auto`, `on` or `off`, True or False.
-      model: what decodes.
-      config: the job's options, complete; None if a record may have any.
-
-    Raises:
-      UserError: another value, or `on` where nothing can be shared.
+    `given`: `auto`, `on` or `off`, True or False; `config`: the job's options, complete; None if a
+    record may have any.
 
     >>> from leapjax.testing import tiny_config
     >>> [sharing(word, tiny_config("sdar")) for word in ("auto", "on", "off")]
@@ -154,12 +107,7 @@ def sharing(given: Any, model: ModelConfig, config: DecodeConfig | None = None) 
 def check_names(options: Mapping[str, Any], method: str, *own: str) -> None:
     """Refuse keyword arguments that are no decode options.
 
-    Args:
-      options: the keyword arguments that `method` does not name.
-      method: its name.
-      *own: the arguments that it does name, for suggestions.
-
-    Raises:
-      UserError: an unknown name.
+    `options`: the keyword arguments that `method` does not name; `own`: the arguments that it does
+    name, for suggestions.
     """
     check_keys(options, f"{method}()", (*OPTIONS, *own), "argument")

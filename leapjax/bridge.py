@@ -6,8 +6,6 @@ The conversion is exact: the module's `Param`s hold the model's arrays, under th
 `leapjax.models.param_shapes`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
@@ -61,9 +59,6 @@ class Transformer(nnx.Module):
 
 def to_nnx(lm: LM) -> Transformer:
     """Convert a model to an NNX module, which shares its arrays.
-
-    Args:
-      lm: the model.
 
     Raises:
       UserError: its weights are quantised and can't be trained.

@@ -38,7 +38,6 @@ def raw_config(states: int, vocab_size: int) -> dict[str, Any]:
     """The config.json of a chain.
 
     Args:
-      states: S.
       vocab_size: V; its last two ids are the eos (and pad) and the mask.
     """
     return {
@@ -138,9 +137,6 @@ def _stationary(matrix: np.ndarray) -> np.ndarray:
 def weights_of(lm: LM) -> dict[str, Any]:
     """A chain's weights.
 
-    Args:
-      lm: the model.
-
     Raises:
       UserError: not a chain.
     """
@@ -164,7 +160,6 @@ def save(path: str | Path, lm: LM, files: Mapping[str, bytes | Path] | None = No
 
     Args:
       path: folder to create.
-      lm: the chain.
       files: tokenizer files, name -> content.
       **how: `overwrite` of `leapjax.checkpoint.save`.
 
@@ -184,9 +179,6 @@ def sample(lm: LM, count: int, length: int, seed: int = 0) -> Int[np.ndarray, "B
     """Draw sequences.
 
     Args:
-      lm: the chain.
-      count: B.
-      length: T.
       seed: of the draws.
 
     Returns:
@@ -223,7 +215,6 @@ def log_likelihood(
     """Log-probability of the observed tokens of each row.
 
     Args:
-      lm: the chain.
       ids: (B, T) whole numbers; the mask id where a token is not observed.
       attention_mask: (B, T), False where a column is a pad; None: no pads.
 
@@ -248,9 +239,7 @@ def log_joint(
     """Log p(the tokens that are not given | the given ones), of each row.
 
     Args:
-      lm: the chain.
       ids: (B, T) whole numbers; where it is the mask id, nothing is observed.
-      given: (B, T) bool.
 
     Returns:
       (B,) float64, nats.
@@ -293,7 +282,6 @@ def fit(
 
     Args:
       rows: token ids of each sequence, none empty.
-      states: S.
       vocab_size: V, special ids included; its last two are eos and mask.
       iterations: of expectation maximisation.
       seed: of the first weights.
@@ -347,7 +335,6 @@ def fit_text(
 
     Args:
       texts: one sequence each.
-      states: S.
       longest: characters that are read of a text.
       **how: `iterations`, `seed`, `smoothing`, `show` of `fit`.
 

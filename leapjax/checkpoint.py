@@ -8,8 +8,6 @@
 Nothing here knows how the hub calls its tensors (leapjax.converters does).
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os
@@ -104,7 +102,6 @@ def keys_of_name(folder: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
     as its user likes: its name says nothing, and the conversion wrote these keys down.
 
     Args:
-      folder: the model's.
       raw: its config.json, parsed.
     """
     from leapjax.models.families import family_module
@@ -143,7 +140,6 @@ def hash_params(params: Mapping[str, Any], config) -> str:
 
     Args:
       params: canonical, or as `leapjax.ops.split.split_layers` leaves them.
-      config: `ModelConfig`.
     """
     from leapjax.ops.split import slices
 
@@ -161,7 +157,6 @@ def verify(path: str | os.PathLike, progress: Callable[[int, int], None] | None 
     """Compare every hash of a checkpoint with what is on disk, in constant memory.
 
     Args:
-      path: the folder.
       progress: called now and then with (bytes done, bytes in all).
 
     Returns:
@@ -181,7 +176,6 @@ def stored_leaves(path: str | os.PathLike, config) -> dict[str, tuple[tuple[int,
     """A checkpoint's arrays, by name: (shape, dtype). No weight is read.
 
     Args:
-      path: the folder.
       config: `ModelConfig` that they must fit.
 
     Raises:
@@ -194,7 +188,6 @@ def load_params(path: str | os.PathLike, config, *, shardings=None) -> dict[str,
     """Read a checkpoint's weights, as stored.
 
     Args:
-      path: the folder.
       config: `ModelConfig` that the weights must fit.
       shardings: None (default device), one sharding for all leaves, or a pytree of them
         like `param_shapes(config)`. Each device's part is read by itself, once.

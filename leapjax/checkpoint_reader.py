@@ -1,7 +1,5 @@
 """Read a checkpoint folder, in parts; `leapjax.checkpoint` describes the layout."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os
@@ -25,8 +23,7 @@ EDITABLE = ("README.md", "decode.yaml")
 def read_manifest(path: str | os.PathLike) -> dict:
     """A checkpoint's manifest, its own hash verified.
 
-    Raises:
-      UserError: missing, damaged, or of a newer format than this leapjax knows.
+    Raises UserError: missing, damaged, or of a newer format than this leapjax knows.
     """
     folder = Path(path)
     manifest = read_json(folder, "manifest.json")
@@ -75,22 +72,10 @@ class Reader:
 
     Opening it checks what is cheap to check: that every file is there and of its length, and the
     hashes of config and tokenizer files. `verify` checks the values too.
-
-    Attributes:
-      manifest: the manifest.
-      leaves: leaf name -> (shape, dtype).
     """
 
     def __init__(self, path: str | os.PathLike):
-        """Open a checkpoint.
-
-        Args:
-          path: the folder.
-
-        Raises:
-          UserError: missing or damaged manifest, config or tokenizer file; missing or truncated
-            array; a link that leads out of the folder.
-        """
+        """Open a checkpoint."""
         self._folder = Path(path)
         self.manifest = read_manifest(path)
         self.leaves: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
@@ -159,14 +144,8 @@ class Reader:
     def verify(self, progress: Callable[[int, int], None] | None = None) -> int:
         """Compare every hash of the manifest with what is on disk, in constant memory.
 
-        Args:
-          progress: called now and then with (bytes done, bytes in all).
-
-        Returns:
-          Bytes of weights read.
-
-        Raises:
-          UserError: names the first damaged file; where a slice has several, all of them.
+        `progress`: called now and then with (bytes done, bytes in all). Raises UserError: names the
+        first damaged file; where a slice has several, all of them.
         """
         for name in self.manifest["files"]:
             self._check_file(name)
@@ -200,15 +179,8 @@ class Reader:
     def read(self, name: str, index: Any = ()) -> np.ndarray:
         """Read a part of a leaf, and of the files not much more.
 
-        Args:
-          name: of the leaf.
-          index: an int, a slice of step 1, or a tuple of them.
-
-        Returns:
-          A new C-contiguous array in the stored dtype.
-
-        Raises:
-          UserError: the files can't be read.
+        `name`: of the leaf; `index`: an int, a slice of step 1, or a tuple of them. Returns a new
+        C-contiguous array in the stored dtype.
         """
         layout = self._layouts[name]
         index = index if isinstance(index, tuple) else (index,)

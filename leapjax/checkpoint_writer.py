@@ -132,10 +132,8 @@ class Writer:
     ):
         """Describe the checkpoint; nothing is written before the `with` statement.
 
-        Args:
-          path: folder to create.
-          leaves: leaf name -> (shape, dtype float32, bfloat16 or float16).
-          overwrite: replace a checkpoint that is there already.
+        `leaves`: leaf name -> (shape, dtype float32, bfloat16 or float16); `overwrite`: replace a
+        checkpoint that is there already.
         """
         self._layouts = {name: Layout(name, *leaves[name]) for name in leaves}
         self._slices = {(n, i): _Slice() for n, t in self._layouts.items() for i in range(t.slices)}
@@ -171,11 +169,8 @@ class Writer:
     def write(self, name: str, layer: int, start: int, values: np.ndarray) -> None:
         """Write rows of one slice.
 
-        Args:
-          name: leaf.
-          layer: which slice; 0 for a leaf that isn't stacked.
-          start: first row; the next one not yet written.
-          values: (rows, ...) of the slice, in the leaf's dtype.
+        `name`: leaf; `layer`: which slice; 0 for a leaf that isn't stacked; `start`: first row; the
+        next one not yet written; `values`: (rows, ...) of the slice, in the leaf's dtype.
         """
         layout, progress = self._layouts[name], self._slices[name, layer]
         inner = layout.shape[1 + layout.stacked :]
@@ -210,9 +205,7 @@ class Writer:
     def add_file(self, name: str, content: bytes | Path) -> None:
         """Add a config or tokenizer file, verbatim.
 
-        Args:
-          name: bare file name.
-          content: its bytes, or the file to copy.
+        `name`: bare file name; `content`: its bytes, or the file to copy.
         """
         if os.path.basename(name) != name or name in ("manifest.json", "params", ".", ".."):
             raise ValueError(f"bad file name {name!r}")
@@ -223,11 +216,7 @@ class Writer:
     def commit(self, extra: Mapping[str, Any]) -> str:
         """Write the metadata; the folder appears when the `with` statement ends.
 
-        Args:
-          extra: further keys of the manifest (family, source).
-
-        Returns:
-          The hash of the weights.
+        `extra`: further keys of the manifest (family, source).
         """
         for (name, layer), progress in self._slices.items():
             if progress.row != self._layouts[name].rows:
@@ -298,15 +287,8 @@ def _write_json(file: Path, value: Any, indent: int | None = None) -> None:
 def new_folder(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Path]:
     """Create a folder whole or not at all: a hidden sibling, renamed at the end.
 
-    Args:
-      path: folder to create.
-      overwrite: replace a model's folder that is there already.
-
-    Yields:
-      The hidden folder to fill. Any exception, Ctrl-C included, removes it.
-
-    Raises:
-      UserError: the folder exists, or can't be written.
+    `overwrite`: replace a model's folder that is there already. Yields the hidden folder to fill.
+    Any exception, Ctrl-C included, removes it.
     """
     target = Path(os.path.abspath(path))
     refuse_existing(target, overwrite)
@@ -338,11 +320,7 @@ def new_folder(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Pat
 
 
 def refuse_existing(path: str | os.PathLike, overwrite: bool) -> None:
-    """Raise unless `path` is free, or `overwrite` and a model's folder.
-
-    Raises:
-      UserError: something is there that may not be replaced.
-    """
+    """Raise unless `path` is free, or `overwrite` and a model's folder."""
     if os.fspath(path) in ("", "-"):  # "-" is standard output to other commands
         raise UserError(
             f"{os.fspath(path)!r} is no folder's name, and a model can't go to standard output; "

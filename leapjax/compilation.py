@@ -1,7 +1,5 @@
 """JAX's persistent compilation cache, so that a second run need not compile again."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +8,8 @@ from pathlib import Path
 def cache_folder(environment: Mapping[str, str] | None = None) -> Path | None:
     """Where compiled programs are kept.
 
-    Args:
-      environment: default: the process's.
-
-    Returns:
-      `LEAPJAX_CACHE_DIR`, else `leapjax` under `XDG_CACHE_HOME` or `~/.cache`; None where
-      `LEAPJAX_CACHE_DIR` is `off` or there is no home.
+    `environment`: default: the process's. Returns `LEAPJAX_CACHE_DIR`, else `leapjax` under
+    `XDG_CACHE_HOME` or `~/.cache`; None where `LEAPJAX_CACHE_DIR` is `off` or there is no home.
     """
     given = os.environ if environment is None else environment
     own = given.get("LEAPJAX_CACHE_DIR", "")
@@ -37,8 +31,7 @@ def enable_cache() -> Path | None:
     A `JAX_COMPILATION_CACHE_DIR` that the user has set stays as it is, and a folder that
     can't be written costs nothing but the time to compile.
 
-    Returns:
-      The folder in use, or None.
+    Returns the folder in use, or None.
     """
     import jax
 

@@ -1,7 +1,5 @@
 """Opening data files: packed ones are recognised by their content, not by their name."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import io
@@ -35,12 +33,8 @@ _REFUSED = {
 def open_data(path: str) -> BinaryIO:
     """Open a data file, unpacked if its content is gzip, bzip2 or xz.
 
-    Args:
-      path: a path or URL.
-
-    Raises:
-      OSError: it can't be opened.
-      UserError: it is packed in another way, or no library here knows such URLs.
+    Raises OSError: it can't be opened; UserError: it is packed in another way, or no library here
+    knows such URLs.
     """
     return unpacked(open_read(path), path)
 
@@ -48,12 +42,7 @@ def open_data(path: str) -> BinaryIO:
 def read_jsonl(path: str, limit: int | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
     """The records of a JSONL file, each after what messages call its place (`FILE line 3`).
 
-    Args:
-      path: a path or URL; the file may be packed.
-      limit: how many at most; None is all.
-
-    Raises:
-      UserError: unreadable, or a line that is no JSON object.
+    `path`: a path or URL; the file may be packed; `limit`: how many at most; None is all.
     """
     try:
         with open_data(path) as stream:
@@ -66,13 +55,8 @@ def read_jsonl(path: str, limit: int | None = None) -> Iterator[tuple[str, dict[
 def unpacked(stream: Any, name: str) -> BinaryIO:
     """A stream's content, unpacked if it is gzip, bzip2 or xz.
 
-    Args:
-      stream: a buffered one in bytes; need not be seekable.
-      name: how messages call it.
-
-    Raises:
-      OSError: it can't be read.
-      UserError: it is packed in another way.
+    `stream`: a buffered one in bytes; need not be seekable; `name`: how messages call it. Raises
+    OSError: it can't be read; UserError: it is packed in another way.
     """
     if not hasattr(stream, "peek"):
         stream = io.BufferedReader(stream)

@@ -3,8 +3,6 @@
 An exception that is not explained here is a fault of the program, and keeps its traceback.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import traceback
@@ -18,11 +16,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def explained(error: BaseException) -> str | None:
-    """One line on a failure of the machine; None for any other exception.
-
-    Args:
-      error: what was raised.
-    """
+    """One line on a failure of the machine; None for any other exception."""
     reason = " ".join(str(error).split())[:300]
     if out_of_memory(error):
         return f"the device is out of memory; {_BATCH} ({reason})"

@@ -1,7 +1,5 @@
 """Which ids came before, in some sixteen bytes each."""
 
-from __future__ import annotations
-
 import hashlib
 from array import array
 
@@ -9,11 +7,7 @@ from array import array
 def digest(given: object) -> int:
     """A 64-bit hash of an id; `1` and `"1"` are the same id.
 
-    Args:
-      given: the id.
-
-    Returns:
-      A number from 0 to 2**64 - 1, the same in every process and version.
+    Returns a number from 0 to 2**64 - 1, the same in every process and version.
     """
     text = str(given).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
@@ -50,8 +44,7 @@ class IdSet:
     def add(self, given: object) -> bool:
         """Add an id; False if it was there.
 
-        Args:
-          given: the id; `1` and `"1"` are the same, as for the noise of a row.
+        `given`: the id; `1` and `"1"` are the same, as for the noise of a row.
         """
         key = digest(given) or 1
         if not self._put(key):

@@ -1,7 +1,5 @@
 """Lines of JSONL: strict JSON in, in constant memory; UTF-8 out."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -25,16 +23,9 @@ def to_line(record: Mapping[str, Any]) -> str:
 def read_lines(stream: BinaryIO, name: str, first: int = 1) -> Iterator[tuple[int, bytes]]:
     """Lines that hold something, with their numbers, in constant memory.
 
-    Args:
-      stream: a JSONL file, in bytes.
-      name: how messages call it.
-      first: number of the line at which the stream is.
-
-    Yields:
-      (line number from 1, the line).
-
-    Raises:
-      UserError: a line is longer than any record could be, or reading fails.
+    `stream`: a JSONL file, in bytes; `name`: how messages call it; `first`: number of the line at
+    which the stream is. Raises UserError: a line is longer than any record could be, or reading
+    fails.
     """
     number = first - 1
     while True:
@@ -54,15 +45,7 @@ def read_lines(stream: BinaryIO, name: str, first: int = 1) -> Iterator[tuple[in
 
 
 def parse_line(line: bytes, where: str) -> dict[str, Any]:
-    """The record on a line of JSONL.
-
-    Args:
-      line: the line's bytes.
-      where: what messages begin with.
-
-    Raises:
-      UserError: not UTF-8, not strict JSON, or not an object.
-    """
+    """The record on a line of JSONL. `line`: the line's bytes."""
     try:
         value = json.loads(
             line.decode(),

@@ -73,7 +73,6 @@ def likelihoods(
     The estimate of a pair depends on the pair, `samples` and `seed` only, not on the others.
 
     Args:
-      lm: the model.
       pairs: (prompt ids, answer ids), both of at least one token (Dream needs the prompt's).
       samples: masked sequences per pair.
       seed: of the masks.
@@ -146,7 +145,6 @@ def masks(
 
     Args:
       answer_length: tokens, at least 1.
-      samples: how many.
       rng: source of the noise.
 
     Returns:
@@ -171,7 +169,6 @@ def weights(
     Args:
       prompt: tokens before the answer.
       answer: tokens of the answer.
-      samples: how many.
       config: of the model; a block-causal one has masks of its own in each block.
       rng: source of the noise.
 

@@ -218,12 +218,10 @@ class LM:
     ) -> Batch:
         """Prompts as the arrays of one decode, for research (docs/research.md).
 
+        `config`, `raw`, `stop` and `**options` as in `generate`.
+
         Args:
           prompts: as in `generate`, one per row.
-          config: as in `generate`.
-          raw: as in `generate`.
-          stop: as in `generate`.
-          **options: as in `generate`.
 
         Returns:
           A Batch: `leapjax.decoding.decode(batch.params, batch.state, batch.program)` runs it.
@@ -276,13 +274,11 @@ class LM:
     ) -> Request:
         """Tokenise and check one prompt for `stream`.
 
+        `prompt`, `raw`, `stop` and `**options` as in `generate`.
+
         Args:
-          prompt: as in `generate`.
           config: the job's options, as in `generate`; a record's own options override them.
           line: its line number, which is its id if it has none.
-          raw: as in `generate`.
-          stop: as in `generate`.
-          **options: as in `generate`.
         """
         arguments.check_names(options, "request", "line", "raw", "stop")
         return to_request(
@@ -362,11 +358,11 @@ class LM:
     ) -> Engine:
         """An engine with a number of slots; engines and their compiled programs are cached.
 
+        `refresh_group` and `share_prefix` as in `stream`.
+
         Args:
           slots: rows decoded at once by a replica, a multiple of the mesh axis `fsdp`.
           fixed: use exactly this number, even if it might not fit in memory.
-          refresh_group: see `stream`.
-          share_prefix: see `stream`.
         """
         shared = arguments.sharing(share_prefix, self.config)
         if slots < 1:
@@ -393,7 +389,6 @@ class LM:
         """The text of an answer and its finish reason.
 
         Args:
-          request: the request.
           ids: token ids of the canvas.
         """
         given = request.config.stop_ids

@@ -1,7 +1,5 @@
 """`load`: load a model from a converted checkpoint, a hub folder, or a hub id."""
 
-from __future__ import annotations
-
 import functools
 import importlib.resources
 import math
@@ -136,9 +134,7 @@ def _source(path, revision: str | None) -> _Source:
 def weight_bytes(path: str | Path | None, revision: str | None = None) -> int:
     """Bytes of a model's weights as they are loaded; none of them is read.
 
-    Args:
-      path: as in `load`.
-      revision: as in `load`.
+    `path` and `revision` as in `load`.
 
     Raises:
       UserError: as `load`.

@@ -1,7 +1,5 @@
 """A model's raw output on ids of any shape, with what was given checked."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 
@@ -32,19 +30,9 @@ def logits(
 ):
     """See `LM.logits`.
 
-    Args:
-      params: the model's pytree.
-      config: its shape.
-      dtype: compute dtype's name.
-      ids: (B, T) or (T,) integers.
-      attention_mask: (B, T), 0 or False where a column is a pad.
-      block_length: tokens per block of block-causal attention; None is the checkpoint's.
-
-    Returns:
-      (B, T, V) float32.
-
-    Raises:
-      UserError: an id is outside the vocabulary, the shapes don't agree, or there are no blocks.
+    `ids`: (B, T) or (T,) integers; `attention_mask`: (B, T), 0 or False where a column is a pad;
+    `block_length`: tokens per block of block-causal attention; None is the checkpoint's. Raises
+    UserError: an id is outside the vocabulary, the shapes don't agree, or there are no blocks.
     """
     array = np.atleast_2d(np.asarray(ids))
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):

@@ -3,8 +3,6 @@
 A model's folder comes from anywhere, so every file goes through `inside` before it is read.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -40,12 +38,8 @@ def inside(folder: Path, name: str) -> Path:
     A link may only lead where the hub's own cache keeps its files
     (`snapshots/REVISION/NAME -> ../../blobs/HASH`).
 
-    Args:
-      folder: the model's.
-      name: of the file, relative to the folder.
-
-    Raises:
-      UserError: missing, not a regular file, or a name or link that leads elsewhere.
+    `name`: of the file, relative to the folder. Raises UserError: missing, not a regular file, or a
+    name or link that leads elsewhere.
     """
     path = folder / name
     home = folder.resolve()
@@ -67,20 +61,12 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def side_files(folder: Path) -> dict[str, Path]:
-    """The config and tokenizer files that a folder has, by name.
-
-    Raises:
-      UserError: as `inside`.
-    """
+    """The config and tokenizer files that a folder has, by name."""
     return {n: inside(folder, n) for n in SIDE_FILES if os.path.lexists(folder / n)}
 
 
 def read_json(folder: Path, name: str) -> dict:
-    """A JSON object from a file of the folder.
-
-    Raises:
-      UserError: as `inside`; too large, or not a JSON object.
-    """
+    """A JSON object from a file of the folder."""
     file = folder / name
     if not os.path.lexists(file):
         raise UserError(f"{folder}: {name} is missing; is this a model's folder?")

@@ -3,8 +3,6 @@
 Flags and keys are made from the options' declarations, so they can't drift apart.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import re
@@ -66,30 +64,16 @@ _Yaml.add_implicit_resolver(
 
 @dataclasses.dataclass(frozen=True)
 class ConfigFile:
-    """What a `--config` file says.
+    """What a `--config` file says."""
 
-    Attributes:
-      path: where it is, for messages.
-      options: option names and values, only those that are written there.
-      model: the model it names, or None.
-      share_prefix: the job's setting of that name, or None.
-    """
-
-    path: str
-    options: Mapping[str, Any]
-    model: str | None = None
-    share_prefix: bool | str | None = None
+    path: str  # where it is, for messages
+    options: Mapping[str, Any]  # option names and values, only those that are written there
+    model: str | None = None  # the model it names, or None
+    share_prefix: bool | str | None = None  # the job's setting of that name, or None
 
 
 def load_yaml(path: str | Path) -> Any:
-    """What a YAML file holds, read safely, no key twice.
-
-    Args:
-      path: the file.
-
-    Raises:
-      UserError: it can't be read, or isn't YAML.
-    """
+    """What a YAML file holds, read safely, no key twice."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
@@ -107,11 +91,7 @@ def load_yaml(path: str | Path) -> Any:
 def read_config(path: str | Path) -> ConfigFile:
     """Read a YAML file of decode options.
 
-    Args:
-      path: the file; beside options, it may hold `model` and `share_prefix`.
-
-    Raises:
-      UserError: unreadable, not a mapping, or with an unknown key.
+    `path`: the file; beside options, it may hold `model` and `share_prefix`.
     """
     path = str(path)
     value = load_yaml(path)
@@ -127,11 +107,7 @@ def read_config(path: str | Path) -> ConfigFile:
 
 
 def add_option_flags(parser: argparse.ArgumentParser) -> None:
-    """Give a parser one flag per option; a flag that is not set is absent from `set_flags`.
-
-    Args:
-      parser: the parser of a command.
-    """
+    """Give a parser one flag per option; a flag that is not set is absent from `set_flags`."""
     groups = {
         "policy (which positions commit)": ["policy", *PARAMETERS],
         "sampling": _SAMPLING,
@@ -146,9 +122,7 @@ def add_option_flags(parser: argparse.ArgumentParser) -> None:
 def set_flags(args: argparse.Namespace, names: Iterable[str] | None = None) -> dict[str, Any]:
     """The options that the command line sets.
 
-    Args:
-      args: of a command.
-      names: the options among its flags; default: all.
+    `names`: the options among its flags; default: all.
     """
     given = {n: getattr(args, n, None) for n in (OPTIONS if names is None else names)}
     return {n: v for n, v in given.items() if v is not None}

@@ -19,11 +19,7 @@ from leapjax.types import Completion
 class LineSink:
     """Records as JSON lines on an open text stream, such as stdout.
 
-    Args:
-      stream: the stream.
-      details: see `to_record`.
-      keep_bad: takes the error record of each bad record.
-      fields: see `to_record`.
+    `keep_bad`: takes the error record of each bad record.
     """
 
     def __init__(
@@ -52,8 +48,7 @@ class LineSink:
 class Whole:
     """A file that is written bit by bit and appears when it is complete, over an older one.
 
-    Args:
-      path: a path or URL; raises as `open_read`.
+    `path`: a path or URL; raises as `open_read`.
     """
 
     def __init__(self, path: str):
@@ -92,14 +87,7 @@ class OutputFile:
 
     A context manager: leaving it without an exception puts the files in place.
 
-    Args:
-      path: a path or a URL that ends in `.jsonl`.
-      details: see `to_record`.
-      overwrite: an existing file may be replaced.
-      fields: see `to_record`.
-
-    Raises:
-      UserError: the path can't be written.
+    `path`: a path or a URL that ends in `.jsonl`; `overwrite`: an existing file may be replaced.
     """
 
     def __init__(
@@ -167,14 +155,8 @@ def check_output(
 ) -> None:
     """Refuse an output path that can't become a file, before any work is done.
 
-    Args:
-      path: a path or a URL.
-      overwrite: an existing file may be replaced.
-      suffixes: allowed endings of the name.
-      what: what messages call the file.
-
-    Raises:
-      UserError: another suffix, no such folder, not writable, or the path exists.
+    `overwrite`: an existing file may be replaced; `what`: what messages call the file. Raises
+    UserError: another suffix, no such folder, not writable, or the path exists.
     """
     taken = f"{what} {path}: is there already; choose another name or add --overwrite"
     if not path.endswith(suffixes):

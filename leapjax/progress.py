@@ -4,8 +4,6 @@ Library code says what takes long with `busy`; nothing is shown unless a command
 (`announced`). Where stderr is no terminal, both are rare lines, never a bar.
 """
 
-from __future__ import annotations
-
 import contextlib
 import sys
 import threading
@@ -26,19 +24,14 @@ _bar: Any = None  # the console of the bar that is shown
 def busy(what: str) -> Iterator[None]:
     """Says, while in the context, what the program is doing.
 
-    Args:
-      what: such as `compiling for prompts up to 64 tokens`.
+    `what`: such as `compiling for prompts up to 64 tokens`.
     """
     with contextlib.nullcontext() if _announce is None else _announce(what):
         yield
 
 
 def note(line: str) -> None:
-    """Says what a library function decided, where a command shows such things.
-
-    Args:
-      line: without a line end.
-    """
+    """Says what a library function decided, where a command shows such things."""
     if _announce is not None:
         with contextlib.suppress(OSError):
             say(f"note: {line}", sys.stderr)
@@ -48,9 +41,7 @@ def note(line: str) -> None:
 def announced(stream: TextIO | None = None, patience: float | None = None) -> Iterator[None]:
     """Shows what `busy` says while in the context: on a terminal at once, else if it takes long.
 
-    Args:
-      stream: default stderr.
-      patience: seconds without a terminal; None is `PATIENCE`.
+    `stream`: default stderr; `patience`: seconds without a terminal; None is `PATIENCE`.
     """
     global _announce
 
@@ -77,12 +68,7 @@ def announced(stream: TextIO | None = None, patience: float | None = None) -> It
 
 
 def say(line: str, stream: TextIO | None = None) -> None:
-    """A line above whatever bar is shown.
-
-    Args:
-      line: without its end.
-      stream: default stderr.
-    """
+    """A line above whatever bar is shown. `stream`: default stderr."""
     with contextlib.suppress(ValueError):  # closed meanwhile
         if _bar is not None:
             _bar.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -102,17 +88,10 @@ def bar(
 ) -> Iterator[Callable[..., None]]:
     """A bar on a terminal.
 
-    Args:
-      name: of what is done.
-      total: how much there is to do, None if nobody knows.
-      amount: how much is done, in words.
-      stream: default stderr.
-      forecast: show the time left.
-      keep: leave the bar on the terminal at the end.
-
-    Yields:
-      `show(done, name=None, note="")`, which takes how much is done, another name, and words
-      behind the bar.
+    `name`: of what is done; `total`: how much there is to do, None if nobody knows; `amount`: how
+    much is done, in words; `stream`: default stderr; `keep`: leave the bar on the terminal at the
+    end. Yields `show(done, name=None, note="")`, which takes how much is done, another name, and
+    words behind the bar.
     """
     global _bar
     from rich.console import Console
@@ -169,14 +148,9 @@ def counted(
 ) -> Iterator[Callable[..., None]]:
     """How much is done: a bar on a terminal, else a line every minute.
 
-    Args:
-      name: of what is done.
-      total: how many there are; of none nothing is shown.
-      unit: what they are, in the singular.
-      stream: default stderr.
-
-    Yields:
-      `show(done, name=None)`, which takes how many are done, and another name.
+    `name`: of what is done; `total`: how many there are; of none nothing is shown; `unit`: what
+    they are, in the singular; `stream`: default stderr. Yields `show(done, name=None)`, which takes
+    how many are done, and another name.
     """
     out = stream or sys.stderr
     if total and out.isatty():
@@ -195,8 +169,7 @@ def counted(
 def rarely(every: float = EVERY) -> Callable[[], bool]:
     """Answers yes once in a while: the first time when so many seconds have passed.
 
-    Args:
-      every: seconds.
+    `every`: seconds.
     """
     last = time.monotonic()
 

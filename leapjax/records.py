@@ -6,8 +6,6 @@ Every entry point, from Python or the command line, goes through `to_request`, s
 what a record may hold is decided here only (docs/contract.md, Records).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 from collections.abc import Container, Mapping, Sequence
@@ -45,21 +43,13 @@ def to_request(
 ) -> Request:
     """Check and tokenise one record.
 
-    Args:
-      record: a record, or a prompt alone: a str, messages, token ids. A `Request` is
-        checked and returned, its options complete.
-      line: its line number, from 1: the id of a record without one.
-      job: the job's options; the record's own go over them, and both are made complete for the
-        model (`DecodeConfig.for_model`).
-      model: the model's config.
-      codec: the model's codec, None if the checkpoint has no tokenizer.
-      raw: a prompt's control tokens are parsed, and no template is applied.
-      stop: strings that end the answer, unless the record has its own.
-      sample: which of several samples this is, or None.
-      where: what error messages begin with; default `record {line}`.
-
-    Raises:
-      UserError: the record is unusable; the message begins with `where`.
+    `record`: a record, or a prompt alone: a str, messages, token ids. A `Request` is checked and
+    returned, its options complete. `line`: its line number, from 1: the id of a record without one;
+    `job`: the job's options; the record's own go over them, and both are made complete for the
+    model (`DecodeConfig.for_model`); `codec`: the model's codec, None if the checkpoint has no
+    tokenizer; `raw`: a prompt's control tokens are parsed, and no template is applied; `stop`:
+    strings that end the answer, unless the record has its own; `sample`: which of several samples
+    this is, or None; `where`: what error messages begin with; default `record {line}`.
     """
     where = where or f"record {line}"
     try:
@@ -78,18 +68,9 @@ class Intake:
 
     Keeps a hash of every id, not the records.
 
-    Args:
-      job: the job's options.
-      model: the model's config.
-      codec: the model's codec, or None.
-      raw: see `to_request`.
-      stop: see `to_request`.
-      samples: requests per record, numbered by `sample`; None is one, not numbered.
-      repeated: numbers of the lines whose id came before (`leapjax.jobs.index`); None finds them
-        out as the records come, all of them and in order.
-
-    Raises:
-      UserError: `samples` or `stop` is unusable.
+    `codec`: the model's codec, or None; `samples`: requests per record, numbered by `sample`; None
+    is one, not numbered; `repeated`: numbers of the lines whose id came before
+    (`leapjax.jobs.index`); None finds them out as the records come, all of them and in order.
     """
 
     def __init__(
@@ -112,13 +93,8 @@ class Intake:
     def requests(self, record: Any, line: int, where: str | None = None) -> list[Request]:
         """The requests of one record.
 
-        Args:
-          record: see `to_request`.
-          line: its line number, from 1.
-          where: what error messages begin with; default `record {line}`.
-
-        Raises:
-          UserError: the record is unusable, or its id has come before.
+        `where`: what error messages begin with; default `record {line}`. Raises UserError: the
+        record is unusable, or its id has come before.
         """
         where = where or f"record {line}"
         first = self._request(record, line, where)
@@ -156,12 +132,8 @@ class Intake:
 def check_fields(fields: Sequence[str] | None, details: bool) -> tuple[str, ...] | None:
     """Names of the keys that output records shall have, each once.
 
-    Args:
-      fields: as somebody wrote them; None is all.
-      details: asked for beside them, which says the same thing twice.
-
-    Raises:
-      UserError: an unknown name.
+    `fields`: as somebody wrote them; None is all; `details`: asked for beside them, which says the
+    same thing twice.
     """
     if fields is None:
         return None
@@ -178,10 +150,8 @@ def to_record(
 ) -> dict[str, Any]:
     """The output record of a completion, keys in the contract's order.
 
-    Args:
-      completion: what came out.
-      details: add why and how surely each position was committed.
-      fields: only these keys, of `OUTPUT_KEYS`, as far as the record has them; None is all.
+    `details`: add why and how surely each position was committed; `fields`: only these keys, of
+    `OUTPUT_KEYS`, as far as the record has them; None is all.
     """
     if fields is not None:
         record = to_record(completion, details=True)

@@ -12,8 +12,6 @@ one sum after them; rows are replicated over `expert`. An axis that its mesh axi
 replicated. Nothing else in the package mentions devices.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 from collections.abc import Sequence
@@ -92,7 +90,6 @@ def check(shape: MeshShape, config: ModelConfig) -> None:
 
     Args:
       shape: how many devices.
-      config: the model's shape.
 
     Raises:
       UserError: `tensor` splits the heads of a model that has none; `expert` splits the experts of
@@ -124,9 +121,6 @@ def logical_axes(config: ModelConfig) -> dict[str, tuple[str | None, ...]]:
     They are the last ones of its shape, whether layers are stacked or not. Scales of int8 matrices
     and moments that an optimiser keeps go by their parameter.
 
-    Args:
-      config: the model's shape.
-
     >>> from leapjax.testing import tiny_config
     >>> axes = logical_axes(tiny_config())
     >>> axes["q"], axes["q_scale"], axes["embed"]
@@ -157,7 +151,6 @@ class Placement:
 
         Args:
           logical: a logical axis, or None, for each axis of the array.
-          shape: its shape.
           units: logical axis -> how many whole things it holds (heads); they are not cut.
         """
         spec = []
@@ -171,7 +164,6 @@ class Placement:
         """Shardings of the parameters.
 
         Args:
-          config: the model's shape.
           tree: the parameters, or their shapes as tuples.
 
         Returns:
@@ -192,7 +184,6 @@ class Placement:
 
         Args:
           state: the state, or its shapes.
-          config: the model's shape.
         """
 
         def place(path, leaf):
@@ -235,7 +226,6 @@ def placements(shape: MeshShape, devices: Sequence[Any] | None = None) -> list[P
     """The replicas' devices.
 
     Args:
-      shape: how many.
       devices: in order, neighbours first; default: `local_devices()`.
 
     Returns:

@@ -7,8 +7,6 @@ resumed at any moment, so only the rows since the last save are lost. A second s
 process at once.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
@@ -25,9 +23,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def handled(handler: Callable[[int, Any], object], *numbers: int) -> Iterator[None]:
     """A context in which a handler takes signals; outside the main thread it changes nothing.
 
-    Args:
-      handler: takes the signal's number and the interrupted frame.
-      *numbers: the signals; default: Ctrl-C and SIGTERM.
+    `handler`: takes the signal's number and the interrupted frame; `numbers`: the signals; default:
+    Ctrl-C and SIGTERM.
     """
     before = {}
     if threading.current_thread() is threading.main_thread():
@@ -46,11 +43,7 @@ def interrupt(number: int, frame: object) -> NoReturn:
 
 
 class Flag:
-    """A handler that asks once to stop; asked again, it interrupts at once.
-
-    Attributes:
-      asked: a signal came.
-    """
+    """A handler that asks once to stop; asked again, it interrupts at once."""
 
     def __init__(self):
         self.asked = False
@@ -67,12 +60,9 @@ class Listener:
 
     Outside the main thread it does nothing. Signals without a Python handler are not noticed.
 
-    Args:
-      line: printed on stderr at the first signal, unless the context is left within a moment.
-
-    Attributes:
-      ended: set when the context is left.
-      answered: set when no more has to be printed about a signal.
+    `line`: printed on stderr at the first signal, unless the context is left within a moment.
+    `ended`: set when the context is left; `answered`: set when no more has to be printed about a
+    signal.
     """
 
     def __init__(self, line: str | None):
@@ -122,10 +112,9 @@ class Listener:
 class Signals(Listener):
     """A context in which signals are noted; outside the main thread it does nothing.
 
-    Args:
-      last_words: called in a thread with the signal before the thread ends the process.
-      patience: seconds between a signal and the end of a process that does not look.
-      prog: name of the command in the line that announces a signal; None prints no line.
+    `last_words`: called in a thread with the signal before the thread ends the process; `patience`:
+    seconds between a signal and the end of a process that does not look; `prog`: name of the
+    command in the line that announces a signal; None prints no line.
     """
 
     def __init__(

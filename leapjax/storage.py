@@ -50,11 +50,7 @@ def local_path(path: str) -> str:
 
 
 def folder(path: str) -> Folder:
-    """The folder at a path or URL, which need not exist yet.
-
-    Raises:
-      UserError: no installed library knows such URLs.
-    """
+    """The folder at a path or URL, which need not exist yet."""
     return Folder(path) if is_remote(path) else LocalFolder(local_path(path))
 
 
@@ -73,9 +69,7 @@ def filesystem(path: str) -> tuple[Any, str]:
 def open_read(path: str) -> BinaryIO:
     """Open the file at a path or URL for reading.
 
-    Raises:
-      OSError: it can't be opened.
-      UserError: no installed library knows such URLs.
+    Raises OSError: it can't be opened; UserError: no installed library knows such URLs.
     """
     if not is_remote(path):
         return open(local_path(path), "rb")
@@ -106,9 +100,7 @@ def split(path: str) -> tuple[Folder, str]:
 class Growing:
     """A file that grows; nothing counts as written before `sync`.
 
-    Args:
-      path: of a local file.
-      keep: bytes of its content that stay.
+    `keep`: bytes of its content that stay.
     """
 
     def __init__(self, path: str, keep: int = 0):
@@ -147,12 +139,7 @@ def _as_oserror(path: str) -> Iterator[None]:
 class Folder:
     """A folder of files whose names have no slashes, through fsspec. Errors are `OSError`.
 
-    Args:
-      path: a URL.
-
-    Attributes:
-      path: as it was given.
-      exclusive: `create_new` is decided in one place, so of several callers one succeeds.
+    `exclusive`: `create_new` is decided in one place, so of several callers one succeeds.
     """
 
     def __init__(self, path: str):

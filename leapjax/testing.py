@@ -7,8 +7,6 @@ The weights are random but scaled so that confidences spread over (0, 1), as a t
 model's do: thresholds then decide something.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

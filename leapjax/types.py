@@ -3,8 +3,6 @@
 Shapes: B rows, W window (the active block's columns), T sequence, V vocabulary.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -175,7 +173,6 @@ def steps_until_shown(commit_step: Sequence[int], steps: int) -> list[int]:
     Args:
       commit_step: of a completion; -3 stands as soon as all before it does, -2 from the start, -1
         at the end.
-      steps: the completion's.
 
     >>> steps_until_shown([0, 1, -3, 2, -1], steps=3)
     [1, 2, 2, 3, 3]

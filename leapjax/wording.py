@@ -1,15 +1,8 @@
 """Numbers in sentences."""
 
-from __future__ import annotations
-
 
 def plural(count: int, noun: str) -> str:
-    """A count with its noun: `1 row`, `2 rows`, `1 pass`, `2 passes`.
-
-    Args:
-      count: how many.
-      noun: in the singular.
-    """
+    """A count with its noun: `1 row`, `2 rows`, `1 pass`, `2 passes`. `count`: how many."""
     if count != 1:
         noun += "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
     return f"{count} {noun}"
@@ -18,12 +11,7 @@ def plural(count: int, noun: str) -> str:
 def times_fewer(ours: float, theirs: float) -> str:
     """How one count stands to a larger one, such as `16x fewer`.
 
-    Args:
-      ours: the count that is spoken of.
-      theirs: what it is compared with.
-
-    Returns:
-      `16x fewer`, `1.5x fewer`, `as many`, `1.2x more`.
+    `ours`: the count that is spoken of. Returns `16x fewer`, `1.5x fewer`, `as many`, `1.2x more`.
     """
     ratio = theirs / max(ours, 1)
     if not ratio or abs(ratio - 1) < 0.05:

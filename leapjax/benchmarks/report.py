@@ -17,7 +17,8 @@ QUICK = "A quick run, to try the code: its numbers mean nothing."
 class Report:
     """What one run of `leapjax benchmark` shows and keeps.
 
-    `found`: JSON-ready; of the run and the machine at first, to be added to.
+    `args.json` names a file for `found`, `args.write` a document for what is shown. `found` is
+    JSON-ready: of the run and the machine at first, to be added to.
     """
 
     def __init__(self, args: argparse.Namespace, section: str = ""):

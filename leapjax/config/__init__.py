@@ -1,7 +1,5 @@
 """Options of a decode: their declarations, their checks, and the values in force."""
 
-from __future__ import annotations
-
 from leapjax.config.decode import (
     OPTIONS,
     QUANTIZATIONS,

@@ -49,15 +49,7 @@ def few(names: Sequence[str], most: int = 20) -> str:
 
 
 def coerce(p: Parameter, value: Any) -> Any:
-    """Convert a YAML, JSON or Python value to its option's type.
-
-    Args:
-      p: the option.
-      value: the value as given.
-
-    Raises:
-      UserError: the value has another type.
-    """
+    """Convert a YAML, JSON or Python value to its option's type. `value`: the value as given."""
     name, kind = p.name, p.kind
     if name == "top_k" and isinstance(value, bool | int | float | str) and value in (0, "off"):
         return None  # YAML reads a bare `off` as false
@@ -123,11 +115,7 @@ def _word(p: Parameter, value: str) -> str:
 
 
 def in_range(p: Parameter, value: Any) -> None:
-    """Check a value of the right type against its option's range.
-
-    Raises:
-      UserError: the value is too small or too large.
-    """
+    """Check a value of the right type against its option's range."""
     if value is None or p.kind in (bool, str):
         return
     if p.kind is tuple:
@@ -164,15 +152,7 @@ def _plain(number: float) -> str:
 
 
 def common(values: Mapping[str, Any], options: Mapping[str, Parameter]) -> None:
-    """Check the options that every decode has.
-
-    Args:
-      values: values by name, of the right types.
-      options: their declarations.
-
-    Raises:
-      UserError: a value is out of range.
-    """
+    """Check the options that every decode has. `values`: values by name, of the right types."""
     for name, p in options.items():
         in_range(p, values[name])
 
@@ -180,16 +160,9 @@ def common(values: Mapping[str, Any], options: Mapping[str, Parameter]) -> None:
 def policy(written: str, own: Mapping[str, Any]) -> tuple[str, str]:
     """Resolve the name of a policy.
 
-    Args:
-      written: the name as given.
-      own: the policy parameters that are set.
-
-    Returns:
-      The registry's name, and the row of `ROWS` whose number of passes the written name stands
-      for, or "" where the policy's defaults say the same.
-
-    Raises:
-      UserError: the name is unknown.
+    `own`: the policy parameters that are set. Returns the registry's name, and the row of `ROWS`
+    whose number of passes the written name stands for, or "" where the policy's defaults say the
+    same.
     """
     found = policy_of(written)
     if found is None:
@@ -204,12 +177,8 @@ def policy(written: str, own: Mapping[str, Any]) -> tuple[str, str]:
 def parameters(c: DecodeConfig) -> None:
     """Check the policy's parameters, and relations between the values in force.
 
-    Args:
-      c: options of the right types.
-
-    Raises:
-      UserError: the policy does not read a parameter that is set, a value is out of range, or two
-        values contradict each other.
+    Raises UserError: the policy does not read a parameter that is set, a value is out of range, or
+    two values contradict each other.
     """
     chosen = POLICIES[c.policy]
     for name, value in c.parameters:
@@ -238,12 +207,7 @@ def parameters(c: DecodeConfig) -> None:
 def declaration(p: Parameter, owner: Policy) -> None:
     """Check a policy's declaration of a parameter.
 
-    Args:
-      p: the parameter.
-      owner: the policy.
-
-    Raises:
-      UserError: the declaration is unusable, or contradicts one of the same name elsewhere.
+    Raises UserError: the declaration is unusable, or contradicts one of the same name elsewhere.
     """
     from leapjax.config.decode import COMMON, DecodeConfig
 

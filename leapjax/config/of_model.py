@@ -21,9 +21,7 @@ BLOCK_LENGTH = 32  # of models whose attention is not block-causal
 def filled(values: Mapping[str, Any], model: ModelConfig) -> dict[str, Any]:
     """The options of every decode, with the model's own in place of None.
 
-    Args:
-      values: values by name, checked; `policy` is the registry's name.
-      model: the model's shape and special ids.
+    `values`: values by name, checked; `policy` is the registry's name.
     """
     rules = [run.attention for run in model.runs]
     own: dict[str, Any] = {
@@ -51,17 +49,9 @@ def row_steps(
 ) -> dict[str, int]:
     """The passes that the name of a fixed schedule stands for.
 
-    Args:
-      values: the options of every decode, from `filled`.
-      own: the policy's parameters that are set.
-      row: a name in `ROWS`, or "" for a policy's own name, which stands for no number of passes.
-      model: the model's shape.
-
-    Returns:
-      `steps` or `steps_per_block`; nothing where the policy's default says the same.
-
-    Raises:
-      UserError: the name contradicts a parameter.
+    `values`: the options of every decode, from `filled`; `own`: the policy's parameters that are
+    set; `row`: a name in `ROWS`, or "" for a policy's own name, which stands for no number of
+    passes. Returns `steps` or `steps_per_block`; nothing where the policy's default says the same.
     """
     if not row:
         return {}
@@ -84,15 +74,7 @@ def row_steps(
 
 
 def check(c: DecodeConfig, model: ModelConfig) -> None:
-    """Check options against a model.
-
-    Args:
-      c: options that are complete.
-      model: the model's shape and special ids.
-
-    Raises:
-      UserError: they don't go together.
-    """
+    """Check options against a model."""
     if wrong := pairs.refusal(c.cache, c.policy, (run.attention for run in model.runs)):
         raise UserError(wrong)
     if not model.block_causal:

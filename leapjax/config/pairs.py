@@ -3,8 +3,6 @@
 The three registries are independent of each other; only this module relates them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from leapjax.caches import CACHES
@@ -27,9 +25,7 @@ CACHES_FOR = {
 def default_cache(policy: str, attention: Iterable[Rule]) -> str:
     """The cache of a decode that names none: an exact one, if model and policy can use it.
 
-    Args:
-      policy: name in `POLICIES`.
-      attention: the rules of the model's layers.
+    `attention`: the rules of the model's layers.
 
     >>> from leapjax.models.attention import Bidirectional
     >>> default_cache("localleap", [Bidirectional()])
@@ -42,10 +38,7 @@ def default_cache(policy: str, attention: Iterable[Rule]) -> str:
 def refusal(cache: str, policy: str, attention: Iterable[Rule] = ()) -> str | None:
     """Why a combination is refused, in one line; None if it is allowed.
 
-    Args:
-      cache: name in `CACHES`.
-      policy: name in `POLICIES`.
-      attention: the rules of the model's layers, if the model is known.
+    `attention`: the rules of the model's layers, if the model is known.
 
     >>> refusal("dual", "localleap")
     >>> refusal("dual", "wino").split("; ")[1]

@@ -10,8 +10,6 @@ level for this. The block of a block-causal model need not divide the canvas, so
 together there, and a task does not choose it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -34,16 +32,11 @@ CANVAS = ("gen_length", "block_length")
 def checkpoint_options(model: str | Path | None, shape: ModelConfig | None = None) -> ConfigFile:
     """The options of a model's `decode.yaml`.
 
-    Args:
-      model: a folder, a hub id (which has no such file), or None for the embedded model.
-      shape: the model's config, which the options must suit; None checks the options alone.
-
-    Returns:
-      The file's options, empty without a file. Without one, the embedded model gets the canvas of
-      its task.
-
-    Raises:
-      UserError: the file is unusable, or sets a policy or a model (both are the user's choice).
+    `model`: a folder, a hub id (which has no such file), or None for the embedded model; `shape`:
+    the model's config, which the options must suit; None checks the options alone. Returns the
+    file's options, empty without a file. Without one, the embedded model gets the canvas of its
+    task. Raises UserError: the file is unusable, or sets a policy or a model (both are the user's
+    choice).
     """
     from leapjax.loader import embedded_path
 
@@ -85,18 +78,13 @@ def resolve(
 ) -> DecodeConfig:
     """Merge all levels into the options in force.
 
-    Args:
-      given: the flags or arguments that were set.
-      file: the `--config` file, or None.
-      checkpoint: from `checkpoint_options`, or None.
-      task: a study's task, with `gen_length` and `block_length`, or None.
-      warn: called with one line per option of the file that the given policy does not read, and
-        for a block that is not the checkpoint's.
-      model: reads the model's config; called once the options are known to be good in themselves.
-        None leaves the model's own defaults open (`DecodeConfig.for_model`).
-
-    Raises:
-      UserError: unknown name, unusable value, or a parameter that the policy does not read.
+    `given`: the flags or arguments that were set; `file`: the `--config` file, or None;
+    `checkpoint`: from `checkpoint_options`, or None; `task`: a study's task, with `gen_length` and
+    `block_length`, or None; `warn`: called with one line per option of the file that the given
+    policy does not read, and for a block that is not the checkpoint's. `model`: reads the model's
+    config; called once the options are known to be good in themselves. None leaves the model's own
+    defaults open (`DecodeConfig.for_model`). Raises UserError: unknown name, unusable value, or a
+    parameter that the policy does not read.
     """
     check_keys(given, "options")
     written = dict(file.options) if file else {}
@@ -131,19 +119,7 @@ def for_checkpoint(
     warn: Callable[[str], None] = lambda line: None,
     revision: str | None = None,
 ) -> DecodeConfig:
-    """The options in force for a model that is not loaded yet.
-
-    Args:
-      given: as in `resolve`.
-      file: as in `resolve`.
-      path: as in `leapjax.load`; its `decode.yaml` and config are read.
-      task: as in `resolve`.
-      warn: as in `resolve`.
-      revision: as in `leapjax.load`.
-
-    Raises:
-      UserError: as `resolve`; no such model.
-    """
+    """The options in force for a model that is not loaded yet."""
     from leapjax.loader import model_config
 
     own = checkpoint_options(path)
@@ -211,14 +187,9 @@ def from_python(
 ) -> DecodeConfig:
     """The options in force for a call from Python.
 
-    Args:
-      config: complete options, which replace the checkpoint's; None uses the checkpoint's.
-      options: keyword arguments, which override both.
-      checkpoint: from `checkpoint_options`, or None.
-      model: the model's shape and special ids.
-
-    Raises:
-      UserError: as `resolve`, or `config` is not a DecodeConfig.
+    `config`: complete options, which replace the checkpoint's; None uses the checkpoint's;
+    `options`: keyword arguments, which override both; `checkpoint`: from `checkpoint_options`, or
+    None.
     """
     if config is None:
         given = _cap_defaults(options, {})

@@ -5,8 +5,6 @@ whatever the temperature; without `do_sample` the temperature decides. Values ma
 that a command line holds: `"16"`, `"12.0"`, `"false"`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -23,29 +21,18 @@ _SAMPLING = ("temperature", "top_p", "top_k")
 
 
 class Asked(NamedTuple):
-    """What a task asks of a generation.
+    """What a task asks of a generation."""
 
-    Attributes:
-      stop: texts that end it.
-      length: most tokens, or None.
-      options: decode options, over those of the model.
-    """
-
-    stop: tuple[str, ...]
-    length: int | None
-    options: dict[str, Any]
+    stop: tuple[str, ...]  # texts that end it
+    length: int | None  # most tokens, or None
+    options: dict[str, Any]  # decode options, over those of the model
 
 
 def read(asked: Mapping[str, Any], base: DecodeConfig, note: Callable[[str], None]) -> Asked:
     """Read a task's generation options.
 
-    Args:
-      asked: as the harness hands them over.
-      base: the model's options (`--model_args`).
-      note: takes a line about what is asked for and has no effect.
-
-    Raises:
-      UserError: an unknown name, or a value that it can't have.
+    `asked`: as the harness hands them over; `note`: takes a line about what is asked for and has no
+    effect. Raises UserError: an unknown name, or a value that it can't have.
     """
     check_keys(asked, _WHERE, _READ)
     given = {name: value for name, value in asked.items() if value is not None}
@@ -90,15 +77,7 @@ def _until(given: Any) -> tuple[str, ...]:
 
 
 def number(given: Any, name: str) -> float:
-    """A number, or text that spells one.
-
-    Args:
-      given: as it came.
-      name: it is called in messages.
-
-    Raises:
-      UserError: anything else.
-    """
+    """A number, or text that spells one. `name`: it is called in messages."""
     try:
         value = float(given) if isinstance(given, int | float | str) else math.nan
     except (ValueError, OverflowError):
@@ -109,16 +88,7 @@ def number(given: Any, name: str) -> float:
 
 
 def whole(given: Any, name: str, least: int) -> int:
-    """A whole number, or text that spells one.
-
-    Args:
-      given: as it came.
-      name: it is called in messages.
-      least: the smallest allowed.
-
-    Raises:
-      UserError: anything else.
-    """
+    """A whole number, or text that spells one. `name`: it is called in messages."""
     try:
         value = number(given, name)
     except UserError:
@@ -129,15 +99,7 @@ def whole(given: Any, name: str, least: int) -> int:
 
 
 def switch(given: Any, name: str) -> bool:
-    """True or false, or text that spells one of them.
-
-    Args:
-      given: as it came.
-      name: it is called in messages.
-
-    Raises:
-      UserError: anything else.
-    """
+    """True or false, or text that spells one of them. `name`: it is called in messages."""
     word = given.lower() if isinstance(given, str) else given
     if word in ("true", "false"):
         return word == "true"

@@ -10,8 +10,6 @@ those of other masked diffusion models only.
 
 # pyright: reportMissingImports=false
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -35,11 +33,11 @@ _LOG = logging.getLogger(__name__)
 class LeapjaxLM(TemplateLM):
     """A leapjax model, to the harness.
 
+    `dtype` and `quantize` as in `leapjax.load`.
+
     Args:
       pretrained: checkpoint; None is the embedded model.
       lm: a loaded model instead (from Python).
-      dtype: as in `leapjax.load`.
-      quantize: as in `leapjax.load`.
       mesh: as in `leapjax.load`, with `;` for `,` on the command line.
       config: YAML of decode options, as `leapjax decode --config` takes it.
       batch_size: sequences computed at once; `auto` leaves it to leapjax.
@@ -144,7 +142,6 @@ class LeapjaxLM(TemplateLM):
         """A conversation as the text of the model's chat template.
 
         Args:
-          chat_history: messages.
           add_generation_prompt: end where the assistant's turn begins; there is no other way.
 
         Raises:
@@ -166,7 +163,6 @@ class LeapjaxLM(TemplateLM):
 
         Args:
           requests: Instances of (context, generation options).
-          disable_tqdm: no bar.
 
         Returns:
           One text per request, in order.
@@ -235,7 +231,6 @@ class LeapjaxLM(TemplateLM):
 
         Args:
           requests: ((context, continuation), context ids, continuation ids).
-          disable_tqdm: no bar.
           **kwargs: nothing more is read.
         """
         self._warn_of_no_template()
@@ -254,7 +249,6 @@ class LeapjaxLM(TemplateLM):
 
         Args:
           requests: Instances of (text,).
-          disable_tqdm: no bar.
         """
         pairs, owner = [], []
         room = self.lm.config.max_length - 1

@@ -13,8 +13,6 @@ is decoded again by another; an answer depends on its record alone, so it comes 
 
 # pyright: reportMissingImports=false
 
-from __future__ import annotations
-
 import datetime
 import json
 import math
@@ -58,11 +56,10 @@ _ARGUMENTS = (
 class Decoder:
     """Decodes batches of records, as a callable class for `Dataset.map_batches`.
 
+    `dtype`, `quantize` and `revision` as in `leapjax.load`.
+
     Args:
       model: checkpoint, hub folder or hub id, readable on every node; None is the embedded one.
-      dtype: as in `leapjax.load`.
-      quantize: as in `leapjax.load`.
-      revision: as in `leapjax.load`.
       mesh: as in `leapjax.load`, over the devices that Ray gives the actor; None is `auto`.
       config: YAML of decode options, as `leapjax decode --config` takes it.
       rows: rows decoded at once; None leaves it to leapjax.

@@ -1,7 +1,5 @@
 """Build a Completion from a finished row."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -16,14 +14,7 @@ def completion(
     program: Program,
     finish: Callable[[Request, list[int]], tuple[str, str]],
 ) -> Completion:
-    """The Completion of a request.
-
-    Args:
-      request: the request.
-      row: arrays of its finished row, by field of `DecodeState`.
-      program: its program.
-      finish: see `Engine`.
-    """
+    """The Completion of a request. `row`: arrays of its finished row, by field of `DecodeState`."""
     origin, end = int(row["origin"]), int(row["end"])
     if program.model.canvas == "overhang" and not program.infill:
         end = min(end, origin + program.gen_length)  # the rest is decoded, but not answered

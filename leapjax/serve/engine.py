@@ -9,8 +9,6 @@ are few. A request's bucket depends only on the request and its options.
 Every replica of the model has its own lanes, so a slow row delays no other replica.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import threading
@@ -46,7 +44,6 @@ class Engine:
     Args:
       replicas: equal except for their devices.
       model: its shape and special ids.
-      dtype: compute dtype's name.
       eot_token_id: end-of-turn id, or None.
       finish: `(request, canvas ids) -> (text, finish_reason)`.
       slots: rows that a replica decodes at once, at most.
@@ -124,7 +121,6 @@ class Engine:
         """Queue a request.
 
         Args:
-          request: from `LM.request`.
           mailbox: receives the answer under its ticket; by default `step` returns it.
 
         Returns:
@@ -139,9 +135,6 @@ class Engine:
 
     def cancel(self, ticket: int) -> bool:
         """Drop a waiting or decoding request and free its slot.
-
-        Args:
-          ticket: from `submit`.
 
         Returns:
           False if it is already answered or cancelled.
@@ -367,10 +360,8 @@ class Engine:
         Idle lanes are closed; those that hold prefixes only if there is no memory for them.
 
         Args:
-          index: the replica.
           users: replicas that need the program now, this one first; it is compiled for all of
             them in parallel.
-          program: static structure.
         """
         lanes = self._lanes[index]
         made = self._executables.get(program, users, self.memory_limit)

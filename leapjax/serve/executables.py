@@ -4,8 +4,6 @@ A program gets the requested number of slots, halved until it fits in memory: by
 word, by its memory analysis, or because the device ran out of memory.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 from collections.abc import Sequence
@@ -25,13 +23,7 @@ from leapjax.wording import plural
 
 
 class Executable:
-    """A program for one replica, perhaps still compiling.
-
-    Attributes:
-      program: static structure.
-      replica: the replica that runs it.
-      slots: rows B.
-    """
+    """A program for one replica, perhaps still compiling."""
 
     def __init__(self, program: Program, replica: Replica, slots: int, made: Sequence[Future]):
         self.program, self.replica, self.slots = program, replica, slots
@@ -49,12 +41,7 @@ class Executable:
         return footprint(self.executables, state)
 
     def lane(self, share: bool, counter: PrefillCounter) -> Lane:
-        """A new lane; waits for the compiler.
-
-        Args:
-          share: see `Lane`.
-          counter: see `Lane`.
-        """
+        """A new lane; waits for the compiler."""
         params, placement = self.replica.params, self.replica.placement
         made = self.executables
         return Lane(params, self.program, self.slots, made, placement, share=share, counter=counter)
@@ -63,10 +50,8 @@ class Executable:
 class Executables:
     """The programs that an engine has compiled.
 
-    Args:
-      replicas: equal except for their devices.
-      slots: rows that a replica decodes at once, at most.
-      fixed: use exactly `slots`; otherwise halve them until the program fits in memory.
+    `slots`: rows that a replica decodes at once, at most; `fixed`: use exactly `slots`; otherwise
+    halve them until the program fits in memory.
     """
 
     def __init__(self, replicas: Sequence[Replica], slots: int, fixed: bool):
@@ -77,11 +62,8 @@ class Executables:
     def get(self, program: Program, users: Sequence[int], limit: int) -> Executable:
         """The executable of a program on the first of `users`.
 
-        Args:
-          program: static structure.
-          users: replicas that need it now; an executable is bound to its devices, so one is
-            compiled for each, in parallel.
-          limit: bytes that it may take on one device.
+        `users`: replicas that need it now; an executable is bound to its devices, so one is
+        compiled for each, in parallel; `limit`: bytes that it may take on one device.
         """
         if (users[0], program) not in self._made:
             missing = [i for i in users if (i, program) not in self._made]
@@ -119,13 +101,8 @@ class Executables:
     def halve(self, program: Program, index: int, error: BaseException) -> None:
         """Give a program half its slots from now on: the device had no memory for it.
 
-        Args:
-          program: what was to run; `get` compiles it anew.
-          index: the replica that had no memory.
-          error: what it said.
-
-        Raises:
-          NoRoom: the slots are fixed, or there is only one.
+        `program`: what was to run; `get` compiles it anew; `index`: the replica that had no memory.
+        Raises NoRoom: the slots are fixed, or there is only one.
         """
         slots = self._made[index, program].slots
         if self._fixed or slots == 1:

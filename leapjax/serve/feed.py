@@ -18,9 +18,8 @@ END = object()  # no more items
 class Feed:
     """One pass over a source. Use as a context manager.
 
-    Args:
-      source: a list or tuple is read directly, anything else in a thread.
-      threaded: False reads any source directly, which must then never wait for an answer.
+    `source`: a list or tuple is read directly, anything else in a thread; `threaded`: False reads
+    any source directly, which must then never wait for an answer.
     """
 
     def __init__(self, source: Iterable[Any], threaded: bool | None = None):
@@ -47,12 +46,8 @@ class Feed:
     def take(self, room: int, wait: float = 0.0) -> Any:
         """The next item, `LATER`, or `END`.
 
-        Args:
-          room: number of items that may be read ahead.
-          wait: seconds to wait for an item.
-
-        Raises:
-          Exception: the source's own, once the items before it are taken.
+        `room`: number of items that may be read ahead; `wait`: seconds to wait for an item. Raises
+        Exception: the source's own, once the items before it are taken.
         """
         if not self._threaded:
             return next(self._source, END)

@@ -41,46 +41,28 @@ RESULT = (
 
 @dataclasses.dataclass(frozen=True)
 class Replica:
-    """One copy of the model.
+    """One copy of the model."""
 
-    Attributes:
-      params: the weights, canonical or arranged (`leapjax.ops`), on the replica's devices.
-      placement: the replica's devices; None is the default device.
-    """
-
-    params: Any
-    placement: Placement | None = None
+    params: Any  # the weights, canonical or arranged (`leapjax.ops`), on the replica's devices
+    placement: Placement | None = None  # the replica's devices; None is the default device
 
 
 class _Seat(NamedTuple):
-    """Where a request is seated, and who holds the beginning of its prompt.
-
-    Attributes:
-      slot: its slot.
-      wanted: the prompt's whole blocks.
-      shared: blocks that `source` holds in slot `place`.
-      source: a lane.
-      place: its slot.
-    """
+    """Where a request is seated, and who holds the beginning of its prompt."""
 
     slot: int
-    wanted: Prefix
-    shared: int
+    wanted: Prefix  # the prompt's whole blocks
+    shared: int  # blocks that `source` holds in slot `place`
     source: Lane
-    place: int
+    place: int  # its slot
 
 
 class Lane:
     """B slots that decode one program.
 
-    Args:
-      params: the model's pytree, on the device.
-      program: static structure.
-      slots: B.
-      executables: from `compile_all` with the same arguments; None compiles them.
-      placement: the replica's devices; None is the default device.
-      share: rows get the prefixes of their prompts from slots that hold them.
-      counter: counts the prefills.
+    `params`: the model's pytree, on the device; `executables`: from `compile_all` with the same
+    arguments; None compiles them; `placement`: the replica's devices; None is the default device;
+    `share`: rows get the prefixes of their prompts from slots that hold them.
     """
 
     def __init__(
@@ -137,9 +119,8 @@ class Lane:
     def put(self, arrivals: list[tuple[Any, Request]], lanes: Iterable[Lane] = ()) -> None:
         """Seat requests in free slots.
 
-        Args:
-          arrivals: (ticket, request) pairs, at most one per free slot.
-          lanes: idle lanes of the replica, whose slots may hold prefixes of the prompts.
+        `arrivals`: (ticket, request) pairs, at most one per free slot; `lanes`: idle lanes of the
+        replica, whose slots may hold prefixes of the prompts.
         """
         if not arrivals and not self._cancelled:
             return
@@ -205,9 +186,8 @@ class Lane:
     def start(self, max_passes: int, until_free: int) -> None:
         """Start a chunk of passes asynchronously.
 
-        Args:
-          max_passes: end the chunk after this many passes.
-          until_free: end the chunk once this many slots are free or done.
+        `max_passes`: end the chunk after this many passes; `until_free`: end the chunk once this
+        many slots are free or done.
         """
         self._started, self._busy = time.perf_counter(), True
         self._state = self._run(
@@ -228,11 +208,7 @@ class Lane:
         return self._busy and self._state.done.is_ready()
 
     def collect(self) -> list[tuple[Any, dict[str, Any]]]:
-        """Wait for the chunk, take out its finished rows and free their slots.
-
-        Returns:
-          (ticket, arrays of the row) pairs.
-        """
+        """Wait for the chunk, take out its finished rows and free their slots."""
         done = np.asarray(self._state.done)
         self._busy = False
         self.device_s += time.perf_counter() - self._started
@@ -267,8 +243,7 @@ def row_of(host: dict[str, Any], slot: int) -> dict[str, Any]:
 def finished(working: list[tuple[int, Lane]]) -> list[tuple[int, Lane]]:
     """Wait until a chunk has ended; return the lanes whose chunks have.
 
-    Args:
-      working: (replica, lane) pairs that run a chunk.
+    `working`: (replica, lane) pairs that run a chunk.
     """
     while len(working) > 1:
         if over := [pair for pair in working if pair[1].ready]:

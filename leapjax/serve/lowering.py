@@ -4,8 +4,6 @@ They are the chunk of passes (`lower_run`), the prefill of a row (`lower_prefill
 copies of prefixes.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 
@@ -26,10 +24,7 @@ read_piece_jit = jax.jit(read_piece, static_argnames="program")
 def empty_state(program: Program, slots: int, placement: Placement | None = None) -> DecodeState:
     """The state of idle slots with its cache, created on the replica's devices.
 
-    Args:
-      program: static structure.
-      slots: B.
-      placement: the replica's devices; None is the default device.
+    `placement`: the replica's devices; None is the default device.
     """
     return on_devices(initial_state([], program, slots), program, placement)
 
@@ -39,10 +34,7 @@ def on_devices(
 ) -> DecodeState:
     """A state on the replica's devices, with an empty cache.
 
-    Args:
-      state: from `initial_state`.
-      program: static structure.
-      placement: the replica's devices; None is the default device.
+    `placement`: the replica's devices; None is the default device.
     """
     if placement is None:
         state = jax.tree.map(jnp.asarray, state)
@@ -56,10 +48,7 @@ def abstract_state(
 ) -> tuple[DecodeState, Any]:
     """Shapes of a lane's state, and their shardings (None without a placement).
 
-    Args:
-      program: static structure.
-      slots: B.
-      placement: the replica's devices; None is the default device.
+    `placement`: the replica's devices; None is the default device.
     """
     state = jax.eval_shape(lambda: empty_state(program, slots))
     if placement is None:
@@ -79,14 +68,8 @@ def state_bytes(program: Program, slots: int, placement: Placement | None = None
 def lower_run(params, program: Program, slots: int, placement: Placement | None = None):
     """Trace and lower a lane's chunk without allocating its state.
 
-    Args:
-      params: the model's pytree (arrays or their shapes).
-      program: static structure.
-      slots: B.
-      placement: the replica's devices; None is the default device.
-
-    Returns:
-      The `jax.stages.Lowered`; its `compile()` takes long.
+    `params`: the model's pytree (arrays or their shapes); `placement`: the replica's devices; None
+    is the default device.
     """
     return _lower(run, run_jit, params, program, slots, placement)
 
@@ -113,14 +96,7 @@ def _lower(function, jitted, params, program: Program, slots: int, placement: Pl
 def compile_run(params, program: Program, slots: int, placement: Placement | None = None):
     """Compile a lane's chunk without allocating its state.
 
-    Args:
-      params: as in `lower_run`.
-      program: static structure.
-      slots: B.
-      placement: the replica's devices.
-
-    Returns:
-      The executable; its `memory_analysis()` gives bytes on one device.
+    Returns the executable; its `memory_analysis()` gives bytes on one device.
     """
     return lower_run(params, program, slots, placement).compile()
 

@@ -1,7 +1,5 @@
 """Device memory: a compiled program's needs, the needs of several lanes, the limit."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Iterable
@@ -11,25 +9,17 @@ import jax
 
 
 class Footprint(NamedTuple):
-    """Bytes of one lane on one device.
+    """Bytes of one lane on one device."""
 
-    Attributes:
-      shared: weights; the lanes of a replica share them.
-      state: the slots' state and KV cache; each lane has its own.
-      temporaries: needed while a chunk runs; one lane of a replica runs at a time.
-    """
-
-    shared: int
-    state: int
-    temporaries: int
+    shared: int  # weights; the lanes of a replica share them
+    state: int  # the slots' state and KV cache; each lane has its own
+    temporaries: int  # needed while a chunk runs; one lane of a replica runs at a time
 
 
 def footprint(executables: Iterable[Any], state: int) -> Footprint:
     """Memory of a lane on one device; its programs run one after the other.
 
-    Args:
-      executables: from `leapjax.serve.lowering.compile_all`.
-      state: bytes of the lane's state there (`leapjax.serve.lowering.state_bytes`).
+    `state`: bytes of the lane's state there (`leapjax.serve.lowering.state_bytes`).
     """
     each = [_footprint(executable, state) for executable in executables]
     return Footprint(*map(max, zip(*each, strict=True)))
@@ -55,21 +45,12 @@ def together(lanes: Iterable[Footprint]) -> int:
 
 
 def needed_bytes(executables: Iterable[Any]) -> int:
-    """Device memory of a lane: weights, state, cache and temporaries.
-
-    Args:
-      executables: from `leapjax.serve.lowering.compile_all`.
-    """
+    """Device memory of a lane: weights, state, cache and temporaries."""
     return together([footprint(executables, 0)])
 
 
 def array_bytes(shapes: Any, shardings: Any = None) -> int:
-    """Bytes of a pytree's arrays on one device.
-
-    Args:
-      shapes: arrays or their shapes.
-      shardings: the same pytree of shardings; None is one device.
-    """
+    """Bytes of a pytree's arrays on one device."""
     leaves = jax.tree.leaves(shapes)
     if shardings is None:
         sizes = [x.shape for x in leaves]
@@ -82,17 +63,12 @@ def array_bytes(shapes: Any, shardings: Any = None) -> int:
 def memory_limit() -> int:
     """Bytes that a program may use on one device.
 
-    Returns:
-      The allocator's limit if the backend reports one, else 90% of the host's memory.
+    Returns the allocator's limit if the backend reports one, else 90% of the host's memory.
     """
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return device_limit(jax.local_devices()[0]) or int(host * 0.9)
 
 
 def device_limit(device: Any) -> int | None:
-    """The limit of a device's allocator, in bytes; None if it reports none (CPU).
-
-    Args:
-      device: one of this process's devices.
-    """
+    """The limit of a device's allocator, in bytes; None if it reports none (CPU)."""
     return int((device.memory_stats() or {}).get("bytes_limit", 0)) or None

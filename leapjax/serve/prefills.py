@@ -12,17 +12,11 @@ EXACT = 65_536  # distinct blocks up to which their number is exact
 
 @dataclasses.dataclass
 class Prefills:
-    """Tokens of prompts' whole blocks; all 0 without a prefill.
+    """Tokens of prompts' whole blocks; all 0 without a prefill."""
 
-    Attributes:
-      wanted: of all prompts.
-      prefilled: computed; the others were copied from a slot that held them.
-      distinct: of distinct block-prefixes: what must be computed at least.
-    """
-
-    wanted: int = 0
-    prefilled: int = 0
-    distinct: int = 0
+    wanted: int = 0  # of all prompts
+    prefilled: int = 0  # computed; the others were copied from a slot that held them
+    distinct: int = 0  # of distinct block-prefixes: what must be computed at least
 
     @property
     def ratio(self) -> float:
@@ -50,9 +44,6 @@ class Distinct:
     Exact while there are fewer than `most`. Then it is estimated from the `most` smallest (k
     minimum values): with 65,536 the standard error is 0.4 %.
 
-    Args:
-      most: hashes that are kept.
-
     >>> few = Distinct()
     >>> for number in (5, 7, 5):
     ...     few.add(number)
@@ -65,11 +56,7 @@ class Distinct:
         self._largest: list[int] = []  # a heap of the negated hashes
 
     def add(self, key: int) -> None:
-        """Add a hash.
-
-        Args:
-          key: uniform in 0 to 2**64 - 1.
-        """
+        """Add a hash. `key`: uniform in 0 to 2**64 - 1."""
         if key in self._kept:
             return
         if len(self._kept) < self._most:
@@ -102,13 +89,7 @@ class PrefillCounter:
         return self._counts + Prefills(distinct=now)
 
     def add(self, wanted: Prefix, block: int, shared: int) -> None:
-        """Count a row.
-
-        Args:
-          wanted: the prompt's whole blocks.
-          block: tokens per block.
-          shared: blocks of it that were copied.
-        """
+        """Count a row. `block`: tokens per block; `shared`: blocks of it that were copied."""
         self._counts += Prefills(block * len(wanted), block * (len(wanted) - shared))
         seen = self._distinct.setdefault(block, Distinct())
         for key in wanted:

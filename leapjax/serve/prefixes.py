@@ -6,8 +6,6 @@ The cache of a slot keeps a prompt's whole blocks until another row takes the sl
 in slots, and nothing is held besides.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from array import array
@@ -20,9 +18,7 @@ Prefix = tuple[bytes, ...]
 def prefix_of(ids: Sequence[int], block: int) -> Prefix:
     """The hashes of whole blocks.
 
-    Args:
-      ids: tokens, a multiple of `block`; each below 2**63.
-      block: tokens per block.
+    `ids`: tokens, a multiple of `block`; each below 2**63; `block`: tokens per block.
 
     >>> a, b = prefix_of((1, 2, 3, 4), 2), prefix_of((1, 2, 4, 3), 2)
     >>> len(a), a[0] == b[0], a[1] == b[1]
@@ -51,24 +47,15 @@ def common(a: Prefix, b: Prefix) -> int:
 
 @dataclasses.dataclass
 class _Slot:
-    """What a slot holds.
+    """What a slot holds."""
 
-    Attributes:
-      held: the prompt's whole blocks.
-      shared: blocks of it that another request had too.
-      used: when it was last of use.
-    """
-
-    held: Prefix = ()
-    shared: int = 0
-    used: int = 0
+    held: Prefix = ()  # the prompt's whole blocks
+    shared: int = 0  # blocks of it that another request had too
+    used: int = 0  # when it was last of use
 
 
 class Prefixes:
     """The prefixes in a lane's slots.
-
-    Args:
-      slots: B.
 
     >>> slots, few_shot = Prefixes(3), prefix_of(range(9), 1)
     >>> slots.fill(0, few_shot)
@@ -88,11 +75,7 @@ class Prefixes:
     def longest(self, wanted: Prefix) -> tuple[int, int]:
         """Find the longest prefix of a prompt; the slots that hold some of it note that.
 
-        Args:
-          wanted: the prompt's whole blocks.
-
-        Returns:
-          Blocks, and a slot that holds them.
+        Returns blocks, and a slot that holds them.
         """
         self._time += 1
         found = [common(slot.held, wanted) for slot in self._slots]
@@ -109,9 +92,7 @@ class Prefixes:
         The one whose loss costs least: fewest shared blocks that neither the prompt nor another
         slot has; then the one that holds most of the prompt; then the one longest out of use.
 
-        Args:
-          free: slots, at least one.
-          wanted: the prompt's whole blocks.
+        `free`: slots, at least one.
         """
 
         def cost(number: int):
@@ -125,22 +106,13 @@ class Prefixes:
         return min(free, key=cost)
 
     def holds(self, number: int, wanted: Prefix, blocks: int) -> bool:
-        """Whether a slot holds the first blocks of a prompt.
-
-        Args:
-          number: the slot.
-          wanted: the prompt's whole blocks.
-          blocks: how many of them.
-        """
+        """Whether a slot holds the first blocks of a prompt. `number`: the slot."""
         return common(self._slots[number].held, wanted) >= blocks
 
     def fill(self, number: int, held: Prefix, shared: int = 0) -> None:
         """Note that a slot holds a prompt.
 
-        Args:
-          number: the slot.
-          held: the prompt's whole blocks.
-          shared: blocks of it that were copied.
+        `number`: the slot; `shared`: blocks of it that were copied.
         """
         self._time += 1
         self._slots[number] = _Slot(held, shared, self._time)

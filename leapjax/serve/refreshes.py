@@ -18,22 +18,16 @@ from leapjax.planning import work
 
 @dataclasses.dataclass
 class Refreshes:
-    """Counts of passes with a KV cache; all 0 without one.
+    """Counts of passes with a KV cache; all 0 without one."""
 
-    Attributes:
-      window_passes: passes in which at least one row computed its window.
-      refreshed_rows: rows that refreshes computed.
-      refresh_rows_wanted: rows that waited for a refresh. The others filled turns of several rows.
-      window_work: FLOPs of the window passes, or bytes at as many FLOPs each as the platform
-        computes meanwhile; an estimate.
-      refresh_work: the same of the refreshes.
-    """
-
-    window_passes: int = 0
-    refreshed_rows: int = 0
+    window_passes: int = 0  # passes in which at least one row computed its window
+    refreshed_rows: int = 0  # rows that refreshes computed
+    # rows that waited for a refresh. The others filled turns of several rows.
     refresh_rows_wanted: int = 0
+    # FLOPs of the window passes, or bytes at as many FLOPs each as the platform computes meanwhile;
+    # an estimate
     window_work: float = 0.0
-    refresh_work: float = 0.0
+    refresh_work: float = 0.0  # the same of the refreshes
 
     @property
     def share(self) -> float:
@@ -62,10 +56,7 @@ class Refreshes:
 def refreshes(program: Program, slots: int, counts: PassCounts) -> Refreshes:
     """The counts of a lane with the estimate of their work.
 
-    Args:
-      program: static structure, with a KV cache.
-      slots: B.
-      counts: of the lane's state, on the host.
+    `counts`: of the lane's state, on the host.
     """
     told = (counts.window_passes, counts.refreshed_rows, counts.refresh_rows_wanted)
     windows, rows, wanted = map(int, told)

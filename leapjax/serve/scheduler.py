@@ -6,8 +6,6 @@ The engine asks for the order of programs and takes requests for free slots. Tic
 the smallest is the oldest.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Generic, TypeVar
 
@@ -39,13 +37,7 @@ class Scheduler(Generic[P]):
         return len(self._program)
 
     def add(self, ticket: int, program: P, request: Request) -> None:
-        """Queue a request.
-
-        Args:
-          ticket: larger than all earlier tickets.
-          program: the program that it needs.
-          request: the request.
-        """
+        """Queue a request."""
         self._queues.setdefault(program, {})[ticket] = request
         self._program[ticket] = program
 
@@ -67,15 +59,7 @@ class Scheduler(Generic[P]):
         return len(self._queues.get(program, ()))
 
     def take(self, program: P, count: int) -> list[tuple[int, Request]]:
-        """Remove the oldest requests of a program.
-
-        Args:
-          program: the program.
-          count: the largest number to take.
-
-        Returns:
-          (ticket, request) pairs, oldest first.
-        """
+        """Remove the oldest requests of a program. `count`: the largest number to take."""
         queue = self._queues.get(program, {})
         taken = [(t, queue[t]) for t, _ in zip(list(queue), range(count), strict=False)]
         for ticket, _ in taken:
@@ -86,8 +70,7 @@ class Scheduler(Generic[P]):
     def order(self, seated: Mapping[P, Iterable[int]]) -> list[P]:
         """Programs with work, the one with the oldest unanswered request first.
 
-        Args:
-          seated: tickets of the rows in slots, by program.
+        `seated`: tickets of the rows in slots, by program.
         """
         oldest = {program: next(iter(queue)) for program, queue in self._queues.items()}
         for program, tickets in seated.items():

@@ -1,18 +1,12 @@
 """Prompt buckets, slots, and how many finish before they are refilled."""
 
-from __future__ import annotations
-
 _BUCKETS = (32, 64, 96)  # then 128, 192, 256, 384, 512, … two per octave
 
 
 def bucket(length: int) -> int:
     """Columns reserved for a prompt of this many tokens.
 
-    Args:
-      length: tokens, at least 0.
-
-    Returns:
-      The smallest bucket that holds it.
+    `length`: tokens, at least 0.
 
     >>> [bucket(n) for n in (0, 33, 128, 129, 500)]
     [32, 64, 128, 192, 512]
@@ -29,9 +23,6 @@ def bucket(length: int) -> int:
 def refill_share(slots: int) -> int:
     """Rows that finish before a chunk ends, so that their slots are refilled.
 
-    Args:
-      slots: slots of a lane.
-
     >>> refill_share(8), refill_share(64)
     (1, 4)
     """
@@ -41,13 +32,8 @@ def refill_share(slots: int) -> int:
 def slots_for(count: int | None, wanted: int | None, default: int) -> int:
     """The number of slots: the caller's choice, else one per request up to the default.
 
-    Args:
-      count: number of requests, None if unknown.
-      wanted: the caller's choice, or None.
-      default: upper limit without a choice.
-
-    Returns:
-      `wanted`, or `count` rounded up to a power of two (so that few programs are compiled).
+    `count`: number of requests, None if unknown; `wanted`: the caller's choice, or None. Returns
+    `wanted`, or `count` rounded up to a power of two (so that few programs are compiled).
 
     >>> slots_for(5, None, 16), slots_for(500, None, 16), slots_for(5, 3, 16)
     (8, 16, 3)

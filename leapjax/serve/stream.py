@@ -30,17 +30,10 @@ def answers(
 ) -> Generator[tuple[int, Completion], None, None]:
     """Decode a source of requests; see `Engine.stream` and `Engine.as_completed`.
 
-    Args:
-      engine: the engine; other streams may use it at the same time.
-      source: the items.
-      each_chunk: see `Engine.stream`.
-      prepare: see `Engine.stream`.
-      threaded: see `Feed`.
-      ordered: answer in the source's order; otherwise as rows finish.
-      ahead: largest number of unanswered requests.
-
-    Yields:
-      (number of the request from 0, Completion) pairs. Closing the generator cancels the rest.
+    `engine`: the engine; other streams may use it at the same time; `source`: the items; `ordered`:
+    answer in the source's order; otherwise as rows finish; `ahead`: largest number of unanswered
+    requests. Yields (number of the request from 0, Completion) pairs. Closing the generator cancels
+    the rest.
     """
     mailbox: dict[int, Completion] = {}
     asked: dict[int, int] = {}  # unanswered requests: number by ticket, oldest first

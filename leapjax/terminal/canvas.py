@@ -32,32 +32,20 @@ FRAME_S = 0.15  # a pass lasts so long on the screen, slow enough to follow
 
 @dataclasses.dataclass(frozen=True)
 class Canvas:
-    """A decoded canvas, by position, as it can be shown after any of its steps.
+    """A decoded canvas, by position, as it can be shown after any of its steps."""
 
-    Attributes:
-      pieces: each token's text; None for eos.
-      steps: which step committed it, as `Completion.commit_step`.
-      kinds: why, names of `leapjax.types.COMMIT_KINDS`.
-      last: steps in all.
-      earlier: of edited positions, (the step of an edit, the text that it replaced), oldest first.
-    """
-
-    pieces: Sequence[str | None]
-    steps: Sequence[int]
-    kinds: Sequence[str]
-    last: int
+    pieces: Sequence[str | None]  # each token's text; None for eos
+    steps: Sequence[int]  # which step committed it, as `Completion.commit_step`
+    kinds: Sequence[str]  # why, names of `leapjax.types.COMMIT_KINDS`
+    last: int  # steps in all
+    # of edited positions, (the step of an edit, the text that it replaced), oldest first
     earlier: Mapping[int, Sequence[tuple[int, str | None]]] = dataclasses.field(
         default_factory=dict
     )
 
     @classmethod
     def of(cls, lm, completion: Completion) -> Canvas:
-        """The canvas of a completion.
-
-        Args:
-          lm: the model that made it, for the texts of its tokens.
-          completion: what came out.
-        """
+        """The canvas of a completion. `lm`: the model that made it, for the texts of its tokens."""
         ids, ends = completion.output_ids, lm.default_config.end_ids
 
         def shown(ids: Sequence[int]) -> list[str | None]:
@@ -77,11 +65,7 @@ class Canvas:
         return sum(step < done for step, _ in self.earlier.get(place, ()))
 
     def after(self, done: int) -> Text:
-        """What the canvas holds after so many steps.
-
-        Args:
-          done: 0 to `last`.
-        """
+        """What the canvas holds after so many steps."""
         text = Text()
         pieces, edits = list(self.pieces), [0] * len(self.pieces)
         for place, before in self.earlier.items():
@@ -118,8 +102,7 @@ def _split(piece: str) -> tuple[str, str]:
 def printable(text: str) -> str:
     """A text that does nothing to a terminal but to be shown.
 
-    Args:
-      text: maybe with control characters.
+    `text`: maybe with control characters.
     """
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
@@ -138,9 +121,7 @@ def edits_of(*completions: Completion) -> str:
 def legend(kinds: Iterable[str], signs: bool = True) -> Text:
     """What the marks and colours of these kinds mean, a line each.
 
-    Args:
-      kinds: names in `KINDS`; others have no mark.
-      signs: explain the signs of a canvas, too.
+    `kinds`: names in `KINDS`; others have no mark; `signs`: explain the signs of a canvas, too.
     """
     text, kinds = Text(), set(kinds)
     for kind, (mark, style, meaning) in KINDS.items():
@@ -163,10 +144,7 @@ def play(screen: Console, canvas: Canvas, frame_s: float = FRAME_S) -> None:
 
     The steps are those of the decode, shown at a pace that can be followed.
 
-    Args:
-      screen: a terminal.
-      canvas: what was decoded.
-      frame_s: seconds a step.
+    `frame_s`: seconds a step.
     """
     with Live(canvas.after(0), console=screen, auto_refresh=False) as live:
         for done in range(canvas.last + 1):

@@ -1,7 +1,5 @@
 """`leapjax decode --chat`: a conversation, on a terminal or through pipes."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 import time
@@ -24,15 +22,8 @@ def run(
 ) -> None:
     """Answer line by line, each with everything said before it.
 
-    Args:
-      lm: a model with a chat template.
-      config: decode options.
-      source: a user's turn per line.
-      stream: answers; on a terminal, the canvas fills in.
-      system: what the model is told before the first turn.
-
-    Raises:
-      UserError: the model has no chat template.
+    `lm`: a model with a chat template; `stream`: answers; on a terminal, the canvas fills in;
+    `system`: what the model is told before the first turn.
     """
     if lm.codec is None or not lm.codec.is_instruct:
         raise UserError("the model has no chat template, so it can't hold a conversation")

@@ -4,8 +4,6 @@ A test finds every printed `leapjax decode --prompt …` for the embedded model 
 its answer is the number here.
 """
 
-from __future__ import annotations
-
 EMBEDDED = (
     "the model in the package was trained on short word problems with numbers up to 20 and answers "
     "nothing else well (docs/model-card.md); use another one with --model PATH_OR_ID"

@@ -1,7 +1,5 @@
 """`leapjax decode` without a prompt: sample problems, and what they cost against greedy."""
 
-from __future__ import annotations
-
 import itertools
 import time
 from typing import IO
@@ -33,9 +31,7 @@ All options:   leapjax decode --help"""
 def problems(seed: int, count: int = COUNT) -> list[Problem]:
     """Held-out problems, shorter and longer ones in turn.
 
-    Args:
-      seed: other problems for another one; 0 begins with four that were chosen.
-      count: how many.
+    `seed`: other problems for another one; 0 begins with four that were chosen; `count`: how many.
     """
     drawn = tasks.get("wordproblems").problems("heldout", STRATA, count, FIRST + seed)
     by_stratum = [[p for p in drawn if p.stratum == s] for s in STRATA]
@@ -58,12 +54,9 @@ def run(
 ) -> None:
     """Decode the samples and show them.
 
-    Args:
-      lm: the embedded model.
-      config: decode options; its seed chooses the problems.
-      stream: where to; on a terminal, the canvases fill in.
-      live: False shows plain answers on a terminal too.
-      count: how many problems.
+    `config`: decode options; its seed chooses the problems; `stream`: where to; on a terminal, the
+    canvases fill in; `live`: False shows plain answers on a terminal too; `count`: how many
+    problems.
     """
     task = tasks.get("wordproblems")
     chosen = problems(config.seed, count)

@@ -1,7 +1,5 @@
 """`leapjax decode` without a prompt, or with `--chat`."""
 
-from __future__ import annotations
-
 import argparse
 import io
 import sys
@@ -32,16 +30,8 @@ _RECORDS = (
 def run(args: argparse.Namespace, config: DecodeConfig, model: str | None) -> int:
     """Show sample problems, or hold a conversation.
 
-    Args:
-      args: of `leapjax decode`.
-      config: decode options.
-      model: path or hub id; None is the embedded model.
-
-    Returns:
-      The exit status.
-
-    Raises:
-      UserError: no such model, or an option that is for records.
+    `model`: path or hub id; None is the embedded model. Raises UserError: no such model, or an
+    option that is for records.
     """
     for name in (*_RECORDS, *(("limit",) if args.chat else ())):
         if name == "overwrite" and args.trace:

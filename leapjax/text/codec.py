@@ -5,8 +5,6 @@ messages ─ template ─ encode ─▶ ids          control tokens where their 
 ids ───────────────── decode ─▶ text         special tokens left out
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import re
@@ -33,10 +31,9 @@ _BEFORE = "\U0010ffff"  # not a character, so no text should hold it
 class TextCodec:
     """Text to ids and back for one checkpoint.
 
-    Args:
-      read: what the tokenizer files say.
-      model: the model's config, for its mask, eos and pad ids, and its family's template options.
-      template_options: variables of the chat template, over the family's.
+    `model`: the model's config, for its mask, eos and pad ids, and its family's template options;
+    `template_options`: variables of the chat template, over the family's. Raises UserError: the
+    template does not compile, or does not read one of the options.
 
     Attributes:
       size: one more than the largest id that the tokenizer knows; ids from there to the
@@ -45,9 +42,6 @@ class TextCodec:
       eot_id: the token that the template puts after an assistant's turn, or None.
       special_ids: ids that `decode` leaves out.
       template_options: variables of the chat template with which prompts are rendered.
-
-    Raises:
-      UserError: the template does not compile, or does not read one of the options.
     """
 
     def __init__(
@@ -88,13 +82,8 @@ class TextCodec:
     def encode(self, text: str, control: bool) -> list[int]:
         """Token ids of a text, with nothing added around it.
 
-        Args:
-          text: any text.
-          control: text that spells a control token becomes that token; otherwise it
-            stays text.
-
-        Raises:
-          UserError: the text has lone surrogates, which no tokenizer can encode.
+        `control`: text that spells a control token becomes that token; otherwise it stays text.
+        Raises UserError: the text has lone surrogates, which no tokenizer can encode.
         """
         _check_text(text)
         if control:
@@ -104,13 +93,9 @@ class TextCodec:
     def encode_prompt(self, text: str, raw: bool = False) -> list[int]:
         """Token ids of a prompt.
 
-        Args:
-          text: the user's text.
-          raw: parse control tokens and use no template. Otherwise, an instruct model sees
-            the text as a user's message, a base model as it is, without control tokens.
-
-        Raises:
-          UserError: the text can't be encoded.
+        `text`: the user's text. `raw`: parse control tokens and use no template. Otherwise, an
+        instruct model sees the text as a user's message, a base model as it is, without control
+        tokens.
         """
         if raw:
             _check_text(text)
@@ -131,13 +116,8 @@ class TextCodec:
     ) -> list[int]:
         """Token ids of a conversation, up to where the assistant's next turn begins.
 
-        Args:
-          messages: objects with `role` and `content`.
-          options: variables of the template, such as `template_options`; None is none.
-
-        Raises:
-          UserError: no template, malformed messages, or a conversation that the template
-            refuses.
+        `options`: variables of the template, such as `template_options`; None is none. Raises
+        UserError: no template, malformed messages, or a conversation that the template refuses.
         """
         text, who = self._render(messages, options)
         _check_text(text)
@@ -154,14 +134,10 @@ class TextCodec:
     def encode_infill(self, text: str, raw: bool = False) -> list[int]:
         """Token ids of a text with places to fill in, which hold the mask id.
 
-        Args:
-          text: `[MASK]`, or the mask token as the checkpoint spells it, is one open position,
-            `[MASK]*3` is three; behind a backslash it is text. No template is applied, and no
-            token reaches across an open position.
-          raw: parse control tokens.
-
-        Raises:
-          UserError: no position is open, or the text can't be encoded.
+        `text`: `[MASK]`, or the mask token as the checkpoint spells it, is one open position,
+        `[MASK]*3` is three; behind a backslash it is text. No template is applied, and no token
+        reaches across an open position. `raw`: parse control tokens. Raises UserError: no position
+        is open, or the text can't be encoded.
         """
         _check_text(text)
         author = TEMPLATE if raw else USER
@@ -207,10 +183,7 @@ class TextCodec:
     def _encode_from(self, text: str, who: str, first: bool = True) -> list[int]:
         """Ids of a text, with control tokens where their author may write them.
 
-        Args:
-          text: any text.
-          who: the author of each of its characters.
-          first: nothing comes before it.
+        `who`: the author of each of its characters.
         """
         found = self._full.encode(text, add_special_tokens=False)
         meant = self._control.ids.isdisjoint(found.ids) or self._meant(text, who, found)
@@ -235,9 +208,7 @@ class TextCodec:
     def _encode_plain(self, text: str, first: bool) -> list[int]:
         """Ids of a text that holds no control tokens, whatever it spells.
 
-        Args:
-          text: any text.
-          first: nothing comes before it; some tokenizers put a blank there.
+        `first`: nothing comes before it; some tokenizers put a blank there.
         """
         if first or _BEFORE in text:
             ids = self._plain.encode(text, add_special_tokens=False).ids
@@ -292,16 +263,9 @@ def load_codec(
 ) -> TextCodec | None:
     """Build the codec of a checkpoint from its files alone; no code in it is run.
 
-    Args:
-      folder: the checkpoint's folder.
-      model_config: the model's config.
-      template_options: variables of the chat template, over the family's.
-
-    Returns:
-      The codec, or None where the folder has no tokenizer files.
-
-    Raises:
-      UserError: a tokenizer file is damaged, or the template does not read an option.
+    `template_options`: variables of the chat template, over the family's. Returns the codec, or
+    None where the folder has no tokenizer files. Raises UserError: a tokenizer file is damaged, or
+    the template does not read an option.
     """
     if (Path(folder) / "tokenizer_config.json").is_file():
         template.start()  # while the files are read
@@ -313,15 +277,7 @@ def load_codec(
 
 
 def check_template_options(given: Any, reads: Sequence[str]) -> None:
-    """Refuse options that a chat template does not read.
-
-    Args:
-      given: by name.
-      reads: names that it reads.
-
-    Raises:
-      UserError: at the first unknown name.
-    """
+    """Refuse options that a chat template does not read."""
     if not isinstance(given, Mapping):
         raise UserError(f"template_options should be an object of names and values, got {given!r}")
     for name in given:
@@ -350,11 +306,7 @@ def _without_added(tokenizer: Tokenizer) -> Tokenizer:
 def check_messages(messages: Any) -> None:
     """Refuse what is not a conversation.
 
-    Args:
-      messages: what somebody gave as messages.
-
-    Raises:
-      UserError: not a non-empty list of objects with a known `role` and a text `content`.
+    Raises UserError: not a non-empty list of objects with a known `role` and a text `content`.
     """
     if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence):
         raise UserError("messages should be a list of objects with role and content")

@@ -9,8 +9,6 @@ A user's text may spell a control token. What a template renders says who wrote 
     of several authors          none: nobody completes what another began
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -25,9 +23,7 @@ _RUNS = re.compile(r"(.)\1*")
 class ControlTokens:
     """The spellings of a tokenizer's added tokens.
 
-    Args:
-      added: added tokens by id.
-      special: ids of those that are special.
+    `added`: added tokens by id; `special`: ids of those that are special.
     """
 
     def __init__(self, added: Mapping[int, AddedToken], special: frozenset[int]):
@@ -53,18 +49,14 @@ class ControlTokens:
     def allowed(self, i: int, who: str) -> bool:
         """Whether those who wrote the characters of token `i` may write it.
 
-        Args:
-          i: an added token.
-          who: the author of each character.
+        `who`: the author of each character.
         """
         return len(set(who)) == 1 and i in self._allowed[who[0]]
 
     def split(self, text: str, who: str) -> Iterator[str | int]:
         """Cut text at the added tokens that it may hold: strings between them, ids for them.
 
-        Args:
-          text: any text.
-          who: the author of each of its characters.
+        `who`: the author of each of its characters.
         """
         last = 0
         for run in _RUNS.finditer(who):

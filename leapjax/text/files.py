@@ -5,8 +5,6 @@ vocab.json + merges.txt + extras  -> Qwen2's byte-level BPE
 chat_template.jinja, tokenizer_config.json, chat_template.json -> the chat template's source
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path
@@ -57,53 +55,31 @@ _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerFiles:
-    """What the files say.
+    """What the files say."""
 
-    Attributes:
-      tokenizer: the whole tokenizer, added tokens included.
-      names: special token spellings by name (`bos_token`, …), for the chat template.
-      made_up: spellings among them that no file gives an id; the library numbers them itself.
-      special: ids that are special, whatever calls them so.
-      template: source of the chat template, or None.
-      size: one more than the largest id.
-      tidy: blanks before signs are taken out of decoded text.
-    """
-
-    tokenizer: Tokenizer
-    names: dict[str, str]
+    tokenizer: Tokenizer  # the whole tokenizer, added tokens included
+    names: dict[str, str]  # special token spellings by name (`bos_token`, …), for the chat template
+    # spellings among them that no file gives an id; the library numbers them itself
     made_up: frozenset[str]
-    special: frozenset[int]
-    template: str | None
-    size: int
-    tidy: bool
+    special: frozenset[int]  # ids that are special, whatever calls them so
+    template: str | None  # source of the chat template, or None
+    size: int  # one more than the largest id
+    tidy: bool  # blanks before signs are taken out of decoded text
 
 
 @dataclasses.dataclass(frozen=True)
 class _Special:
-    """Tokens beside the vocabulary, as the settings describe them.
+    """Tokens beside the vocabulary, as the settings describe them."""
 
-    Attributes:
-      added: by the id that the settings give them.
-      named: by name, `bos_token` and the like.
-      extra: those without a name.
-    """
-
-    added: dict[int, AddedToken]
-    named: dict[str, AddedToken]
-    extra: list[AddedToken]
+    added: dict[int, AddedToken]  # by the id that the settings give them
+    named: dict[str, AddedToken]  # by name, `bos_token` and the like
+    extra: list[AddedToken]  # those without a name
 
 
 def read(folder: Path) -> TokenizerFiles | None:
     """Read the tokenizer of a checkpoint folder.
 
-    Args:
-      folder: the checkpoint's folder.
-
-    Returns:
-      The files' content, or None where the folder has no tokenizer.
-
-    Raises:
-      UserError: a file is damaged or the files disagree.
+    Returns the files' content, or None where the folder has no tokenizer.
     """
     whole, vocab, merges = (folder / n for n in ("tokenizer.json", "vocab.json", "merges.txt"))
     if not (whole.is_file() or vocab.is_file()):
@@ -165,14 +141,8 @@ def _slow_only(config: dict) -> bool:
 def special_ids(folder: Path) -> dict[str, int]:
     """Ids of the special tokens, by the keys that config.json has for them (`mask_token_id`, …).
 
-    Args:
-      folder: the checkpoint's folder.
-
-    Returns:
-      Those that the tokenizer's files tell. A mask that they don't name is known by its spelling.
-
-    Raises:
-      UserError: as `read`.
+    Returns those that the tokenizer's files tell. A mask that they don't name is known by its
+    spelling.
     """
     if (known := read(folder)) is None:
         return {}

@@ -1,7 +1,5 @@
 """From output ids to the answer: where it ends, and why."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 from leapjax.models.config import ModelConfig
@@ -18,17 +16,12 @@ def finish(
 ) -> tuple[str, str]:
     """The answer's text and its finish reason.
 
-    Args:
-      ids: output ids.
-      codec: the model's codec; without one the text is empty.
-      model: the model's config, for its stop ids and its eos id.
-      stop: strings that end the answer; it is cut before the earliest.
-      whole: the text goes on behind eos and end-of-turn tokens, as for a text that was filled in.
-      stop_ids: ids that end an answer; None is the model's own.
-
-    Returns:
-      The text before the first stop id, eos, end-of-turn token or stop string, and `stop` if there
-      is one of these, else `length`.
+    `codec`: the model's codec; without one the text is empty; `model`: the model's config, for its
+    stop ids and its eos id; `stop`: strings that end the answer; it is cut before the earliest;
+    `whole`: the text goes on behind eos and end-of-turn tokens, as for a text that was filled in;
+    `stop_ids`: ids that end an answer; None is the model's own. Returns the text before the first
+    stop id, eos, end-of-turn token or stop string, and `stop` if there is one of these, else
+    `length`.
     """
     own = model.stop_ids if stop_ids is None else stop_ids
     ends = {*own, model.eos_token_id, codec.eot_id if codec else None}

@@ -35,9 +35,7 @@ _PERCENT = re.compile(r"%(?:\((?P<key>[^()]*)\))?(?P<how>[-#0 +]*(?:\*|\d*)(?:\.
 class Sourced(str):
     """Text and, for each character, who wrote it.
 
-    Args:
-      text: the characters.
-      who: as many of `TEMPLATE`, `ASSISTANT`, `USER`.
+    `text`: the characters; `who`: as many of `TEMPLATE`, `ASSISTANT`, `USER`.
     """
 
     __slots__ = ("_who",)  # a template can't reach names that begin with an underscore

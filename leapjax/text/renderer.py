@@ -10,8 +10,6 @@ operating system's, on this process. One JSON object a line comes in and one goe
 it starts in a tenth of a second.
 """
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import functools
@@ -201,14 +199,9 @@ def _message(message: dict) -> dict:
 def render(source: str, values: dict | None) -> dict:
     """Render a template.
 
-    Args:
-      source: its text.
-      values: its variables, `messages` among them, and `options`, further ones that a user
-        set; None only compiles it.
-
-    Returns:
-      `text`, and `who` as (count, author) pairs; compiled only: `reads`, the names of the
-      variables; or `error`, one line.
+    `values`: its variables, `messages` among them, and `options`, further ones that a user set;
+    None only compiles it. Returns `text`, and `who` as (count, author) pairs; compiled only:
+    `reads`, the names of the variables; or `error`, one line.
     """
     try:
         template, reads = _compiled(source)

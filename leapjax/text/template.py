@@ -6,8 +6,6 @@ then. The operating system limits its memory and its processor time, so that no 
 fill the memory or run for ever, whatever it computes.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import io
@@ -58,12 +56,8 @@ class _Renderer:
     def ask(self, source: str, values: dict | None) -> dict:
         """Have a template rendered.
 
-        Args:
-          source: the template.
-          values: its variables, or None to compile it only.
-
-        Raises:
-          UserError: it does not compile, fails, or goes beyond the limits.
+        `values`: its variables, or None to compile it only. Raises UserError: it does not compile,
+        fails, or goes beyond the limits.
         """
         request = {"source": source, "values": values, "memory": MEMORY, "seconds": SECONDS}
         try:
@@ -160,15 +154,8 @@ start = _RENDERER.start
 class ChatTemplate:
     """A chat template.
 
-    Args:
-      source: the template's text.
-      names: special token spellings that the template may use, by name.
-
-    Attributes:
-      options: names of the variables that it reads besides those that every template is given.
-
-    Raises:
-      UserError: the template has a syntax error.
+    `names`: special token spellings that the template may use, by name. `options`: names of the
+    variables that it reads besides those that every template is given.
     """
 
     def __init__(self, source: str, names: Mapping[str, str]):
@@ -185,17 +172,9 @@ class ChatTemplate:
     ) -> tuple[str, str]:
         """Write a conversation down as the model was trained to see it.
 
-        Args:
-          messages: objects with `role` and `content`.
-          reply: end where the assistant's next turn begins.
-          options: values of variables in `options`; the others stay undefined.
-
-        Returns:
-          The text, and as long a string that says who wrote each character of it
-          (`leapjax.text.provenance`).
-
-        Raises:
-          UserError: the template refuses the conversation or fails on it.
+        `reply`: end where the assistant's next turn begins; `options`: values of variables in
+        `options`; the others stay undefined. Returns the text, and as long a string that says who
+        wrote each character of it (`leapjax.text.provenance`).
         """
         values = dict(
             self._names,

@@ -1,7 +1,5 @@
 """Decode prompts under several policies and put the trace together."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
@@ -23,12 +21,8 @@ MOST_TOKENS = 200_000  # positions on a page; a browser draws that many
 def names(asked: Sequence[str] | None, config: DecodeConfig) -> tuple[str, ...]:
     """The policies of a trace; greedy, which the others are compared with, is one of them.
 
-    Args:
-      asked: names of policies, or `chosen`; None is the chosen policy and greedy.
-      config: the job's options, with the chosen policy.
-
-    Raises:
-      UserError: an unknown name, or too many.
+    `asked`: names of policies, or `chosen`; None is the chosen policy and greedy; `config`: the
+    job's options, with the chosen policy.
     """
     asked = row_names(asked or (CHOSEN, GREEDY), "--trace-policies", extra=[CHOSEN])
     resolved = [name_of(config) if n == CHOSEN else n for n in asked]
@@ -58,12 +52,7 @@ def config_for(name: str, config: DecodeConfig) -> DecodeConfig:
     What the user set goes with every policy that reads it, so that `--threshold 0.8` is the
     threshold of each; everything else is the policy's default.
 
-    Args:
-      name: from `names`.
-      config: the request's options, with the chosen policy.
-
-    Raises:
-      UserError: the policy does not go with the other options.
+    `name`: from `names`; `config`: the request's options, with the chosen policy.
     """
     if name == name_of(config):
         return config
@@ -76,13 +65,8 @@ def config_for(name: str, config: DecodeConfig) -> DecodeConfig:
 def check_size(count: int, policies: int, gen_length: int) -> None:
     """Refuse a trace that no browser would show.
 
-    Args:
-      count: prompts, or a lower bound of them.
-      policies: runs of each.
-      gen_length: canvas.
-
-    Raises:
-      UserError: too many positions; the message says how many prompts fit.
+    `count`: prompts, or a lower bound of them. Raises UserError: too many positions; the message
+    says how many prompts fit.
     """
     most = max(MOST_TOKENS // (policies * gen_length), 1)
     if count > most:
@@ -104,20 +88,9 @@ def collect(
 ) -> Trace:
     """Decode the requests under each policy.
 
-    Args:
-      lm: the model.
-      requests: what was asked, each with its own options.
-      prompts: their texts, to be shown.
-      policies: from `names`.
-      done: policy -> completions there are already, in the requests' order.
-      batch_size: rows decoded at once.
-      note: told which policy is being decoded.
-
-    Returns:
-      The trace.
-
-    Raises:
-      UserError: the model has no tokenizer, or a policy does not go with the options.
+    `requests`: what was asked, each with its own options; `done`: policy -> completions there are
+    already, in the requests' order; `note`: told which policy is being decoded. Raises UserError:
+    the model has no tokenizer, or a policy does not go with the options.
     """
     if lm.codec is None:
         raise UserError("--trace shows texts, but the model has no tokenizer")
@@ -162,11 +135,7 @@ def _is_embedded(lm: LM) -> bool:
 
 
 def describe(config: DecodeConfig) -> str:
-    """A policy's own numbers, in words.
-
-    Args:
-      config: decode options.
-    """
+    """A policy's own numbers, in words."""
     if (per_step := config.tokens_per_step) is not None:
         return f"{config.policy}, {per_step:g} token{'s' * (per_step != 1)} a step"
     shown = []

@@ -29,44 +29,27 @@ KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Earlier:
-    """A token that stood at a position until an edit replaced it.
+    """A token that stood at a position until an edit replaced it."""
 
-    Attributes:
-      text: as `Token.text`.
-      step: the step that replaced it, from 0.
-      special: as `Token.special`.
-      same: as `Token.same`.
-    """
-
-    text: str
-    step: int
-    special: bool = False
-    same: bool | None = None
+    text: str  # as `Token.text`
+    step: int  # the step that replaced it, from 0
+    special: bool = False  # as `Token.special`
+    same: bool | None = None  # as `Token.same`
 
 
 @dataclasses.dataclass(frozen=True)
 class Token:
-    """One position of a canvas.
+    """One position of a canvas."""
 
-    Attributes:
-      text: its final token's text; a special token's spelling.
-      step: the step that committed it, from 0; -1 filled by early stop, -2 given, -3 a seed.
-      kind: a name in `KINDS`.
-      confidence: of the proposal when committed, in [0, 1]; None where no pass decided.
-      shown: steps done when it stands on the canvas.
-      special: a control token, such as eos.
-      same: greedy has the same token here; None for greedy itself.
-      earlier: the tokens that edits replaced, oldest first.
-    """
-
-    text: str
-    step: int
-    kind: str
+    text: str  # its final token's text; a special token's spelling
+    step: int  # the step that committed it, from 0; -1 filled by early stop, -2 given, -3 a seed
+    kind: str  # a name in `KINDS`
+    # of the proposal when committed, in [0, 1]; None where no pass decided
     confidence: float | None
-    shown: int
-    special: bool = False
-    same: bool | None = None
-    earlier: tuple[Earlier, ...] = ()
+    shown: int  # steps done when it stands on the canvas
+    special: bool = False  # a control token, such as eos
+    same: bool | None = None  # greedy has the same token here; None for greedy itself
+    earlier: tuple[Earlier, ...] = ()  # the tokens that edits replaced, oldest first
 
     def after(self, done: int) -> tuple[Token | Earlier, int]:
         """What stands here after so many steps, and how often it was edited by then."""
@@ -76,23 +59,14 @@ class Token:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One policy's decode of one prompt.
+    """One policy's decode of one prompt."""
 
-    Attributes:
-      policy: name in `leapjax.policies.ROWS`, or of the policy.
-      options: what it reads, in words.
-      steps: passes it took.
-      decided: positions that a pass decided.
-      answer: the text, before its end.
-      tokens: the canvas, by position.
-    """
-
-    policy: str
-    options: str
-    steps: int
-    decided: int
-    answer: str
-    tokens: tuple[Token, ...]
+    policy: str  # name in `leapjax.policies.ROWS`, or of the policy
+    options: str  # what it reads, in words
+    steps: int  # passes it took
+    decided: int  # positions that a pass decided
+    answer: str  # the text, before its end
+    tokens: tuple[Token, ...]  # the canvas, by position
 
     def edits(self, done: int) -> int:
         """How many edits there were in so many steps."""
@@ -101,17 +75,11 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One prompt and what the policies made of it.
+    """One prompt and what the policies made of it."""
 
-    Attributes:
-      name: the record's id, with the sample's number where there are several.
-      prompt: what was asked, as text.
-      runs: one per policy, in the order asked for.
-    """
-
-    name: str
-    prompt: str
-    runs: tuple[Run, ...]
+    name: str  # the record's id, with the sample's number where there are several
+    prompt: str  # what was asked, as text
+    runs: tuple[Run, ...]  # one per policy, in the order asked for
 
     @property
     def steps(self) -> int:
@@ -121,17 +89,11 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """All that a page or picture shows.
+    """All that a page or picture shows."""
 
-    Attributes:
-      model: its name.
-      settings: canvas, block and the like, in words.
-      items: by prompt, in input order.
-    """
-
-    model: str
-    settings: str
-    items: tuple[Item, ...]
+    model: str  # its name
+    settings: str  # canvas, block and the like, in words
+    items: tuple[Item, ...]  # by prompt, in input order
 
     def to_json(self) -> dict[str, Any]:
         """Plain objects, lists and numbers."""
@@ -147,12 +109,8 @@ def run_of(
 ) -> Run:
     """The run that a completion records.
 
-    Args:
-      policy: see `Run`.
-      options: see `Run`.
-      completion: what came out.
-      codec: the model's `TextCodec`, for the texts of its tokens.
-      greedy: the baseline's completion of the same prompt; None for the baseline itself.
+    `codec`: the model's `TextCodec`, for the texts of its tokens; `greedy`: the baseline's
+    completion of the same prompt; None for the baseline itself.
     """
     ids = completion.output_ids
 

@@ -1,7 +1,5 @@
 """Which kind of file a trace becomes, and the rules of an output file."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +16,8 @@ MOST_IN_PICTURE = 4  # prompts, one above the other
 def check_path(path: str, overwrite: bool) -> None:
     """Refuse a path that can't become a trace, before any work is done.
 
-    Args:
-      path: where the trace shall be.
-      overwrite: an existing file may be replaced.
-
-    Raises:
-      UserError: unknown suffix, no such folder, in the way, or a library is missing.
+    `overwrite`: an existing file may be replaced. Raises UserError: unknown suffix, no such folder,
+    in the way, or a library is missing.
     """
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in SUFFIXES:
@@ -38,12 +32,7 @@ def check_path(path: str, overwrite: bool) -> None:
 def check_count(path: str, count: int) -> None:
     """Refuse more prompts than a picture can show.
 
-    Args:
-      path: where the trace shall be.
-      count: prompts.
-
-    Raises:
-      UserError: too many for a picture; a page is only bounded by its size.
+    `count`: prompts. Raises UserError: too many for a picture; a page is only bounded by its size.
     """
     if os.path.splitext(path)[1].lower() in PICTURES and count > MOST_IN_PICTURE:
         raise UserError(
@@ -53,12 +42,7 @@ def check_count(path: str, count: int) -> None:
 
 
 def render(trace: Trace, suffix: str) -> bytes:
-    """The file's content.
-
-    Args:
-      trace: what to show.
-      suffix: one of `SUFFIXES`.
-    """
+    """The file's content."""
     from leapjax.trace import gif, html, png
 
     kinds: dict[str, Callable[[Trace], bytes]] = {
@@ -72,13 +56,8 @@ def render(trace: Trace, suffix: str) -> bytes:
 def write(trace: Trace, path: str | Path, overwrite: bool = False) -> None:
     """Write a trace as a page or picture; the file appears whole or not at all.
 
-    Args:
-      trace: what to show.
-      path: ends in `.html`, `.gif` or `.png`; a path or a URL.
-      overwrite: an existing file may be replaced.
-
-    Raises:
-      UserError: the path can't be written, or too many prompts for a picture.
+    `path`: ends in `.html`, `.gif` or `.png`; a path or a URL; `overwrite`: an existing file may be
+    replaced. Raises UserError: the path can't be written, or too many prompts for a picture.
     """
     path = str(path)
     check_path(path, overwrite)

@@ -1,7 +1,5 @@
 """A trace as a moving picture for slides: a frame a step, then a rest on the last."""
 
-from __future__ import annotations
-
 import io
 
 from leapjax.trace.data import Trace
@@ -12,11 +10,7 @@ _MOST_FRAMES = 160  # of longer decodes every second, third, … step is shown
 
 
 def render(trace: Trace) -> bytes:
-    """The GIF, which repeats for ever.
-
-    Args:
-      trace: at most a few prompts.
-    """
+    """The GIF, which repeats for ever. `trace`: at most a few prompts."""
     painter = Painter(trace)  # says so where Pillow is missing
     from PIL.Image import Dither
 

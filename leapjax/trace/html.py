@@ -5,8 +5,6 @@ and reach the page as text nodes only. The content security policy allows this p
 style and script, by their hashes, and nothing else.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import html
@@ -20,11 +18,7 @@ _HOSTILE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 
 def render(trace: Trace) -> bytes:
-    """The page, in UTF-8.
-
-    Args:
-      trace: what to show.
-    """
+    """The page, in UTF-8."""
     style, script = _asset("page.css"), _asset("page.js")
     policy = (
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "

@@ -3,8 +3,6 @@
 Item ─▶ panels side by side, one a policy; several items stand above each other
 """
 
-from __future__ import annotations
-
 import os
 from typing import Any
 
@@ -28,11 +26,7 @@ _ROW, _BOX = 50, 44  # of a line of tokens, and of a box in it
 
 
 def check_libraries() -> None:
-    """Refuse early where the libraries for pictures are missing.
-
-    Raises:
-      UserError: naming the extra.
-    """
+    """Refuse early where the libraries for pictures are missing."""
     try:
         import matplotlib  # noqa: F401
         import PIL.Image  # noqa: F401
@@ -43,11 +37,7 @@ def check_libraries() -> None:
 
 
 class Painter:
-    """Draws one trace at any step, always at the same size.
-
-    Args:
-      trace: what to show.
-    """
+    """Draws one trace at any step, always at the same size."""
 
     def __init__(self, trace: Trace):
         check_libraries()
@@ -62,12 +52,8 @@ class Painter:
     def frame(self, done: int, numbers: bool = False):
         """The picture after so many steps.
 
-        Args:
-          done: steps done; runs that took fewer stay complete.
-          numbers: write each token's step under it, for a picture that doesn't move.
-
-        Returns:
-          A Pillow image.
+        `done`: steps done; runs that took fewer stay complete; `numbers`: write each token's step
+        under it, for a picture that doesn't move.
         """
         from PIL import Image, ImageDraw
 

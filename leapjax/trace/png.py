@@ -1,7 +1,5 @@
 """A trace as one picture: the finished canvases, each token with the step that committed it."""
 
-from __future__ import annotations
-
 import io
 
 from leapjax.trace.data import Trace
@@ -9,11 +7,7 @@ from leapjax.trace.picture import Painter
 
 
 def render(trace: Trace) -> bytes:
-    """The PNG.
-
-    Args:
-      trace: at most a few prompts.
-    """
+    """The PNG. `trace`: at most a few prompts."""
     out = io.BytesIO()
     image = Painter(trace).frame(max(item.steps for item in trace.items), numbers=True)
     image.quantize(64).save(out, "PNG", optimize=True)

@@ -1,7 +1,5 @@
 """What `leapjax decode --trace` notes while it decodes, and writes afterwards."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,9 +18,7 @@ from leapjax.types import Completion, Request
 class Intake(records.Intake):
     """An intake that keeps what it made, for the other policies.
 
-    Attributes:
-      made: the requests, in input order.
-      prompts: the text of each.
+    `made`: the requests, in input order.
     """
 
     def __init__(self, job: DecodeConfig, *args, **kwargs):
@@ -39,11 +35,7 @@ class Intake(records.Intake):
 
 
 class Sink:
-    """Hands everything on and keeps the completions.
-
-    Args:
-      inner: where answers go.
-    """
+    """Hands everything on and keeps the completions."""
 
     def __init__(self, inner):
         self._inner = inner
@@ -64,13 +56,7 @@ class Sink:
 
 
 def prompt_text(record: Any, request: Request, codec) -> str:
-    """What was asked, as text.
-
-    Args:
-      record: as it came.
-      request: what it became.
-      codec: for prompts that are token ids; None leaves these empty.
-    """
+    """What was asked, as text. `codec`: for prompts that are token ids; None leaves these empty."""
     if isinstance(record, dict):
         if isinstance(record.get("prompt"), str):
             return record["prompt"]
@@ -84,15 +70,7 @@ def write(
 ) -> None:
     """Decode under the other policies and write the trace.
 
-    Args:
-      args: of `leapjax decode`.
-      lm: the model.
-      intake: that kept the requests.
-      sink: that kept their completions.
-      note: told about what takes time.
-
-    Raises:
-      UserError: too much for a trace, or it can't be written.
+    Raises UserError: too much for a trace, or it can't be written.
     """
     policies = collect.names(args.trace_policies, intake.job)
     done = {collect.name_of(intake.job): sink.completions}
@@ -110,16 +88,7 @@ def write(
 
 
 def check(args: argparse.Namespace, config: DecodeConfig, count: int | None) -> None:
-    """Refuse too large a trace before anything is decoded.
-
-    Args:
-      args: of `leapjax decode`.
-      config: its options.
-      count: prompts, as far as known.
-
-    Raises:
-      UserError: too many prompts.
-    """
+    """Refuse too large a trace before anything is decoded. `count`: prompts, as far as known."""
     if count is None:
         if args.limit is None:
             raise UserError("--trace from a stream needs --limit N, the number of prompts to show")
@@ -137,15 +106,7 @@ def write_samples(
     problems: Sequence[Problem],
     note: Callable[[str], None],
 ) -> None:
-    """The trace of `leapjax decode` without a prompt.
-
-    Args:
-      args: of `leapjax decode`.
-      lm: the embedded model.
-      config: decode options.
-      problems: the samples.
-      note: told what was written.
-    """
+    """The trace of `leapjax decode` without a prompt."""
     requests = [
         lm.request({"id": p.id, "prompt": p.question}, config, line=n)
         for n, p in enumerate(problems, 1)

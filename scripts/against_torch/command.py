@@ -1,7 +1,5 @@
 """`leapjax benchmark --against torch`: leapjax and PyTorch decoders in turns."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 
@@ -19,11 +17,7 @@ from leapjax.models.config import ModelConfig
 def run(args: argparse.Namespace) -> int:
     """Compare with PyTorch, and print tables.
 
-    Args:
-      args: of `leapjax benchmark`.
-
-    Raises:
-      UserError: torch or transformers is not installed, or there is no such case or model.
+    Raises UserError: torch or transformers is not installed, or there is no such case or model.
     """
     report = Report(args, "benchmark against torch")
     names = (args.models or ("tiny" if args.quick else "embedded,60m")).split(",")
@@ -56,13 +50,7 @@ def run(args: argparse.Namespace) -> int:
 def opponents(params, config: ModelConfig, quick: bool) -> list[comparison.Implementation]:
     """Leapjax and everything that it is timed against.
 
-    Args:
-      params: the model's pytree.
-      config: its shape.
-      quick: don't try torch.compile, which takes minutes.
-
-    Raises:
-      UserError: torch or transformers is not installed.
+    `quick`: don't try torch.compile, which takes minutes.
     """
     try:
         from against_torch.optimised import Fast

@@ -9,8 +9,6 @@ up to rounding may change places, and with random weights and a long decode that
 the next seed of prompts is tried, a few times, and the report says which seed was taken.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 from typing import Any
@@ -40,22 +38,15 @@ Results = dict[str, Decoded]
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One block of the table.
+    """One block of the table."""
 
-    Attributes:
-      batch: rows.
-      prompt_length: tokens.
-      gen_length: canvas, tokens.
-      block_length: block, tokens.
-      one_token: thresholds of 1, so that each step commits one token; else LocalLeap's defaults.
-      max_steps: limit of the decodes without cache; None decodes all. Time is given a step.
-    """
-
-    batch: int
-    prompt_length: int
-    gen_length: int
-    block_length: int
+    batch: int  # rows
+    prompt_length: int  # tokens
+    gen_length: int  # canvas, tokens
+    block_length: int  # block, tokens
+    # thresholds of 1, so that each step commits one token; else LocalLeap's defaults
     one_token: bool = False
+    # limit of the decodes without cache; None decodes all. Time is given a step.
     max_steps: int | None = None
 
     @property
@@ -79,16 +70,8 @@ def cases(
 ) -> Iterator[Case]:
     """The cases that fit a model.
 
-    Args:
-      config: its shape.
-      names: `short` (prompt 128, canvas 128, of all `batches`) and `long` (512 and 256, one token
-        a step; one row).
-      batches: rows.
-      max_steps: for uncached decodes of large models.
-      quick: small lengths instead.
-
-    Raises:
-      UserError: there is no such case.
+    `names`: `short` (prompt 128, canvas 128, of all `batches`) and `long` (512 and 256, one token a
+    step; one row); `max_steps`: for uncached decodes of large models.
     """
     cap = max_steps if models.size(config) >= CAPPED_FROM else None
     for name in names:
@@ -105,14 +88,8 @@ def agree(
 ) -> tuple[int, Results]:
     """Decode with everybody; other prompts if somebody disagrees with leapjax.
 
-    Args:
-      case: what to decode.
-      config: the model's shape.
-      implementations: leapjax's among them, one a cache.
-
-    Returns:
-      The seed of the prompts, and what each made of them. Disagreement at the last seed is
-      left in, for the report.
+    `implementations`: leapjax's among them, one a cache. Returns the seed of the prompts, and what
+    each made of them. Disagreement at the last seed is left in, for the report.
     """
     results: Results = {}
     for seed in range(SEEDS):
@@ -138,18 +115,10 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Time everybody on one case.
 
-    Args:
-      case: what to decode.
-      config: the model's shape.
-      implementations: who takes part; leapjax once for each cache.
-      rounds: of alternating turns.
-      machine: for the floor.
-      pause: seconds of rest before each turn.
-
-    Returns:
-      A row an implementation: `seconds_a_step` (`summarise`), `leapjax_gain`, its time over
-      leapjax's with the same cache, and `gain`, plain uncached PyTorch's time over its, round by
-      round; either is None where tokens or steps differ. `floor_share` is of all its time.
+    `implementations`: who takes part; leapjax once for each cache; `pause`: seconds of rest before
+    each turn. Returns a row an implementation: `seconds_a_step` (`summarise`), `leapjax_gain`, its
+    time over leapjax's with the same cache, and `gain`, plain uncached PyTorch's time over its,
+    round by round; either is None where tokens or steps differ. `floor_share` is of all its time.
     """
     seed, results = agree(case, config, implementations)
     equal = agreeing(results, implementations)
@@ -210,13 +179,7 @@ def least_seconds(
 
     Rows share as many passes as they can: as many turns as the row with most needs.
 
-    Args:
-      machine: this one.
-      config: the model's shape.
-      decoded: steps and full passes of each row.
-      columns: T, pads not counted.
-      window: W.
-      cached: with a dual cache.
+    `decoded`: steps and full passes of each row.
     """
     full = decoded.full_passes
     short = [s - f for s, f in zip(decoded.steps, full, strict=True)]

@@ -6,8 +6,6 @@ early stop is off (docs/contract.md). So tokens and steps are leapjax's.
 Shapes: B rows, T columns (pads, prompt, canvas), R rows of a pass, W block.
 """
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Iterable
 
@@ -19,10 +17,6 @@ from leapjax.models.config import ModelConfig
 
 class Rows:
     """A batch as it is being decoded.
-
-    Args:
-      job: prompts and options.
-      config: the model's shape.
 
     Attributes:
       tokens: (B, T) int64; pads, prompt, canvas, at the right end of their columns.
@@ -56,11 +50,9 @@ class Rows:
     def commit(self, chosen, token, full, limit: int | None) -> None:
         """Commit a pass and go on to the next block where one is complete.
 
-        Args:
-          chosen: (B, W) bool, within the open positions of the block.
-          token: (B, W) int64, proposed.
-          full: (B,) bool, the rows that had a pass over the whole sequence.
-          limit: steps after which a row ends; None for no limit.
+        `chosen`: (B, W) bool, within the open positions of the block; `token`: (B, W) int64,
+        proposed; `full`: (B,) bool, the rows that had a pass over the whole sequence; `limit`:
+        steps after which a row ends; None for no limit.
         """
         self.tokens.scatter_(1, self.block, torch.where(chosen, token, self.of_block(self.tokens)))
         left = self.of_block(self.open) & ~chosen
@@ -113,11 +105,7 @@ class Decoder(Implementation):
 
     @torch.inference_mode()
     def decode(self, job: Job) -> Decoded:
-        """Decode the job's rows.
-
-        Args:
-          job: prompts and options.
-        """
+        """Decode the job's rows."""
         rows = Rows(job, self.config)
         self.begin(rows)
         everybody = torch.arange(len(rows.done))

@@ -1,7 +1,5 @@
 """One batch to decode, and who decodes it: the same for leapjax and for its opponents."""
 
-from __future__ import annotations
-
 import abc
 import dataclasses
 from typing import NamedTuple
@@ -21,16 +19,12 @@ class Rule(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A batch of prompts to decode with LocalLeap.
+    """A batch of prompts to decode with LocalLeap."""
 
-    Attributes:
-      prompts: token ids, a tuple a row.
-      config: the options, thresholds among them; its cache is the implementation's to choose.
-      max_steps: end each row after so many steps, finished or not; None decodes it all.
-    """
-
-    prompts: tuple[tuple[int, ...], ...]
+    prompts: tuple[tuple[int, ...], ...]  # token ids, a tuple a row
+    # the options, thresholds among them; its cache is the implementation's to choose
     config: DecodeConfig
+    # end each row after so many steps, finished or not; None decodes it all
     max_steps: int | None = None
 
     @property
@@ -41,29 +35,20 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-    """What an implementation made of a job.
+    """What an implementation made of a job."""
 
-    Attributes:
-      tokens: each row's canvas; the mask id where the limit on steps left it open.
-      steps: each row's steps.
-      full_passes: those over the whole sequence.
-      iterations: turns of the implementation's loop over the batch; they don't count in `==`.
-    """
-
-    tokens: list[list[int]]
-    steps: list[int]
-    full_passes: list[int]
+    tokens: list[list[int]]  # each row's canvas; the mask id where the limit on steps left it open
+    steps: list[int]  # each row's steps
+    full_passes: list[int]  # those over the whole sequence
+    # turns of the implementation's loop over the batch; they don't count in `==`
     iterations: int = dataclasses.field(compare=False)
 
 
 class Implementation(abc.ABC):
     """A decoder that is timed.
 
-    Args:
-      name: for tables.
-      config: the model's shape.
-      cache: `none`, or `dual`: a full pass at a block's start, then passes over the block alone
-        whose keys and values replace the cached ones.
+    `name`: for tables; `cache`: `none`, or `dual`: a full pass at a block's start, then passes over
+    the block alone whose keys and values replace the cached ones.
     """
 
     def __init__(self, name: str, config: ModelConfig, cache: str):

@@ -1,7 +1,5 @@
 """leapjax's side of the comparison."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
@@ -23,13 +21,7 @@ from leapjax.types import Request
 
 
 class Leapjax(Implementation):
-    """leapjax's compiled loop, as a lane runs it.
-
-    Args:
-      params: the model's pytree.
-      config: its shape.
-      cache: `none` or `dual`.
-    """
+    """leapjax's compiled loop, as a lane runs it."""
 
     def __init__(self, params, config: ModelConfig, cache: str):
         super().__init__("leapjax", config, cache)
@@ -37,11 +29,7 @@ class Leapjax(Implementation):
         self._compiled: dict[tuple[Program, int], Any] = {}
 
     def decode(self, job: Job) -> Decoded:
-        """Decode a batch to its end.
-
-        Args:
-          job: what is decoded.
-        """
+        """Decode a batch to its end."""
         b, config = len(job.prompts), job.config.replace(cache=self.cache)
         length = bucket(max(len(p) for p in job.prompts)) + config.gen_length
         program = program_for(
@@ -70,9 +58,8 @@ class Leapjax(Implementation):
 def weights(name: str) -> tuple[Any, ModelConfig]:
     """A model's parameters in float32, and its shape.
 
-    Args:
-      name: `tiny`, `60m` (random weights whose logits are scaled so that confidences spread
-        as a trained model's do), `embedded`, or the path of a LLaDA-shaped checkpoint.
+    `name`: `tiny`, `60m` (random weights whose logits are scaled so that confidences spread as a
+    trained model's do), `embedded`, or the path of a LLaDA-shaped checkpoint.
     """
     if name in ("tiny", "60m"):
         config = models.MODEL_60M if name == "60m" else tiny_config()

@@ -1,7 +1,5 @@
 """leapjax's weights in transformers' Llama, whose layers LLaDA shares."""
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -27,12 +25,7 @@ LAYER = {
 def torch_model(params, config: ModelConfig) -> LlamaForCausalLM:
     """Leapjax's weights in transformers' Llama, whose layers LLaDA shares, in float32.
 
-    Args:
-      params: the model's pytree, (in, out) matrices with a leading layer axis.
-      config: a LLaDA-shaped model.
-
-    Raises:
-      UserError: the model has what LLaDA has not.
+    `params`: the model's pytree, (in, out) matrices with a leading layer axis.
     """
     extras = config.qkv_bias or config.linear_bias or config.head_bias or config.norm_bias
     scales = (config.embed_scale, config.logit_scale)

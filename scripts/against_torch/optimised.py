@@ -9,8 +9,6 @@ Shapes: B rows, T columns (pads, prompt, canvas), S columns computed, W block, V
 H query heads, K key/value heads, E head width, D width.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from typing import Any
@@ -81,15 +79,10 @@ class _Network(torch.nn.Module):
     def forward(self, ids, cos, sin, valid, window, columns, cache):
         """Token and confidence of a window.
 
-        Args:
-          ids: (B, S).
-          cos: (B, S, 1, E / 2).
-          sin: likewise.
-          valid: see `Rows.valid`.
-          window: (B, W), which of the S columns to propose for; None for all.
-          columns: (B, S), where keys and values belong in the cache; None if S is T.
-          cache: None, or keys and values, a list of (B, T, K, E) tensors each, a layer one;
-            written in place.
+        `ids`: (B, S); `cos`: (B, S, 1, E / 2); `window`: (B, W), which of the S columns to propose
+        for; None for all; `columns`: (B, S), where keys and values belong in the cache; None if S
+        is T; `cache`: None, or keys and values, a list of (B, T, K, E) tensors each, a layer one;
+        written in place.
         """
         c = self.config
         rows = torch.arange(ids.shape[0])[:, None]
@@ -123,14 +116,7 @@ class _Network(torch.nn.Module):
 
 
 class Fast(Decoder):
-    """The decoder.
-
-    Args:
-      params: leapjax's parameters.
-      config: the model's shape.
-      cache: `none` or `dual`.
-      compiled: try torch.compile for each shape and keep it where it is faster.
-    """
+    """The decoder. `compiled`: try torch.compile for each shape and keep it where it is faster."""
 
     def __init__(self, params, config: ModelConfig, cache: str, compiled: bool = True):
         super().__init__("torch, optimised", config, cache)

@@ -60,13 +60,7 @@ class DualCache:
 
 
 class Plain(Decoder):
-    """The decoder.
-
-    Args:
-      params: leapjax's parameters.
-      config: the model's shape.
-      cache: `none` or `dual`.
-    """
+    """The decoder."""
 
     def __init__(self, params, config: ModelConfig, cache: str):
         super().__init__("torch, plain", config, cache)

@@ -1,7 +1,5 @@
 """The tables of a comparison as Markdown."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from against_torch.comparison import Case
@@ -33,12 +31,7 @@ def heading(model: str, case: Case) -> str:
 
 
 def text(case: Case, rows: list[dict[str, Any]]) -> str:
-    """One case as a Markdown table, and notes below it.
-
-    Args:
-      case: what was decoded.
-      rows: from `comparison.compare`.
-    """
+    """One case as a Markdown table, and notes below it."""
 
     def ratio(value: dict[str, float] | None) -> str:
         return spread(value) if value else "not compared"
@@ -76,15 +69,7 @@ def text(case: Case, rows: list[dict[str, Any]]) -> str:
 def preamble(
     command: str, machine: Machine, versions: dict[str, str], rounds: int, quick: bool
 ) -> str:
-    """How the tables came about.
-
-    Args:
-      command: as it was called.
-      machine: as measured in the same run.
-      versions: of the libraries.
-      rounds: of alternating turns.
-      quick: the numbers mean nothing.
-    """
+    """How the tables came about. `machine`: as measured in the same run."""
     libraries = ", ".join(f"{name} {version}" for name, version in versions.items())
     text = (
         f"`{command}`\n\n{machine.cores} cores, float32, {libraries}. Median of {rounds} "
