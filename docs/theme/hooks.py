@@ -98,7 +98,21 @@ def on_files(files, config):
             if path.endswith(".md"):
                 todo.append((shown(path), path))
         wanted = []
+    files.append(File.generated(config, "llms.txt", content=_map(files)))
     return files
+
+
+def _map(files) -> str:
+    """llms.txt, whose links lead to files of the repository, with links to pages of the site."""
+
+    def moved(match: re.Match) -> str:
+        page = files.get_file_from_path(page_of(match[2]))
+        if page is None:
+            LOG.warning("llms.txt: no page for %s", match[2])
+            return match.group()
+        return f"{match[1]}{page.url}{match[3]}"
+
+    return LINK.sub(moved, (ROOT / "llms.txt").read_text())
 
 
 def commands() -> str:
