@@ -11,7 +11,7 @@ DIST ?= dist
 TORCH ?= torch
 
 .PHONY: help venv demo test test-goldens test-faults test-slow test-exhaustive tpu test-tpu test-all oracle extras lint types
-.PHONY: format bench support wheel clean docs docs-serve docs-version
+.PHONY: format bench support wheel clean docs docs-serve docs-version notebooks
 
 help:
 	@echo "make demo      decode with the small model that comes with leapjax"
@@ -22,6 +22,7 @@ help:
 	@echo "               and a browser if a Chromium is installed"
 	@echo "make lint      ruff: lint and format check;  make types: pyright"
 	@echo "make docs      the documentation site, in site/;  make docs-serve: the same, shown while you write"
+	@echo "make notebooks docs/notebooks executed, their outputs stored"
 	@echo "make bench     timings of this machine;  make support: docs/support.md from the tests"
 
 # The core alone, for demo; editable, so it follows the working tree.
@@ -112,6 +113,9 @@ bench: $(VENV)/.core
 
 support: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/test_support.py -n 0 -m "" --write-support
+
+notebooks: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/test_notebooks.py -n 0 -m "" --write-notebooks
 
 # Strict: a page that is in no menu, a link or an anchor that leads nowhere, ends the build. mkdocs
 # itself needs no network.

@@ -85,6 +85,9 @@ def pytest_addoption(parser):
     parser.addoption(
         "--write-support", action="store_true", help="write docs/support.md from what passed"
     )
+    parser.addoption(
+        "--write-notebooks", action="store_true", help="store what the notebooks print now"
+    )
     parser.addoption("--fuzz-seed", type=int, default=0, help="first seed of tests/fuzz")
     parser.addoption("--fuzz-count", type=int, default=2400, help="cases of tests/fuzz")
     parser.addoption("--fuzz-case", help="one case of tests/fuzz, as a failure prints it")

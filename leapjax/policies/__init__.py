@@ -29,8 +29,9 @@ from leapjax.policies import (
     slowfast,
     wino,
 )
-from leapjax.policies.base import Parameter, Pass, Policy, commits
+from leapjax.policies.base import Parameter, Pass, Policy, commits, surest
 from leapjax.policies.registry import PARAMETERS, POLICIES, ROWS, add, register_policy
+from leapjax.types import ANCHOR, PROPAGATED, TOP1, Decision, Proposal
 
 for _module in (
     localleap,
@@ -61,12 +62,18 @@ for _module in (
     add(_module.POLICY)
 
 __all__ = [
+    "ANCHOR",
     "PARAMETERS",
     "POLICIES",
+    "PROPAGATED",
     "ROWS",
+    "TOP1",
+    "Decision",
     "Parameter",
     "Pass",
     "Policy",
+    "Proposal",
     "commits",
     "register_policy",
+    "surest",
 ]

@@ -1,6 +1,7 @@
 """Plots of a grid: heat maps, Pareto fronts, commits that differ from greedy's."""
 
 import itertools
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -62,7 +63,8 @@ def heat_map(report: Mapping[str, Any]):
         ax.set_title(", ".join(f"{n} {short(v)}" for n, v in pairs), fontsize=9)
     for ax in grid[-1]:
         ax.set_xlabel(names[1])
-    fig.suptitle("; ".join(head), fontsize=10)
+    title = textwrap.fill("; ".join(head), int(12 * fig.get_figwidth()))  # letters an inch
+    fig.suptitle(title, fontsize=10)
     return fig
 
 

@@ -33,6 +33,17 @@ DEPENDENCY = (
 )
 NAMES = ("wordproblems", *DEPENDENCY, "gsm8k:PATH")
 
+__all__ = [
+    "DEPENDENCY",
+    "NAMES",
+    "Problem",
+    "Task",
+    "extract_final",
+    "get",
+    "score",
+    "score_strict",
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
