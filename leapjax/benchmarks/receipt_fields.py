@@ -6,6 +6,7 @@ docs/receipts/README.md says what each field means.
 import json
 import math
 from collections.abc import Iterator, Sequence
+from importlib.resources import files
 from typing import Any
 
 from leapjax import storage
@@ -16,111 +17,9 @@ from leapjax.studies.tables import markdown_table
 SCHEMA = 1
 
 # A name of `KINDS` for each value, with `?` where it may be null; a list has items of one kind.
-FIELDS: dict[str, Any] = {
-    "receipt": "whole",
-    "made": "text",
-    "options": {"mesh": "text?", "repeats": "whole", "quick": "flag"},
-    "device": {
-        "platform": "text",
-        "kind": "text",
-        "count": "whole",
-        "memory_bytes": "whole",
-        "host_cores": "whole",
-        "host_load": "amount",
-        "native_kernels": "flag",
-    },
-    "versions": {
-        "leapjax": "text",
-        "commit": "text?",
-        "changed": "flag",
-        "jax": "text",
-        "jaxlib": "text",
-        "libtpu": "text?",
-        "python": "text",
-        "system": "text",
-        "compiler_flags": "flag",
-    },
-    "golden": {
-        "model_hash": "text",
-        "dtype": "text",
-        "caches": ["text"],
-        "rows": "whole",
-        "equal": "flag",
-        "differs": [
-            {
-                "cache": "text",
-                "row": "whole",
-                "tokens": "whole",
-                "steps_known": "whole",
-                "steps": "whole",
-            }
-        ],
-    },
-    "floor": {
-        "copied_bytes": "whole",
-        "copy_bytes_per_s": "spread",
-        "read_bytes_per_s": "spread?",
-        "float32_flops_per_s": "spread",
-        "bfloat16_flops_per_s": "spread",
-        "fastest_product": "text",
-    },
-    "model": {
-        "name": "text",
-        "layers": "whole",
-        "layers_in_full": "whole",
-        "parameters": "whole",
-        "dtype": "text",
-        "devices": "whole",
-    },
-    "plan": {"chip": "text?", "flops_per_s": "number", "bytes_per_s": "number"},
-    "cases": [
-        {
-            "cache": "text",
-            "rows": "whole",
-            "prompt_length": "whole",
-            "gen_length": "whole",
-            "block_length": "whole",
-            "tokens_per_step": "whole",
-            "compile_s": "spread",
-            "program_bytes": "whole",
-            "audit_error": "text?",
-            "tokens_per_s": "spread",
-            "passes": [
-                {
-                    "pass": "text",
-                    "seconds": "spread",
-                    "model_seconds": "spread?",
-                    "least_bytes": "number",
-                    "least_flops": "number",
-                    "floor_s": "number",
-                    "floor_bound": "text",
-                    "floor_share": "spread",
-                    "moved_bytes": "number?",
-                    "moved_over_need": "number?",
-                    "planned_s": {"bound": "number", "bytes": "number?", "cycles": "number?"},
-                    "over_plan": {"bound": "spread", "bytes": "spread?", "cycles": "spread?"},
-                }
-            ],
-        }
-    ],
-    "ragged": {
-        "cache": "text",
-        "slots": "whole",
-        "requests": "whole",
-        "tokens": "whole",
-        "passes": "whole",
-        "passes_planned": "whole",
-        "refreshed_rows": "whole",
-        "refresh_rows_wanted": "whole",
-        "estimated_share_of_time": "amount",
-        "seconds": "spread",
-        "planned_s": "number",
-        "over_plan": "spread",
-        "tokens_per_s": "spread",
-        "device_share": "spread",
-    },
-    "part_seconds": {"golden": "number", "floor": "number", "passes": "number", "ragged": "number"},
-}
+FIELDS: dict[str, Any] = json.loads(
+    (files("leapjax") / "data" / "receipt-fields.json").read_text("utf-8")
+)
 
 
 def _amount(value: Any) -> bool:

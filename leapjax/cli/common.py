@@ -6,8 +6,6 @@ ends with
     main = command("NAME", add_arguments, run, DESCRIPTION, EPILOG)
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import difflib
@@ -79,18 +77,11 @@ def command(
 ) -> Callable[..., int]:
     """The `main` of a command; `leapjax NAME` and `scripts/NAME.py` call it.
 
-    Args:
-      name: of the command, as the user types it behind `prefix`.
-      add_arguments: declares the arguments.
-      run: takes the parsed arguments and returns the exit status. They hold the command line
-        that was typed too, as `command`.
-      description: the head of the help text.
-      epilog: its end: examples, exit status.
-      prefix: what is typed before the name.
-
-    Returns:
-      `main(argv=None) -> status`, where `argv` are the arguments without the program's name,
-      those of the process by default. See `run_main` for the status.
+    `name`: of the command, as the user types it behind `prefix`. `run`: takes the parsed arguments
+    and returns the exit status. They hold the command line that was typed too, as `command`.
+    `description`: the head of the help text; `prefix`: what is typed before the name. Returns
+    `main(argv=None) -> status`, where `argv` are the arguments without the program's name, those of
+    the process by default. See `run_main` for the status.
     """
     prog = f"{prefix} {name}"
 
@@ -116,11 +107,8 @@ def add_model_options(
 ) -> None:
     """Declare the options that choose the model and say how it is loaded.
 
-    Args:
-      parser: of a command, or a group of its options.
-      dtype: the default compute type, for the help.
-      mesh: the help of `--mesh`.
-      batch_size: the type of `--batch-size`.
+    `parser`: of a command, or a group of its options; `dtype`: the default compute type, for the
+    help.
     """
     from leapjax.config import QUANTIZATIONS
 
@@ -143,8 +131,7 @@ def add_model_options(
 def named_value(text: str) -> tuple[str, object]:
     """The type of an argument such as `enable_thinking=true`.
 
-    Args:
-      text: a name and a JSON value; what is no JSON is a text.
+    `text`: a name and a JSON value; what is no JSON is a text.
     """
     name, equals, value = text.partition("=")
     if not (name and equals):
@@ -158,8 +145,7 @@ def named_value(text: str) -> tuple[str, object]:
 def add_canvas_options(parser: argparse._ActionsContainer) -> None:
     """Declare `--gen-length` and `--block-length` for a command that decodes a task.
 
-    Args:
-      parser: of a command, or a group of its options.
+    `parser`: of a command, or a group of its options.
     """
     add = parser.add_argument
     add("--gen-length", type=int, metavar="N", help="canvas (default: the model's or the task's)")
@@ -167,11 +153,7 @@ def add_canvas_options(parser: argparse._ActionsContainer) -> None:
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """The type of an argument that is a whole number.
-
-    Args:
-      least: the smallest that is accepted.
-    """
+    """The type of an argument that is a whole number."""
 
     def whole(text: str) -> int:
         value = int(text) if text.isdecimal() else least - 1
@@ -185,18 +167,13 @@ def at_least(least: int) -> Callable[[str], int]:
 def listed(text: str) -> list[str]:
     """The type of an argument that is a list of names, such as `none,dual`.
 
-    Args:
-      text: as given; blanks around the commas don't count.
+    `text`: as given; blanks around the commas don't count.
     """
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def numbers(text: str) -> list[int]:
-    """The type of an argument that is a list of whole numbers, such as `1,8,32`.
-
-    Args:
-      text: as given.
-    """
+    """The type of an argument that is a list of whole numbers, such as `1,8,32`."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
@@ -204,11 +181,7 @@ def numbers(text: str) -> list[int]:
 
 
 def shares(text: str) -> list[float]:
-    """The type of an argument that is a list of numbers, such as `0.8,0.95`.
-
-    Args:
-      text: as given.
-    """
+    """The type of an argument that is a list of numbers, such as `0.8,0.95`."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
@@ -218,11 +191,7 @@ def shares(text: str) -> list[float]:
 def place(text: str) -> str:
     """The type of an argument that names a file or folder to write.
 
-    Args:
-      text: as given.
-
-    Raises:
-      ArgumentTypeError: it stands for stdout.
+    Raises ArgumentTypeError: it stands for stdout.
     """
     if text == "-":
         raise argparse.ArgumentTypeError("- is stdout, which does not do here; name a path")
@@ -246,14 +215,10 @@ def run_main(
 ) -> int:
     """Run a command so that a user's mistake ends as one line and a status, no traceback.
 
-    Args:
-      func: takes the arguments, returns the exit status.
-      argv: arguments without the program's name; None takes those of the process.
-      prog: as the user calls it, for the message.
-
-    Returns:
-      The exit status: func's; 2 after a `UserError` or a failure of the machine; 130 after
-      Ctrl-C, 143 after SIGTERM; argparse's own.
+    `func`: takes the arguments, returns the exit status; `argv`: arguments without the program's
+    name; None takes those of the process; `prog`: as the user calls it, for the message. Returns
+    the exit status: func's; 2 after a `UserError` or a failure of the machine; 130 after Ctrl-C,
+    143 after SIGTERM; argparse's own.
     """
     _replace_closed_streams()
     with handled(interrupt, signal.SIGTERM):  # a polite kill cleans up like Ctrl-C
@@ -333,19 +298,10 @@ def load_model(
 ):
     """Load a command's model on the devices that fit it; say which, where there was a choice.
 
-    Args:
-      args: of a command with `add_model_options`.
-      prog: as the user calls it.
-      model: path or hub id; None is the embedded model.
-      config: the decode options that need the most memory.
-      batch_size: rows decoded at once; default: `--batch-size`, if it is given.
-      requests: how many will come, if that is known.
-
-    Returns:
-      An `LM`.
-
-    Raises:
-      UserError: no such model, or the devices here can't hold it.
+    `model`: path or hub id; None is the embedded model; `config`: the decode options that need the
+    most memory; `batch_size`: rows decoded at once; default: `--batch-size`, if it is given;
+    `requests`: how many will come, if that is known. Raises UserError: no such model, or the
+    devices here can't hold it.
     """
     import leapjax
     from leapjax.fit import wanted
@@ -364,11 +320,7 @@ def load_model(
 
 
 def note_plots(prog: str) -> None:
-    """Say, before the work, if plots will be missing.
-
-    Args:
-      prog: as the user calls it.
-    """
+    """Say, before the work, if plots will be missing."""
     from leapjax.studies import plots
 
     if not plots.available():

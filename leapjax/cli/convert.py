@@ -1,7 +1,5 @@
 """`leapjax convert`: hub checkpoints to leapjax checkpoints, and back."""
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys
@@ -48,11 +46,7 @@ the transposing at every start and lets each device read only its part.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments.
-
-    Args:
-      parser: of this command.
-    """
+    """Declare the command's arguments."""
     parser.add_argument("src", metavar="SRC", help="hub folder or id; with --to-hub a checkpoint")
     parser.add_argument(
         "dst", type=place, metavar="DST", nargs="?", help="folder to create (optional with --check)"
@@ -75,17 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry the command out.
-
-    Args:
-      args: as `add_arguments` declares them.
-
-    Returns:
-      The exit status.
-
-    Raises:
-      UserError: bad input or arguments that don't go together.
-    """
+    """Carry the command out."""
     from leapjax import converters
     from leapjax.checkpoint import is_checkpoint, refuse_existing, verify
 

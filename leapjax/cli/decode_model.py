@@ -1,7 +1,5 @@
 """What the parts of `leapjax decode` share: notes for the user, loading the model."""
 
-from __future__ import annotations
-
 import argparse
 import functools
 
@@ -16,16 +14,8 @@ note = functools.partial(common.note, PROG)
 def loaded(args: argparse.Namespace, config, model_of_file: str | None):
     """Load the model that the flags, or else the options file, name.
 
-    Args:
-      args: of `leapjax decode`.
-      config: the job's decode options.
-      model_of_file: what the options file names, or None.
-
-    Returns:
-      An `LM`.
-
-    Raises:
-      UserError: no such model, or the devices here can't hold it.
+    `model_of_file`: what the options file names, or None. Raises UserError: no such model, or the
+    devices here can't hold it.
     """
     records = len(args.prompt) if args.prompt else args.limit
     known = records and records * (args.num_samples or 1)

@@ -1,7 +1,5 @@
 """How `--help` is laid out: prose is filled to the terminal, examples keep their lines."""
 
-from __future__ import annotations
-
 import argparse
 import re
 import shutil

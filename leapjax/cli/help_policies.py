@@ -1,7 +1,5 @@
 """`leapjax decode --help-policies`: what each policy does, its source and its options."""
 
-from __future__ import annotations
-
 import argparse
 import inspect
 import sys
@@ -21,11 +19,7 @@ class HelpPolicies(argparse.Action):
 
 
 def text(width: int = 80) -> str:
-    """Every policy with its source, and every option it reads with its default.
-
-    Args:
-      width: columns.
-    """
+    """Every policy with its source, and every option it reads with its default."""
     from leapjax.config import DecodeConfig
     from leapjax.policies import POLICIES, ROWS
     from leapjax.policies.registry import plain

@@ -1,7 +1,5 @@
 """`leapjax COMMAND …`: finds the command's module and hands over."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import sys
@@ -46,11 +44,7 @@ def usage() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
-    Args:
-      argv: arguments without the program's name; None takes those of the process.
-
-    Returns:
-      The exit status.
+    `argv`: arguments without the program's name; None takes those of the process.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     if args[:1] == ["help"] and args[1:]:

@@ -1,7 +1,6 @@
 """Which kind of file a trace becomes, and the rules of an output file."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from leapjax.errors import UserError
@@ -43,14 +42,9 @@ def check_count(path: str, count: int) -> None:
 
 def render(trace: Trace, suffix: str) -> bytes:
     """The file's content."""
-    from leapjax.trace import gif, html, png
+    from leapjax.trace import html, picture
 
-    kinds: dict[str, Callable[[Trace], bytes]] = {
-        ".html": html.render,
-        ".gif": gif.render,
-        ".png": png.render,
-    }
-    return kinds[suffix](trace)
+    return {".html": html.render, ".gif": picture.gif, ".png": picture.png}[suffix](trace)
 
 
 def write(trace: Trace, path: str | Path, overwrite: bool = False) -> None:

@@ -1,8 +1,9 @@
-"""Drawing a trace's canvases with Pillow: what the PNG and the GIF share.
+"""A trace as a picture, drawn with Pillow: a PNG of the finished canvases, a GIF for slides.
 
 Item ─▶ panels side by side, one a policy; several items stand above each other
 """
 
+import io
 import os
 from typing import Any
 
@@ -23,6 +24,9 @@ _FILL = {
 _INK, _SOFT, _LINE, _OPEN = "#1c1d20", "#5d6068", "#d9d7d0", "#eceae4"
 _PANEL, _GAP, _MARGIN = 620, 28, 32  # pixels
 _ROW, _BOX = 50, 44  # of a line of tokens, and of a box in it
+
+_FRAME_MS, _REST_MS = 160, 3000
+_MOST_FRAMES = 160  # of longer decodes every second, third, … step is shown
 
 
 def check_libraries() -> None:
@@ -170,3 +174,36 @@ def _font(name: str, size: int):
     from PIL import ImageFont
 
     return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts/ttf", name), size)
+
+
+def png(trace: Trace) -> bytes:
+    """The finished canvases, each token with the step that committed it."""
+    out = io.BytesIO()
+    image = Painter(trace).frame(max(item.steps for item in trace.items), numbers=True)
+    image.quantize(64).save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+def gif(trace: Trace) -> bytes:
+    """A frame a step, then a rest on the last; it repeats for ever."""
+    painter = Painter(trace)  # says so where Pillow is missing
+    from PIL.Image import Dither
+
+    last = max(item.steps for item in trace.items)
+    stride = -(-last // _MOST_FRAMES)
+    shown = [*range(0, last, max(stride, 1)), last]
+    # One palette for all frames: colours that changed from frame to frame would flicker.
+    palette = painter.frame(last).quantize(64)
+    frames = [painter.frame(n).quantize(palette=palette, dither=Dither.NONE) for n in shown]
+    out = io.BytesIO()
+    duration = [_FRAME_MS] * (len(frames) - 1) + [_REST_MS]
+    frames[0].save(
+        out,
+        "GIF",
+        save_all=True,
+        append_images=frames[1:],
+        duration=duration,
+        loop=0,
+        optimize=False,
+    )
+    return out.getvalue()

@@ -10,8 +10,6 @@ passes such as are timed.
     python scripts/timings/expert_passes.py --write docs/performance.md
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import dataclasses
@@ -43,10 +41,7 @@ from leapjax.studies.tables import markdown_table
 def with_experts(config: ModelConfig, count: int, chosen: int) -> ModelConfig:
     """A dense model's shape with experts in place of its MLPs, as many parameters active.
 
-    Args:
-      config: the dense shape.
-      count: experts a layer.
-      chosen: experts a token; they share the MLP's inner width.
+    `count`: experts a layer; `chosen`: experts a token; they share the MLP's inner width.
     """
     own = Experts(count, chosen, config.mlp_hidden_size // chosen, normalize=True)
     kinds = [own] * config.n_layers
@@ -78,14 +73,7 @@ def _count(chosen) -> None:
 
 @contextlib.contextmanager
 def counting(model: Arranged) -> Iterator[Arranged]:
-    """The same weights under a backend that counts, in `_counts`, a layer's chosen experts.
-
-    Args:
-      model: arranged weights.
-
-    Yields:
-      The weights.
-    """
+    """The same weights under a backend that counts, in `_counts`, a layer's chosen experts."""
     base, name = BACKENDS[model.backend], f"counting {model.backend}"
 
     def mlp(x, layer):
@@ -110,12 +98,8 @@ def counting(model: Arranged) -> Iterator[Arranged]:
 def turn(compiled: Compiled, seed: int = 0) -> Iterator[tuple[str, float]]:
     """Time one pass of each kind; windows in the mean of those that are timed together.
 
-    Args:
-      compiled: the case's programs.
-      seed: of the random tokens.
-
-    Yields:
-      `full`, `masks` and `random`, each with the seconds of a pass.
+    `compiled`: the case's programs; `seed`: of the random tokens. Yields `full`, `masks` and
+    `random`, each with the seconds of a pass.
     """
     n, words = passes_of(compiled.case), compiled.program.model.vocab_size
     state, took = compiled.run(compiled.begin(), 1)
@@ -130,13 +114,8 @@ def turn(compiled: Compiled, seed: int = 0) -> Iterator[tuple[str, float]]:
 def touched(model: Arranged, case: Case, program: Program) -> dict[str, list[float]]:
     """Experts that at least one token of a pass chose, by kind of pass.
 
-    Args:
-      model: arranged weights.
-      case: what is decoded, one token a step.
-      program: its structure.
-
-    Returns:
-      A number for each of the passes that are timed together, and each layer with experts.
+    `case`: what is decoded, one token a step. Returns a number for each of the passes that are
+    timed together, and each layer with experts.
     """
     found = {}
     with counting(model) as own:
@@ -154,18 +133,13 @@ def measure(
 ) -> dict[str, Any]:
     """Time full passes and window passes of both models in turns.
 
-    Args:
-      dense: a model without experts.
-      mixed: one of as many active parameters, all of its layers with experts.
-      case: what is decoded, with a KV cache; one token a step.
-      floor: the machine's rates, as measured in this run.
-      rounds: of alternating turns, after one that does not count.
-
-    Returns:
-      For each kind of pass (`full`, and windows of `masks` and `random` tokens): seconds of `dense`
-      and `mixed`, and their ratio, round by round (`summarise`). Of window passes of `mixed` also
-      experts `touched` in a layer (`summarise`), their `bytes` in all layers, `bytes_s` and
-      `flops_s` at the machine's rates, and `of_floor`, their time over the larger of both.
+    `mixed`: one of as many active parameters, all of its layers with experts; `case`: what is
+    decoded, with a KV cache; one token a step; `floor`: the machine's rates, as measured in this
+    run; `rounds`: of alternating turns, after one that does not count. Of each kind of
+    pass (`full`, and windows of `masks` and `random` tokens): seconds of `dense` and `mixed`, and
+    their ratio, round by round (`summarise`). Of window passes of `mixed` also experts `touched` in
+    a layer (`summarise`), their `bytes` in all layers, `bytes_s` and `flops_s` at the machine's
+    rates, and `of_floor`, their time over the larger of both.
     """
     lms = {"dense": dense, "mixed": mixed}
     compiled = {
@@ -199,11 +173,7 @@ def measure(
 
 
 def text(found: Sequence[dict[str, Any]]) -> str:
-    """What `measure` found, as tables.
-
-    Args:
-      found: a dictionary a case.
-    """
+    """What `measure` found, as tables."""
     both = [("rows", "pass", "dense, ms (range)", "experts, ms (range)", "ratio (range)")]
     floors = [
         (

@@ -11,8 +11,6 @@ fitted by non-negative least squares to relative errors, so that short steps cou
     python scripts/timings/step_cost.py --write docs/performance.md
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import itertools
@@ -41,17 +39,11 @@ STEPS = 2  # a block
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A size of step.
+    """A size of step."""
 
-    Attributes:
-      gen_length: canvas, tokens.
-      batch: rows.
-      vocab_size: of the model.
-    """
-
-    gen_length: int
-    batch: int
-    vocab_size: int
+    gen_length: int  # canvas, tokens
+    batch: int  # rows
+    vocab_size: int  # of the model
 
     def terms(self, config: ModelConfig) -> list[float]:
         """What each of `TERMS` counts: steps, and FLOPs of each kind."""
@@ -69,13 +61,8 @@ def every_point(
 def measure(base: ModelConfig, points: Sequence[Point], repeats: int) -> Iterator[dict[str, Any]]:
     """Time a step of every size.
 
-    Args:
-      base: the model's shape, but for the vocabulary.
-      points: sizes.
-      repeats: decodes of each, after one that compiles.
-
-    Yields:
-      A row a point: its fields, `terms`, and `seconds` of a step (`summarise`).
+    `base`: the model's shape, but for the vocabulary; `repeats`: decodes of each, after one that
+    compiles. Yields a row a point: its fields, `terms`, and `seconds` of a step (`summarise`).
     """
     for vocabulary, some in itertools.groupby(points, lambda p: p.vocab_size):
         lm = models.random_lm(models.with_vocabulary(base, vocabulary))
@@ -94,12 +81,8 @@ def measure(base: ModelConfig, points: Sequence[Point], repeats: int) -> Iterato
 def fit(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Fit the model, and say how far off it is.
 
-    Args:
-      rows: from `measure`.
-
-    Returns:
-      `overhead_s`, `rates` in FLOP/s by kind (None where its share came out as nothing), the
-      `predicted` seconds of each row, and the median and largest relative error.
+    Returns `overhead_s`, `rates` in FLOP/s by kind (None where its share came out as nothing), the
+    `predicted` seconds of each row, and the median and largest relative error.
     """
     terms = np.array([row["terms"] for row in rows])
     seconds = np.array([row["seconds"]["median"] for row in rows])
