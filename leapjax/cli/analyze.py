@@ -51,21 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", metavar="PATH_OR_ID", help="checkpoint (default: the one in the package)")
     add("--dtype", choices=("float32", "bfloat16"), help="compute type (default: as in decode)")
     add("--config", metavar="FILE", help="YAML of decode options")
-    add(
-        "--policies",
-        type=listed,
-        default=["greedy", "localleap"],
-        metavar="NAME,…",
-        help=f"at most 4 of {', '.join(ROWS)} (default: greedy,localleap)",
-    )
+    text = f"at most 4 of {', '.join(ROWS)} (default: greedy,localleap)"
+    usual = ["greedy", "localleap"]
+    add("--policies", type=listed, default=usual, metavar="NAME,…", help=text)
     add_canvas_options(parser)
-    add(
-        "--anchor-threshold",
-        type=float,
-        default=0.9,
-        metavar="P",
-        help="confidence that makes an anchor, in the measurement only (default: 0.9)",
-    )
+    text = "confidence that makes an anchor, in the measurement only (default: 0.9)"
+    add("--anchor-threshold", type=float, default=0.9, metavar="P", help=text)
     add("--task", metavar="NAME", help=TASK_HELP)
     add("--split", metavar="NAME", help="of the task (default: its first)")
     add("--input", metavar="FILE", help="JSONL records instead of a task's problems")

@@ -64,11 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("prompts")
     add = group.add_argument
     add("--prompts", metavar="PATH", help="JSONL records without options; - is stdin")
-    add(
-        "--task",
-        metavar="NAME",
-        help="compare extracted answers: wordproblems, gsm8k:PATH; without --prompts, its problems",
-    )
+    text = "compare extracted answers: wordproblems, gsm8k:PATH; without --prompts, its problems"
+    add("--task", metavar="NAME", help=text)
     add("--split", metavar="NAME", help="of the task's problems")
     add_strata(group)
     limit = "prompts in all (default: the file's, the task's)"
@@ -79,27 +76,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--stop", action="append", metavar="TEXT", help="cut answers before this text")
 
     add = parser.add_argument_group("calibration").add_argument
-    add(
-        "--max-disagreement",
-        type=float,
-        default=0.01,
-        metavar="X",
-        help="share of answers that may differ from greedy's (default: 0.01)",
-    )
+    text = "share of answers that may differ from greedy's (default: 0.01)"
+    add("--max-disagreement", type=float, default=0.01, metavar="X", help=text)
     add("--confidence", type=float, default=0.95, metavar="X", help="default: 0.95")
     add("--ladder", metavar="FILE", help="YAML of settings, safe to fast (default: LocalLeap's)")
-    add(
-        "--check-promise",
-        type=at_least(1),
-        metavar="R",
-        help="calibrate R times on random parts of the prompts and count the failures",
-    )
-    add(
-        "--calibration-size",
-        type=int,
-        metavar="N",
-        help="prompts of each such calibration (default: half)",
-    )
+    text = "calibrate R times on random parts of the prompts and count the failures"
+    add("--check-promise", type=at_least(1), metavar="R", help=text)
+    text = "prompts of each such calibration (default: half)"
+    add("--calibration-size", type=int, metavar="N", help=text)
 
     group = parser.add_argument_group("decoding, the same for every setting")
     add = group.add_argument
@@ -159,15 +143,8 @@ def run(args: argparse.Namespace) -> int:
     }
     goal: dict[str, Any] = {"budget": args.max_disagreement, "confidence": args.confidence}
     with counted("greedy", len(requests), "prompt") as count:
-        comparison = calibration.Comparison(
-            lm,
-            requests,
-            base,
-            folder,
-            batch_size=batch_size,
-            task=task,
-            show=lambda name, done: count(done, name),
-        )
+        how = {"batch_size": batch_size, "task": task, "show": lambda name, n: count(n, name)}
+        comparison = calibration.Comparison(lm, requests, base, folder, **how)
         if not args.check_promise:
             return _write(folder, calibration.calibrate(comparison, settings, **goal), facts)
         draws = {"n": n, "repeats": args.check_promise, "seed": args.seed}

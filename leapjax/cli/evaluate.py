@@ -85,50 +85,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         seed_help="of the problems (default: 0)",
     )
     add = parser.add_argument
-    add(
-        "--policies",
-        type=listed,
-        default=list(USUAL),
-        metavar="NAME,…",
-        help=f"rows of the table, of {', '.join(ROWS)} (default: {','.join(USUAL)})",
-    )
+    text = f"rows of the table, of {', '.join(ROWS)} (default: {','.join(USUAL)})"
+    add("--policies", type=listed, default=list(USUAL), metavar="NAME,…", help=text)
     caches = f"{', '.join(CACHES)} (default: the model's, none or block)"
     add("--caches", type=listed, metavar="NAME,…", help=caches)
     add("--output", type=place, metavar="DIR", help="keep answers, report.json and plot.png there")
     add("--markdown", type=place, metavar="FILE", help="write the tables as Markdown too")
     add = parser.add_argument_group("fair comparisons (docs/evaluation.md)").add_argument
-    add(
-        "--templates",
-        default="1",
-        metavar="N",
-        help="wordings of each question, the task's first N; or unseen: those that no training "
-        "uses (default: 1, the plain question)",
-    )
+    text = "wordings of each question, the task's first N; or unseen: those that no training uses "
+    add("--templates", default="1", metavar="N", help=text + "(default: 1, the plain question)")
     seeds = "draws of problems, and of noise where a temperature is set (default: 1)"
     add("--seeds", type=at_least(1), default=1, metavar="K", help=seeds)
-    add(
-        "--equal",
-        type=listed,
-        default=[],
-        metavar="KIND,…",
-        help="steps, time: further rows, each policy at the reference's mean steps or seconds",
-    )
+    text = "steps, time: further rows, each policy at the reference's mean steps or seconds"
+    add("--equal", type=listed, default=[], metavar="KIND,…", help=text)
     add("--reference", metavar="NAME", help="row of --equal (default: localleap, else the last)")
     tolerance = "share by which a cost may miss the reference's and be equal (default: 0.05)"
     add("--tolerance", type=float, default=0.05, metavar="X", help=tolerance)
-    add(
-        "--tune-task",
-        metavar="NAME",
-        help="task to find thresholds on (default: the task's own split tune)",
-    )
+    text = "task to find thresholds on (default: the task's own split tune)"
+    add("--tune-task", metavar="NAME", help=text)
     tune = "answers that each setting is tried on (default: 100)"
     add("--tune-limit", type=at_least(1), default=100, metavar="N", help=tune)
-    add(
-        "--compare",
-        nargs="+",
-        metavar="DIR",
-        help="compare finished --output folders; runs nothing",
-    )
+    text = "compare finished --output folders; runs nothing"
+    add("--compare", nargs="+", metavar="DIR", help=text)
     unequal = "compare rows that differ in more than the policy; the table's head names the fields"
     add("--allow-unequal", action="store_true", help=unequal)
     evaluate_rows.add_arguments(parser)
@@ -161,14 +139,16 @@ def _compared(args: argparse.Namespace) -> tuple[dict[str, Any], None]:
 
 def _measured(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """The report, and the outcomes that `--compare` reads."""
+    import numpy as np
+
     from leapjax import tasks
     from leapjax.caches import CACHES
     from leapjax.config import check_keys
     from leapjax.config.resolve import CANVAS, for_checkpoint
     from leapjax.options import set_flags
-    from leapjax.studies import evaluation, evaluation_report, manifests, outcomes, runner
+    from leapjax.studies import evaluation, evaluation_report, outcomes, runner
+    from leapjax.studies.comparisons import manifest_of
     from leapjax.studies.policy_rows import rows as rows_of
-    from leapjax.studies.statistics import percentile
 
     if not args.policies or args.caches == []:
         raise UserError("--policies and --caches need at least one name")
@@ -210,12 +190,12 @@ def _measured(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]
     ]
     shared = evaluation.manifest(lm, task, split, made[0]["answers"], batch_size)
     for row in made:
-        row["manifest"] = manifests.of_row(shared, row["options"])
+        row["manifest"] = manifest_of(shared, row["options"])
     encode = lm.codec.encode  # type: ignore[union-attr]  (load_model has checked it)
     lengths = [len(encode(p.answer, control=False)) for p in problems]
     head = about(args, lm, task, problems, base, batch_size)
     head["settings"] |= {"seeds": args.seeds, "tuning": source}
-    head["answer_tokens_p99"] = percentile(lengths, 0.99)
+    head["answer_tokens_p99"] = int(np.quantile(lengths, 0.99, method="inverted_cdf"))
     how = {"tolerance": args.tolerance, "allow_unequal": args.allow_unequal}
     report = evaluation_report.report_of(head, made, searches, **how)
     return report, outcomes.document(head, made, searches)

@@ -25,11 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "the published model that --model is (default: by its name)"
     add("--published-as", metavar="ID", help=text)
     add("--rows", metavar="DIR", help="folder of row files (default: configs/paper)")
-    add(
-        "--allow-code-execution",
-        action="store_true",
-        help="humaneval, mbpp: run generated programs on this machine, with limits",
-    )
+    text = "humaneval, mbpp: run generated programs on this machine, with limits"
+    add("--allow-code-execution", action="store_true", help=text)
 
 
 def refuse(args: argparse.Namespace) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from leapjax.studies import plots
-from leapjax.studies.plots import percents, short
+from leapjax.studies.plots import percents
 from leapjax.studies.statistics import front
+from leapjax.studies.tables import short
 
 MOST_PANELS = 8  # beside each other, still readable
 LEAST_COMMITS = 10  # below which a distance is left out: its interval spans nearly everything
@@ -29,8 +30,7 @@ def heat_map(report: Mapping[str, Any]):
 
     None without two axes with several values, or with too many panels.
     """
-    axes, points = report["axes"], report["points"]
-    names = _several(axes)
+    axes, points, names = report["axes"], report["points"], _several(report["axes"])
     panels = list(itertools.product(*(axes[name] for name in names[2:])))
     if len(names) < 2 or len(panels) > MOST_PANELS:
         return None
@@ -103,7 +103,7 @@ def pareto(report: Mapping[str, Any]):
         groups.setdefault(p["values"]["policy"] if "policy" in names else "", []).append(p)
     for (policy, points), (colour, marker) in zip(groups.items(), itertools.cycle(_LOOKS)):
         steps, shares = [p["steps"] for p in points], [p["accuracy"] for p in points]
-        text = " ".join([f"{len(points)} points of", policy or "the grid"])
+        text = f"{len(points)} points of {policy or 'the grid'}"
         ax.scatter(steps, percents(shares), s=18, color=colour, alpha=0.4, label=text)
         best = [points[i] for i in front(steps, [-share for share in shares])]
         steps, shares = [p["steps"] for p in best], [p["accuracy"] for p in best]

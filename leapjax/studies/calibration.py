@@ -10,6 +10,7 @@ Source: Angelopoulos et al., Learn then Test, arXiv 2110.01052, section on fixed
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 from leapjax.config import DecodeConfig
 from leapjax.errors import UserError
 from leapjax.lm import LM
-from leapjax.studies.runner import Question, kept_answers, prompt_key
+from leapjax.studies.runner import Question, answers, prompt_key
 from leapjax.studies.statistics import at_most, most_successes, trials_needed, upper_bound
 from leapjax.tasks import Task
 from leapjax.types import Request
@@ -40,31 +41,20 @@ def answer_key(extract: Callable[[str], Hashable | None] | None, text: str) -> H
     return ("text", text) if found is None else ("answer", found)
 
 
+@dataclasses.dataclass
 class Comparison:
-    """Decodes prompts under one setting after another and compares the answers with greedy's.
+    """Decodes prompts under one setting after another and compares the answers with greedy's."""
 
-    `task` compares extracted answers, None compares texts. `show` takes the name of a setting and
-    the number of its answers. `greedy_steps`, mean steps of greedy, is known once a setting has
-    been compared.
-    """
-
-    def __init__(
-        self,
-        lm: LM,
-        requests: Sequence[Request],
-        base: DecodeConfig,
-        folder: Path | None,
-        *,
-        batch_size: int,
-        task: Task | None = None,
-        show: Callable[[str, int], None] = lambda name, done: None,
-    ):
-        self.lm, self.requests, self.base, self.folder = lm, tuple(requests), base, folder
-        self.batch_size, self.show = batch_size, show
-        self._extract = task.extract if task else None
-        self._ids = [prompt_key(r) for r in self.requests]
-        self._greedy: list[Hashable] | None = None
-        self.greedy_steps = float("nan")
+    lm: LM
+    requests: Sequence[Request]
+    base: DecodeConfig  # of greedy
+    folder: Path | None  # None keeps answers in memory
+    _: dataclasses.KW_ONLY
+    batch_size: int
+    task: Task | None = None  # compares extracted answers, None compares texts
+    show: Callable[[str, int], None] = lambda name, done: None  # a setting's number of answers
+    greedy_steps: float = math.nan  # mean; known once a setting has been compared
+    _greedy: Sequence[Hashable] = ()
 
     def compare(self, config: DecodeConfig, name: str) -> Iterator[tuple[int, bool, int]]:
         """Answers under a setting, those of earlier runs first.
@@ -73,23 +63,23 @@ class Comparison:
         prompt once; a caller that stops early decodes no more. `name` is the first part of the
         file's name.
         """
-        if self._greedy is None:
+        extract = self.task.extract if self.task else None
+        if not self._greedy:
             found = dict(self.answers(greedy_setting(self.base), "greedy"))
             every = [found[i] for i in range(len(self.requests))]
-            self._greedy = [answer_key(self._extract, a["text"]) for a in every]
+            self._greedy = [answer_key(extract, a["text"]) for a in every]
             self.greedy_steps = sum(a["steps"] for a in every) / len(every)
         for i, answer in self.answers(config, name):
-            key = answer_key(self._extract, answer["text"])
-            yield i, key != self._greedy[i], answer["steps"]
+            differs = answer_key(extract, answer["text"]) != self._greedy[i]
+            yield i, differs, answer["steps"]
 
     def answers(self, config: DecodeConfig, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
         """(index of the prompt, answer) pairs, as `compare`."""
         questions = [
-            Question(key, dataclasses.replace(r, config=config))
-            for key, r in zip(self._ids, self.requests, strict=True)
+            Question(prompt_key(r), dataclasses.replace(r, config=config)) for r in self.requests
         ]
         how = {"batch_size": self.batch_size, "show": lambda done: self.show(name, done)}
-        return kept_answers(self.lm, questions, self.folder, name, config.to_dict(), **how)
+        return answers(self.lm, questions, self.folder, name, config.to_dict(), **how)
 
 
 def check_size(n: int, budget: float, confidence: float) -> None:
@@ -111,12 +101,10 @@ def calibrate(
 ) -> dict[str, Any]:
     """Test the settings in their order until one fails.
 
-    `settings` are fixed before any of them was decoded, from safe to fast. Returns `n` (prompts),
-    `max_disagreement`, `confidence`, `greedy_steps` (mean), `tested`, `untested` (number of
-    settings behind the first failure), `chosen` (index into `tested`, or None). Each tested
-    setting has `config`, `prompts` (decoded; fewer than n where it had failed before),
-    `disagreements` among them, `bound` (upper bound of the share that disagrees; of a setting that
-    was given up, as if no other prompt disagreed), `steps` (mean), `passes`.
+    `settings` are fixed before any of them was decoded, from safe to fast. `untested` is the number
+    of settings behind the first failure, `chosen` an index into `tested`, or None. Of a tested
+    setting, `prompts` were decoded (fewer than n where it had failed before), and `bound` is the
+    upper bound of the share that disagrees, as if no prompt that was not decoded did.
     """
     n = len(comparison.requests)
     check_size(n, budget, confidence)
@@ -133,7 +121,6 @@ def calibrate(
         tested.append(found | {"passes": differ <= most})
         if differ > most:
             break
-    good = passed((t["disagreements"] for t in tested), n, budget, confidence)
     return {
         "n": n,
         "max_disagreement": budget,
@@ -141,7 +128,7 @@ def calibrate(
         "greedy_steps": comparison.greedy_steps,
         "tested": tested,
         "untested": len(settings) - len(tested),
-        "chosen": fewest_steps([t["steps"] for t in tested[:good]]),
+        "chosen": fewest_steps([t["steps"] for t in tested if t["passes"]]),
     }
 
 
@@ -177,14 +164,11 @@ def resample(
     them choose a setting over the budget: draws without replacement spread less than the
     independent trials that the bound assumes.
 
-    `disagree` and `steps` are (S, P), of S settings on P prompts. Returns `failures` (calibrations
-    whose setting exceeds the budget in the pool), `rest_failures` (the same on the prompts that
-    the calibration did not see; a lucky part leaves an unlucky rest, so it exceeds `failures`
-    where the pool is hardly larger than the parts), `allowed` (failures that a procedure with
-    exactly the promised rate exceeds in 1 of 100 runs), `none` (calibrations in which no setting
-    passed), `picked` (how often each setting was chosen), `rates` and `steps` (each setting's in
-    the pool), `chosen_steps` (mean of the chosen settings in the pool, or None), `holds` (failures
-    are within `allowed`).
+    `disagree` and `steps` are (S, P), of S settings on P prompts. `failures` are calibrations whose
+    setting exceeds the budget in the pool, `rest_failures` the same on the prompts that the
+    calibration did not see; a lucky part leaves an unlucky rest, so these are more where the pool
+    is hardly larger than the parts. A procedure with exactly the promised rate exceeds `allowed`
+    failures in 1 of 100 runs. In `none` calibrations no setting passed.
     """
     rng = np.random.default_rng(seed)
     settings, pool = disagree.shape

@@ -6,37 +6,31 @@ from typing import Any
 import yaml
 
 from leapjax.config import OPTIONS, DecodeConfig
-from leapjax.studies.tables import label, percent
+from leapjax.studies.tables import label, percent, text_table
 
 
 def text(made: Mapping[str, Any]) -> str:
     """A table for people, of what `calibrate` returns."""
     budget, greedy_steps = percent(made["max_disagreement"]), made["greedy_steps"]
-    lines = [
-        f"{made['n']} prompts, budget {budget} of answers, confidence "
-        f"{percent(made['confidence'])}; greedy takes {greedy_steps:.1f} steps",
-        "",
-        f"{'setting':<58} {'differ':>7} {'at most':>8} {'steps':>6}",
-    ]
+    cells = [["setting", "", "differ", "at most", "steps"]]
     for t in made["tested"]:
         given_up = t["prompts"] < made["n"]
-        differ = f"{'>=' * given_up}{t['disagreements']}"
         verdict = "passes" if t["passes"] else "fails"
         verdict += f" (given up after {t['prompts']} prompts)" * given_up
-        numbers = f"{differ:>7} {percent(t['bound']):>8} {t['steps']:>6.1f}"
-        lines.append(f"{label(t['config']):<58} {numbers}  {verdict}")
+        numbers = [f"{'>=' * given_up}{t['disagreements']}", percent(t["bound"])]
+        cells.append([label(t["config"]), verdict, *numbers, f"{t['steps']:.1f}"])
+    out = (
+        f"{made['n']} prompts, budget {budget} of answers, confidence "
+        f"{percent(made['confidence'])}; greedy takes {greedy_steps:.1f} steps\n\n"
+        f"{text_table(cells, 2)}"
+    )
     if made["untested"]:
-        lines.append(f"not tested, behind the first failure: {made['untested']}")
-    lines.append("")
+        out += f"not tested, behind the first failure: {made['untested']}\n"
     if made["chosen"] is None:
-        lines.append(f"No setting qualifies: none is shown to differ on at most {budget}.")
-    else:
-        t = made["tested"][made["chosen"]]
-        lines.append(
-            f"Chosen: {label(t['config'])}; {t['steps']:.1f} steps, "
-            f"{percent(t['steps'] / greedy_steps)} of greedy's."
-        )
-    return "\n".join(lines) + "\n"
+        return f"{out}\nNo setting qualifies: none is shown to differ on at most {budget}.\n"
+    t = made["tested"][made["chosen"]]
+    share = percent(t["steps"] / greedy_steps)
+    return f"{out}\nChosen: {label(t['config'])}; {t['steps']:.1f} steps, {share} of greedy's.\n"
 
 
 def config_file(made: Mapping[str, Any], facts: Mapping[str, Any], model: str | None) -> str:
@@ -81,30 +75,23 @@ def guarantee_text(
     `rival` has `steps` and `rate` of confidence threshold 0.9.
     """
     o = outcome
-    lines = [
+    cells = [["setting", "differ", "steps", "chosen"]]
+    for config, rate, steps, n in zip(settings, o["rates"], o["steps"], o["picked"], strict=True):
+        cells.append([label(config), percent(rate), f"{steps:.2f}", str(n)])
+    cells.append(
+        ["(confidence threshold 0.9)", percent(rival["rate"]), f"{rival['steps']:.2f}", ""]
+    )
+    out = (
         f"{o['repeats']} calibrations of {o['n']} prompts each out of {o['pool']}, "
-        f"budget {percent(budget)} of answers",
-        "",
-        f"{'setting':<58} {'differ':>8} {'steps':>6} {'chosen':>7}",
-    ]
-    for config, rate, steps, times in zip(
-        settings, o["rates"], o["steps"], o["picked"], strict=True
-    ):
-        lines.append(f"{label(config):<58} {percent(rate):>8} {steps:>6.2f} {times:>7}")
-    rate = percent(rival["rate"])
-    lines += [
-        f"{'(confidence threshold 0.9)':<58} {rate:>8} {rival['steps']:>6.2f}",
-        "",
+        f"budget {percent(budget)} of answers\n\n{text_table(cells, 1)}\n"
         f"over the budget in the pool: {o['failures']} of {o['repeats']} "
         f"({percent(o['failures'] / o['repeats'])}); at most {o['allowed']} are within the promise "
-        f"and its sampling error: {'kept' if o['holds'] else 'BROKEN'}",
-        f"over the budget on the {o['pool'] - o['n']} prompts not seen: {o['rest_failures']}",
-        f"no setting qualified: {o['none']}",
-    ]
-    if o["chosen_steps"] is not None:
-        fewer = "fewer" if o["chosen_steps"] < rival["steps"] else "not fewer"
-        lines.append(
-            f"mean steps of the chosen: {o['chosen_steps']:.2f}, {fewer} than threshold 0.9's "
-            f"{rival['steps']:.2f}"
-        )
-    return "\n".join(lines) + "\n"
+        f"and its sampling error: {'kept' if o['holds'] else 'BROKEN'}\n"
+        f"over the budget on the {o['pool'] - o['n']} prompts not seen: {o['rest_failures']}\n"
+        f"no setting qualified: {o['none']}\n"
+    )
+    if o["chosen_steps"] is None:
+        return out
+    fewer = "fewer" if o["chosen_steps"] < rival["steps"] else "not fewer"
+    steps = f"{o['chosen_steps']:.2f}, {fewer} than threshold 0.9's {rival['steps']:.2f}"
+    return f"{out}mean steps of the chosen: {steps}\n"

@@ -1,14 +1,14 @@
 """The report of `leapjax chain`: tables, files, and the two figures."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from leapjax.studies import plots
 from leapjax.studies.chain_study import measure
-from leapjax.studies.tables import markdown_table
+from leapjax.studies.tables import markdown_table, with_interval
 
 FILES = ("report.json", "points.csv", "neighbourhoods.csv", "report.md")
 FIGURES = ("frontier.png", "neighbourhoods.png")
@@ -37,17 +37,15 @@ def frontier_figure(report: Mapping[str, Any]):
     """Nats against steps on fresh prompts, the front of every policy."""
     series = _series(report)
     wide = min(3, len(series))
-    fig = plots.figure(5.4 * wide, 4.6 * -(-len(series) // wide) + 1.2)
-    axes = fig.subplots(-(-len(series) // wide), wide, squeeze=False).ravel()
-    policies = list(dict.fromkeys(p for found in series.values() for p in found))
+    high = -(-len(series) // wide)
+    fig, axes = plots.panels(high, wide, 5.4 * wide, 4.6 * high + 1.2)
+    from matplotlib import colormaps
+
+    axes, cmap = list(itertools.chain(*axes)), colormaps["tab20"]
+    policies = dict.fromkeys(p for found in series.values() for p in found)
     looks = {
-        policy: {
-            "color": colour,
-            "marker": _MARKERS[n % len(_MARKERS)],
-            "markersize": 4,
-            "linewidth": 1,
-        }
-        for n, (policy, colour) in enumerate(zip(policies, _colours(len(policies)), strict=True))
+        policy: {"color": cmap(n % 20), "marker": marker, "markersize": 4, "linewidth": 1}
+        for n, (policy, marker) in enumerate(zip(policies, itertools.cycle(_MARKERS)))
     }
     for ax, (name, found) in zip(axes, series.items(), strict=False):
         for policy, line in found.items():
@@ -59,19 +57,11 @@ def frontier_figure(report: Mapping[str, Any]):
         ax.set_ylim(bottom=min(ax.dataLim.y0, 0) - 0.1)
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_formatter("{x:g}")
-        ax.grid(alpha=0.3)
     for ax in axes[len(series) :]:
         ax.set_axis_off()
     handles = [axes[0].plot([], [], label=p, **look)[0] for p, look in looks.items()]
     fig.legend(handles=handles, fontsize=8, loc="outside lower center", ncols=6, frameon=False)
     return fig
-
-
-def _colours(count: int) -> list[Any]:
-    import matplotlib
-
-    cmap = matplotlib.colormaps["tab20"]
-    return [cmap(n % 20) for n in range(count)]
 
 
 _PANELS = (
@@ -87,36 +77,28 @@ def neighbourhood_figure(report: Mapping[str, Any]):
         return None
     levels = list(dict.fromkeys(r["relaxed_threshold"] for r in rows))
     lengths = list(dict.fromkeys(r["correlation_length"] for r in rows))
-    fig = plots.figure(11, 4.2 * len(levels) + 0.4)
-    import matplotlib
+    fig, axes = plots.panels(len(levels), 2, 11, 4.2 * len(levels) + 0.4)
+    from matplotlib import colormaps
 
-    cmap = matplotlib.colormaps["viridis"]
-    axes = fig.subplots(len(levels), 2, squeeze=False)
+    cmap = colormaps["viridis"]
     for line, level in zip(axes, levels, strict=True):
         for ax, (field, label, better) in zip(line, _PANELS, strict=True):
             for n, length in enumerate(lengths):
-                own = [r for r in rows if (r["relaxed_threshold"], r["correlation_length"]) ==
-                       (level, length) and r[field] is not None]  # fmt: skip
+                own = [r for r in rows if r[field] is not None]
+                own = [r for r in own if r["relaxed_threshold"] == level]
+                own = [r for r in own if r["correlation_length"] == length]
                 x, y = [r["radius"] for r in own], [r[field] for r in own]
                 ends = [[v - r[f"{field}_interval"][0] for v, r in zip(y, own, strict=True)]] * 2
-                colour = cmap(n / max(len(lengths) - 1, 1) * 0.9)
-                text = f"correlation length {length:.1f}"
-                style = {"color": colour, "label": text, "capsize": 3, "marker": "o"}
+                style = {"label": f"correlation length {length:.1f}", "capsize": 3, "marker": "o"}
+                style["color"] = cmap(n / max(len(lengths) - 1, 1) * 0.9)
                 ax.errorbar(x, y, yerr=ends, markersize=4, linewidth=1.2, **style)
             ax.axhline(0, color="black", linewidth=1)
             ax.set_xscale("log", base=2)
             ax.xaxis.set_major_formatter("{x:g}")
             ax.set(xlabel="radius, positions", ylabel=label)
             ax.set_title(f"relaxed threshold {level:g} ({better} is better)", fontsize=9)
-            ax.grid(alpha=0.3)
     axes[0][0].legend(fontsize=8)
     return fig
-
-
-def _interval(value: float | None, interval: Sequence[float] | None) -> str:
-    if value is None or interval is None:
-        return "–"
-    return f"{value:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]"
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -139,11 +121,12 @@ def markdown(report: Mapping[str, Any]) -> str:
     if report["neighbourhoods"]:
         fields = ("greedy", "error", "sampled")
         head = ["correlation length", "relaxed threshold", "radius", "commits", *fields]
-        cells = [head] + [
-            [f"{r['correlation_length']:.1f}", f"{r['relaxed_threshold']:g}", str(r["radius"]),
-             f"{r['commits']:.1f}", *(_interval(r[f], r[f"{f}_interval"]) for f in fields)]
-            for r in report["neighbourhoods"]
-        ]  # fmt: skip
+        cells = [head]
+        for r in report["neighbourhoods"]:
+            told = [f"{r['correlation_length']:.1f}", f"{r['relaxed_threshold']:g}"]
+            told += [str(r["radius"]), f"{r['commits']:.1f}"]
+            told += [with_interval(r[f], r[f"{f}_interval"], "+.3f", 1) for f in fields]
+            cells.append(told)
         out.append("**An anchor's neighbourhood against as many commits elsewhere** (near minus ")
         out.append("elsewhere, nats, 95 % intervals).\n\n" + markdown_table(cells))
     for policy, reason in report["left_out"].items():
@@ -153,15 +136,17 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 def files(report: Mapping[str, Any]) -> dict[str, Any]:
     """The files of a report; figures are None without matplotlib."""
-    flat = [
-        {n: p[n] for n in ("chain", "policy", "temperature", "steps")}
-        | {n: p[n] for n in ("gap", "error", "lost")}
-        | {n: p[n] or [None, None] for n in ("gap_interval", "error_interval", "lost_interval")}
-        | {"fresh_steps": p["fresh"] and p["fresh"]["steps"]}
-        | {"fresh_nats": p["fresh"] and p["fresh"][measure(p)]}
-        | p["numbers"]
-        for p in report["points"]
-    ]  # fmt: skip
+    flat = []
+    for p in report["points"]:
+        told = {
+            n: p[n] for n in ("chain", "policy", "temperature", "steps", "gap", "error", "lost")
+        }
+        told |= {
+            f"{n}_interval": p[f"{n}_interval"] or (None, None) for n in ("gap", "error", "lost")
+        }
+        told["fresh_steps"] = p["fresh"] and p["fresh"]["steps"]
+        told["fresh_nats"] = p["fresh"] and p["fresh"][measure(p)]
+        flat.append(told | p["numbers"])
     drawn = plots.available()
     return {
         "report.json": report,

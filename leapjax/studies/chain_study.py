@@ -6,6 +6,7 @@
 Shapes: B contexts, T columns, V vocabulary.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -119,12 +120,11 @@ def frontier(
 
     def measured(configs: Sequence[DecodeConfig], of: np.ndarray, prefix: str, base=0.0):
         nonlocal done
+        named = {f"{prefix}{i}": tuple(p) for i, p in enumerate(of.tolist())}
         questions = [
-            runner.Question(
-                f"{runner.setting_key(c)}/{prefix}{i}", Request(f"{prefix}{i}", tuple(p), c)
-            )
+            runner.Question(f"{runner.setting_key(c)}/{n}", Request(n, p, c))
             for c in configs
-            for i, p in enumerate(of.tolist())
+            for n, p in named.items()
         ]
         shared, how = runner.shared_options(configs[0]), {"batch_size": batch_size, "details": True}
         name, tell = configs[0].policy, lambda now: show(done + now)
@@ -141,13 +141,13 @@ def frontier(
     sides = ((prompts, "chosen-"), (fresh, "fresh-"))
     greedy = [-measured([*alone.values()], *side)[1]["gap"] for side in sides]
     for name, config in bases.items():
-        grid = settings(config, count)
+        grid, reads = settings(config, count), POLICIES[name].reads
         found, _ = measured(grid, *sides[0], greedy[0])
-        head = {"policy": name, "temperature": temperature}
-        own: list[dict[str, Any]] = [
-            head | {"numbers": _numbers(c)} | x | {"fresh": None}
-            for c, x in zip(grid, found, strict=True)
-        ]
+        own: list[dict[str, Any]] = []
+        for c, values in zip(grid, found, strict=True):
+            numbers = {n: v for n, v in runner.row_numbers(c).items() if n in reads}
+            head = {"policy": name, "temperature": temperature, "numbers": numbers}
+            own.append(head | values | {"fresh": None})
         priced = [p for p in own if p[measure(p)] is not None]
         costs = ([p["steps"] for p in priced], [p[measure(p)] for p in priced])
         if best := thinned([priced[i] for i in front(*costs)], MOST_ON_FRONT):
@@ -157,12 +157,6 @@ def frontier(
                 point["fresh"] = values
         points += own
     return points, refused
-
-
-def _numbers(config: DecodeConfig) -> dict[str, Any]:
-    """The policy's own numbers."""
-    own = {p.name for p in POLICIES[config.policy].parameters}
-    return {n: v for n, v in runner.row_numbers(config).items() if n in own}
 
 
 def _priced(lm: LM, prompts: np.ndarray, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -283,11 +277,8 @@ def _near_and_far(lm: LM, radii, relaxed: float, contexts: int, seed: int) -> di
     return out
 
 
-def _dependent(params, ids, chosen, config):
+@functools.partial(jax.jit, static_argnames="config")
+def _dependence(params, ids, chosen, config):
     valid = jnp.ones(ids.shape, bool)
-    return chain.dependence(
-        params, config, ids, valid, chain.messages(params, config, ids, valid), chosen
-    )
-
-
-_dependence = jax.jit(_dependent, static_argnames="config")
+    found = chain.messages(params, config, ids, valid)
+    return chain.dependence(params, config, ids, valid, found, chosen)

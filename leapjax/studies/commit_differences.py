@@ -39,11 +39,10 @@ def differences(
     """Shares of commits that differ from greedy's token at the same position.
 
     Answers have details and are to the same problems in the same order; positions behind greedy's
-    first end are left out. Rows have `kind`, `distance` (of propagated commits only, else None),
-    `clean` (only clean commits, or all), `commits`, `differ`, `share`, `interval` (95 % Wilson, as
-    if commits were independent) and `confidence` (mean, when committed).
+    first end are left out. `clean` rows count clean commits, the others all; `distance` is None
+    where it does not matter; `interval` is Wilson's 95 %, as if commits were independent.
     """
-    seen: dict[tuple, list[float]] = collections.defaultdict(lambda: [0, 0, 0.0])
+    seen: dict[tuple, list[Any]] = collections.defaultdict(lambda: [0, 0, 0.0])
     for answer, other in zip(these, greedy, strict=True):
         steps, kinds, theirs = answer["commit_step"], answer["commit_kind"], other["output_ids"]
         last = next((n for n, i in enumerate(theirs) if i in ends), len(theirs) - 1)
@@ -62,17 +61,17 @@ def differences(
                     cell[1] += wrong[i]
                     cell[2] += answer["commit_confidence"][i]
     order = sorted(seen, key=lambda k: (KINDS.index(k[0]), k[2], -1 if k[1] is None else k[1]))
-    return [_row(*k, *seen[k]) for k in order]
-
-
-def _row(kind, distance, clean, commits, differ, confidence) -> dict[str, Any]:
-    return {
-        "kind": kind,
-        "distance": distance,
-        "clean": clean,
-        "commits": int(commits),
-        "differ": int(differ),
-        "share": differ / commits,
-        "interval": list(wilson(int(differ), int(commits))),
-        "confidence": confidence / commits,
-    }
+    return [
+        {
+            "kind": kind,
+            "distance": distance,
+            "clean": clean,
+            "commits": n,
+            "differ": differ,
+            "share": differ / n,
+            "interval": list(wilson(differ, n)),
+            "confidence": confidence / n,
+        }
+        for kind, distance, clean in order
+        for n, differ, confidence in [seen[kind, distance, clean]]
+    ]

@@ -1,4 +1,7 @@
-"""Which orderings of an evaluation's rows hold, and whether they depend on the template."""
+"""Which orderings of an evaluation's rows hold, and whether they depend on the template.
+
+Two rows are compared if their manifests are equal: everything but the policy and its parameters.
+"""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -6,15 +9,58 @@ from typing import Any
 
 import numpy as np
 
-from leapjax.studies import manifests
-from leapjax.studies.statistics import holm, kendall_tau, orders, paired_difference, paired_p
+from leapjax.config.decode import COMMON
+from leapjax.studies import statistics
 from leapjax.studies.tables import points, with_interval
 from leapjax.wording import plural
 
 LEVEL = 0.05
-RESAMPLES = 1000
 
 Row = Mapping[str, Any]  # `label`, `cache`, `equal`, `manifest`, `answers`, …
+
+
+def manifest_of(shared: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest of a row, flat: `versions.jax`, `config.num_layers`, `early_stop`.
+
+    `shared` is nested, of all rows of a run; the options of the row's policy are left out.
+
+    >>> manifest_of({"versions": {"jax": "0.10"}}, {"policy": "localleap", "cache": "none"})
+    {'versions.jax': '0.10', 'cache': 'none'}
+    """
+    own = {n: v for n, v in options.items() if n in COMMON and n != "policy"}
+    return dict(_flat(shared)) | own
+
+
+def _flat(nested: Mapping[str, Any], path: str = ""):
+    for name, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{path}{name}.")
+        else:
+            yield path + name, value
+
+
+def differing(these: Mapping[str, Any], those: Mapping[str, Any]) -> list[str]:
+    """Names of the fields in which two manifests differ, or that only one has.
+
+    >>> differing({"dtype": "float32", "batch_size": 8}, {"dtype": "bfloat16", "batch_size": 8})
+    ['dtype']
+    """
+    missing = object()
+    names = dict.fromkeys((*these, *those))
+    return [n for n in names if these.get(n, missing) != those.get(n, missing)]
+
+
+def told(manifests: Sequence[Mapping[str, Any]]) -> str:
+    """The fields in which manifests differ from the first, with their values, for a table's head.
+
+    >>> told([{"dtype": "float32"}, {"dtype": "bfloat16"}])
+    'dtype (float32, bfloat16)'
+    """
+    out = []
+    for name in dict.fromkeys(f for m in manifests for f in differing(manifests[0], m)):
+        values = dict.fromkeys(str(m.get(name, "none")) for m in manifests)
+        out.append(f"{name} ({', '.join(v if len(v) <= 40 else v[:12] + '…' for v in values)})")
+    return ", ".join(out)
 
 
 def sets(rows: Sequence[Row], equal: Sequence[Mapping[str, Any]]) -> dict[str, list[Row]]:
@@ -38,16 +84,14 @@ def sets(rows: Sequence[Row], equal: Sequence[Mapping[str, Any]]) -> dict[str, l
 def compare(named: Mapping[str, Sequence[Row]], unequal: bool = False) -> list[dict[str, Any]]:
     """Compare every two rows of a set whose manifests are equal.
 
-    All answer the same trials in the same order. Each pair has `equal` (of the set), `a`, `b`
-    (labels, the one that is ahead first), their `difference` in accuracy with its `interval`, the
-    same by the strict parser (`strict_difference`, `strict_interval`), the answers `n` and
-    `problems`, `p`, `p_joint` (Holm's, over all pairs that are returned), whether the ordering
-    `holds` at 95 %, and the fields that are `unequal`, which `unequal` allows.
+    All answer the same trials in the same order. `a` is ahead of `b`; `p_joint` is Holm's, over all
+    pairs that are returned, and decides whether the ordering `holds` at 95 %. `unequal` allows
+    rows with different manifests.
     """
     found = []
     for kind, rows in named.items():
         for a, b in itertools.combinations(rows, 2):
-            fields = manifests.differing(a["manifest"], b["manifest"])
+            fields = differing(a["manifest"], b["manifest"])
             if fields and not unequal:
                 continue
             if _right(a, "correct").sum() < _right(b, "correct").sum():
@@ -56,12 +100,12 @@ def compare(named: Mapping[str, Sequence[Row]], unequal: bool = False) -> list[d
             pair: dict[str, Any] = {"equal": kind, "a": name(a, rows), "b": name(b, rows)}
             for prefix, measure in (("", "correct"), ("strict_", "strict")):
                 sides = _right(a, measure), _right(b, measure)
-                mean, interval = paired_difference(*sides, problems)
+                mean, interval = statistics.paired_difference(*sides, problems)
                 pair |= {f"{prefix}difference": mean, f"{prefix}interval": list(interval)}
-            p = paired_p(_right(a, "correct"), _right(b, "correct"), problems)
+            p = statistics.paired_p(_right(a, "correct"), _right(b, "correct"), problems)
             pair |= {"n": len(problems), "problems": len(set(problems)), "p": p}
             found.append(pair | {"unequal": fields})
-    for pair, p in zip(found, holm([pair["p"] for pair in found]), strict=True):
+    for pair, p in zip(found, statistics.holm([pair["p"] for pair in found]), strict=True):
         pair |= {"p_joint": p, "holds": p < LEVEL}
     return found
 
@@ -101,7 +145,9 @@ def stability(rows: Sequence[Row], seed: int = 0) -> dict[str, Any] | None:
 
     def taus(these: np.ndarray, those: np.ndarray) -> np.ndarray:
         """(N, P) weights of problems -> (N, T, T)."""
-        return kendall_tau(*(orders(np.einsum("rtp,np->nrt", right, w)) for w in (these, those)))
+        return statistics.kendall_tau(
+            *(statistics.orders(np.einsum("rtp,np->nrt", right, w)) for w in (these, those))
+        )
 
     def mean(found: np.ndarray) -> float | None:
         told = found[~np.isnan(found)]
@@ -112,10 +158,10 @@ def stability(rows: Sequence[Row], seed: int = 0) -> dict[str, Any] | None:
     tau = mean(taus(whole, whole)[:, several])
     if tau is None:
         return None
-    drawn = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)
+    drawn = statistics.resampling(n, rng)
     means = [mean(t[several]) for t in taus(drawn, drawn)]
     low, high = np.percentile([m for m in means if m is not None], [2.5, 97.5])
-    half = np.zeros((RESAMPLES // 4, n))
+    half = np.zeros((statistics.RESAMPLES // 4, n))
     for weights in half:
         weights[rng.permutation(n)[: n // 2]] = 1
     halves = taus(half, 1 - half)
@@ -137,7 +183,7 @@ def _flips(
     """Orders that are sure under one template and the reverse, as sure, under another."""
     pairs = list(itertools.permutations(range(len(labels)), 2))
     tests = [(a, b, t) for a, b in pairs if a < b for t in range(len(templates))]
-    adjusted = holm([paired_p(right[a, t], right[b, t]) for a, b, t in tests])
+    adjusted = statistics.holm([statistics.paired_p(right[a, t], right[b, t]) for a, b, t in tests])
     ahead: set[tuple[int, int, int]] = set()
     for (a, b, t), p in zip(tests, adjusted, strict=True):
         if p < LEVEL:
@@ -201,11 +247,10 @@ def sentence(pair: Mapping[str, Any]) -> str:
     strict = points(pair["strict_difference"], pair["strict_interval"])
     how = f"at equal {pair['equal']}, " if pair["equal"] else ""
     verb = "is more accurate than" if pair["holds"] else "against"
-    alone = pair["p"] < LEVEL and not pair["holds"]
     out = f"{how}{pair['a']} {verb} {pair['b']}: {lenient} points"
     if strict != lenient:
         out += f", by the strict parser {strict}"
-    if alone:
+    if pair["p"] < LEVEL and not pair["holds"]:
         out += "; holds alone, not jointly"
     if pair["unequal"]:
         out += f"; unequal: {', '.join(pair['unequal'])}"

@@ -39,10 +39,8 @@ def bolder(config: DecodeConfig, factor: float) -> DecodeConfig:
         value = config.value(p.name)
         probability = p.low == 0 and p.high == 1 and value < 1
         value = 1 - factor * (1 - value) if probability else factor * value
-        low, high = (
-            (-math.inf if p.low is None else p.low),
-            (math.inf if p.high is None else p.high),
-        )
+        low = -math.inf if p.low is None else p.low
+        high = math.inf if p.high is None else p.high
         value = min(max(float(f"{value:.5g}"), low), high)
         changes[p.name] = round(value) if p.kind is int else value
     return config.replace(**changes)

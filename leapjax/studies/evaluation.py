@@ -80,8 +80,7 @@ def equal_rows(
 
     `answers` gives a setting's, with `seconds`, to trials that are not reported; the reference is
     a row's policy in each cache that has a search. Returns the rows, and what is known of each
-    search: `equal` (kind), `cache`, `reference` and `target` (its mean cost), `label` of the row,
-    its `tuned` cost, and how many settings were `tried`.
+    search, such as the mean costs of the reference (`target`) and of the row (`tuned`).
     """
     made, told = [], []
     for cache in dict.fromkeys(row.config.cache for row in rows):

@@ -5,7 +5,7 @@ Small grey points are the same difference under each template.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from leapjax.caches import CACHES
@@ -25,8 +25,8 @@ def rows_figure(report: Mapping[str, Any]):
     all_steps = [g["eos_steps"] for g in numbers]
     # A single problem's interval has no bounds.
     intervals = [[min(max(x, -1.0), 1.0) for x in g["difference_interval"]] for g in numbers]
-    fig = plots.figure(9.5, 1.7 + 0.34 * len(rows))
-    left, right = fig.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    size = 9.5, 1.7 + 0.34 * len(rows)
+    fig, [[left, right]] = plots.panels(1, 2, *size, sharey=True, width_ratios=(3, 2))
     for y, (row, g, interval) in enumerate(zip(rows, numbers, intervals, strict=True)):
         marker, colour = _CACHES[row["cache"]]
         if not is_baseline(row):
@@ -52,26 +52,17 @@ def rows_figure(report: Mapping[str, Any]):
     reach = 1.08 * max([LEAST_POINTS, *shown])
     left.set_xlim(-reach, reach)
     left.set_xlabel("accuracy − greedy's on the same problems,\npoints (95 % interval)")
-    _log_steps(right, all_steps)
+    low, high = 0.7 * all_steps[0], 2 * all_steps[-1]
+    right.set_xscale("log")
+    right.set_xlim(low, high)
+    ticks = (d * 10**e for e in range(6) for d in (1, 2, 5))
+    right.set_xticks([t for t in ticks if low <= t <= high])
+    right.minorticks_off()
+    right.xaxis.set_major_formatter("{x:g}")
     right.set_xlabel("mean steps to the first eos\n(log scale; share of greedy's)")
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
     s = report["settings"]
     about = f"{s['task']}, {s['split']}, n = {report['n']}, canvas {s['gen_length']}"
     if len(report.get("templates", ())) > 1:
         about += f", {len(report['templates'])} templates (grey)"
     fig.suptitle(f"{about}; accuracy behind each name", fontsize=10)
     return fig
-
-
-def _log_steps(axes, values: Sequence[float]) -> None:
-    """Put steps on a logarithmic x axis that is labelled with plain numbers."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    low, high = 0.7 * min(values), 2 * max(values)
-    axes.set_xscale("log")
-    axes.set_xlim(low, high)
-    ticks = [d * 10**e for e in range(6) for d in (1, 2, 5)]
-    axes.xaxis.set_major_locator(FixedLocator([t for t in ticks if low <= t <= high]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

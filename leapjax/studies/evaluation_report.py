@@ -1,12 +1,13 @@
 """An evaluation as a report: numbers by row, stratum and template, as a table, Markdown, JSON."""
 
+import functools
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leapjax.caches import CACHES
 from leapjax.errors import UserError
-from leapjax.studies import comparisons, manifests
+from leapjax.studies import comparisons
 from leapjax.studies.evaluation import KINDS, is_baseline
 from leapjax.studies.statistics import paired_difference, wilson
 from leapjax.studies.tables import heading, markdown_table, points, text_table, with_interval
@@ -31,8 +32,6 @@ DEFINITIONS = {
     "stability": "Kendall's tau-b between the rows' orders under two templates, mean over pairs of "
     "templates; 95 % bootstrap interval over problems",
 }
-
-
 MOST_UNDECIDED = 5  # on a terminal
 
 
@@ -118,14 +117,13 @@ def report_of(
     ]
     equal = [dict(e) | _reached(e, made, tolerance) for e in searches]
     asked = [row for row in rows if not row["equal"]]
-    fields = {f: 0 for r in asked for f in manifests.differing(asked[0]["manifest"], r["manifest"])}
-    alike = [r for r in asked if not manifests.differing(r["manifest"], asked[-1]["manifest"])]
+    alike = [r for r in asked if not comparisons.differing(r["manifest"], asked[-1]["manifest"])]
     report = dict(head) | {
         "n": len(greedy),
         "problems": len({a["problem"] for a in greedy}),
         "templates": sorted({a["template"] for a in greedy}),
         "definitions": DEFINITIONS,
-        "unequal": manifests.told(list(fields), [row["manifest"] for row in asked]),
+        "unequal": comparisons.told([row["manifest"] for row in asked]),
         "allow_unequal": allow_unequal,
         "tolerance": tolerance,
         "rows": made,
@@ -191,14 +189,11 @@ def text(report: Mapping[str, Any]) -> str:
         low, high = g["accuracy_interval"]
         right = f"{100 * g['accuracy']:.1f} ({100 * low:.0f} to {100 * high:.0f})"
         cells.append([name, right, _difference(row, False), _steps(g, "steps")])
-    lines = textwrap.fill(_head(report), 80, break_on_hyphens=False)
-    told = [
-        textwrap.fill(
-            line, 80, break_on_hyphens=False, subsequent_indent="  " * line.startswith("-")
-        )
-        for line in comparisons.words(report, MOST_UNDECIDED)
-    ]
-    return f"{lines}\n\n{text_table(cells, 2)}\n" + "".join(f"{line}\n" for line in told)
+    fill = functools.partial(textwrap.fill, width=80, break_on_hyphens=False)
+    out = f"{fill(_head(report))}\n\n{text_table(cells, 2)}\n"
+    for line in comparisons.words(report, MOST_UNDECIDED):
+        out += fill(line, subsequent_indent="  " * line.startswith("-")) + "\n"
+    return out
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -219,15 +214,11 @@ def markdown(report: Mapping[str, Any]) -> str:
     if report["equal"]:
         out += f"\nAt equal cost; settings found on {report['settings']['tuning']}.\n\n"
         out += markdown_table(_equal_cells(report), 3)
-    out += "\n" + "\n".join(
-        line if line.startswith("- ") else f"\n{line}\n" for line in report["words"]
-    )
-    out += "\n"
+    lines = (line if line.startswith("- ") else f"\n{line}\n" for line in report["words"])
+    out += "\n" + "\n".join(lines) + "\n"
     names = [name for name in report["rows"][0]["groups"] if name != "all"]
-    for kind, which in (
-        ("stratum", [n for n in names if not n.startswith("template ")]),
-        ("template", [n for n in names if n.startswith("template ")]),
-    ):
+    for kind in ("stratum", "template"):
+        which = [n for n in names if n.startswith("template ") == (kind == "template")]
         if which:
             out += (
                 f"\nBy {kind}: accuracy % (95 %); − greedy, points (95 %); steps to the first eos "
@@ -241,9 +232,8 @@ def _group_cells(report: Mapping[str, Any], groups: Sequence[str]) -> list[list[
     first = report["rows"][0]["groups"]
     cells = [["policy", "cache", *(f"{name} (n={first[name]['n']})" for name in groups)]]
     for row in report["rows"]:
-        parts = [row["groups"][name] for name in groups]
         told = []
-        for g in parts:
+        for g in (row["groups"][name] for name in groups):
             numbers = [with_interval(g["accuracy"], g["accuracy_interval"])]
             if not is_baseline(row):
                 numbers.append(points(g["difference"], g["difference_interval"]))
@@ -259,9 +249,6 @@ def _equal_cells(report: Mapping[str, Any]) -> list[list[str]]:
     for e in report["equal"]:
         unit, form = ("s", ".4f") if e["equal"] == "time" else ("steps", ".2f")
         numbers = [f"{e[n]:{form}} {unit}" for n in ("tuned", "target", "cost")]
-        verdict = "yes" if e["matched"] else "no"
-        cells.append(
-            [e["label"], e["cache"], e["reference"], *numbers, f"{100 * e['share']:.1f} %", verdict]
-            + [str(e["tried"])]
-        )
+        numbers += [f"{100 * e['share']:.1f} %", "yes" if e["matched"] else "no", str(e["tried"])]
+        cells.append([e["label"], e["cache"], e["reference"], *numbers])
     return cells

@@ -52,15 +52,13 @@ def _png(fig) -> bytes:
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    flat = []
+    flat: list[dict[str, Any]] = []
     for row in rows:
-        line = {}
+        flat.append({})
         for name, value in row.items():
-            if isinstance(value, list | tuple):
-                line[f"{name}_low"], line[f"{name}_high"] = value
-            else:
-                line[name] = value
-        flat.append(line)
+            pair = isinstance(value, list | tuple)
+            names = (f"{name}_low", f"{name}_high") if pair else (name,)
+            flat[-1] |= zip(names, value if pair else (value,), strict=True)
     stream = io.StringIO()
     columns = list(dict.fromkeys(name for line in flat for name in line))
     writer = csv.DictWriter(stream, columns, lineterminator="\n")

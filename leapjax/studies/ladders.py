@@ -38,11 +38,8 @@ _THRESHOLDS = (
     *((0.999, 0.995), (0.995, 0.98), (0.99, 0.95), (0.98, 0.92), (0.95, 0.9), (0.9, 0.85)),
     *((0.9, 0.8), (0.9, 0.75), (0.85, 0.7), (0.8, 0.65), (0.7, 0.6)),
 )
-DEFAULT = Ladder(
-    "default",
-    "localleap",
-    tuple({"threshold": t, "relaxed_threshold": r, "radius": 4} for t, r in _THRESHOLDS),
-)
+_SETTINGS = ({"threshold": t, "relaxed_threshold": r, "radius": 4} for t, r in _THRESHOLDS)
+DEFAULT = Ladder("default", "localleap", tuple(_SETTINGS))
 
 
 def read(path: str | Path) -> Ladder:
@@ -56,8 +53,7 @@ def read(path: str | Path) -> Ladder:
     policy, settings = value.get("policy", DEFAULT.policy), value.get(SETTINGS)
     if not isinstance(policy, str):
         raise UserError(f"{path}: policy is {policy!r}; expected a word")
-    found = policy_of(policy)
-    if found is None:
+    if (found := policy_of(policy)) is None:
         raise UserError(f"{path}: unknown policy {policy!r}; {suggestion(policy)}")
     policy, tokens = found
     if tokens:

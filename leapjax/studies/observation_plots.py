@@ -9,13 +9,7 @@ from leapjax.studies.plots import percents
 
 MOST_POLICIES = 4  # side by side, still readable
 LEAST_PAIRS = 30  # below which a point is not drawn
-_BAND_COLOURS = dict(
-    zip(
-        ("all", *BANDS),
-        ("#000000", "#882255", "#cc6677", "#ddaa33", "#44aa99", "#0072b2"),
-        strict=True,
-    )
-)
+_BAND_COLOURS = ("#000000", "#882255", "#cc6677", "#ddaa33", "#44aa99", "#0072b2")
 _DISTANCE_STYLES = {
     "1 to 2": ("#003f6b", "o"),
     "3 to 4": ("#0072b2", "s"),
@@ -68,11 +62,12 @@ def by_confidence(report: Mapping[str, Any]):
     fig, panels = _panels(report, 5.2)
     for run, (ax,) in panels:
         table = run["determinism"]["answer"]
+        bands = [band for band in BANDS if band != "all"]
         for n, (distance, (colour, marker)) in enumerate(_DISTANCE_STYLES.items()):
-            cells = [(i + (n - 2.5) * 0.09, table[band][distance]) for i, band in enumerate(BANDS)]
+            cells = [(i + (n - 2.5) * 0.09, table[band][distance]) for i, band in enumerate(bands)]
             _line(ax, cells, colour, marker, distance)
-        ax.set_xticks(range(len(BANDS)), BANDS, fontsize=8)
-        ax.set_xlim(-0.5, len(BANDS) - 0.5)
+        ax.set_xticks(range(len(bands)), bands, fontsize=8)
+        ax.set_xlim(-0.5, len(bands) - 0.5)
         _finish(ax, "confidence of the undecided position", "distance to the nearest anchor")
     return fig
 
@@ -81,11 +76,12 @@ def by_distance(report: Mapping[str, Any]):
     """Consistency against distance, a line for each band of confidence."""
     fig, panels = _panels(report, 5.2)
     for run, (ax,) in panels:
-        for n, (band, points) in enumerate(run["distance"]["answer"].items()):
+        table = run["distance"]["answer"].items()
+        for n, ((band, points), colour) in enumerate(zip(table, _BAND_COLOURS, strict=True)):
             label = "all confidences" if band == "all" else band
             # Beside each other, so that no band's interval hides another's.
             cells = [(x + (n - 2) * 0.1, point) for x, point in enumerate(points, 1)]
-            _line(ax, cells, _BAND_COLOURS[band], "o", label, 2 if band == "all" else 1)
+            _line(ax, cells, colour, "o", label, 2 if band == "all" else 1)
         ax.set_xlim(left=0)
         plots.whole_numbers(ax)
         _finish(ax, "distance to the nearest anchor, positions", "confidence")

@@ -53,8 +53,8 @@ def markdown(report: Mapping[str, Any], drawn: bool = True) -> str:
             cells.append([name, group, str(d["wait"]["n"]), *told, differs])
     consistency = ""
     for name, run in runs.items():
-        by_band = [["confidence", "all", *DISTANCES]]
-        for band in ("all", *BANDS):
+        by_band = [["confidence", *DISTANCES]]
+        for band in BANDS:
             shares = run["determinism"]["answer"][band].values()
             by_band.append([band, *(_with_count(share) for share in shares)])
         consistency += f"{name}, answer positions of the active block, % (pairs):\n\n"
@@ -96,9 +96,7 @@ def _with_count(cell: Mapping[str, Any]) -> str:
 
 def report_files(report: Mapping[str, Any]) -> dict[str, Any]:
     """The contents of `FILES`, by name; figures are left out without matplotlib."""
-    drawn = plots.available()
-    contents: list[Any] = [report, markdown(report, drawn)]
-    if drawn:
-        drawings = (observation_plots.delays, observation_plots.by_confidence)
-        contents += [draw(report) for draw in (*drawings, observation_plots.by_distance)]
+    drawn, draw = plots.available(), observation_plots
+    figures = (draw.delays, draw.by_confidence, draw.by_distance) if drawn else ()
+    contents = [report, markdown(report, drawn), *(figure(report) for figure in figures)]
     return dict(zip(FILES, contents, strict=False))

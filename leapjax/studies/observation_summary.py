@@ -12,11 +12,11 @@ import numpy as np
 
 from leapjax.studies.observations import Observations
 from leapjax.studies.replay import CONFIDENCE_BINS, DISTANCE_BINS, FARTHEST, NO_ANCHOR
+from leapjax.studies.statistics import resampling
 
-RESAMPLES = 1000
-ALL = {"all": (0, CONFIDENCE_BINS)}
 # Bands of confidence: [low, high) in twentieths, the last one closed.
 BANDS = {
+    "all": (0, CONFIDENCE_BINS),
     "below 0.25": (0, 5),
     "0.25 to 0.5": (5, 10),
     "0.5 to 0.75": (10, 15),
@@ -24,6 +24,7 @@ BANDS = {
     "0.9 and more": (18, 20),
 }
 DISTANCES = {
+    "all": (0, DISTANCE_BINS),
     "itself an anchor": (0, 1),
     "1 to 2": (1, 3),
     "3 to 4": (3, 5),
@@ -34,12 +35,6 @@ DISTANCES = {
 }
 NEAR, FAR = (1, 5), (9, FARTHEST + 1)  # what the decay compares: inside radius 4, beyond twice 4
 CURVE = 40  # points of the curve over a decode's passes
-
-
-def resampling(n: int, seed: int = 0) -> np.ndarray:
-    """(R, n) float64: how often each prompt is drawn in each resample."""
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
 
 
 def share(part: np.ndarray, whole: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
@@ -62,7 +57,7 @@ def share(part: np.ndarray, whole: np.ndarray, weights: np.ndarray) -> dict[str,
 
 def summarise(seen: Observations) -> dict[str, Any]:
     """Every number of the report for one policy."""
-    weights = resampling(len(seen.steps))
+    weights = resampling(len(seen.steps), np.random.default_rng(0))
     groups = {"answer": seen.answer, "padding": ~seen.answer}
     tables = {  # (n, confidence, distance); the active block alone, and the canvas behind it
         "answer": (seen.pairs[:, 1, 1], seen.agree[:, 1, 1]),
@@ -76,7 +71,7 @@ def summarise(seen: Observations) -> dict[str, Any]:
         "differs": int(seen.differs.sum()),
         "delay": {name: delay(seen, where, weights) for name, where in groups.items()},
         "curve": curve(seen, seen.answer, weights),
-        "determinism": {name: determinism(*t, weights) for name, t in tables.items()},
+        "determinism": {name: consistency(*t, DISTANCES, weights) for name, t in tables.items()},
         "distance": {name: by_distance(*t, weights) for name, t in tables.items()},
         "decay": {name: decay(*t, weights) for name, t in tables.items()},
     }
@@ -136,24 +131,24 @@ def curve(seen: Observations, where: np.ndarray, weights: np.ndarray) -> dict[st
     return out
 
 
-def determinism(pairs, agree, weights) -> dict[str, Any]:
-    """Consistency by band of confidence (rows), band of distance (columns)."""
+def consistency(pairs, agree, spans, weights) -> dict[str, dict[str, Any]]:
+    """The share that agrees, by band of confidence and span of distances."""
+
+    def cell(levels, span) -> dict[str, Any]:
+        part, whole = (t[:, slice(*levels), slice(*span)].sum(axis=(1, 2)) for t in (agree, pairs))
+        return share(part, whole, weights)
+
     return {
-        band: {
-            name: _consistency(pairs, agree, levels, span, weights)
-            for name, span in ({"all": (0, DISTANCE_BINS)} | DISTANCES).items()
-        }
-        for band, levels in (ALL | BANDS).items()
+        band: {name: cell(levels, span) for name, span in spans.items()}
+        for band, levels in BANDS.items()
     }
 
 
 def by_distance(pairs, agree, weights) -> dict[str, list[dict[str, Any]]]:
     """Consistency at each distance from 1 on, over all confidences and by band."""
-    spans = [(d, d + 1) for d in range(1, FARTHEST + 1)]
-    return {
-        band: [_consistency(pairs, agree, levels, span, weights) for span in spans]
-        for band, levels in (ALL | BANDS).items()
-    }
+    spans = {d: (d, d + 1) for d in range(1, FARTHEST + 1)}
+    found = consistency(pairs, agree, spans, weights)
+    return {band: list(cells.values()) for band, cells in found.items()}
 
 
 def decay(pairs, agree, weights) -> dict[str, Any]:
@@ -162,12 +157,10 @@ def decay(pairs, agree, weights) -> dict[str, Any]:
     By band of confidence, `all`, and `equal confidence`: the difference in each bin of a twentieth
     that has both, weighed by its pairs, so that nothing but distance differs (up to the bin).
     """
-    out: dict[str, Any] = {}
-    for band, levels in (ALL | BANDS).items():
-        ends = {"near": NEAR, "far": FAR}
-        out[band] = {n: _consistency(pairs, agree, levels, s, weights) for n, s in ends.items()}
+    out = consistency(pairs, agree, {"near": NEAR, "far": FAR}, weights)
+    for band, levels in BANDS.items():
         out[band] |= _difference(pairs, agree, weights, levels, False)
-    out["equal confidence"] = _difference(pairs, agree, weights, ALL["all"], True)
+    out["equal confidence"] = _difference(pairs, agree, weights, BANDS["all"], True)
     return out
 
 
@@ -192,9 +185,3 @@ def _difference(pairs, agree, weights, levels, by_bin: bool) -> dict[str, Any]:
     if np.isnan(point) or len(pairs) < 2:
         return {"difference": None, "interval": None}
     return {"difference": point, "interval": np.nanpercentile(again, [2.5, 97.5]).tolist()}
-
-
-def _consistency(pairs, agree, levels, span, weights) -> dict[str, Any]:
-    """The share that agrees over a rectangle of confidences and distances."""
-    part, whole = (t[:, slice(*levels), slice(*span)].sum(axis=(1, 2)) for t in (agree, pairs))
-    return share(part, whole, weights)

@@ -6,6 +6,7 @@ Both answers and measurements are kept, so an interrupted analysis continues whe
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,16 +89,9 @@ def collect(
     ends = first.for_model(lm.config).end_ids
     keys = [f"{runner.setting_key(r.config)}/{runner.prompt_key(r)}" for r in requests]
     shared = runner.shared_options(first)
-    made = runner.decode(
-        lm,
-        [runner.Question(key, r) for key, r in zip(keys, requests, strict=True)],
-        folder,
-        f"{first.policy}-details",
-        shared,
-        batch_size=batch_size,
-        details=True,
-        show=lambda done: show("decode", done),
-    )
+    questions = [runner.Question(key, r) for key, r in zip(keys, requests, strict=True)]
+    how = {"batch_size": batch_size, "details": True, "show": functools.partial(show, "decode")}
+    made = runner.decode(lm, questions, folder, f"{first.policy}-details", shared, **how)
     settings = runner.provenance(lm, shared, batch_size) | {"anchor_threshold": threshold}
     with AnswerStore(folder, f"{first.policy}-replay", settings) as store:
         engine = lm.engine_for(len(requests), batch_size)
@@ -153,22 +147,16 @@ def _replay(
     out = replay_jit(
         engine.replicas[0].params,
         initial_state([request for request, _ in pairs], whole, slots),
-        final,
-        commit,
-        answer,
+        *(final, commit, answer),
         np.int32(max(made["steps"] for _, made in pairs)),
-        threshold,
-        whole,
-        program.block_length,
+        *(threshold, whole, program.block_length),
     )
-    host = jax.tree.map(np.asarray, out)
     rows = []
-    for b in range(len(pairs)):
-        count, agree = host.pairs[b].ravel(), host.agree[b].ravel()
+    for _, since, differs, *tables in zip(pairs, *jax.tree.map(np.asarray, out), strict=False):
+        count, agree = (table.ravel() for table in tables)
         at = np.flatnonzero(count)
         cells = np.stack([at, count[at], agree[at]], axis=1).tolist()
-        row = {"since": host.since[b].tolist(), "differs": int(host.differs[b])}
-        rows.append(row | {"cells": cells})
+        rows.append({"since": since.tolist(), "differs": int(differs), "cells": cells})
     return rows
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from leapjax.errors import UserError
-from leapjax.studies import manifests
+from leapjax.studies.comparisons import differing
 from leapjax.studies.evaluation import is_baseline
 
 FILE = "outcomes.json"
 _LEFT_OUT = ("id", "numbers")
+_IDENTITY = ("policy", "cache", "equal", "options", "manifest")
 
 
 def document(
@@ -23,13 +24,11 @@ def document(
     for row in rows:
         names = [n for n in row["answers"][0] if n not in _LEFT_OUT]
         columns = {n: [a[n] for a in row["answers"]] for n in names}
-        columns["text"] = [_key(text) for text in columns["text"]]
+        columns["text"] = [
+            hashlib.blake2b(text.encode(), digest_size=6).hexdigest() for text in columns["text"]
+        ]
         told.append({**row, "answers": columns})
     return {"head": head, "rows": told, "searches": list(searches)}
-
-
-def _key(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
 def read(folder: str) -> dict[str, Any]:
@@ -80,7 +79,7 @@ def merge(folders: Sequence[str], allow_unequal: bool) -> dict[str, Any]:
             by_trial = {_trial(a): a for a in row["answers"]}
             row = {**row, "answers": [by_trial[trial] for trial in order]}
             names[row["label"]] = row["label"]
-            if any(_same(row, other) for other in rows):
+            if any(all(row[key] == other[key] for key in _IDENTITY) for other in rows):
                 continue
             if any(row["label"] == other["label"] for other in rows if other["from"] != folder):
                 names[row["label"]] = row["label"] = f"{row['label']} [{Path(folder).name}]"
@@ -97,15 +96,10 @@ def _trial(answer: Mapping[str, Any]) -> tuple:
     return answer["problem"], answer["template"], answer["seed"]
 
 
-def _same(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    keys = ("policy", "cache", "equal", "options", "manifest")
-    return all(row[key] == other[key] for key in keys)
-
-
 def _apart(these: Sequence[Mapping[str, Any]], those: Sequence[Mapping[str, Any]]) -> list[str]:
     """The fields that keep every row of one side from being compared with the other's."""
     sides = [
         [r for r in rows if not (r["equal"] or is_baseline(r))] or rows for rows in (these, those)
     ]
     pairs = itertools.product(*sides)
-    return min((manifests.differing(a["manifest"], b["manifest"]) for a, b in pairs), key=len)
+    return min((differing(a["manifest"], b["manifest"]) for a, b in pairs), key=len)

@@ -75,9 +75,8 @@ def markdown(report: Mapping[str, Any]) -> str:
 def text(row: PaperRow, made: Mapping[str, Any]) -> str:
     """A row that was run, for a terminal or a pipe."""
     unscored = f"null, not scored ({made['n']} answers; --allow-code-execution runs them)"
-    lines = [f"{row.name}", f"  expected: {row.expected} ({row.metric})"]
-    lines += [f"  measured, % (95 %): {line}" for line in ours_of(made) or [unscored]]
-    lines.append(
-        f"  n: {made['n']}; steps: {made['steps']:.1f}; {made['tokens_per_s']:.1f} tokens/s"
-    )
-    return "\n".join(lines) + "\n"
+    out = f"{row.name}\n  expected: {row.expected} ({row.metric})\n"
+    for line in ours_of(made) or [unscored]:
+        out += f"  measured, % (95 %): {line}\n"
+    numbers = f"steps: {made['steps']:.1f}; {made['tokens_per_s']:.1f} tokens/s"
+    return f"{out}  n: {made['n']}; {numbers}\n"

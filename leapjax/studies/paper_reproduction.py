@@ -171,8 +171,7 @@ def samples(
 ) -> list[dict[str, Any]]:
     """A line for each problem, for people and other scorers.
 
-    `task_id`, `text` (the answer), for executed benchmarks `program` (answer and tests, one file
-    to run), and `verdict`, None where nothing was scored.
+    `program` is one file to run, answer and tests; `verdict` is None where nothing was scored.
     """
     out = []
     for p, answer, verdict in zip(problems, answers, judged, strict=True):
@@ -190,8 +189,7 @@ def measured(
 ) -> dict[str, Any]:
     """The numbers of a row that was run, JSON-ready.
 
-    `measured` (by measure a `value` and its 95 % `interval` in per cent, and `right`; None where
-    nothing was scored), `n`, `steps` (mean), `seconds` (in all), `tokens_per_s`.
+    Shares are in per cent, with 95 % intervals; None where nothing was scored.
     """
     n, scored = len(answers), [v for v in judged if v is not None]
     found = {}

@@ -223,13 +223,12 @@ def listing(rows: Mapping[str, PaperRow]) -> str:
         ours = "" if r.measured is None else f" (ours {r.measured:.2f})"
         line = lines.setdefault(r.model, {}).setdefault(r.name.replace(f"-{task}", "-TASK"), [])
         line.append(f"{task} {_percent(r.expected)}{ours}")
-    out = ""
+    out = []
     for model in sorted(lines, key=str.casefold):
-        out += f"{model}\n"
-        out += "".join(f"  {name:<34} {', '.join(told)}\n" for name, told in lines[model].items())
-    return (
-        f"{out}published accuracy in per cent; --reproduce NAME runs a row, with a task for TASK\n"
-    )
+        out.append(model)
+        out += [f"  {name:<34} {', '.join(told)}" for name, told in lines[model].items()]
+    out.append("published accuracy in per cent; --reproduce NAME runs a row, with a task for TASK")
+    return "\n".join(out) + "\n"
 
 
 def _percent(value: float | str | None) -> str:

@@ -17,13 +17,10 @@ def available() -> bool:
 def figure(width: float, height: float, dpi: int = 130):
     """An empty matplotlib figure that needs no display; width and height are in inches."""
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as e:
         raise UserError("plots need matplotlib; pip install 'leapjax[plots]'") from e
-    out = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
-    FigureCanvasAgg(out)
-    return out
+    return Figure(figsize=(width, height), dpi=dpi, layout="constrained")
 
 
 def panels(lines: int, columns: int, width: float, height: float, dpi: int = 130, **how):
@@ -42,11 +39,6 @@ def title(report: Mapping[str, Any]) -> str:
         f"{s['task']}, {s['split']}, n = {report['n']}, seed {s['seed']}; "
         f"model {model['name']} {(model['hash'] or '')[:8]}"
     )
-
-
-def short(value: Any) -> str:
-    """A setting's value with few digits."""
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 def bars(values: Sequence[float], intervals: Sequence[Sequence[float]]) -> list[list[float]]:

@@ -21,11 +21,6 @@ class Row(NamedTuple):
     equal: str = ""  # `steps` or `time` where the options were found for equal cost
 
     @property
-    def key(self) -> tuple[str, str]:
-        """Policy and KV cache."""
-        return self.policy, self.config.cache
-
-    @property
     def label(self) -> str:
         """For people."""
         return f"{setting(self.config)}, equal {self.equal}" if self.equal else ROWS[self.policy][2]

@@ -14,7 +14,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ from leapjax.studies.counts import counts
 from leapjax.studies.store import AnswerStore
 from leapjax.tasks import Task
 from leapjax.tasks.base import Problem
-from leapjax.types import Completion, Request
+from leapjax.types import Request
 
 _DETAILS = ("output_ids", "commit_step", "commit_kind")
 
@@ -106,7 +106,9 @@ def provenance(lm: LM, options: Mapping[str, Any], batch_size: int) -> dict[str,
 def answers(
     lm: LM,
     questions: Sequence[Question],
-    store: AnswerStore,
+    folder: Path | None,
+    name: str,
+    options: Mapping[str, Any],
     *,
     batch_size: int,
     details: bool = False,
@@ -115,72 +117,48 @@ def answers(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Answer every question; only those without an answer in the store are decoded.
 
-    Yields (index of the question, answer), kept answers first, each question once; a caller that
-    stops early decodes no more. An answer holds `id`, the question's `about`, `text`,
-    `finish_reason` and the numbers of `counts`; with `details` also `output_ids`, `commit_step`,
-    `commit_kind` and `commit_confidence`; if `timed` also `seconds`, the wall time since the
-    answer before. For that each program decodes one request first, so that the sum over all
-    answers contains no compilation. `show` takes the number of answers there are.
-    """
-    todo = [i for i, q in enumerate(questions) if q.id not in store.answers]
-    kept = len(questions) - len(todo)
-    show(kept)
-    for i, q in enumerate(questions):
-        if (answer := store.answers.get(q.id)) is not None:
-            yield i, answer
-    if not todo:
-        return
-    requests = [questions[i].request for i in todo]
-    engine = lm.engine_for(len(requests), batch_size)
-    if timed:
-        for first in {engine.program(r): r for r in reversed(requests)}.values():
-            list(engine.stream([dataclasses.replace(first, id="warm-up")]))
-    last = time.perf_counter()
-    for done, (place, completion) in enumerate(engine.as_completed(requests), kept + 1):
-        question = questions[todo[place]]
-        ends = question.request.config.for_model(lm.config).end_ids
-        answer = _answer(question, completion, ends, details)
-        now = time.perf_counter()
-        if timed:
-            answer["seconds"] = round(now - last, 6)
-        last = now
-        store.add(answer)
-        show(done)
-        yield todo[place], answer
-
-
-def _answer(
-    question: Question, made: Completion, ends: Collection[int], details: bool
-) -> dict[str, Any]:
-    answer = {"id": question.id, **question.about, "text": made.text}
-    answer |= {"finish_reason": made.finish_reason, **counts(made, ends)}
-    if details:
-        answer |= {name: getattr(made, name) for name in _DETAILS}
-        answer["commit_confidence"] = [round(x, 5) for x in made.commit_confidence]
-    return answer
-
-
-def kept_answers(
-    lm: LM,
-    questions: Sequence[Question],
-    folder: Path | None,
-    name: str,
-    options: Mapping[str, Any],
-    *,
-    batch_size: int,
-    **how,
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The pairs of `answers`, with a store of their own.
-
-    `folder` None keeps answers in memory; `how` is `details`, `timed` and `show`.
+    `folder` None keeps the store `name` in memory; `options` are the decode options that all
+    questions share. Yields (index of the question, answer), kept answers first, each question
+    once; a caller that stops early decodes no more. An answer holds `id`, the question's `about`,
+    `text`, `finish_reason` and the numbers of `counts`; with `details` also `output_ids`,
+    `commit_step`, `commit_kind` and `commit_confidence`; if `timed` also `seconds`, the wall time
+    since the answer before. For that each program decodes one request first, so that the sum over
+    all answers contains no compilation. `show` takes the number of answers there are.
     """
     with AnswerStore(folder, name, provenance(lm, options, batch_size)) as store:
-        yield from answers(lm, questions, store, batch_size=batch_size, **how)
+        todo = [i for i, q in enumerate(questions) if q.id not in store.answers]
+        kept = len(questions) - len(todo)
+        show(kept)
+        for i, q in enumerate(questions):
+            if (answer := store.answers.get(q.id)) is not None:
+                yield i, answer
+        if not todo:
+            return
+        requests = [questions[i].request for i in todo]
+        engine = lm.engine_for(len(requests), batch_size)
+        if timed:
+            for first in {engine.program(r): r for r in reversed(requests)}.values():
+                list(engine.stream([dataclasses.replace(first, id="warm-up")]))
+        last = time.perf_counter()
+        for done, (place, made) in enumerate(engine.as_completed(requests), kept + 1):
+            q = questions[todo[place]]
+            answer = {"id": q.id, **q.about, "text": made.text, "finish_reason": made.finish_reason}
+            answer |= counts(made, q.request.config.for_model(lm.config).end_ids)
+            if details:
+                answer |= {name: getattr(made, name) for name in _DETAILS}
+                answer["commit_confidence"] = [round(x, 5) for x in made.commit_confidence]
+            now = time.perf_counter()
+            if timed:
+                answer["seconds"] = round(now - last, 6)
+            last = now
+            store.add(answer)
+            show(done)
+            yield todo[place], answer
 
 
 def decode(lm: LM, questions: Sequence[Question], *where, **how) -> list[dict[str, Any]]:
-    """The answers of `kept_answers`, in the questions' order; its arguments."""
-    found = dict(kept_answers(lm, questions, *where, **how))
+    """`answers` in the questions' order; its arguments."""
+    found = dict(answers(lm, questions, *where, **how))
     return [found[i] for i in range(len(questions))]
 
 
@@ -224,15 +202,14 @@ def decode_settings(
     configs: Sequence[DecodeConfig],
     folder: Path | None,
     *,
-    batch_size: int,
-    details: bool = False,
     show: Callable[[int], None] = lambda done: None,
     **how,
 ) -> dict[DecodeConfig, list[dict[str, Any]]]:
     """Answer every problem under every setting; one stream and one store a compiled structure.
 
-    Trials ask in other templates, too; `folder` None keeps answers in memory. Returns setting ->
-    one answer per problem, in their order, as `scored` makes them. `timed` tells settings apart
+    Trials ask in other templates, too. Returns setting -> one answer per problem, in their order,
+    with `correct` and `strict` (the lenient and the strict parser's verdict), `problem` (its id),
+    `stratum`, `template` and `seed`. `how` goes to `answers`, of which `timed` tells settings apart
     only if each is decoded by itself.
     """
     trials = [t if isinstance(t, Trial) else Trial(t) for t in problems]
@@ -251,20 +228,19 @@ def decode_settings(
                 request = dataclasses.replace(request, config=own)
                 about = {"numbers": row_numbers(own)}
                 questions.append(Question(f"{setting_key(own)}/{key}", request, about))
-        found = decode(
-            lm,
-            questions,
-            folder,
-            f"{first.policy}-{first.cache}" + "-details" * details,
-            shared_options(first),
-            batch_size=batch_size,
-            details=details,
-            show=lambda done, before=before: show(before + done),
-            **how,
-        )
-        for i, config in enumerate(group):
-            these = found[i * len(trials) : (i + 1) * len(trials)]
-            out[config] = scored(task, trials, these)
+        how |= {"show": lambda done, before=before: show(before + done)}
+        name = f"{first.policy}-{first.cache}" + "-details" * how.get("details", False)
+        found = iter(decode(lm, questions, folder, name, shared_options(first), **how))
+        for config in group:
+            out[config] = [
+                {
+                    **answer,
+                    "correct": task.score(answer["text"], p),
+                    "strict": task.score_strict(answer["text"], p),
+                    **{"problem": p.id, "stratum": p.stratum, "template": template, "seed": seed},
+                }
+                for (p, template, seed), answer in zip(trials, found, strict=False)
+            ]
     return out
 
 
@@ -272,22 +248,3 @@ def prompt_key(request: Request) -> str:
     """A name of a prompt that is the same in every run: its id, and a hash of what is asked."""
     what = repr((request.ids, request.infill, request.stop)).encode()
     return f"{request.id}-{hashlib.blake2b(what, digest_size=8).hexdigest()}"
-
-
-def scored(
-    task: Task, trials: Sequence[Trial], these: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Answers to trials, in the same order, with their scores and what was asked.
-
-    Adds `correct` and `strict` (the lenient and the strict parser's verdict), `problem` (its id),
-    `stratum`, `template` and `seed`.
-    """
-    return [
-        {
-            **answer,
-            "correct": task.score(answer["text"], p),
-            "strict": task.score_strict(answer["text"], p),
-            **{"problem": p.id, "stratum": p.stratum, "template": template, "seed": seed},
-        }
-        for answer, (p, template, seed) in zip(these, trials, strict=True)
-    ]

@@ -1,5 +1,6 @@
 """Grids of decode options: `threshold=0.7:0.95:6 radius=0,1,2` and the settings they stand for."""
 
+import contextlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -58,12 +59,9 @@ def parse_axis(text: str) -> Axis:
         values = [_value(name, kind, part.strip()) for part in right.split(",")]
     elif len(parts) == 3 and kind in (int, float):
         values = _linspace(text, *parts)
-        if kind is int:
-            if part := [x for x in values if x != int(x)]:
-                raise UserError(
-                    f"--grid: {name} takes whole numbers, not {part[0]:g}; list its values"
-                )
-            values = [int(x) for x in values]
+        if kind is int and (part := [x for x in values if x != int(x)]):
+            raise UserError(f"--grid: {name} takes whole numbers, not {part[0]:g}; list its values")
+        values = [kind(x) for x in values]
     else:
         raise unreadable
     return Axis(name, tuple(dict.fromkeys(values)))
@@ -81,21 +79,13 @@ def _linspace(text: str, first: str, last: str, count: str) -> list[float]:
 
 
 def _value(name: str, kind: type, text: str) -> Any:
-    switch = {"true": True, "false": False}
-    if kind is bool:
-        if text not in switch:
-            raise UserError(f"--grid: {name} is {text!r}; expected true or false")
-        return switch[text]
-    if OPTIONS[name].choices:
-        try:
-            return coerce(OPTIONS[name], switch.get(text, text))
-        except UserError as e:
-            raise UserError(f"--grid: {e}") from e
+    value: Any = {"true": True, "false": False}.get(text, text)
+    with contextlib.suppress(ValueError):
+        value = float(text) if kind in (int, float) else value
     try:
-        return kind(text)
-    except ValueError:
-        wanted = "a whole number" if kind is int else "a number"
-        raise UserError(f"--grid: {name} is {text!r}; expected {wanted}") from None
+        return coerce(OPTIONS[name], value)
+    except UserError as e:
+        raise UserError(f"--grid: {e}") from e
 
 
 def build(axes: Sequence[Axis], base: DecodeConfig) -> Grid:
@@ -114,11 +104,9 @@ def build(axes: Sequence[Axis], base: DecodeConfig) -> Grid:
     policies = next((axis.values for axis in axes if axis.name == "policy"), (base.policy,))
     reading = {}
     for p in policies:
-        found = policy_of(p)
-        if found is None:
+        if (found := policy_of(p)) is None:
             raise UserError(f"--grid: unknown policy {p!r}; {suggestion(p)}")
         reading[p] = POLICIES[found[0]].reads
-    several = len(policies) > 1
     for name in names:
         if name in PARAMETERS and not any(name in reads for reads in reading.values()):
             raise UserError(f"--grid: policy {', '.join(policies)} does not read {name}")
@@ -127,7 +115,7 @@ def build(axes: Sequence[Axis], base: DecodeConfig) -> Grid:
     for combination in itertools.product(*(axis.values for axis in axes)):
         values = dict(zip(names, combination, strict=True))
         reads = reading[values.get("policy", base.policy)]
-        if several:
+        if len(policies) > 1:
             values = {n: v for n, v in values.items() if n not in PARAMETERS or n in reads}
         if _out_of_order(values, reads):
             left_out += 1

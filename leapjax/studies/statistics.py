@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
+RESAMPLES = 1000
 Z = 1.959963984540054  # the normal distribution's 97.5 % point
 Outcomes = Sequence[bool] | np.ndarray  # right or wrong, by answer
 
@@ -130,6 +131,11 @@ def kendall_tau(these: np.ndarray, those: np.ndarray) -> np.ndarray:
         return agree / np.sqrt(sizes[0][..., :, None] * sizes[1][..., None, :])
 
 
+def resampling(n: int, rng: np.random.Generator) -> np.ndarray:
+    """(R, n) float64: how often each of n problems is drawn in each resample of a bootstrap."""
+    return rng.multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(np.float64)
+
+
 def front(costs: Sequence[float], losses: Sequence[float]) -> list[int]:
     """Indices of the points that no other beats in both, the cheapest first.
 
@@ -144,12 +150,6 @@ def front(costs: Sequence[float], losses: Sequence[float]) -> list[int]:
             out.append(i)
             least = losses[i]
     return out
-
-
-def percentile(values: Sequence[float], q: float) -> float:
-    """The smallest value that at least a share q of the values do not exceed."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(q * len(ordered)) - 1)]
 
 
 def at_most(successes: int, n: int, share: float) -> float:

@@ -1,15 +1,16 @@
 """Answers kept on disk, so that an interrupted study continues where it was."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from leapjax.errors import UserError
 
 
-class AnswerStore:
+class AnswerStore(contextlib.AbstractContextManager):
     """The answers of one run, by id; each is appended to a JSONL file as soon as it exists.
 
     The file's first line holds the settings: everything that must be equal for an answer to be
@@ -49,10 +50,6 @@ class AnswerStore:
             raise UserError(f"{self.path}: can't be written ({e.strerror or e})") from e
         except (ValueError, KeyError, TypeError) as e:
             raise UserError(f"{self.path}: is damaged; delete it to start again") from e
-
-    def __enter__(self) -> Self:
-        """The store itself."""
-        return self
 
     def __exit__(self, *error) -> None:
         """Close the file."""

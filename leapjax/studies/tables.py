@@ -42,10 +42,7 @@ def text_table(cells: Sequence[Sequence[str]], text: int) -> str:
 
 
 def with_interval(
-    value: float | None,
-    interval: Sequence[float] | None,
-    form: str = ".1f",
-    scale: float = 100.0,
+    value: float | None, interval: Sequence[float] | None, form: str = ".1f", scale: float = 100.0
 ) -> str:
     """A number and its interval, by default a share in per cent; None is a dash.
 
@@ -64,9 +61,8 @@ def points(share: float, interval: Sequence[float] | None = None) -> str:
     >>> points(0.012), points(0.0, (-0.01, 0.01))
     ('+1.20', '0.00 (-1.00 to +1.00)')
     """
-    told = [f"{100 * x:+.2f}" for x in (share, *(interval or ()))]
-    told = [text if float(text) else "0.00" for text in told]
-    return told[0] if interval is None else f"{told[0]} ({told[1]} to {told[2]})"
+    told = with_interval(share, interval, "+.2f")
+    return told.replace("+0.00", "0.00").replace("-0.00", "0.00")
 
 
 def percent(share: float) -> str:
@@ -81,8 +77,12 @@ def label(config: DecodeConfig, without: Collection[str] = ()) -> str:
     'threshold 0.8, radius 2'
     """
     changed = {n: v for n, v in config.changed().items() if OPTIONS[n].traced and n not in without}
-    said = [f"{n} {v if isinstance(v, str) else f'{v:g}'}" for n, v in changed.items()]
-    return ", ".join(said) or DEFAULTS
+    return ", ".join(f"{n} {short(v)}" for n, v in changed.items()) or DEFAULTS
+
+
+def short(value: Any) -> str:
+    """A setting's value with few digits."""
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 def heading(report: Mapping[str, Any]) -> str:

@@ -123,7 +123,7 @@ def test_results_survive_a_kill(tmp_path):
 def test_rows():
     base = DecodeConfig(gen_length=64, block_length=32).for_model(tiny_config())
     made = rows(["localleap", "schedule-8"], ["dual"], base)
-    assert [r.key for r in made] == [
+    assert [(r.policy, r.config.cache) for r in made] == [
         ("greedy", "none"),
         ("localleap", "dual"),
         ("schedule-8", "dual"),

@@ -6,6 +6,7 @@ import pytest
 from leapjax.studies import observation_summary as summary
 from leapjax.studies.observations import Observations
 from leapjax.studies.replay import CONFIDENCE_BINS, DISTANCE_BINS
+from leapjax.studies.statistics import resampling
 
 
 def observations(commit, since, answer=None, block_length=2, pairs=None, agree=None):
@@ -63,14 +64,14 @@ def test_an_interval_is_the_bootstraps_over_prompts():
     rng = np.random.default_rng(1)
     whole = rng.integers(1, 9, 40)
     part = rng.integers(0, whole + 1)
-    got = summary.share(part, whole, summary.resampling(40))
+    got = summary.share(part, whole, resampling(40, np.random.default_rng(0)))
     again = []
     for _ in range(4000):
         drawn = rng.integers(0, 40, 40)
         again.append(part[drawn].sum() / whole[drawn].sum())
     assert got["value"] == part.sum() / whole.sum()
     assert got["interval"] == pytest.approx(np.percentile(again, [2.5, 97.5]), abs=0.02)
-    one = summary.share(np.array([1, 0]), np.array([2, 0]), summary.resampling(2))
+    one = summary.share(np.array([1, 0]), np.array([2, 0]), resampling(2, np.random.default_rng(0)))
     assert one == {"n": 2, "value": 0.5, "interval": None}
 
 
@@ -82,16 +83,19 @@ def test_decay_at_equal_confidence_is_not_fooled_by_surer_neighbours():
     pairs[:, 16, 12], agree[:, 16, 12] = 20, 18
     pairs[:, 4, 2], agree[:, 4, 2] = 20, 10
     pairs[:, 4, 12], agree[:, 4, 12] = 80, 40
-    out = summary.decay(pairs, agree, summary.resampling(6))
+    out = summary.decay(pairs, agree, resampling(6, np.random.default_rng(0)))
     assert out["all"]["difference"] == pytest.approx(82 / 100 - 58 / 100)
     assert out["equal confidence"]["difference"] == pytest.approx(0)
     agree[:, 4, 12] = 0
-    out = summary.decay(pairs, agree, summary.resampling(6))
+    out = summary.decay(pairs, agree, resampling(6, np.random.default_rng(0)))
     assert out["equal confidence"]["difference"] == pytest.approx(0.5 * 100 / 200)
 
 
 def test_bands_and_distances_cover_every_pair_once():
     pairs = np.random.default_rng(2).integers(0, 9, (3, CONFIDENCE_BINS, DISTANCE_BINS))
-    out = summary.determinism(pairs, pairs, summary.resampling(3))
-    cells = [out[b][d]["n"] for b in summary.BANDS for d in summary.DISTANCES]
+    out = summary.consistency(
+        pairs, pairs, summary.DISTANCES, resampling(3, np.random.default_rng(0))
+    )
+    bands, distances = ([n for n in x if n != "all"] for x in (summary.BANDS, summary.DISTANCES))
+    cells = [out[b][d]["n"] for b in bands for d in distances]
     assert sum(cells) == out["all"]["all"]["n"] == pairs.sum()

@@ -6,7 +6,7 @@ import pytest
 
 from leapjax.errors import UserError
 from leapjax.studies.counts import counts
-from leapjax.studies.statistics import front, paired_difference, percentile, wilson
+from leapjax.studies.statistics import front, paired_difference, wilson
 from leapjax.types import Completion
 
 EOS = 9
@@ -32,11 +32,6 @@ def test_paired_difference_against_numpy():
     assert interval == pytest.approx((d.mean() - half, d.mean() + half), abs=1e-7)
     assert paired_difference([True] * 3, [True] * 3) == (0.0, (0.0, 0.0))
     assert paired_difference([True], [False]) == (1.0, (-1.0, 1.0))
-
-
-def test_percentile():
-    assert percentile(range(1, 101), 0.99) == 99
-    assert percentile([7], 0.99) == 7
 
 
 def completion(ids, commit, steps):
