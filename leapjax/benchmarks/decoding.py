@@ -41,7 +41,8 @@ def throughput(lm: LM, cases: Sequence[Case], rounds: int) -> list[dict[str, Any
 def against_lock_step(lm: LM, cache: str, slots: int, count: int, rounds: int) -> dict[str, Any]:
     """Continuous refilling against batches that wait for their slowest row.
 
-    `count`: requests, see `uneven_requests`. Returns passes and seconds of both, and their ratios.
+    `count`: requests, see `uneven_requests`. Returns the passes and seconds of both, and their
+    ratios.
     """
     requests = uneven_requests(lm.config, cache, count)
     engine, passes = lm.engine(slots), {}

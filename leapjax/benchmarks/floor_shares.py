@@ -51,10 +51,10 @@ def rows(
     """Time every case and arrangement.
 
     `lm`: the model; its parameters can't be used any more after `layers`. One loaded to a GPU has
-    no stacks: `layers` is all there is. `arrangements`: of the weights: `stacked`, as given, and
+    no stacks: `layers` is all there is. `arrangements` of the weights: `stacked`, as given, and
     `layers`, taken apart as on a GPU (`leapjax.ops.split`); in that order; `machine`: as measured
-    for the model's dtype. Yields a row each: what it is, and `measure`'s timings with `shares`, or
-    `error`.
+    for the model's dtype. Yields a row for each: what it is, and `measure`'s timings with `shares`,
+    or `error`.
     """
     for arrangement, params in forms(lm.replicas[0].params, arrangements, lm):
         for case in cases:

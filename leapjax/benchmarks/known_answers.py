@@ -36,7 +36,7 @@ def decode(lm: LM, prompts: list[list[int]], options: dict[str, Any]) -> list[di
 def compare(mesh: MeshShape | None = None) -> dict[str, Any]:
     """Decode the known prompts on the devices here.
 
-    `mesh`: devices to spread the model over; None is the default device. Returns JSON-ready:
+    `mesh`: devices to spread the model over; None is the default device. The result is JSON-ready:
     whether all are `equal`; in `differs` those that are not: their `cache` and `row`, how many
     `tokens` differ, the `steps` known and taken. Raises UserError: this installation has no
     embedded model, or answers of another one.

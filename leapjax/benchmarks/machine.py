@@ -193,8 +193,8 @@ def matrix_rates(
     """The best rates over squares of a dtype.
 
     `dtype`: of the factors and the product; `counts`: by which of several rates they are compared;
-    `others`: name -> product of two matrices, for who takes part beside XLA. Returns FLOPs per
-    second of each repetition, and who reached them over which square.
+    `others`: name -> product of two matrices, for who takes part beside XLA. Returns the FLOP/s of
+    each repetition, and who reached them over which square.
     """
     best: tuple[list[float], str] = [0.0], ""
     product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision_for(jnp.dtype(dtype))))

@@ -130,8 +130,8 @@ def planned_ragged(
 ) -> tuple[int, float]:
     """What `leapjax plan` says of `decoding.ragged`.
 
-    `count`: requests. Returns passes of all replicas by the simulated schedule, and seconds at the
-    bound, of the slowest replica.
+    `count`: requests. Returns the passes of all replicas by the simulated schedule, and the seconds
+    at the bound, of the slowest replica.
     """
     requests, mesh = ragged_requests(lm.config, cache, count), lm.mesh or MeshShape()
     program = lm.engine(slots).program(requests[0])

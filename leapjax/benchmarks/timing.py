@@ -23,7 +23,7 @@ def alternate(
     Every second round goes backwards, so that no run always follows the same neighbour.
 
     `runs`: name -> what is timed; each has run once before, so that it is compiled; `pause_s`: rest
-    before each turn, in seconds. Returns seconds of each run, one number a round.
+    before each turn, in seconds. Returns the seconds of each run, one number a round.
 
     >>> seconds = alternate({"sorted": lambda: sorted("loop"), "list": lambda: list("loop")}, 3)
     >>> {name: len(times) for name, times in seconds.items()}

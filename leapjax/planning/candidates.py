@@ -88,9 +88,8 @@ class Candidate:
 def meshes(work: Workload, where: chips.Slice) -> list[MeshShape]:
     """The meshes of a slice; with a given batch no device may be without a row.
 
-    Sizes are powers of
-    two; `tensor` divides the heads, `expert` and `fsdp` together the experts. `tensor` leaves whole
-    tiles of an expert: narrower parts would be laid out anew.
+    Sizes are powers of two; `tensor` divides the heads, `expert` and `fsdp` together the experts.
+    `tensor` leaves whole tiles of an expert: narrower parts would be laid out anew.
     """
     sizes = [2**i for i in range(10) if where.devices % 2**i == 0]
     routed = [run.experts for run in work.model.runs if run.experts]
@@ -124,8 +123,8 @@ def replicas(work: Workload, chip: str, most_chips: int) -> list[tuple[chips.Sli
 def candidates(work: Workload, where: chips.Slice, mesh: MeshShape) -> list[Candidate]:
     """What may fit of a mesh, one for each form of the weights.
 
-    Returns those whose weights, cache and logits do not alone exceed the memory. Rows are those
-    with the best speed, or the fewest that nearly reach it, and then fewer.
+    Candidates whose weights, cache and logits alone exceed the memory are left out. The others'
+    rows are those with the best speed, or the fewest that nearly reach it, and then fewer.
     """
     has, out = where.chip.hbm / where.chip.devices, []
     for quantize in work.quantize:

@@ -33,9 +33,9 @@ _SENT = {
 def listed(parts: Iterable[Pass], mesh: MeshShape) -> list[dict[str, Any]]:
     """The collectives of a replica's program, equal ones together.
 
-    `parts`: of an audit. Returns JSON-ready: of each `part`, `kind`, mesh axes that it is `over`,
-    `group` (a group of devices that exchange), `bytes` of its result on a device, whether
-    `asynchronous`, and `times`.
+    `parts` are those of an audit. The result is JSON-ready: of each its `part`, `kind`, mesh axes
+    that it is `over`, `group` (a group of devices that exchange), `bytes` of its result on a
+    device, whether `asynchronous`, and `times`.
     """
     count: Counter[tuple] = Counter()
     for part in parts:

@@ -36,7 +36,7 @@ import dataclasses
 from leapjax.decoding import Program
 from leapjax.planning import need, work
 from leapjax.planning.chips import Slice
-from leapjax.planning.exchange import HOP
+from leapjax.planning.exchange import HOP, seconds
 from leapjax.sharding import MeshShape
 
 
@@ -117,9 +117,7 @@ def _exchange(where: Slice, devices: int, sums: int, summed: float) -> float:
 
     `devices`: that take part in each, neighbours; `summed`: bytes of all of them.
     """
-    group = -(-devices // where.chip.devices)
-    if group == 1 or not sums:
+    if not sums:
         return 0.0
-    links = where.spanned(devices)
-    sent = summed * 2 * (group - 1) / group
-    return sent / (where.chip.link * links) + sums * group * HOP
+    one = {"kind": "all-reduce", "group": range(devices), "bytes": summed / sums, "times": sums}
+    return seconds(where, one)

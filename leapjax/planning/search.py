@@ -146,7 +146,7 @@ def compile_one(
 ) -> dict[str, Any]:
     """Compile one replica for a slice, its prefill too; may abort the process.
 
-    Returns JSON-ready: what is `counted` in the program (bytes a device), its whole `audit`,
+    The result is JSON-ready: what is `counted` in the program (bytes a device), its whole `audit`,
     `estimated` by the compiler and `measured` here (seconds); or an `error`.
     """
     try:

@@ -75,7 +75,7 @@ class Prefixes:
     def longest(self, wanted: Prefix) -> tuple[int, int]:
         """Find the longest prefix of a prompt; the slots that hold some of it note that.
 
-        Returns blocks, and a slot that holds them.
+        Returns the number of blocks, and a slot that holds them.
         """
         self._time += 1
         found = [common(slot.held, wanted) for slot in self._slots]

@@ -141,7 +141,7 @@ def _slow_only(config: dict) -> bool:
 def special_ids(folder: Path) -> dict[str, int]:
     """Ids of the special tokens, by the keys that config.json has for them (`mask_token_id`, …).
 
-    Returns those that the tokenizer's files tell. A mask that they don't name is known by its
+    Returns the ids that the tokenizer's files tell. A mask that they don't name is known by its
     spelling.
     """
     if (known := read(folder)) is None:

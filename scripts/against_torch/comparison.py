@@ -116,9 +116,10 @@ def compare(
     """Time everybody on one case.
 
     `implementations`: who takes part; leapjax once for each cache; `pause`: seconds of rest before
-    each turn. Returns a row an implementation: `seconds_a_step` (`summarise`), `leapjax_gain`, its
-    time over leapjax's with the same cache, and `gain`, plain uncached PyTorch's time over its,
-    round by round; either is None where tokens or steps differ. `floor_share` is of all its time.
+    each turn. Returns a row for each implementation: `seconds_a_step` (`summarise`),
+    `leapjax_gain`, its time over leapjax's with the same cache, and `gain`, plain uncached
+    PyTorch's time over its, round by round; either is None where tokens or steps differ.
+    `floor_share` is of all its time.
     """
     seed, results = agree(case, config, implementations)
     equal = agreeing(results, implementations)

@@ -135,10 +135,10 @@ def measure(
 
     `mixed`: one of as many active parameters, all of its layers with experts; `case`: what is
     decoded, with a KV cache; one token a step; `floor`: the machine's rates, as measured in this
-    run; `rounds`: of alternating turns, after one that does not count. Of each kind of
-    pass (`full`, and windows of `masks` and `random` tokens): seconds of `dense` and `mixed`, and
-    their ratio, round by round (`summarise`). Of window passes of `mixed` also experts `touched` in
-    a layer (`summarise`), their `bytes` in all layers, `bytes_s` and `flops_s` at the machine's
+    run; `rounds`: of alternating turns, after one that does not count. Gives of each kind of pass
+    (`full`, and windows of `masks` and `random` tokens): seconds of `dense` and `mixed`, and their
+    ratio, round by round (`summarise`). Of window passes of `mixed` also experts `touched` in a
+    layer (`summarise`), their `bytes` in all layers, `bytes_s` and `flops_s` at the machine's
     rates, and `of_floor`, their time over the larger of both.
     """
     lms = {"dense": dense, "mixed": mixed}

@@ -62,7 +62,8 @@ def measure(base: ModelConfig, points: Sequence[Point], repeats: int) -> Iterato
     """Time a step of every size.
 
     `base`: the model's shape, but for the vocabulary; `repeats`: decodes of each, after one that
-    compiles. Yields a row a point: its fields, `terms`, and `seconds` of a step (`summarise`).
+    compiles. Yields a row for each point: its fields, `terms`, and `seconds` of a step
+    (`summarise`).
     """
     for vocabulary, some in itertools.groupby(points, lambda p: p.vocab_size):
         lm = models.random_lm(models.with_vocabulary(base, vocabulary))
