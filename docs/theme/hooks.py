@@ -178,7 +178,7 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def on_page_content(html, page, config, files):
-    """Inline the drawings, so that they follow the light and dark scheme."""
+    """Inline the drawings, so that they follow the light and dark scheme; no picture from afar."""
 
     def inlined(match: re.Match) -> str:
         words, name = match.groups()
@@ -186,4 +186,7 @@ def on_page_content(html, page, config, files):
         svg = svg.replace("<svg ", f'<svg role="img" aria-label="{words}" ', 1)
         return f'<figure class="drawing">{svg}</figure>'
 
+    html = re.sub(
+        r'<img alt="([^"]+)" src="https?://[^"]+" ?/?>', r"\1", html
+    )  # a badge: its words
     return DRAWING.sub(inlined, html)
