@@ -123,12 +123,14 @@ class Storm:
         os.environ |= {  # and of the one that they are forked from
             "PYTHONPATH": str(ROOT),
             "JAX_PLATFORMS": "cpu",
+            # The emulator has no gRPC, which gcsfs asks for when it is imported.
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
             "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
         self.processes = multiprocessing.get_context("forkserver")
-        self.processes.set_forkserver_preload(PRELOAD)
+        self.processes.set_forkserver_preload(PRELOAD + ["gcsfs"] * (args.store == "gcs"))
         lines = []
         for n in range(1, args.records + 1):
             record = {"id": f"r{n}", "prompt": f"Tom has {n} pens. " * (n % 4 + 1)}
@@ -272,8 +274,6 @@ class Store:
     """An emulated object store, behind a proxy that fails."""
 
     def __init__(self, storm: Storm):
-        # The emulator has no gRPC, which gcsfs asks for when it is imported.
-        os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
         import gcsfs
 
         behind, port = free_port(), free_port()
@@ -288,10 +288,7 @@ class Store:
         handler = type("_Handler", (_Proxy,), {"behind": behind, "storm": storm})
         proxy = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
-        storm.environ |= {
-            "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}",
-            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
-        }
+        storm.environ["STORAGE_EMULATOR_HOST"] = f"http://127.0.0.1:{port}"
         self._files = gcsfs.GCSFileSystem(
             endpoint_url=f"http://127.0.0.1:{behind}", token="anon", use_listings_cache=False
         )
