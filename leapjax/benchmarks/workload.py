@@ -97,25 +97,20 @@ def uneven_requests(model: ModelConfig, cache: str, count: int) -> list[Request]
     ]
 
 
-def ragged_requests(
-    model: ModelConfig, cache: str, count: int, shortest: int = 97, longest: int = 128
-) -> list[Request]:
+def ragged_requests(model: ModelConfig, cache: str, count: int) -> list[Request]:
     """Requests whose rows begin their blocks at different times, 8 tokens a step on average.
 
-    Canvas 256 in blocks of 32. Each row takes 2 to 6 passes a block, by a schedule of its own.
-
-    `count`: requests; lengths and passes are drawn uniformly; `shortest`: tokens of the shortest
-    prompt; 97 to 128 need one program; `longest`: tokens of the longest.
+    Prompts of 97 to 128 tokens, which need one program; canvas 256 in blocks of 32. Each row takes
+    2 to 6 passes a block, by a schedule of its own.
     """
     rng = np.random.default_rng(2)
-    case = Case(cache, 1, longest, 256, 32, 8)
     return [
         dataclasses.replace(
             request,
-            ids=request.ids[: int(rng.integers(shortest, longest + 1))],
+            ids=request.ids[: int(rng.integers(97, 129))],
             config=request.config.replace(**passes(model, int(rng.integers(2, 7)), 8)),
         )
-        for request in case.requests(model, count)
+        for request in Case(cache, 1, 128, 256, 32, 8).requests(model, count)
     ]
 
 
