@@ -1,7 +1,8 @@
 """JAX's persistent compilation cache, so that a second run need not compile again."""
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 
@@ -50,3 +51,23 @@ def enable_cache() -> Path | None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return folder
+
+
+@contextlib.contextmanager
+def without_cache() -> Iterator[None]:
+    """In this context everything is compiled anew, so that it can be serialised.
+
+    On a CPU, an executable that comes from jax's cache loses its functions when it is serialised.
+    """
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    name = "jax_enable_compilation_cache"
+    before = jax.config.values[name]
+    jax.config.update(name, False)
+    compilation_cache.reset_cache()  # whether it is used is decided once
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+        compilation_cache.reset_cache()

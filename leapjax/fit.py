@@ -76,7 +76,7 @@ def choose(
     limit = device_limit(have[0]) if len(have) > 1 else None
     if limit is None:
         return None
-    weights = _tree(stored())
+    weights = tree(stored())
     for mesh in candidates(len(have), model):
         data = min(mesh.data, auto.requests or mesh.data, auto.batch_size or mesh.data)
         mesh = dataclasses.replace(mesh, data=data)
@@ -115,10 +115,10 @@ def candidates(devices: int, model: ModelConfig) -> Iterator[MeshShape]:
 def _needs(auto, mesh, weights, model, dtype, quantize, devices, limit) -> int:
     """Bytes that a device needs; without compiling where the weights alone exceed the limit."""
     place = placements(dataclasses.replace(mesh, data=1), devices)[0]
-    loading, params = _placed(weights, place, model)
+    loading, params = placed(weights, place, model)
     if quantize is not None:
         made = jax.eval_shape(lambda tree: quantized(tree, model, quantize), weights)
-        rounded, params = _placed(made, place, model)
+        rounded, params = placed(made, place, model)
         loading += rounded  # both are there for a moment
     if loading > limit:
         return loading
@@ -139,21 +139,22 @@ def _needs(auto, mesh, weights, model, dtype, quantize, devices, limit) -> int:
     try:
         with busy(f"compiling for --mesh {mesh}, to see whether it fits"):
             made = compile_all(params, program, slots, place)
-            return max(loading, needed_bytes(made))
+            return max(loading, needed_bytes(made.values()))
     except jax.errors.JaxRuntimeError as e:
         if out_of_memory(e):  # a TPU's compiler refuses what is too large
             return limit + 1
         raise
 
 
-def _tree(leaves: Mapping[str, tuple[tuple[int, ...], Any]]):
+def tree(leaves: Mapping[str, tuple[tuple[int, ...], Any]]):
+    """The weights' pytree of shapes, from leaf name -> (shape, dtype)."""
     from leapjax.checkpoint import unflatten
 
     made = {n: jax.ShapeDtypeStruct(s, jnp.dtype(kind)) for n, (s, kind) in leaves.items()}
     return unflatten(made)
 
 
-def _placed(tree, place: Placement, model: ModelConfig) -> tuple[int, Any]:
+def placed(tree, place: Placement, model: ModelConfig) -> tuple[int, Any]:
     """Bytes on one device of arrays where a placement puts them, and the same with shardings."""
     where = place.parameters(model, tree)
     put = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, where)

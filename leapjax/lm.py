@@ -25,6 +25,7 @@ from leapjax.options import ConfigFile
 from leapjax.records import to_request
 from leapjax.serve.engine import Engine, Progress
 from leapjax.serve.lane import Replica
+from leapjax.serve.programs import Programs
 from leapjax.serve.sizes import slots_for
 from leapjax.sharding import MeshShape, under_mesh
 from leapjax.text import TextCodec, finish
@@ -47,6 +48,8 @@ class LM:
       quantization: method that quantised the weights after loading, or None.
       replicas: every copy of the weights and its devices, arranged for the compiled programs.
       defaults: the checkpoint's decode options (its `decode.yaml`), or None.
+      programs: compiled programs for the engines (`leapjax.serve.programs.Programs`), to be set
+        before the first decode; None compiles all.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class LM:
         self._model_hash = model_hash
         self.quantization = quantization
         self.defaults = defaults
+        self.programs: Programs | None = None
         self._engines: dict[tuple, Engine] = {}
 
     def with_token_counts(self, counts) -> LM:
@@ -382,6 +386,7 @@ class LM:
                 fixed=fixed,
                 refresh_group=refresh_group,
                 share_prefix=shared,
+                programs=self.programs,
             )
         return self._engines[key]
 

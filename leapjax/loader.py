@@ -139,8 +139,15 @@ def weight_bytes(path: str | Path | None, revision: str | None = None) -> int:
     Raises:
       UserError: as `load`.
     """
-    leaves = _source(path, revision).stored().values()
+    leaves = stored_leaves(path, revision).values()
     return sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in leaves)
+
+
+def stored_leaves(
+    path: str | Path | None, revision: str | None = None
+) -> Mapping[str, tuple[tuple[int, ...], Any]]:
+    """A model's weights as they are loaded, leaf name -> (shape, dtype); none of them is read."""
+    return _source(path, revision).stored()
 
 
 def _load(path, dtype, revision, quantize, mesh, template_options) -> LM:

@@ -10,7 +10,7 @@ import leapjax
 from leapjax import DecodeConfig
 from leapjax.errors import UserError
 from leapjax.progress import announced
-from leapjax.serve import engine, executables
+from leapjax.serve import engine, lowering
 from leapjax.serve.lane import Lane
 from leapjax.serve.sizes import bucket, slots_for
 from leapjax.testing import tiny_config, tiny_params
@@ -201,13 +201,13 @@ class Refusing:
 def test_a_compiler_that_refuses_is_asked_for_fewer_rows(
     lm, monkeypatch, capsys, part, most, fixed
 ):
-    lower, tried = getattr(executables, part), []
+    lower, tried = getattr(lowering, part), []
 
     def refusing(params, program, slots, placement):
         tried.append(slots)
         return Refusing(lower(params, program, slots, placement), slots, most)
 
-    monkeypatch.setattr(executables, part, refusing)
+    monkeypatch.setattr(lowering, part, refusing)
     stream = lm.stream(asked(lm, records(8)), batch_size=8 if fixed else None)
     if most and not fixed:
         with announced():

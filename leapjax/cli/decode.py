@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       UserError: bad input or options.
     """
-    from leapjax.cli import decode_folder
+    from leapjax.cli import decode_folder, decode_model
     from leapjax.compilation import enable_cache
     from leapjax.config.resolve import for_checkpoint
     from leapjax.options import read_config, set_flags
@@ -62,10 +62,15 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--prompt is empty; give some text")
     if (args.num_samples or 1) > 1 and config.temperature == 0:
         note("temperature is 0, so samples of a prompt are alike unless its record sets one")
+    args.brought = decode_model.brought(args)
     if args.output and not args.output.endswith(".jsonl"):
         return decode_folder.run(args, config, file.model if file else None)
     if args.resume:
         raise UserError("--resume goes with an --output folder; a file is written in one go")
+    if args.chip_hour is not None:
+        raise UserError(
+            "--chip-hour goes with an --output folder, whose summary.json has the price"
+        )
     return _decode(args, config, file.model if file else None)
 
 

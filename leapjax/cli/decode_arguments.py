@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from collections.abc import Callable
 
 from leapjax.cli.common import add_model_options, at_least, listed, place
 from leapjax.cli.help_policies import HelpPolicies
@@ -91,6 +92,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compute what prompts have in common at their beginning once, with cache block "
         "(default: auto, where that is possible); answers stay the same",
     )
+    group.add_argument(
+        "--programs",
+        metavar="DIR",
+        help="compiled programs that `leapjax plan --save DIR` wrote, instead of compiling; their "
+        "--mesh and --batch-size are taken over. Loading runs code of the folder: trust it",
+    )
+    group.add_argument(
+        "--no-compile",
+        action="store_true",
+        help="with --programs: a run that needs a program which is not there ends (status 2), "
+        "instead of compiling it",
+    )
 
     add = parser.add_argument_group("prompts").add_argument
     add("--prompt", action="append", metavar="TEXT", help="a prompt; may be given several times")
@@ -159,6 +172,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="work that a kill may cost, with a folder (default: 30)",
     )
     add(
+        "--chip-hour",
+        type=_price,
+        metavar="PRICE",
+        help="of a chip and hour: summary.json of a folder says what the run cost",
+    )
+    add(
         "--json",
         action="store_true",
         help="records instead of text on stdout (always so with --input)",
@@ -216,11 +235,15 @@ def _names(text: str) -> list[str]:
     return names
 
 
-def _seconds(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 <= (value := float(text)) < float("inf"):
-            return value
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+def _amount(what: str) -> Callable[[str], float]:
+    def amount(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if 0 <= (value := float(text)) < float("inf"):
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} is not a {what}")
+
+    return amount
 
 
 _positive, _natural = at_least(1), at_least(0)
+_seconds, _price = _amount("number of seconds"), _amount("price")

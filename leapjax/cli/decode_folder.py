@@ -51,6 +51,7 @@ def run(args: argparse.Namespace, config, model_of_file: str | None) -> int:
         share_prefix=args.share_prefix,
         shard_size=args.shard_size,
         save_seconds=args.save_every,
+        chip_hour=args.chip_hour,
     )
 
     job.check(spec)  # before a large model is loaded

@@ -58,16 +58,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add, count = parser.add_argument, at_least(1)
     shapes = f"{', '.join(PRESETS)} or a folder"
-    add("--model", default="llada-8b", metavar="NAME", help=shapes)
+    add("--model", metavar="NAME", help=f"{shapes} (llada-8b)")
     add("--topology", metavar="CHIP:SHAPE", help="v5e:2x4, v6e:16x16, v5p:2x2x2, 7x:2x2x1, …")
     add("--mesh", metavar="AXES", help="data=2,tensor=4 (default: the fastest by a roofline)")
     add("--batch", type=count, metavar="N", help="rows at once on the slice (default: searched)")
     add("--prompt-length", type=count, default=512, metavar="N", help="tokens (512)")
-    add("--gen-length", type=count, default=256, metavar="N", help="canvas (256)")
+    add("--gen-length", type=count, metavar="N", help="canvas (256)")
     add("--block-length", type=count, metavar="N", help="block (32; the model's if block-causal)")
     add("--cache", choices=CACHES, help="KV cache (dual; the default if block-causal)")
-    add("--policy", default="localleap", metavar="NAME", help="policy (localleap)")
-    add("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="(bfloat16)")
+    add("--policy", metavar="NAME", help="policy (localleap)")
+    add("--dtype", choices=("bfloat16", "float32"), help="(bfloat16)")
     add(
         "--quantize",
         metavar="FORM,…",
@@ -92,10 +92,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--most-chips", type=count, default=16, metavar="N", help="of a sweep's replica (16)")
     add(
-        "--price",
-        metavar="CHIP=X,…",
-        help="of a chip and hour, to recommend the cheapest (default: the fewest chip-seconds)",
+        "--chip-hour",
+        metavar="PRICE",
+        help="of a chip and hour, 1.2 or v5e=1.2,v6e=2.7: recommend the cheapest and print what "
+        "tokens cost (default: the fewest chip-seconds)",
     )
+    add("--records", type=count, metavar="N", help="of the job: print its chip hours and price")
+    add(
+        "--save",
+        type=place,
+        metavar="DIR",
+        help="write the compiled programs for `leapjax decode --programs DIR`; without --topology, "
+        "for the devices of this machine. Programs for a TPU: that one loads is untested",
+    )
+    add("--config", metavar="FILE", help="with --save: the options file of the run")
     add("--markdown", action="store_true", help="print the table as Markdown")
     add(
         "--reuse",
@@ -116,9 +126,16 @@ def run(args: argparse.Namespace) -> int:
     """Carry the command out."""
     import jax
 
+    from leapjax.cli import plan_save
     from leapjax.config import DecodeConfig
     from leapjax.planning import audit_report, candidates, models, search
 
+    if args.config and not args.save:
+        raise UserError("--config goes with --save DIR")
+    if args.save:
+        plan_save.check(args)
+        if not args.topology:
+            return plan_save.here(args)
     # Nothing runs: the host is enough, and asking for a TPU that is not there takes minutes.
     jax.config.update("jax_platforms", "cpu")
     if bool(args.topology) == bool(args.sweep):
@@ -129,23 +146,26 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--tokens-per-step is {args.tokens_per_step}; a step commits at least 1")
     if not args.compile_timeout > 0:
         raise UserError(f"--compile-timeout is {args.compile_timeout:g}; expected seconds, > 0")
-    prices = _prices(args.price)
-    model = models.find(args.model)
-    config = DecodeConfig(
-        policy=args.policy,
-        gen_length=args.gen_length,
-        block_length=args.block_length,
-        cache=args.cache or (None if model.block_causal else "dual"),
-    )
+    prices = _prices(args.chip_hour)
+    model = models.find(args.model or "llada-8b")
+    if args.save:
+        config = plan_save.options(args, args.model)
+    else:
+        config = DecodeConfig(
+            policy=args.policy or "localleap",
+            gen_length=args.gen_length or 256,
+            block_length=args.block_length,
+            cache=args.cache or (None if model.block_causal else "dual"),
+        )
     work = candidates.Workload(
         model=model,
         config=config.for_model(model),
         prompt_length=args.prompt_length,
-        dtype=args.dtype,
+        dtype=args.dtype or "bfloat16",
         batch=args.batch,
         refresh_group=args.refresh_group,
         tokens_per_step=args.tokens_per_step,
-        quantize=_forms(args.quantize),
+        quantize=_forms(args.quantize or ("none" if args.save else None)),
     )
     store = search.Store(_store_path(args.reuse))
     tries = _tries(args, work)
@@ -157,7 +177,7 @@ def run(args: argparse.Namespace) -> int:
         if not plans:  # not above an error
             _print(plan_table.MARKDOWN if args.markdown else plan_table.HEADING)
         plans.append(plan)
-        _print(show(plan, args.dtype))
+        _print(show(plan, work.dtype))
     best = search.recommend(plans, prices)
     if not tries:
         _print("does not fit: weights and cache alone are more than there is")
@@ -172,6 +192,12 @@ def run(args: argparse.Namespace) -> int:
             _print("\n" + "\n".join(audit_report.lines(best)))
         cost = "price" if prices else "chip-seconds"
         _print(f"\nLeast {cost} a token: {best['topology']} with {plan_table.command(best)}")
+        if prices or args.records:
+            tokens = args.records and args.records * work.config.gen_length
+            best["cost"] = search.cost(best, prices, tokens)
+            _print(plan_table.cost(best["cost"], args.records, work.config.gen_length))
+        if args.save:
+            plan_save.for_slice(args, work, best)
     if not args.audit:
         for plan in plans:
             plan.pop("audit", None)
@@ -228,13 +254,18 @@ def _store_path(text: str | None) -> Path | None:
 
 
 def _prices(text: str | None) -> dict[str, float]:
+    from leapjax.planning import chips
+
     out = {}
     for part in text.split(",") if text else ():
-        name, _, number = part.partition("=")
+        name, _, number = part.rpartition("=")
         try:
-            out[name.strip()] = float(number)
+            value = float(number)
         except ValueError:
-            raise UserError(f"--price {part!r}: expected a chip and a number, v5e=1.2") from None
+            value = -1.0
+        if not 0 <= value < float("inf"):
+            raise UserError(f"--chip-hour {part!r}: expected a price, 1.2 or v5e=1.2")
+        out |= dict.fromkeys([name.strip()] if name else chips.CHIPS, value)
     return out
 
 

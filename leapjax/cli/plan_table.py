@@ -129,6 +129,26 @@ def command(plan: dict[str, Any]) -> str:
     return f"{words} --quantize {plan['quantize']}" if plan["quantize"] else words
 
 
+def cost(found: dict[str, float], records: int | None, gen_length: int) -> str:
+    """What tokens, and a job, are estimated to cost.
+
+    Args:
+      found: of `search.cost`.
+      records: of the job, if they are known.
+      gen_length: tokens that a record counts for.
+    """
+
+    def said(what: str) -> str:
+        hours = f"{found[f'chip_hours_{what}']:.3g} chip hours"
+        price = found.get(f"price_{what}")
+        return hours if price is None else f"{hours}, price {price:,.2f}"
+
+    line = f"estimated: a million tokens: {said('million_tokens')}"
+    if records:
+        line += f"; {records:,} records of {gen_length} tokens: {said('job')}"
+    return line
+
+
 def _start(plan: dict[str, Any], dtype: str) -> tuple[str, str, str]:
     mesh = ",".join(p for p in plan["mesh"].split(",") if not p.endswith("=1") or p == "data=1")
     return plan["topology"], mesh, plan["quantize"] or dtype

@@ -122,16 +122,18 @@ def tidy(folder: Folder) -> None:
             folder.remove(name)
 
 
-def end(folder: Folder, state: State, ran: list[Summary]) -> dict[str, Any]:
+def end(
+    folder: Folder, state: State, ran: list[Summary], chip_hour: float | None = None
+) -> dict[str, Any]:
     """End the job, whose shards are all complete; gives the content of `summary.json`.
 
-    `ran` has the counts of the processes that are there.
+    `ran` has the counts of the processes that are there; `chip_hour` is the price of one.
     """
     if state.bad:
         folder.write(ERRORS, "".join(f"{row}\n" for row in state.bad).encode())
     elif ERRORS in folder.sizes():
         folder.remove(ERRORS)
-    content = write_summary(folder, state, ran)
+    content = write_summary(folder, state, ran, chip_hour)
     state.done = True
     folder.write(JOURNAL, state.to_bytes())
     tidy(folder)
@@ -144,9 +146,12 @@ def summary_of(folder: Folder, state: State) -> dict[str, Any]:
     return write_summary(folder, state, []) if data is None else json.loads(data)
 
 
-def write_summary(folder: Folder, state: State, ran: list[Summary]) -> dict[str, Any]:
+def write_summary(
+    folder: Folder, state: State, ran: list[Summary], chip_hour: float | None = None
+) -> dict[str, Any]:
     """Write `summary.json`, and give its content; arguments as for `end`."""
     totals, last = state.totals, sum_of(ran)
+    hours = sum(one.seconds * one.chips for one in ran) / 3600
     content = {
         **{{"rows": "answers"}.get(name, name): count for name, count in totals.items()},
         "tokens_per_step": _ratio(totals["tokens"], totals["steps"]),
@@ -157,6 +162,8 @@ def write_summary(folder: Folder, state: State, ran: list[Summary]) -> dict[str,
             "answers": last.answers,
             "seconds": round(last.seconds, 3),
             "tokens_per_second": _ratio(last.tokens, last.seconds),
+            "chip_hours": round(hours, 6),
+            **({} if chip_hour is None else {"price": round(hours * chip_hour, 6)}),
             **({"processes": len(ran)} if len(ran) > 1 else {}),
             **({"refreshes": last.refreshes.to_dict()} if last.refreshes.refreshed_rows else {}),
             **({"prefill": last.prefills.to_dict()} if last.prefills.wanted else {}),

@@ -40,6 +40,7 @@ from leapjax.jobs.shards import Shard, Shards
 from leapjax.jobs.source import Input, Item
 from leapjax.jobs.spec import JobSpec, Result
 from leapjax.jobs.summary import Summary
+from leapjax.planning import chips
 from leapjax.records import Intake
 from leapjax.wording import plural
 
@@ -169,6 +170,7 @@ class _Run:
             seen=seen,
             stop=self._stop,
         )
+        loop.progress.summary.chips = chips.used(self._lm.mesh)
         self._members.counts = loop.progress.summary.to_json
         with _saved(shards):
             while True:
@@ -294,7 +296,7 @@ class _Run:
         folder_files.check_parts(folder, state, files.parts)
         folder_files.check_errors(self._spec, state)
         others = [Summary.from_json(o["counts"]) for o in self._members.others().values()]
-        return folder_files.end(folder, state, [summary, *others])
+        return folder_files.end(folder, state, [summary, *others], self._spec.chip_hour)
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ class JobSpec:
       share_prefix: see `LM.stream`; a resumed job may have another.
       shard_size: records per shard; None is 1000. A job that goes on keeps the size that it has.
       save_seconds: time between two saves, and so the finished work that a kill can cost.
+      chip_hour: price of a chip and hour, for `summary.json`.
     """
 
     input: str
@@ -46,6 +47,7 @@ class JobSpec:
     share_prefix: bool | str = "auto"
     shard_size: int | None = None
     save_seconds: float = 30.0
+    chip_hour: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,7 @@ class Summary:
     committed: int = 0  # positions that a step committed, without those that early stop filled
     edits: int = 0  # later changes of committed tokens
     seconds: float = 0.0  # from `started` to the last completion
+    chips: float = 0.0  # that worked meanwhile
     # Of KV caches, and of tokens of prompts; they depend on the batch, not on the answers alone.
     refreshes: Refreshes = dataclasses.field(default_factory=Refreshes)
     prefills: Prefills = dataclasses.field(default_factory=Prefills)

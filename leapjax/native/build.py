@@ -73,7 +73,7 @@ def _compiler() -> str | None:
 def _built(compiler: str) -> Path:
     """The library for this source, compiler, JAX and processor; compiled if it isn't there."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True)
-    parts = (_SOURCE.read_text(), jax.__version__, version.stdout, " ".join(_FLAGS), _processor())
+    parts = (_SOURCE.read_text(), jax.__version__, version.stdout, " ".join(_FLAGS), processor())
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
     base = cache_folder()
     folder = base / "native" if base else _passing_folder()
@@ -118,7 +118,7 @@ def _compile(compiler: str, target: Path) -> None:
                 raise
 
 
-def _processor() -> str:
+def processor() -> str:
     """What tells this processor's abilities from others'."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -4,9 +4,14 @@
 """
 
 import dataclasses
+import hashlib
+import platform
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from leapjax.native.build import processor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,3 +91,11 @@ def of_tpu(kind: str) -> Defaults:
     (8, 3)
     """
     return dataclasses.replace(TPU, ridge=_RIDGES.get(kind, TPU.ridge))
+
+
+def described(device: Any) -> dict[str, str]:
+    """The platform of a device, and what tells its kind from others that run other code."""
+    if device.platform != "cpu":
+        return {"platform": device.platform, "device": device.device_kind}
+    digest = hashlib.sha256(processor().encode()).hexdigest()[:16]
+    return {"platform": "cpu", "device": f"{platform.machine()} {digest}"}

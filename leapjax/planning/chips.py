@@ -13,8 +13,11 @@ on v5p, 4 of 256 x 256 on v6e and on each of 7x's two devices, 2 FLOPs a cell an
 import dataclasses
 import math
 
+import jax
+
 from leapjax.config import check_keys
 from leapjax.errors import UserError
+from leapjax.sharding import MeshShape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,3 +165,12 @@ def home(chip: Chip, devices: int) -> Slice:
         if (found := Slice(chip, shape)).devices >= devices:
             return found
     raise UserError(f"no slice of {chip.name} in the table has {devices} devices")
+
+
+def used(mesh: MeshShape | None) -> float:
+    """Chips of a mesh of this process's devices; None is one device.
+
+    A device of any other kind than a TPU counts as a chip.
+    """
+    kind = of_device(jax.local_devices()[0].device_kind)
+    return (1 if mesh is None else mesh.devices) / (kind.devices if kind else 1)

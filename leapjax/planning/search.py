@@ -206,6 +206,26 @@ def tokens_per_s(plan: dict[str, Any]) -> float:
     return min(each.values())
 
 
+def cost(
+    plan: dict[str, Any], prices: dict[str, float], tokens: int | None = None
+) -> dict[str, float]:
+    """What a plan that fits is estimated to cost, per million tokens and for a job.
+
+    Args:
+      plan: from `plan`.
+      prices: of a chip and hour by kind; empty gives chip hours only.
+      tokens: of the job, if that is known.
+    """
+    price = prices.get(plan["topology"].split(":")[0])
+    hours = {"million_tokens": 1e6 / tokens_per_s(plan) / 3600}
+    if tokens:
+        hours["job"] = hours["million_tokens"] * tokens / 1e6
+    out = {f"chip_hours_{what}": value for what, value in hours.items()}
+    if price is not None:
+        out |= {f"price_{what}": value * price for what, value in hours.items()}
+    return out
+
+
 def recommend(plans: list[dict[str, Any]], prices: dict[str, float]) -> dict[str, Any] | None:
     """The plan whose tokens cost least, of those that fit.
 

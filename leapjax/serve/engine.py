@@ -25,6 +25,7 @@ from leapjax.serve.executables import Executable, Executables
 from leapjax.serve.lane import Lane, Replica, finished
 from leapjax.serve.memory import memory_limit, together
 from leapjax.serve.prefills import PrefillCounter
+from leapjax.serve.programs import Programs
 from leapjax.serve.progress import Progress
 from leapjax.serve.scheduler import Scheduler
 from leapjax.serve.sizes import bucket, refill_share
@@ -53,6 +54,7 @@ class Engine:
       share_prefix: rows get the prefixes of their prompts from slots that hold them, where a
         program has a prefill.
       look_ahead: requests that a stream reads beyond the oldest unanswered one; at least all slots.
+      programs: compiled ones that a user brought; None compiles all.
 
     Attributes:
       seated: (program, request) of the rows in slots, by ticket.
@@ -72,6 +74,7 @@ class Engine:
         refresh_group: int | None = None,
         share_prefix: bool = True,
         look_ahead: int | None = None,
+        programs: Programs | None = None,
     ):
         self.replicas = tuple(replicas)
         self.model = model
@@ -86,7 +89,7 @@ class Engine:
         self.progress = Progress(slots=in_all, lane_passes=[0] * len(self.replicas))
         self.memory_limit = memory_limit()
         self._finish = finish
-        self._executables = Executables(self.replicas, slots, fixed)
+        self._executables = Executables(self.replicas, slots, fixed, programs)
         self._tickets = itertools.count()
         self._scheduler: Scheduler[Program] = Scheduler()
         self._lanes: list[dict[Program, Lane]] = [{} for _ in self.replicas]

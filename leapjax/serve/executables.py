@@ -6,7 +6,7 @@ word, by its memory analysis, or because the device ran out of memory.
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
@@ -16,29 +16,31 @@ from leapjax.errors import NoRoom
 from leapjax.failures import out_of_memory
 from leapjax.progress import busy, note
 from leapjax.serve.lane import Lane, Replica
-from leapjax.serve.lowering import lower_prefill, lower_run, state_bytes
+from leapjax.serve.lowering import PASSES, lower_passes, state_bytes
 from leapjax.serve.memory import Footprint, footprint, together
 from leapjax.serve.prefills import PrefillCounter
+from leapjax.serve.programs import Programs
 from leapjax.wording import plural
 
 
 class Executable:
-    """A program for one replica, perhaps still compiling."""
+    """A program for one replica, perhaps still compiling or being read."""
 
-    def __init__(self, program: Program, replica: Replica, slots: int, made: Sequence[Future]):
+    def __init__(self, program: Program, replica: Replica, slots: int, made: Mapping[str, Future]):
         self.program, self.replica, self.slots = program, replica, slots
         self._made = made
 
     @property
-    def executables(self) -> list[jax.stages.Compiled]:
-        """The compiled chunk, and the prefill if there is one; waits for the compiler."""
-        return [one.result() for one in self._made]
+    def executables(self) -> dict[str, jax.stages.Compiled]:
+        """What `Lane` takes; waits for the compiler."""
+        return {name: one.result() for name, one in self._made.items()}
 
     @functools.cached_property
     def footprint(self) -> Footprint:
         """Memory of one lane on one device; waits for the compiler."""
         state = state_bytes(self.program, self.slots, self.replica.placement)
-        return footprint(self.executables, state)
+        passes = [one for name, one in self.executables.items() if name in PASSES]
+        return footprint(passes, state)
 
     def lane(self, share: bool, counter: PrefillCounter) -> Lane:
         """A new lane; waits for the compiler."""
@@ -51,11 +53,18 @@ class Executables:
     """The programs that an engine has compiled.
 
     `slots`: rows that a replica decodes at once, at most; `fixed`: use exactly `slots`; otherwise
-    halve them until the program fits in memory.
+    halve them until the program fits in memory; `programs`: those that a user brought.
     """
 
-    def __init__(self, replicas: Sequence[Replica], slots: int, fixed: bool):
+    def __init__(
+        self,
+        replicas: Sequence[Replica],
+        slots: int,
+        fixed: bool,
+        programs: Programs | None = None,
+    ):
         self._replicas, self._slots, self._fixed = replicas, slots, fixed
+        self._programs = programs
         self._made: dict[tuple[int, Program], Executable] = {}
         self._most: dict[Program, int] = {}  # slots of programs that were halved
 
@@ -70,10 +79,34 @@ class Executables:
             what, most = "prompts", program.length - program.gen_length
             if program.infill:
                 what, most = "sequences", program.length
-            with busy(f"compiling for {what} up to {most} tokens"):
-                made = self._compile(program, [self._replicas[i] for i in missing], limit)
+            what = f"{what} up to {most} tokens"
+            replicas = [self._replicas[i] for i in missing]
+            made = self._brought(program, replicas, what)
+            if made is None:
+                with busy(f"compiling for {what}"):
+                    made = self._compile(program, replicas, limit)
             self._made |= {(i, program): one for i, one in zip(missing, made, strict=True)}
         return self._made[users[0], program]
+
+    def _brought(
+        self, program: Program, replicas: Sequence[Replica], what: str
+    ) -> list[Executable] | None:
+        """The programs that a user brought, with as many slots as there are; None to compile.
+
+        Raises:
+          UserError: there are none, and nothing shall be compiled.
+        """
+        if self._programs is None:
+            return None
+        most = slots = self._most.get(program, self._slots)
+        while slots:
+            found = [self._programs.find(program, slots, r.params, r.placement) for r in replicas]
+            if all(found):
+                work = [one for one in found if one]
+                return _in_threads(program, replicas, slots, work)
+            slots = 0 if self._fixed else slots // 2
+        self._programs.miss(what, program, most, replicas[0].params, replicas[0].placement)
+        return None
 
     def _compile(
         self, program: Program, replicas: Sequence[Replica], limit: int
@@ -124,23 +157,28 @@ def _too_large(slots: int, fixed: bool, error: BaseException) -> str:
 
 
 def _compiling(program: Program, replicas: Sequence[Replica], slots: int) -> list[Executable]:
-    """Start compiling a program for several replicas in threads; XLA releases the GIL."""
+    """Start compiling a program for several replicas; XLA releases the GIL."""
     # Lower in this thread, where the caller's JAX settings apply.
-    lowered = [
-        [lower(r.params, program, slots, r.placement) for lower in (lower_run, lower_prefill)]
-        for r in replicas
-    ]
+    lowered = [lower_passes(r.params, program, slots, r.placement) for r in replicas]
+    work = [{name: one.compile for name, one in parts.items()} for parts in lowered]
+    return _in_threads(program, replicas, slots, work)
+
+
+def _in_threads(
+    program: Program,
+    replicas: Sequence[Replica],
+    slots: int,
+    work: Sequence[Mapping[str, Callable[[], jax.stages.Compiled]]],
+) -> list[Executable]:
+    """Executables that threads make: for each replica, name -> what makes it."""
     at_once = min(2 * len(replicas), max(2, os.cpu_count() or 1))
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="leapjax-compile")
     try:
         return [
             Executable(
-                program,
-                replica,
-                slots,
-                [pool.submit(one.compile) for one in parts if one is not None],
+                program, replica, slots, {name: pool.submit(make) for name, make in parts.items()}
             )
-            for replica, parts in zip(replicas, lowered, strict=True)
+            for replica, parts in zip(replicas, work, strict=True)
         ]
     finally:
         pool.shutdown(wait=False)

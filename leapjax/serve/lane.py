@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,13 +16,7 @@ import numpy as np
 from leapjax.decoding import DecodeState, Program
 from leapjax.decoding.prefill import copies, piece_columns, prefills
 from leapjax.decoding.state import idle_row, prefill_end, row_arrays, stack_rows
-from leapjax.serve.lowering import (
-    compile_all,
-    empty_state,
-    read_piece_jit,
-    refill_of,
-    write_piece_of,
-)
+from leapjax.serve.lowering import between_passes, compile_all, empty_state
 from leapjax.serve.prefills import PrefillCounter
 from leapjax.serve.prefixes import Prefix, Prefixes, prefix_of
 from leapjax.serve.refreshes import Refreshes, refreshes
@@ -61,7 +55,7 @@ class Lane:
     """B slots that decode one program.
 
     `params`: the model's pytree, on the device; `executables`: from `compile_all` with the same
-    arguments; None compiles them; `placement`: the replica's devices; None is the default device;
+    arguments, perhaps with some of `between_passes`; None compiles them; `placement`: the replica's devices; None is the default device;
     `share`: rows get the prefixes of their prompts from slots that hold them.
     """
 
@@ -70,7 +64,7 @@ class Lane:
         params,
         program: Program,
         slots: int,
-        executables: Sequence[Any] | None = None,
+        executables: Mapping[str, Callable[..., Any]] | None = None,
         placement: Placement | None = None,
         *,
         share: bool = True,
@@ -85,15 +79,14 @@ class Lane:
         self.device_s = 0.0  # seconds during which a chunk ran
         self.tickets: list[Any] = [None] * slots  # ticket of the row in each slot
         executables = executables or compile_all(params, program, slots, placement)
-        self._run, self._prefill = executables[0], executables[-1]
-        self._refill = refill_of(placement, program, slots)
+        self._programs = {**between_passes(program, slots, placement), **executables}
         self._placement = placement
         self._share, self._counter = share, counter or PrefillCounter()
         self.prefixes = Prefixes(slots)
         self._idle = idle_row(program)
         # Rows that may still be seated while another lane waits for memory.
         self.rows_before_drain = ROWS_PER_SLOT * slots
-        self._state = empty_state(program, slots, placement)
+        self._state = empty_state(program, slots, placement, self._programs["cache"])
         self._cancelled: set[int] = set()  # slots of cancelled rows
         self._busy = False
 
@@ -134,7 +127,7 @@ class Lane:
             seats.append(seat := self._seat(request, row, lanes))
             rows[seat.slot], chosen[seat.slot] = row, True
             self.tickets[seat.slot] = ticket
-        self._state = self._refill(self._state, stack_rows(rows), chosen)
+        self._state = self._programs["refill"](self._state, stack_rows(rows), chosen)
         if prefills(self.program):
             for seat in seats:
                 self._fill(seat)
@@ -169,19 +162,18 @@ class Lane:
         with under_mesh(self._placement):
             if (seat.source, seat.place) != (self, seat.slot):
                 self._copy(seat)
-            self._state = self._prefill(self.params, self._state, slot, np.int32(seat.shared * w))
+            begin = np.int32(seat.shared * w)
+            self._state = self._programs["prefill"](self.params, self._state, slot, begin)
 
     def _copy(self, seat: _Seat) -> None:
         """Copy what the source holds of a prompt, piece by piece."""
         size, source = piece_columns(self.program), seat.source
         last = min(self.program.length, source.program.length) - size
-        write = write_piece_of(self._placement, self.program, self.slots)
         for start in range(0, seat.shared * self.program.block_length, size):
             start = np.int32(min(start, last))
-            cache, program = source._state.cache, source.program
-            piece = read_piece_jit(cache, np.int32(seat.place), start, program=program)
-            slot = np.int32(seat.slot)
-            self._state = write(self._state, piece, slot, start, program=self.program)
+            read, write = source._programs["read"], self._programs["write"]
+            piece = read(source._state.cache, np.int32(seat.place), start)
+            self._state = write(self._state, piece, np.int32(seat.slot), start)
 
     def start(self, max_passes: int, until_free: int) -> None:
         """Start a chunk of passes asynchronously.
@@ -190,7 +182,7 @@ class Lane:
         many slots are free or done.
         """
         self._started, self._busy = time.perf_counter(), True
-        self._state = self._run(
+        self._state = self._programs["run"](
             self.params,
             self._state,
             np.int32(max_passes),

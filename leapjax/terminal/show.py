@@ -24,6 +24,9 @@ _RECORDS = (
     "shard_size",
     "batch_size",
     "share_prefix",
+    "programs",
+    "no_compile",
+    "chip_hour",
 )
 
 

@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from leapjax.cli import plan as command
+from leapjax.cli import plan_table
 from leapjax.config import DecodeConfig
 from leapjax.errors import UserError
 from leapjax.ops import hardware
@@ -117,6 +118,22 @@ def test_recommendation_is_the_cheapest_that_fits():
     assert search.recommend(plans[2:], {}) is None
 
 
+def test_what_tokens_and_a_job_cost():
+    """10,000 tokens/s on 100 chips: a million tokens are 10,000 seconds of a chip."""
+    plan = planned("v5e:10x10", 100, 100.0, 400.0)
+    hours = 10_000 / 3600
+    found = search.cost(plan, {"v5e": 1.8}, tokens=250_000_000)
+    assert found["chip_hours_million_tokens"] == pytest.approx(hours)
+    assert found["price_million_tokens"] == pytest.approx(1.8 * hours)  # 5
+    assert found["price_job"] == pytest.approx(250 * 5.0)
+    assert plan_table.cost(found, 1_000_000, 250) == (
+        "estimated: a million tokens: 2.78 chip hours, price 5.00; 1,000,000 records of 250 "
+        "tokens: 694 chip hours, price 1,250.00"
+    )
+    assert search.cost(plan, {"v6e": 1.8}).keys() == {"chip_hours_million_tokens"}
+    assert command._prices("1.2,v6e=3")["v5e"] == 1.2 and command._prices("1.2,v6e=3")["v6e"] == 3
+
+
 @pytest.mark.parametrize(
     "argv",
     [
@@ -126,7 +143,9 @@ def test_recommendation_is_the_cheapest_that_fits():
         ["--sweep", "v9"],
         ["--topology", "v5e:2x4", "--tokens-per-step", "0"],
         ["--topology", "v5e:2x4", "--model", "nothing/here"],
-        ["--topology", "v5e:2x4", "--price", "v5e"],
+        ["--topology", "v5e:2x4", "--chip-hour", "v5e"],
+        ["--topology", "v5e:2x4", "--chip-hour", "-1"],
+        ["--topology", "v5e:2x4", "--config", "x.yaml"],
         ["--topology", "v5e:2x4", "--quantize", "int4"],
         ["--sweep", "v5e", "--mesh", "tensor=8"],
     ],

@@ -123,7 +123,7 @@ def test_the_default_batch_starts_with_fewer_rows(capsys):
     assert "32 rows at once, not 64: 64 do not fit in memory, says the compiler" in said
     assert together([made.footprint]) < where.chip.hbm
     # The cache lies in memory as the loop wants it: a chunk lays nothing out anew.
-    account = audit.audit(made.executables[0].as_text(), need.passes(mesh, program, 32))
+    account = audit.audit(made.executables["run"].as_text(), need.passes(mesh, program, 32))
     assert account.outside.moved < 1e6
 
 
