@@ -7,9 +7,10 @@ import json
 import pytest
 
 from leapjax.errors import UserError
-from leapjax.jobs import journal
+from leapjax.jobs import folder_files, journal
 from leapjax.jobs.claims import Claims
 from leapjax.jobs.journal import COUNTS, Entry, State, furthest
+from leapjax.jobs.summary import Summary
 from leapjax.storage import LocalFolder
 
 
@@ -91,3 +92,11 @@ def test_a_torn_end_is_damage(tmp_path):
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(UserError, match="line 4: is damaged"):
         journal.read(folder)
+
+
+def test_a_summary_says_what_its_processes_cost(tmp_path):
+    folder, state = LocalFolder(str(tmp_path)), State({"what": "ü", "job": "j"}, ENTRIES)
+    ran = [Summary(seconds=1800, chips=4), Summary(seconds=900, chips=8)]
+    last = folder_files.write_summary(folder, state, ran, 2.5)["last_run"]
+    assert last["chip_hours"] == 4 and last["price"] == 10
+    assert "price" not in folder_files.write_summary(folder, state, ran)["last_run"]
