@@ -29,11 +29,7 @@ def loaded(args: argparse.Namespace, config, model_of_file: str | None):
 
 
 def brought(args: argparse.Namespace):
-    """The `Programs` of --programs, or None; their mesh and rows become the run's, if none is set.
-
-    Raises:
-      UserError: the folder can't be used here.
-    """
+    """The `Programs` of --programs, or None; a run without mesh and rows takes theirs."""
     if args.no_compile and not args.programs:
         raise UserError("--no-compile goes with --programs DIR, where the programs come from")
     if not args.programs:

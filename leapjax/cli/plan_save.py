@@ -27,11 +27,7 @@ def options(args: argparse.Namespace, model: str | None):
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse what does not go with --save.
-
-    Raises:
-      UserError: an option that decode lacks, or no checkpoint.
-    """
+    """Refuse what does not go with --save: an option that decode lacks, or no checkpoint."""
     from leapjax.planning import models
 
     if args.refresh_group:

@@ -130,13 +130,7 @@ def command(plan: dict[str, Any]) -> str:
 
 
 def cost(found: dict[str, float], records: int | None, gen_length: int) -> str:
-    """What tokens, and a job, are estimated to cost.
-
-    Args:
-      found: of `search.cost`.
-      records: of the job, if they are known.
-      gen_length: tokens that a record counts for.
-    """
+    """What tokens, and a job whose records count for `gen_length` each, are estimated to cost."""
 
     def said(what: str) -> str:
         hours = f"{found[f'chip_hours_{what}']:.3g} chip hours"

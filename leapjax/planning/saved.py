@@ -33,17 +33,10 @@ Saved = tuple[str, int]  # a file's name, and its bytes
 def save_here(
     lm, config: DecodeConfig, prompt_length: int, batch_size: int | None, path: str
 ) -> tuple[list[Saved], int]:
-    """Save the programs of a loaded model for its devices, one file a replica.
+    """Save the programs of a loaded `LM` for its devices, one file a replica.
 
-    Args:
-      lm: a `leapjax.LM`.
-      config: the decode options.
-      prompt_length: tokens; the programs serve the bucket of prompts that it belongs to.
-      batch_size: rows decoded at once by all replicas; None: as many as fit, as in decode.
-      path: the folder.
-
-    Returns:
-      The files, and the rows of all replicas.
+    They serve prompts of the bucket of `prompt_length` tokens. Without a batch size, rows are as
+    many as in decode. Gives the files, and the rows of all replicas.
     """
     programs, engine = Programs(path), lm.engine_for(None, batch_size)
     ids = (lm.config.pad_token_id,) * prompt_length
@@ -71,14 +64,7 @@ def save_for(
 ) -> list[Saved]:
     """Save the programs of a checkpoint for a slice that is not attached, one file a replica.
 
-    Args:
-      where: the slice.
-      mesh: how it is used.
-      work: what is decoded.
-      slots: rows a replica.
-      quantize: as in `leapjax.load`.
-      model: the checkpoint's folder.
-      path: the folder of programs.
+    `slots` are the rows of a replica, `model` the checkpoint's folder, `path` that of programs.
     """
     devices = compiled.devices(where)
     codec = load_codec(Path(model), work.model, None)

@@ -209,12 +209,9 @@ def tokens_per_s(plan: dict[str, Any]) -> float:
 def cost(
     plan: dict[str, Any], prices: dict[str, float], tokens: int | None = None
 ) -> dict[str, float]:
-    """What a plan that fits is estimated to cost, per million tokens and for a job.
+    """What a plan that fits is estimated to cost, per million tokens and for a job of `tokens`.
 
-    Args:
-      plan: from `plan`.
-      prices: of a chip and hour by kind; empty gives chip hours only.
-      tokens: of the job, if that is known.
+    `prices` are of a chip and hour, by kind; without one there are chip hours only.
     """
     price = prices.get(plan["topology"].split(":")[0])
     hours = {"million_tokens": 1e6 / tokens_per_s(plan) / 3600}

@@ -55,8 +55,9 @@ class Lane:
     """B slots that decode one program.
 
     `params`: the model's pytree, on the device; `executables`: from `compile_all` with the same
-    arguments, perhaps with some of `between_passes`; None compiles them; `placement`: the replica's devices; None is the default device;
-    `share`: rows get the prefixes of their prompts from slots that hold them.
+    arguments, perhaps with some of `between_passes`; None compiles them; `placement`: the replica's
+    devices; None is the default device; `share`: rows get the prefixes of their prompts from slots
+    that hold them.
     """
 
     def __init__(

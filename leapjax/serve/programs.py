@@ -89,11 +89,7 @@ class Programs:
         return header
 
     def agreed(self, field: str) -> Any:
-        """What all files say of `mesh` or `rows`, which count all replicas.
-
-        Raises:
-          UserError: they differ.
-        """
+        """What all files say of `mesh` or `rows`, which count all replicas; they must agree."""
         found = {header[field] for header in self.headers.values()}
         if len(found) > 1:
             flag = {"mesh": "--mesh", "rows": "--batch-size"}[field]
@@ -106,11 +102,7 @@ class Programs:
     ) -> dict[str, Callable[[], jax.stages.Compiled]] | None:
         """What loads the executables of a lane, by name; None if the folder lacks them.
 
-        Args:
-          program: static structure.
-          slots: B.
-          params: the model's pytree on the replica's devices.
-          placement: the replica's devices.
+        `params` are the arranged weights, on the devices of `placement`.
         """
         name = _name(_computes(program, slots, params, placement))
         header = self.headers.get(name)
@@ -136,18 +128,7 @@ class Programs:
     def miss(
         self, what: str, program: Program, slots: int, params, placement: Placement | None
     ) -> None:
-        """Say that a program is not there.
-
-        Args:
-          what: it is for, in words.
-          program: and the rest: as in `find`.
-          slots: as in `find`.
-          params: as in `find`.
-          placement: as in `find`.
-
-        Raises:
-          UserError: nothing shall be compiled.
-        """
+        """Say that there is no program for `what`; a `UserError` if nothing shall be compiled."""
         wanted = _flat(_computes(program, slots, params, placement))
         others = {n: _differences(_flat(h["computes"]), wanted) for n, h in self.headers.items()}
         nearest = min(others, key=lambda name: len(others[name]), default=None)
@@ -165,18 +146,9 @@ class Programs:
         )
 
     def save(self, lane: Executable, mesh: str | None, rows: int) -> tuple[str, int]:
-        """Write a program of one replica.
+        """Write the programs of one replica; gives the file's name and its size in bytes.
 
-        Args:
-          lane: the compiled program.
-          mesh: of all replicas; None is the default device.
-          rows: of all replicas.
-
-        Returns:
-          The file's name and its size in bytes.
-
-        Raises:
-          UserError: the folder can't be written.
+        `mesh` (None is the default device) and `rows` are of all replicas.
         """
         program, slots, placement = lane.program, lane.slots, lane.replica.placement
         between = {n: x.compile() for n, x in lower_between(program, slots, placement).items()}
