@@ -20,6 +20,8 @@ BAD = {3, 4, 12, 17, 23}  # of 23 records, 5 a shard: first, last, middle of a s
 class FakeLM:
     """Answers depend on the request alone; requests are read ahead, as the engine does."""
 
+    mesh = None
+
     def __init__(self, look_ahead=3):
         self.config = tiny_config()
         self.codec = None
