@@ -43,6 +43,10 @@ examples:
   leapjax decode --model checkpoints/llada-8b --input gs://bucket/prompts.jsonl \\
       --output gs://bucket/answers --shard-size 100 --resume
 
+  # Programs that leapjax plan --save compiled elsewhere (load only folders that you trust)
+  leapjax decode --model checkpoints/llada-8b --input prompts.jsonl \\
+      --output answers --resume --programs programs --no-compile
+
   # In a pipe: records in, records out
   cat prompts.jsonl | leapjax decode --input - | jq .text
 

@@ -33,6 +33,9 @@ examples:
   # A checkpoint's own shape, and a mesh of your choice
   leapjax plan --model checkpoints/mine --topology v6e:4x4 --mesh data=4,tensor=4
 
+  # Compile for this machine's devices, and save the programs for leapjax decode --programs DIR
+  leapjax plan --model checkpoints/mine --prompt-length 128 --batch 8 --save programs
+
 A replica is the same program however many there are, and replicas exchange nothing: ten times the
 chips give ten times the tokens/s. So a sweep has one row a mesh, on the smallest slice that holds
 a replica. Rows a replica and the form of the weights are searched, unless --batch and --quantize
