@@ -14,7 +14,7 @@ TORCH ?= torch
 .PHONY: format bench support wheel clean docs docs-serve docs-version notebooks
 
 help:
-	@echo "make demo      decode with the small model that comes with leapjax"
+	@echo "make demo      decode with the two small models that come with leapjax"
 	@echo "make test      the tests that take minutes"
 	@echo "make test-goldens  those of the goldens, compiled as users compile"
 	@echo "make test-faults   seeded faults, each of which make test must notice"
@@ -58,6 +58,7 @@ extras: $(VENV)/.oracle $(VENV)/.extras
 
 demo: $(VENV)/.core
 	$(BIN)/python scripts/decode.py
+	$(BIN)/python scripts/decode.py --model dependency
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest

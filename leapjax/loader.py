@@ -28,9 +28,29 @@ from leapjax.text import load_codec
 DTYPES = ("float32", "bfloat16")
 
 
-def embedded_path() -> Path:
-    """Folder of the small model inside the package."""
-    return Path(str(importlib.resources.files("leapjax") / "data" / "wordproblems"))
+EMBEDDED = ("wordproblems", "dependency")  # models inside the package, named after their tasks
+
+
+def embedded_path(name: str = EMBEDDED[0]) -> Path:
+    """Folder of a small model inside the package.
+
+    Args:
+      name: one of `EMBEDDED`; the first is the one that is loaded by default.
+    """
+    return Path(str(importlib.resources.files("leapjax") / "data" / name))
+
+
+def located(path: str | Path | None) -> Path:
+    """A model's folder: of the embedded one for None, or by its name where no such folder exists.
+
+    Args:
+      path: as in `load`; a hub id comes back as it is.
+    """
+    if path is None:
+        return embedded_path()
+    if str(path) in EMBEDDED and not Path(path).exists():
+        return embedded_path(str(path))
+    return Path(path)
 
 
 def load(
@@ -45,7 +65,7 @@ def load(
     """Load a model: a converted checkpoint, a hub folder, or a hub id.
 
     Args:
-      path: folder or `org/name`; None loads the embedded model.
+      path: folder, `org/name`, or the name of an embedded model; None loads the first of these.
       dtype: compute type, `float32` or `bfloat16`; None is float32 on CPU and bfloat16 on
         accelerators. Weights stay as stored.
       revision: for a hub id, the branch, tag or commit.
@@ -96,7 +116,7 @@ def model_config(path: str | Path | None, revision: str | None = None) -> ModelC
       UserError: no such model, or its config can't be used.
     """
     _check_embedded(path)
-    folder = Path(path) if path is not None else embedded_path()
+    folder = located(path)
     if not checkpoint.is_checkpoint(folder):
         from leapjax import converters
 
@@ -115,7 +135,7 @@ class _Source(NamedTuple):
 
 
 def _source(path, revision: str | None) -> _Source:
-    folder = Path(path) if path is not None else embedded_path()
+    folder = located(path)
     if checkpoint.is_checkpoint(folder):
         config = models.parse_config(checkpoint.read_config(folder))
         read, stored = checkpoint.load_params, checkpoint.stored_leaves

@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from leapjax.cli import decode_folder, decode_model
     from leapjax.compilation import enable_cache
     from leapjax.config.resolve import for_checkpoint
+    from leapjax.loader import EMBEDDED
     from leapjax.options import read_config, set_flags
     from leapjax.terminal import show
 
@@ -49,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     if args.system is not None and not args.chat:
         raise UserError("--system goes with --chat; in --input files, messages can begin with it")
     enable_cache()
-    if args.chat or not (args.prompt or args.input or args.output or args.json or model):
+    samples = model in (None, *EMBEDDED) and not (args.output or args.json)
+    if args.chat or (samples and not (args.prompt or args.input)):
         return show.run(args, config, model)
     if args.share_prefix is None:
         of_file = file.share_prefix if file else None

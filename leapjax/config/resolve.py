@@ -38,9 +38,9 @@ def checkpoint_options(model: str | Path | None, shape: ModelConfig | None = Non
     task. Raises UserError: the file is unusable, or sets a policy or a model (both are the user's
     choice).
     """
-    from leapjax.loader import embedded_path
+    from leapjax.loader import located
 
-    path = (embedded_path() if model is None else Path(model)) / CHECKPOINT_FILE
+    path = located(model) / CHECKPOINT_FILE
     if not path.is_file():
         return ConfigFile(str(path), {} if model is not None else _task_canvas())
     file = read_config(path)

@@ -2,13 +2,15 @@
 
 import itertools
 import time
-from typing import IO
+from typing import IO, Any, NamedTuple
 
 from leapjax import tasks
 from leapjax.config import DecodeConfig
 from leapjax.lm import LM
+from leapjax.loader import embedded_path
 from leapjax.policies import PARAMETERS
 from leapjax.studies.counts import counts
+from leapjax.tasks import Task
 from leapjax.tasks.base import Problem
 from leapjax.terminal import canvas
 from leapjax.types import Completion
@@ -16,10 +18,22 @@ from leapjax.wording import plural, times_fewer
 
 COUNT = 4
 MOST_ROWS = 16  # decoded at once
-STRATA = ("main", "long")
-# Chosen: most problems are decoded in one step or two, with anchors alone. The first four of this
-# draw take two or three steps and show propagated commits; `leapjax evaluate` measures on all.
-FIRST = 473
+
+
+class Draw(NamedTuple):
+    """Which problems are shown: of `strata` in turn, `first` is the seed of `--seed 0`."""
+
+    task: str
+    strata: tuple[str, ...]
+    first: int
+
+
+# By the embedded model's name. Chosen: most word problems are decoded in one step or two, with
+# anchors alone. The first four of either draw show propagated commits.
+DRAWS = {
+    "wordproblems": Draw("wordproblems", ("main", "long"), 473),
+    "dependency": Draw("dependency", ("waiting", "latin"), 16),
+}
 
 NEXT = """
 The first four are chosen to show several steps. --seed 1 draws others; leapjax evaluate measures.
@@ -28,15 +42,28 @@ Talk to it:    leapjax decode --chat
 All options:   leapjax decode --help"""
 
 
-def problems(seed: int, count: int = COUNT) -> list[Problem]:
-    """Held-out problems, shorter and longer ones in turn.
+def draw_for(lm: LM) -> Draw:
+    """The problems of an embedded model's own task; word problems for every other model."""
+    embedded = lm.path is not None and lm.path == embedded_path(lm.path.name)
+    return DRAWS[lm.path.name if lm.path is not None and embedded else "wordproblems"]
 
-    `seed`: other problems for another one; 0 begins with four that were chosen; `count`: how many.
+
+def problems(draw: Draw, seed: int, count: int = COUNT) -> list[Problem]:
+    """Held-out problems, those of each stratum in turn.
+
+    `seed` draws other problems; 0 of word problems begins with four that were chosen.
     """
-    drawn = tasks.get("wordproblems").problems("heldout", STRATA, count, FIRST + seed)
-    by_stratum = [[p for p in drawn if p.stratum == s] for s in STRATA]
+    task = tasks.get(draw.task)
+    drawn = task.problems("heldout", draw.strata, count, draw.first + seed)
+    by_stratum = [[p for p in drawn if p.stratum == s] for s in draw.strata]
     mixed = itertools.chain.from_iterable(itertools.zip_longest(*by_stratum))
     return [p for p in mixed if p is not None]
+
+
+def records(lm: LM, seed: int, count: int = COUNT) -> list[dict[str, Any]]:
+    """What the model is asked: the problems of its draw as records (docs/contract.md, Records)."""
+    draw = draw_for(lm)
+    return [tasks.get(draw.task).record(p) for p in problems(draw, seed, count)]
 
 
 def greedy(config: DecodeConfig) -> DecodeConfig:
@@ -54,23 +81,23 @@ def run(
 ) -> None:
     """Decode the samples and show them.
 
-    `config`: decode options; its seed chooses the problems; `stream`: where to; on a terminal, the
-    canvases fill in; `live`: False shows plain answers on a terminal too; `count`: how many
-    problems.
+    The seed of `config` chooses the problems. On a terminal the canvases fill in, unless `live` is
+    False.
     """
-    task = tasks.get("wordproblems")
-    chosen = problems(config.seed, count)
-    records = [task.record(p) for p in chosen]
-    baseline = lm.generate(records, greedy(config), batch_size=min(count, MOST_ROWS))
-    lm.generate(records, config, batch_size=min(count, MOST_ROWS))  # compiles
+    draw = draw_for(lm)
+    task = tasks.get(draw.task)
+    chosen = problems(draw, config.seed, count)
+    asked = records(lm, config.seed, count)
+    baseline = lm.generate(asked, greedy(config), batch_size=min(count, MOST_ROWS))
+    lm.generate(asked, config, batch_size=min(count, MOST_ROWS))  # compiles
     start = time.perf_counter()
-    completions = lm.generate(records, config, batch_size=min(count, MOST_ROWS))
+    completions = lm.generate(asked, config, batch_size=min(count, MOST_ROWS))
     seconds = time.perf_counter() - start
     screen = canvas.console(stream) if live and stream.isatty() else None
     if screen is not None:
         screen.print(canvas.legend(set().union(*map(canvas.kinds_of, completions))))
     for problem, completion, base in zip(chosen, completions, baseline, strict=True):
-        _show(lm, problem, completion, base, stream, screen)
+        _show(lm, task, problem, completion, base, stream, screen)
     ends = lm.options(config).end_ids
     tokens = sum(counts(c, ends)["tokens"] for c in completions)
     steps, of = sum(c.steps for c in completions), sum(c.steps for c in baseline)
@@ -86,14 +113,15 @@ def run(
         screen.print(NEXT, style="dim")
 
 
-def _show(lm: LM, problem: Problem, completion: Completion, base: Completion, stream, screen):
-    print(f"> {problem.question}", file=stream, flush=True)
+def _show(lm, task: Task, problem: Problem, completion: Completion, base, stream, screen):
+    asked = task.record(problem)["prompt"].replace("\n", " ")
+    print(f"> {asked}", file=stream, flush=True)
     if screen is None:
         print(completion.text, file=stream)
     else:
         canvas.play(screen, canvas.Canvas.of(lm, completion))
         print(f"\n{canvas.printable(completion.text)}", file=stream)  # to be read and copied
-    right = tasks.score(completion.text, problem)
-    verdict = "right" if right else f"wrong, it is {problem.final}"
+    right = task.score(completion.text, problem)
+    verdict = "right" if right else f"wrong, {problem.final} is right"
     edits = canvas.edits_of(completion)
     print(f"[{share(completion.steps, base.steps)}{edits}, {verdict}]\n", file=stream, flush=True)

@@ -61,5 +61,5 @@ def run(args: argparse.Namespace, config: DecodeConfig, model: str | None) -> in
         if args.trace:
             from leapjax.trace import record
 
-            record.write_samples(args, lm, config, samples.problems(config.seed, count), note)
+            record.write_samples(args, lm, config, samples.records(lm, config.seed, count), note)
     return 0

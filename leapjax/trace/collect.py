@@ -119,19 +119,15 @@ def collect(
     settings = f"canvas {c.gen_length}, block {c.block_length}, cache {c.cache}, {lm.dtype}"
     if c.temperature > 0:
         settings += f", temperature {c.temperature:g}"
-    model = "embedded model" if lm.path is None or _is_embedded(lm) else lm.path.name
+    from leapjax.loader import embedded_path
+
+    model = "embedded model" if lm.path in (None, embedded_path()) else lm.path.name
     return Trace(model, settings, tuple(items))
 
 
 def _run(name: str, config: DecodeConfig, completion, lm: LM, greedy) -> Run:
     against = None if name == GREEDY else greedy
     return run_of(name, describe(config), completion, lm.codec, against)
-
-
-def _is_embedded(lm: LM) -> bool:
-    from leapjax.loader import embedded_path
-
-    return lm.path == embedded_path()
 
 
 def describe(config: DecodeConfig) -> str:

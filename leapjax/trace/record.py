@@ -1,14 +1,13 @@
 """What `leapjax decode --trace` notes while it decodes, and writes afterwards."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from leapjax import records
 from leapjax.config import DecodeConfig
 from leapjax.errors import UserError
 from leapjax.lm import LM
-from leapjax.tasks.base import Problem
 from leapjax.trace import collect
 from leapjax.trace.files import check_count
 from leapjax.trace.files import write as write_file
@@ -103,15 +102,12 @@ def write_samples(
     args: argparse.Namespace,
     lm: LM,
     config: DecodeConfig,
-    problems: Sequence[Problem],
+    asked: Sequence[Mapping[str, Any]],
     note: Callable[[str], None],
 ) -> None:
-    """The trace of `leapjax decode` without a prompt."""
-    requests = [
-        lm.request({"id": p.id, "prompt": p.question}, config, line=n)
-        for n, p in enumerate(problems, 1)
-    ]
+    """The trace of `leapjax decode` without a prompt, whose samples are the records `asked`."""
+    requests = [lm.request(r, config, line=n) for n, r in enumerate(asked, 1)]
     policies = collect.names(args.trace_policies, config)
-    trace = collect.collect(lm, requests, [p.question for p in problems], policies)
+    trace = collect.collect(lm, requests, [r["prompt"] for r in asked], policies)
     write_file(trace, args.trace, args.overwrite)
     note(f"trace written to {args.trace}")

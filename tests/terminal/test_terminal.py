@@ -106,9 +106,11 @@ def test_samples_piped_are_plain():
     assert "\x1b" not in text
     assert text.count(" steps, greedy ") == samples.COUNT + 1  # each, and in all
     assert "tokens/s, compiling not counted" in text
-    for problem in samples.problems(0):
+    for problem in samples.problems(samples.DRAWS["wordproblems"], 0):
         assert problem.question in text
-    assert [p.id for p in samples.problems(0)] != [p.id for p in samples.problems(1)]
+    assert [p.id for p in samples.problems(samples.DRAWS["wordproblems"], 0)] != [
+        p.id for p in samples.problems(samples.DRAWS["wordproblems"], 1)
+    ]
 
 
 def test_without_an_embedded_model(tmp_path, capsys, monkeypatch):
@@ -257,5 +259,18 @@ def test_samples_on_a_terminal_show_propagation_and_can_be_copied(monkeypatch):
     assert sum(propagated) >= 2 and max(shown.last for shown in seen) >= 3
     assert all(shown.last >= 2 for shown in seen)
     assert "4 of 4 right" in text and "propagated: near an anchor" in text
-    for problem in samples.problems(0):
+    for problem in samples.problems(samples.DRAWS["wordproblems"], 0):
         assert " ".join(problem.answer.split()) in text
+
+
+def test_each_embedded_model_shows_problems_of_its_own_task(monkeypatch, tmp_path):
+    """By name, as `--model dependency`; a folder of that name comes first."""
+    lm, stream = leapjax.load("dependency"), io.StringIO()
+    assert lm.path == leapjax.embedded_path("dependency")
+    samples.run(lm, lm.default_config, stream)
+    text = stream.getvalue()
+    assert text.count("> Who waits in the line") == 2 == text.count("> Fill the square")
+    assert "right" in text.splitlines()[-1] and "compiling not counted" in text
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dependency").mkdir()
+    assert main(["decode", "--model", "dependency", "--prompt", "A"]) == 2
