@@ -113,7 +113,8 @@ def add_model_options(
     from leapjax.config import QUANTIZATIONS
 
     add = parser.add_argument
-    add("--model", metavar="PATH_OR_ID", help="checkpoint (default: the one in the package)")
+    inside = "checkpoint; dependency is the second one in the package (default: the first)"
+    add("--model", metavar="PATH_OR_ID", help=inside)
     add("--dtype", choices=("float32", "bfloat16"), help=f"compute type (default: {dtype})")
     add("--quantize", choices=QUANTIZATIONS, help="round the matrices to 8 bits after loading")
     add("--mesh", metavar="AXES", help=mesh)
