@@ -107,7 +107,8 @@ def pareto(report: Mapping[str, Any]):
         ax.scatter(steps, percents(shares), s=18, color=colour, alpha=0.4, label=text)
         best = [points[i] for i in front(steps, [-share for share in shares])]
         steps, shares = [p["steps"] for p in best], [p["accuracy"] for p in best]
-        style = {"fmt": f"{marker}-", "color": colour, "label": "Pareto front (95 % interval)"}
+        text = f"Pareto front of {policy or 'the grid'} (95 % interval)"
+        style = {"fmt": f"{marker}-", "color": colour, "label": text}
         plots.points(ax, steps, shares, [p["accuracy_interval"] for p in best], **style)
         for p in best:
             number += 1

@@ -105,16 +105,14 @@ def report_of(
         values = list(dict.fromkeys(a[key] for a in greedy))
         for value in values if len(values) > 1 else ():
             groups[f"{prefix}{value}"] = [i for i, a in enumerate(greedy) if a[key] == value]
-    made = [
-        {name: value for name, value in row.items() if name not in ("answers", "manifest")}
-        | {
-            "groups": {
-                name: summarise([row["answers"][i] for i in which], [greedy[i] for i in which])
-                for name, which in groups.items()
-            },
+    made = []
+    for row in rows:
+        told = {n: value for n, value in row.items() if n not in ("answers", "manifest")}
+        told["groups"] = {
+            name: summarise([row["answers"][i] for i in which], [greedy[i] for i in which])
+            for name, which in groups.items()
         }
-        for row in rows
-    ]
+        made.append(told)
     equal = [dict(e) | _reached(e, made, tolerance) for e in searches]
     asked = [row for row in rows if not row["equal"]]
     alike = [r for r in asked if not comparisons.differing(r["manifest"], asked[-1]["manifest"])]

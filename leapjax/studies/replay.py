@@ -131,13 +131,8 @@ def replay(
         agree = add(agree, cell, (counted & same).astype(jnp.int32))
         return s + 1, since, differs, pairs, agree
 
-    start = (
-        jnp.int32(0),
-        jnp.full((b, c), -1, jnp.int32),
-        jnp.zeros(b, jnp.int32),
-        jnp.zeros((b, *cells), jnp.int32),
-        jnp.zeros((b, *cells), jnp.int32),
-    )
+    none, empty = jnp.full((b, c), -1, jnp.int32), jnp.zeros((b, *cells), jnp.int32)
+    start = (jnp.int32(0), none, jnp.zeros(b, jnp.int32), empty, empty)
     end = lax.while_loop(lambda carry: carry[0] < steps, one_pass, start)
     return Replayed(*end[1:])
 

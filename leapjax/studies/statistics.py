@@ -198,13 +198,10 @@ def trials_needed(budget: float, confidence: float) -> int:
     >>> trials_needed(0.01, 0.95)
     299
     """
-    n = max(1, math.ceil(math.log1p(-confidence) / math.log1p(-budget)))
+    n = math.ceil(math.log1p(-confidence) / math.log1p(-budget))
     # The quotient may fall on either side of a whole number by rounding.
-    while upper_bound(0, n, confidence) > budget:
-        n += 1
-    while n > 1 and upper_bound(0, n - 1, confidence) <= budget:
-        n -= 1
-    return n
+    near = range(max(1, n - 1), n + 2)
+    return next(n for n in near if upper_bound(0, n, confidence) <= budget)
 
 
 @functools.lru_cache(maxsize=8)
