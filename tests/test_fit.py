@@ -46,7 +46,7 @@ def limited(monkeypatch):
 def needs(mesh, auto=None, model=MODEL, quantize=None):
     """What the compiler says that a device needs, whatever it has."""
     auto = auto or Auto(JOB)
-    weights = fit._tree(stored(model))
+    weights = fit.tree(stored(model))
     return fit._needs(
         auto, MeshShape(*mesh), weights, model, "float32", quantize, local_devices(), 1 << 60
     )
@@ -148,7 +148,7 @@ def test_what_fits_nowhere_is_refused_in_a_line(limited, no_compilation):
 
 def test_quantized_weights_need_their_room_while_loading(limited):
     whole, half = needs((8, 1, 1)), needs((8, 1, 1), quantize="int8")
-    weights, _ = fit._placed(fit._tree(stored()), placements(MeshShape())[0], MODEL)
+    weights, _ = fit.placed(fit.tree(stored()), placements(MeshShape())[0], MODEL)
     # The rounded ones are there beside the stored ones for a moment.
     assert weights * 1.2 < half < weights * 1.4
     limited(max(whole, half))

@@ -11,7 +11,7 @@ import leapjax
 from leapjax import DecodeConfig, Request
 from leapjax.errors import UserError
 from leapjax.ops.mesh import add_to_residual, gather, split_residual
-from leapjax.serve import engine, executables
+from leapjax.serve import engine, lowering
 from leapjax.serve.lane import Replica
 from leapjax.serve.lowering import compile_run
 from leapjax.serve.memory import needed_bytes
@@ -149,8 +149,8 @@ def test_replicas_with_rows_compile_beside_each_other(monkeypatch, compilations)
     lm = leapjax.LM(replicas[0].params, config, None, replicas=replicas)
     # Two at a time, or the barrier breaks: one after the other would wait forever.
     pair = threading.Barrier(2, timeout=120)
-    lower = executables.lower_run
-    monkeypatch.setattr(executables, "lower_run", lambda *how: Meeting(lower(*how), pair))
+    lower = lowering.lower_run
+    monkeypatch.setattr(lowering, "lower_run", lambda *how: Meeting(lower(*how), pair))
     with compilations.seen() as names:
         assert list(lm.engine(1).stream(requests)) == want
     assert names.count("run") == 2  # the third has no rows

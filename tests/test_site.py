@@ -28,7 +28,12 @@ PUBLIC += ("leapjax.jobs.job", "leapjax.converters")
 
 def located(identifier: str):
     """The object of an identifier; the converters are a folder of their own in a clone."""
-    return pydoc.locate(re.sub(r"^converters\b", "leapjax.converters", identifier))
+    try:
+        return pydoc.locate(re.sub(r"^converters\b", "leapjax.converters", identifier))
+    except pydoc.ErrorDuringImport:  # the module of an extra
+        if "lm_eval" not in identifier or importlib.util.find_spec("lm_eval") is not None:
+            raise
+        return identifier
 
 
 def test_the_reference_has_every_public_name():

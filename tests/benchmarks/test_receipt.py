@@ -392,7 +392,7 @@ def test_stored_receipts_are_the_page_s_table():
         assert receipt["golden"]["equal"] and not receipt["options"]["quick"]
         assert receipt["versions"]["commit"] and not receipt["versions"]["changed"]
         assert not receipt["versions"]["compiler_flags"]
-    _, _, section = PAGE.read_text().partition("-->\n")
+    _, _, section = PAGE.read_text().partition("prints them -->\n")
     table, _, _ = section.partition("<!-- receipts: end -->")
     assert table == receipt_fields.table(receipts)
     assert all(f"]({path.name})" in PAGE.read_text() for path in STORED)
