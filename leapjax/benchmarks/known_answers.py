@@ -66,12 +66,10 @@ def compare(mesh: MeshShape | None = None) -> dict[str, Any]:
 
 def make(count: int = 8) -> dict[str, Any]:
     """What the file holds, decoded here. `count`: prompts, of `leapjax.terminal.samples`."""
-    from leapjax import tasks
-    from leapjax.terminal.samples import problems
+    from leapjax.terminal.samples import records
 
     lm = load(dtype=DTYPE)
-    task = tasks.get("wordproblems")
-    prompts = [list(lm.request(task.record(problem)).ids) for problem in problems(0, count)]
+    prompts = [list(lm.request(record).ids) for record in records(lm, 0, count)]
     options = [lm.options(**case).changed() | case for case in CASES]
     cases = [{"options": each, "answers": decode(lm, prompts, each)} for each in options]
     return {"model_hash": lm.model_hash, "prompts": prompts, "cases": cases}
