@@ -30,10 +30,10 @@ def located(identifier: str):
     """The object of an identifier; the converters are a folder of their own in a clone."""
     try:
         return pydoc.locate(re.sub(r"^converters\b", "leapjax.converters", identifier))
-    except pydoc.ErrorDuringImport:  # the module of an extra
-        if "lm_eval" not in identifier or importlib.util.find_spec("lm_eval") is not None:
+    except pydoc.ErrorDuringImport as e:
+        if not isinstance(e.value, leapjax.UserError):
             raise
-        return identifier
+        return identifier  # the module of an extra that is not installed
 
 
 def test_the_reference_has_every_public_name():
