@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import pytest
 
-from leapjax import converters, embedded_path, tasks
+from leapjax import chains, converters, embedded_path, tasks
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -127,6 +127,7 @@ def stand_ins(tmp_path_factory):
         (folder / name).symlink_to(hub if name.endswith("Instruct") else model)
     for name in ("configs", "scripts", "tests", "leapjax"):
         (folder / name).symlink_to(ROOT / name)
+    chains.save(folder / "a-chain", chains.synthetic(6, 6, eigenvalue=0.9, seed=0))
     task = tasks.get("wordproblems")
     problems = task.problems("heldout", ("easy",), 8, 0)
     lines = [json.dumps(task.record(p)) + "\n" for p in problems]
