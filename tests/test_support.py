@@ -103,13 +103,14 @@ def page(outcome) -> str:
     lines = [
         "# What is tested together",
         "",
-        "Each cell: seven prompts of mixed lengths, decoded at batch 1, 2 and 7, give every row",
-        "the tokens, steps, passes and commit order that it has alone, and in another order at",
-        "batch 7 the same confidences, bit for bit (float32, CPU). Under `mesh` the same prompts",
-        f"give on a model spread as `{MESH}` what they give on one device. A number stands",
-        "for the line in which the pair is refused, below. Made by `make support` from one run of",
-        "every case; a run that leaves a case out, or in which one fails, leaves this page as it",
-        "was.",
+        "Each cell is a test. It decodes seven prompts of mixed lengths at batch size 1, 2 and",
+        "7 (float32, CPU). Every row must have the tokens, steps, passes and commit order that",
+        "it has when decoded alone. At batch size 7, with the rows in another order,",
+        "confidences must be bit-identical. Under `mesh`, a model sharded as",
+        f"`{MESH}` must give the results of one device. A combination marked",
+        '"refused" is refused with the error line of that number, listed below. `make support`',
+        "writes this page from one run of all cases; if a case fails or is left out, the page",
+        "stays as it was.",
     ]
     for family, folder in MODEL.items():
         names = [cache + (" mesh" if mesh else "") for cache, mesh in columns]

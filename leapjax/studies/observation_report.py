@@ -13,24 +13,25 @@ FILES = tuple(
 )
 
 DEFINITIONS = """\
-- **Pass, step.** Every pass of a decode is recomputed on the canvas of that time: the final token
-  where `commit_step` is below the step, the mask token elsewhere. `differs` counts positions
-  whose proposal in their committing step is not their token (0, except for decisions closer than
-  rounding).
+- **Pass, step.** Every pass of a decode is recomputed on the canvas as it was in that step: the
+  final token where `commit_step` is below the step, and the mask token elsewhere. `differs` counts
+  positions whose recomputed proposal in their committing step is not their final token (0, except
+  for decisions closer than rounding).
 - **Answer**: the canvas up to and including the first eos; the rest is padding. Positions that
   early stop filled are left out, because no policy decided them.
 - **Stable from**: the first step from which every proposal of the position, up to the committing
   step, is its final token.
-- **Wait**: committing step − stable from; **in the block**: only the steps in which the
+- **Wait**: committing step − stable from; **in the block** counts only the steps in which the
   position's block was active.
 - **Consistency**: the share of (position, step) pairs, before the committing step, whose proposal
   is the final token. A position that waits counts once per step. The committing step is left out,
-  because the two agree there by definition.
+  because there the proposal is the final token by definition.
 - **Anchor**: an undecided position of the active block whose confidence is at least the anchor
   threshold in that step, whether the policy commits it or not. Distance is the number of
   positions to the nearest anchor on either side.
-- **Near** is a distance of 1 to 4, **far** 9 and more. **At equal confidence**: near − far within
-  each twentieth of confidence that has both, weighted by its pairs.
+- **Near** is a distance of 1 to 4, **far** a distance of 9 and more. **Equal confidence** is
+  near − far within each confidence interval of width 1/20 that has both, averaged with its number
+  of pairs as weight.
 - **Intervals**: 95 %, percentile bootstrap over prompts, 1000 resamples.
 """
 
