@@ -29,8 +29,8 @@ from leapjax.signals import Listener, handled, interrupt
 OK, INTERRUPTED, BAD = 0, 130, 2
 
 MESH_HELP = (
-    "devices to spread it over: data=2,tensor=4 (also fsdp, expert); auto, the default: what "
-    "memory analysis says fits, on a CPU one device"
+    "devices to shard the model over: data=2,tensor=4 (also fsdp, expert); auto, the default: a "
+    "mesh that fits according to memory analysis; on a CPU, one device"
 )
 
 
@@ -113,10 +113,10 @@ def add_model_options(
     from leapjax.config import QUANTIZATIONS
 
     add = parser.add_argument
-    inside = "checkpoint; dependency is the second one in the package (default: the first)"
+    inside = "checkpoint; dependency is the second model in the package (default: the first)"
     add("--model", metavar="PATH_OR_ID", help=inside)
     add("--dtype", choices=("float32", "bfloat16"), help=f"compute type (default: {dtype})")
-    add("--quantize", choices=QUANTIZATIONS, help="round the matrices to 8 bits after loading")
+    add("--quantize", choices=QUANTIZATIONS, help="quantise the matrices to 8 bits after loading")
     add("--mesh", metavar="AXES", help=mesh)
     add("--batch-size", type=batch_size, metavar="N", help="rows decoded at once")
     add(
@@ -124,8 +124,8 @@ def add_model_options(
         action="append",
         type=named_value,
         metavar="NAME=VALUE",
-        help="a variable of the chat template, such as enable_thinking=true (VALUE as in JSON, "
-        "else a text); may be given several times",
+        help="a variable of the chat template, such as enable_thinking=true (VALUE is JSON, or "
+        "else a string); may be given several times",
     )
 
 
@@ -149,8 +149,15 @@ def add_canvas_options(parser: argparse._ActionsContainer) -> None:
     `parser`: of a command, or a group of its options.
     """
     add = parser.add_argument
-    add("--gen-length", type=int, metavar="N", help="canvas (default: the model's or the task's)")
-    add("--block-length", type=int, metavar="N", help="block (default: the model's or the task's)")
+    add(
+        "--gen-length", type=int, metavar="N", help="canvas length (default: the model's or task's)"
+    )
+    add(
+        "--block-length",
+        type=int,
+        metavar="N",
+        help="block length (default: the model's or task's)",
+    )
 
 
 def at_least(least: int) -> Callable[[str], int]:

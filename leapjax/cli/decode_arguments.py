@@ -13,9 +13,9 @@ from leapjax.terminal.examples import QUESTION
 DESCRIPTION = """\
 Complete prompts with a masked diffusion language model.
 
-A canvas of masked tokens behind each prompt is filled in over several passes; the
-policy chooses which positions commit in each. Answers go to stdout, or as JSON
-records to --output; everything else goes to stderr.
+The canvas, a run of mask tokens after each prompt, is filled in over several
+passes; in each, the policy chooses which positions commit. Answers go to stdout, or
+as JSON records to --output; everything else goes to stderr.
 """
 
 EPILOG = f"""\
@@ -23,23 +23,23 @@ examples:
   # One question, the model that comes with leapjax
   leapjax decode --prompt "{QUESTION}"
 
-  # A conversation with it; sample problems come without any option
+  # A conversation with it (without any option, it solves sample problems)
   leapjax decode --chat
 
   # A model of your own (converted, a hub folder, or a hub id), greedy for comparison
   leapjax decode --model checkpoints/llada-8b --policy low_confidence --prompt "Why?"
 
-  # A file of records, the options of a config file and one of them changed
+  # A file of records, with the options of a config file, one of them overridden
   leapjax decode --model checkpoints/llada-8b \\
       --config configs/llada-8b-instruct.yaml --threshold 0.95 \\
       --input prompts.jsonl --output answers.jsonl
 
-  # Millions of records: a folder of shards; after a kill the same command goes on
+  # Millions of records: a folder of shards; after a kill, the same command resumes
   leapjax decode --model checkpoints/llada-8b \\
       --input gs://bucket/prompts.jsonl --output gs://bucket/answers \\
       --max-errors 100 --resume
 
-  # Processes share a job: each, on any machine that sees the folder, runs the same command
+  # Several processes share a job: on any machine that sees the folder, run the same command
   leapjax decode --model checkpoints/llada-8b --input gs://bucket/prompts.jsonl \\
       --output gs://bucket/answers --shard-size 100 --resume
 
@@ -50,7 +50,7 @@ examples:
   # In a pipe: records in, records out
   cat prompts.jsonl | leapjax decode --input - | jq .text
 
-  # Which token was committed when and why: a page with a slider
+  # A page with a slider: which token was committed when, and why
   leapjax decode --prompt "{QUESTION}" --trace apples.html
 
   # Five samples of one prompt
@@ -59,22 +59,22 @@ examples:
 
 records:
   Each input line is an object with one of prompt, messages, prompt_ids, infill,
-  infill_ids, and if wanted id, options (for this record only), stop. Other
-  keys come back as metadata.
+  infill_ids. Optional keys are id, options (for this record only) and stop.
+  Other keys come back as metadata.
 
 the summary on stderr:
-  tokens/s              tokens before the first eos or stop id, per second, with
-                        compiling
+  tokens/s              tokens before the first eos or stop id, per second,
+                        compilation included
   tokens per step       the same tokens, per step of a row
-  16x fewer passes      one token a step would have taken 16 times as many for
-                        the same positions (those that early stop fills in,
-                        which no pass decides, don't count)
-  40 rows refreshed     with a KV cache: rows of full passes at the start of
-                        blocks, how many were wanted, and their share of the
-                        passes' time, estimated from FLOPs and bytes
+  16x fewer passes      one token a step would have taken 16 times as many
+                        passes for the same positions (without those that
+                        early stop fills in, which no pass decides)
+  40 rows refreshed     with a KV cache: rows in full passes at the start of
+                        blocks, how many of them needed one, and the share of
+                        the passes' time, estimated from FLOPs and bytes
   900 of 9,000 prompt tokens prefilled
-                        with cache block: the others were computed once, for
-                        another prompt; and how many times the distinct ones
+                        with cache block: the other tokens were reused from
+                        another prompt; and the ratio to the distinct tokens
 
 exit status: 0 done, 2 bad input or options, 130 interrupted, 143 ended by SIGTERM.
 """
@@ -93,20 +93,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--share-prefix",
         choices=("auto", "on", "off"),
-        help="compute what prompts have in common at their beginning once, with cache block "
-        "(default: auto, where that is possible); answers stay the same",
+        help="with cache block: compute a prefix that prompts have in common only once (default: "
+        "auto, where that is possible); answers stay the same",
     )
     group.add_argument(
         "--programs",
         metavar="DIR",
-        help="compiled programs that `leapjax plan --save DIR` wrote, instead of compiling; their "
-        "--mesh and --batch-size are taken over. Loading runs code of the folder: trust it",
+        help="instead of compiling, load the programs that `leapjax plan --save DIR` wrote, with "
+        "their --mesh and --batch-size. Loading runs code from the folder: it must be trusted",
     )
     group.add_argument(
         "--no-compile",
         action="store_true",
-        help="with --programs: a run that needs a program which is not there ends (status 2), "
-        "instead of compiling it",
+        help="with --programs: if a program is missing, end with status 2 instead of compiling it",
     )
 
     add = parser.add_argument_group("prompts").add_argument
@@ -117,15 +116,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="prompt",
         type=lambda text: {"infill": text},
         metavar="TEXT",
-        help='fill in a text: "Tom has [MASK]*3 apples" has three open tokens; \\[MASK] is text',
+        help='fill in a text: "Tom has [MASK]*3 apples" has three masks; \\[MASK] is literal text',
     )
     add("--chat", action="store_true", help="hold a conversation; /help lists its commands")
-    add("--system", metavar="TEXT", help="with --chat: what the model is told before it begins")
-    add("--input", metavar="PATH", help="JSONL: a path or URL, packed or not; - is stdin")
+    add("--system", metavar="TEXT", help="with --chat: the system message")
+    add("--input", metavar="PATH", help="JSONL: a path or URL, compressed or not; - is stdin")
     add(
         "--raw",
         action="store_true",
-        help="no chat template for prompts; control tokens in them are parsed",
+        help="don't apply the chat template; control tokens in prompts are parsed",
     )
     add(
         "--limit",
@@ -150,18 +149,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_natural,
         default=0,
         metavar="N",
-        help="set up to N bad records aside, in *.errors.jsonl (default: 0)",
+        help="put up to N bad records in *.errors.jsonl and carry on (default: 0)",
     )
 
     add = parser.add_argument_group("output").add_argument
     add(
         "--output",
         metavar="PATH",
-        help="write records: to a file if it ends in .jsonl, when all are done; else to a folder "
-        "of shards, which can be resumed; - is stdout",
+        help="write records: a PATH in .jsonl is a file, written when all are done; any other is a "
+        "folder of shards, which can be resumed; - is stdout",
     )
-    add("--resume", action="store_true", help="go on with the interrupted job in that folder")
-    add("--overwrite", action="store_true", help="replace the output if it is there")
+    add("--resume", action="store_true", help="resume the interrupted job in that folder")
+    add("--overwrite", action="store_true", help="replace the output if it exists")
     add(
         "--shard-size",
         type=_positive,
@@ -173,62 +172,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=30.0,
         metavar="SECONDS",
-        help="work that a kill may cost, with a folder (default: 30)",
+        help="with a folder: the most work that a kill can lose (default: 30)",
     )
     add(
         "--chip-hour",
         type=_price,
         metavar="PRICE",
-        help="of a chip and hour: summary.json of a folder says what the run cost",
+        help="price of a chip-hour: a folder's summary.json then states what the run cost",
     )
     add(
         "--json",
         action="store_true",
-        help="records instead of text on stdout (always so with --input)",
+        help="print records instead of text on stdout (implied by --input)",
     )
     add(
         "--details",
         action="store_true",
-        help="records say why and how surely each position was committed",
+        help="records say why, and with what confidence, each position was committed",
     )
     add(
         "--fields",
         type=_names,
         metavar="NAME,…",
-        help="records hold only these keys, such as id,text (default: all but --details')",
+        help="keys that records hold, such as id,text (default: all but those of --details)",
     )
     add(
         "--trace",
         type=place,
         metavar="PATH",
         help="show which token was committed when and why: a page (.html) or a picture for "
-        "slides (.gif, .png); decodes once more for each of the other policies",
+        "slides (.gif, .png); decodes once more for each further policy",
     )
     add(
         "--trace-policies",
         type=_names,
         metavar="NAME,…",
-        help="shown beside each other, names as in leapjax evaluate (default: the chosen policy "
-        "and greedy, which is always among them)",
+        help="policies to show side by side, with the names of leapjax evaluate (default: the "
+        "chosen policy and greedy, which is always shown)",
     )
     add(
         "--progress",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="progress bar on stderr (default: on a terminal; into a file or folder, elsewhere, "
-        "a line every minute)",
+        help="progress bar on stderr (default: on a terminal; elsewhere, a job with --output as a "
+        "file or folder prints a line every minute)",
     )
 
     parser.add_argument_group("options file").add_argument(
         "--config",
         metavar="FILE",
-        help="YAML of the options below, flags win over it; both win over a model's own "
-        "decode.yaml, and that over the defaults named below",
+        help="YAML file of the options below; flags override it, it overrides the model's own "
+        "decode.yaml, and that overrides the defaults named below",
     )
     parser.add_argument(
         "--help-policies",
         action=HelpPolicies,
-        help="explain every policy, with its source, options and defaults, and end",
+        help="explain every policy, with its source, options and defaults, and exit",
     )
     add_option_flags(parser)
 

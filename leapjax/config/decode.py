@@ -47,13 +47,13 @@ class DecodeConfig:
     """Options of a decode; see `leapjax decode --help` and `--help-policies`.
 
     A policy's parameters are also attributes, None if unset; `value(name)` is the value in force.
-    An option that is not given has its default. `LM.options` uses a checkpoint's values instead.
+    An option that is not given has its default; `LM.options` uses the checkpoint's value instead.
 
     Args:
       **options: options by name.
 
     Raises:
-      UserError: unknown name, value out of range, or a parameter that the policy does not read.
+      UserError: unknown name, value out of range, or a parameter that this policy does not read.
 
     >>> DecodeConfig(policy="greedy", gen_length=64)
     DecodeConfig(policy='low_confidence', gen_length=64)
@@ -63,12 +63,12 @@ class DecodeConfig:
     """
 
     policy: str = _option("localleap", str, "which positions commit in a pass", traced=False)
-    gen_length: int = _option(256, int, "canvas: tokens to generate", low=1, traced=False)
+    gen_length: int = _option(256, int, "canvas length: tokens to generate", low=1, traced=False)
     block_length: Any = _option(
         None,
         int,
-        "block, decoded left to right (default: a block-causal model's own; else 32, which must "
-        "divide gen_length)",
+        "length of a block; blocks are decoded left to right (default: a block-causal model's own; "
+        "else 32, which must divide gen_length)",
         low=1,
         traced=False,
     )
@@ -79,14 +79,14 @@ class DecodeConfig:
     top_k: int | None = _option(None, int, "sample among the k most probable tokens (off)", low=1)
     seed: int = _option(0, int, "seed of the noise, 0 to 2**32 - 1", low=0, high=2**32 - 1)
     cfg_scale: float = _option(
-        0.0, float, "classifier-free guidance; two evaluations a pass", low=0
+        0.0, float, "classifier-free guidance; evaluates the model twice a pass", low=0
     )
     early_stop: str = _option(
         "block",
         str,
-        "end a row at a stop id: once the block that holds it is finished (block), once no mask "
-        "stands before it (settled), or in a pass that commits one, if no mask stands before the "
-        "first (on_eos); off",
+        "end a row at a stop id: once its block is finished (block), once no mask is left before "
+        "it (settled), or in a pass that commits a stop id, if no mask is left before the first "
+        "one (on_eos); off",
         choices=EARLY_STOPS,
     )
     stop_ids: Any = _option(
@@ -99,7 +99,7 @@ class DecodeConfig:
     cache: Any = _option(
         None,
         str,
-        f"KV cache; a pass computes: {', '.join(f'{c.help} ({n})' for n, c in CACHES.items())} "
+        f"KV cache; a pass computes {', '.join(f'{c.help} ({n})' for n, c in CACHES.items())} "
         "(default: block for a block-causal model, else none)",
         choices=tuple(CACHES),
         traced=False,
@@ -107,7 +107,7 @@ class DecodeConfig:
     sub_block_length: Any = _option(
         None,
         int,
-        "part of a block, decided before the next part; divides block_length (default: the "
+        "length of a sub-block; they are decided in order; divides block_length (default: the "
         "model's; only for models with sub-blocks)",
         low=1,
         traced=False,
@@ -160,15 +160,15 @@ class DecodeConfig:
         check.parameters(self)
 
     def for_model(self, model: ModelConfig) -> DecodeConfig:
-        """The same options for a model: its own defaults are filled in, and all is checked.
+        """The same options for a model: fill in its own defaults, and check every option.
 
-        Requests hold such options. A copy by `replace` is for the same model.
+        A `Request` holds such options. A copy by `replace` is for the same model.
 
         Args:
           model: the model's shape and special ids.
 
         Raises:
-          UserError: the options don't go with the model.
+          UserError: the model can't be decoded with these options.
 
         >>> from leapjax.testing import tiny_config
         >>> config = DecodeConfig(gen_length=64)
@@ -258,7 +258,7 @@ class DecodeConfig:
         return {n: given[n] for n in OPTIONS if n in given and given[n] != usual.get(n)}
 
     def to_dict(self) -> dict[str, Any]:
-        """Every option that policy and model read, with its value in force; JSON-ready."""
+        """Every option that the policy and the model read, with its value in force; JSON-ready."""
         reads = {*COMMON, *POLICIES[self.policy].reads}
         if self.model is not None:
             reads -= {of_model.unread(self.model)}

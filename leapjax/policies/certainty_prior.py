@@ -1,4 +1,4 @@
-"""Fixed schedule: confidence weighed by how many tokens around a position are known.
+"""Fixed schedule: confidence weighted by how many tokens around a position are known.
 
 Source: d2Cache, arXiv 2509.23094, certainty prior guided decoding: rank by c times the Gaussian
 density of known tokens around the position (sigma 10). Checked against the authors'
@@ -70,7 +70,7 @@ def score(proposal: Proposal, info: Pass) -> Float32[Array, "B W"]:
 
 
 SIGMA = Parameter(
-    "sigma", float, "how far known tokens lend certainty, positions", 10.0, low=0.1, high=100
+    "sigma", float, "range of a known token's effect, in positions", 10.0, low=0.1, high=100
 )
 POLICY = Policy(
     name="certainty_prior",

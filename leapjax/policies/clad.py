@@ -1,4 +1,4 @@
-"""Commit runs of sure positions, but one of two runs that look at each other most.
+"""Commit runs of confident positions, but only one of two that attend to each other most.
 
 Source: CLAD, arXiv 2605.29607; checked against the authors' llada/generate_clad.py and
 dream/model/clad_utils.py. Candidates are open positions of at least `threshold`, and the surest
@@ -84,7 +84,7 @@ POLICY = Policy(
         Parameter(
             "span",
             str,
-            "length M of 1.2 / M, at which two runs conflict: the block's or the whole row's",
+            "M in the score 1.2 / M from which two runs conflict: length of block or row",
             "block",
             choices=("block", "sequence"),
             traced=False,

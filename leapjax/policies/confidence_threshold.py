@@ -1,4 +1,4 @@
-"""Commit every masked position that is sure enough, and always the surest.
+"""Commit every masked position that is confident enough, and always the most confident one.
 
 Source: arXiv 2505.22618 (Fast-dLLM), confidence-aware parallel decoding. A confidence equal to the
 threshold suffices, as in the authors' code. Fast-dLLM v2 (arXiv 2509.26328) compares strictly; the

@@ -1,4 +1,4 @@
-"""Confidence threshold over logits that remember what was proposed before.
+"""Confidence threshold on logits that are raised for previously proposed tokens.
 
 Source: CreditDecoding, arXiv 2510.06133, as dInfer has it (`CreditThresholdParallelDecoder` in
 decoding/parallel_strategy.py): in each pass a block's credits decay by beta (0.8), each open
@@ -73,14 +73,14 @@ POLICY = Policy(
         Parameter(
             "credit_power",
             float,
-            "power of a proposal's probability that it is credited with",
+            "a proposal's credit is its probability to this power",
             0.2,
             low=0,
         ),
         Parameter(
             "credit_decay",
             float,
-            "share of its credit that a token keeps each pass",
+            "share of a token's credit that is left after a pass",
             0.8,
             low=0,
             high=1,

@@ -1,4 +1,4 @@
-"""Commit sure positions, those that depend on sure decided ones, and independent others.
+"""Commit confident positions, dependents of confident decided ones, and independent others.
 
 Source: DAWN, arXiv 2602.06953; checked against the authors' llada/gdllm_utils.py. The attention
 map a[j, i] says how much j looks at i: softmax, mean over query heads and the last four layers.
@@ -78,9 +78,9 @@ POLICY = Policy(
     source="DAWN, arXiv 2602.06953",
     commit=commit,
     parameters=(
-        _threshold("tau_sink", "mean attention above which nothing depends on a position", 0.01),
+        _threshold("tau_sink", "mean attention above which a position is a sink", 0.01),
         _threshold("tau_edge", "attention at which a position depends on another", 0.07, None),
-        _threshold("tau_induce", "confidence that a position needs that depends on an anchor", 0.7),
+        _threshold("tau_induce", "confidence a position needs if it depends on an anchor", 0.7),
         _threshold("tau_low", "confidence that an independent position needs", 0.75),
     ),
     needs=frozenset({"attention", "received", "sure"}),

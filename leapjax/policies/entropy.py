@@ -1,4 +1,4 @@
-"""Fixed schedule: the least uncertain distributions first.
+"""Fixed schedule: the positions with the lowest entropy first.
 
 Source: Dream (arXiv 2508.15487), `entropy`.
 """

@@ -1,4 +1,4 @@
-"""Commit the least uncertain positions while their entropies, but the largest, stay bounded.
+"""Commit the lowest-entropy positions while their entropies without the largest stay bounded.
 
 Source: EB-Sampler, arXiv 2505.24857: entropies sorted up, the largest k with
 H_1 + ... + H_k - max(H_1 ... H_k) <= gamma; the left side bounds what the k tokens could tell
@@ -45,7 +45,7 @@ POLICY = Policy(
         Parameter(
             "entropy_bound",
             float,
-            "entropy that a pass may commit beside its largest, nats",
+            "upper bound on the sum of a pass's entropies without the largest, in nats",
             0.1,
             low=0,
         ),

@@ -1,4 +1,4 @@
-"""Commit the least uncertain positions while the sum of their entropies stays below a bound.
+"""Commit the lowest-entropy positions while the sum of their entropies stays below a bound.
 
 Source: SDAR (arXiv 2510.06303), `entropy_bounded`, as its authors' engine does it (JetEngine): open
 positions by ascending entropy of the whole distribution; the k lowest commit, where k is the number
@@ -41,7 +41,7 @@ POLICY = Policy(
     commit=commit,
     parameters=(
         Parameter(
-            "eb_threshold", float, "entropy that a pass's commits stay below, nats", 0.35, low=0
+            "eb_threshold", float, "the sum of a pass's entropies stays below it, nats", 0.35, low=0
         ),
     ),
     needs=frozenset({"entropy"}),

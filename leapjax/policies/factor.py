@@ -1,4 +1,4 @@
-"""Commit the n surest positions while n + 1 times the n-th's doubt stays below a factor.
+"""Commit the n most confident positions while n + 1 times the n-th doubt stays below a factor.
 
 Source: arXiv 2505.22618 (Fast-dLLM), factor-based parallel decoding: the largest n with
 (n + 1)(1 - c_n) < f, where c_n is the n-th largest confidence; Theorem 1 there says when
@@ -41,7 +41,7 @@ POLICY = Policy(
     commit=commit,
     parameters=(
         Parameter(
-            "factor", float, "how much doubt in all the n surest may share", 1.0, low=0, above=True
+            "factor", float, "(n + 1) times the n-th doubt stays below it", 1.0, low=0, above=True
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""Commit the n surest positions while a bound on their joint probability beats any rival's.
+"""Commit the n most confident positions while a bound on their joint probability beats any rival's.
 
 Source: Fast-dLLM++, arXiv 2606.02955, the Fréchet profile. With the n largest confidences
 c_1 >= ... >= c_n, L_n = max(0, c_1 + ... + c_n - (n - 1)) is the least probability that the n
@@ -46,7 +46,7 @@ POLICY = Policy(
         Parameter(
             "margin",
             float,
-            "lead in probability that a pass's tokens must have over any others",
+            "how far the bound on a pass's joint probability must exceed any rival's",
             0.25,
             low=0,
             high=1,

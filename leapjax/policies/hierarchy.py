@@ -1,4 +1,4 @@
-"""Commit the surest position of each run of masks, and everything that is sure enough.
+"""Commit the most confident position of each run of masks, and all that are confident enough.
 
 Source: dInfer, arXiv 2510.08666, hierarchical decoding: known tokens cut the block into runs of
 masks, and each run may be cut again in one pass. Checked against its `HierarchyDecoder`
@@ -71,7 +71,7 @@ POLICY = Policy(
         Parameter(
             "low_threshold",
             float,
-            "confidence that the surest of a run of masks needs",
+            "confidence that the most confident position of a run of masks needs",
             0.4,
             low=0,
             high=1,

@@ -1,4 +1,4 @@
-"""LocalLeap's two thresholds, with the reach of doubts measured instead of a radius.
+"""LocalLeap's two thresholds, with a measured reach of doubts instead of a radius.
 
 Source: ours, after arXiv 2510.07081; docs/own-policy.md argues it on Markov chains. Anchors
 (`threshold`) commit. A position of at least `relaxed_threshold` commits if its doubt d = 1 - c and
@@ -78,7 +78,7 @@ def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decisi
     return commits(chosen, kind, after | {"moved": moved, "doubt": given})
 
 
-_BOUND = "what the doubts that reach a relaxed commit, with its own, must sum to less than"
+_BOUND = "bound on a relaxed commit's own doubt plus the other doubts that reach it"
 POLICY = Policy(
     name="influence",
     source="ours, after arXiv 2510.07081",

@@ -1,4 +1,4 @@
-"""Commit every position above the threshold if there are enough, else the surest; edit the rest.
+"""Commit every position above the threshold if enough, else the most confident; edit the rest.
 
 Source: LLaDA2.1, arXiv 2602.08676; checked against the authors' `generate` and JointThreshold of
 SGLang. Both comparisons are strict, as there. At least `num_to_transfer` open positions commit in a
@@ -41,7 +41,7 @@ POLICY = Policy(
         THRESHOLD.with_default(0.95),
         EDITING_THRESHOLD.with_default(0.9),
         MAX_POST_STEPS,
-        Parameter("num_to_transfer", int, "the least positions that a pass commits", 1, low=1),
+        Parameter("num_to_transfer", int, "fewest positions that a pass commits", 1, low=1),
     ),
     label="joint threshold (0.95, editing 0.9)",
 )

@@ -1,4 +1,4 @@
-"""Commit what is sure and has stopped changing: small KL divergence from the last passes.
+"""Commit confident positions that stopped changing: low KL divergence over the last passes.
 
 Source: KLASS, arXiv 2511.05664: a position is ready once its confidence is above a threshold and
 KL(p_t || p_t-1) below another in each of the last `kl_history` passes; all that are ready
@@ -64,11 +64,11 @@ POLICY = Policy(
         Parameter(
             "kl_threshold",
             float,
-            "divergence from the last pass below which a position is steady",
+            "a position is steady if its divergence from the last pass is below it",
             0.01,
             low=0,
         ),
-        Parameter("kl_history", int, "passes that a position has to be steady for", 2, low=1),
+        Parameter("kl_history", int, "consecutive passes it has to be steady for", 2, low=1),
     ),
     label="KLASS (0.9, 0.01, 2 passes)",
     needs=frozenset({"log_probs"}),

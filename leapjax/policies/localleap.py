@@ -1,4 +1,4 @@
-"""Commit anchors, their sure-enough neighbours, and always the surest position.
+"""Commit anchors, their fairly confident neighbours, and always the most confident position.
 
 Source: LocalLeap, arXiv 2510.07081: anchors have at least the anchor threshold;
 within `radius` of one the relaxed threshold suffices. Defaults are the paper's for
@@ -105,7 +105,7 @@ POLICY = Policy(
         Parameter(
             "decay",
             float,
-            "rise of relaxed_threshold with each further position",
+            "how much relaxed_threshold rises with each further position",
             0.0,
             low=0,
             high=1,

@@ -1,4 +1,4 @@
-"""Commit every position above the threshold if these fill the quota, else the quota's best.
+"""Commit every position above the threshold, and at least the quota of most confident ones.
 
 Source: SDAR (arXiv 2510.06303), `low_confidence_dynamic`; checked against the authors' generate.py
 and evaluation (`block_diffusion_generate`). LLaDA2.0's `generate` has the same rule. The comparison

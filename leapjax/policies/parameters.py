@@ -69,13 +69,13 @@ THRESHOLD = Parameter(
 RELAXED_THRESHOLD = Parameter(
     "relaxed_threshold",
     float,
-    "confidence an anchor's neighbour needs, at most threshold",
+    "confidence that an anchor's neighbour needs, at most threshold",
     0.75,
     low=0,
     high=1,
     at_most="threshold",
 )
-RADIUS = Parameter("radius", int, "how far an anchor reaches, positions", 4, low=0)
+RADIUS = Parameter("radius", int, "how far an anchor reaches, in positions", 4, low=0)
 STEPS = Parameter(
     "steps",
     int,
@@ -111,7 +111,7 @@ EDITING_THRESHOLD = Parameter(
 MAX_POST_STEPS = Parameter(
     "max_post_steps",
     int,
-    "with editing: the most passes over a block after its last mask",
+    "with editing: maximum number of passes over a block after its last mask is gone",
     16,
     low=0,
     high=1024,

@@ -1,4 +1,4 @@
-"""A control for LocalLeap: its neighbourhoods, around open positions drawn at random.
+"""A control for LocalLeap: the same neighbourhoods around randomly drawn open positions.
 
 Source: ours, as a placebo for arXiv 2510.07081. Anchors commit as in LocalLeap, and as many open
 positions as there are anchors are drawn; within `radius` of one of those the relaxed threshold

@@ -1,4 +1,4 @@
-"""Fixed schedule: probable and informative tokens first, the block's early positions above all.
+"""Fixed schedule: probable, informative tokens first, weighted towards early positions.
 
 Source: PC-Sampler, arXiv 2508.13021: rank position i of the block by exp(-lambda i) times
 min(-c log q(token), alpha), with q the token's frequency in a corpus. Checked against the
@@ -70,7 +70,7 @@ POLICY = Policy(
             "position_decay", float, "how fast a block's later positions lose weight", 0.25, low=0
         ),
         Parameter(
-            "surprise_cap", float, "most that a rare token can weigh, nats", 10.0, low=0, above=True
+            "surprise_cap", float, "maximum weight of a rare token, nats", 10.0, low=0, above=True
         ),
     ),
     needs=frozenset({"surprise"}),

@@ -87,9 +87,9 @@ POLICY = Policy(
     parameters=(
         THRESHOLD,
         Parameter(
-            "explore_threshold", float, "confidence up to which a span reaches", 0.3, low=0, high=1
+            "explore_threshold", float, "least confidence at a span's end", 0.3, low=0, high=1
         ),
-        Parameter("explore_steps", int, "slow passes that a span begins with", 6, low=1),
+        Parameter("explore_steps", int, "slow passes at the start of a span", 6, low=1),
     ),
     label="SlowFast (0.9, 0.3, 6 passes)",
     memory=memory,

@@ -1,4 +1,4 @@
-"""Draft generously, look again with the drafted token hidden, and take doubtful drafts back.
+"""Draft generously, verify each draft with its token hidden, and take doubtful drafts back.
 
 Source: WINO, arXiv 2507.18578, "wide in, narrow out"; checked against the authors'
 LLaDA/decoding.py (`decoding_wino`), whose thresholds 0.6 and 0.9 are ours. In each pass:
