@@ -11,14 +11,14 @@ from leapjax.errors import UserError
 from leapjax.progress import counted
 
 DESCRIPTION = """\
-Solve a task's problems under many settings of a policy and compare: accuracy, agreement with
-greedy decoding, steps. Numbers that a row may set for itself are rows of one stream and share
-one compiled program; policy, cache, canvas and block have a stream for each combination.
+Solve a task's problems under many settings of a policy and compare accuracy, agreement with
+greedy decoding and steps. Settings that differ only in per-row options share one stream and one
+compiled program; each combination of policy, cache, canvas and block has a stream of its own.
 """
 
 EPILOG = """\
 examples:
-  # LocalLeap's numbers, 6 x 3 x 3 of them on 100 problems
+  # LocalLeap's options: 6 x 3 x 3 values on 100 problems
   leapjax ablate --grid threshold=0.7:0.95:6 relaxed_threshold=0.5,0.65,0.8 radius=1,4,16 \\
     --limit 100 --output runs/ablation
 
@@ -29,14 +29,14 @@ examples:
   # Which commits differ from greedy's, by their distance to the nearest anchor
   leapjax ablate --grid relaxed_threshold=0.55 radius=4,32 --commits --output runs/commits
 
-A grid: NAME=a,b,c lists values, NAME=a:b:n takes n values from a to b. Points whose
+In a grid, NAME=a,b,c lists values and NAME=a:b:n takes n values from a to b. Points whose
 relaxed_threshold is above their threshold are left out and counted. The first two axes with
-several values span the heat map, the others are its panels.
+several values span the heat map; each combination of the others is a panel.
 
 `leapjax evaluate --equal steps` compares policies at equal steps; docs/ablations.md says more.
 
---output DIR gets CSV, JSON, Markdown, plots (extra `plots`), and the answers as they come: the
-same command goes on where it was, another grid reuses what is there. The table goes to stdout.
+--output DIR gets CSV, JSON, Markdown, plots (extra `plots`), and the answers as they finish: the
+same command resumes, and another grid reuses the answers. The table goes to stdout.
 
 exit status: 0 done, 2 bad input or options, 130 interrupted.
 """
@@ -46,14 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add, text = parser.add_argument, "axes of the grid, NAME=VALUES each"
     add("--grid", nargs="+", required=True, metavar="AXIS", help=text)
-    text = "count commits that differ from greedy's, of at most 8 points"
+    text = "count the commits that differ from greedy's, for at most 8 points"
     add("--commits", action="store_true", help=text)
     add_study_options(
         parser,
         limit=100,
         limit_help="problems in all (default: 100)",
         seed=1,
-        seed_help="of the problems (default: 1; `leapjax evaluate` has 0, so these are others)",
+        seed_help="seed of the problems (default: 1; `leapjax evaluate` has 0, so other problems)",
     )
     add("--output", type=place, metavar="DIR", help="keep answers, tables and plots there")
 

@@ -19,9 +19,9 @@ from leapjax.errors import UserError
 from leapjax.progress import counted
 
 DESCRIPTION = """\
-Decode prompts, go through every pass again, and measure what LocalLeap rests on: how long
-final proposals wait for their commit, and how often an undecided position's proposal is its
-final token, by its own confidence and by the distance to the nearest anchor.
+Decode prompts, replay every pass, and measure LocalLeap's assumptions: how long final
+proposals wait for their commit, and how often an undecided position's proposal is its final
+token, by its own confidence and by the distance to the nearest anchor.
 """
 
 EPILOG = """\
@@ -29,14 +29,14 @@ examples:
   # The embedded model on its word problems: tables and figures
   leapjax analyze --limit 200 --output runs/observations
 
-  # Your own model and prompts; options of the decode from a YAML file
+  # Your own model and prompts, with decode options from a YAML file
   leapjax analyze --model checkpoints/llada-8b --config configs/llada-8b-instruct.yaml \\
       --input prompts.jsonl --output runs/observations
 
 --output DIR gets observations.json, observations.md (with definitions), three PNG figures
-(matplotlib draws them: pip install leapjax[plots]), and answers and measurements as they come:
-the same command goes on where it was. Block-causal models, a KV cache,
-sampling, guidance and policies that take tokens back or change logits are refused: their passes
+(they need matplotlib: pip install leapjax[plots]), and answers and measurements as they finish:
+the same command resumes. Block-causal models, a KV cache, sampling, guidance,
+and policies that take tokens back or change logits are refused: their passes
 can't be rebuilt from the commit steps.
 
 exit status: 0 done, 2 bad input or options, 130 interrupted.
@@ -55,16 +55,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     usual = ["greedy", "localleap"]
     add("--policies", type=listed, default=usual, metavar="NAME,…", help=text)
     add_canvas_options(parser)
-    text = "confidence that makes an anchor, in the measurement only (default: 0.9)"
+    text = "confidence of an anchor, for the measurement only (default: 0.9)"
     add("--anchor-threshold", type=float, default=0.9, metavar="P", help=text)
     add("--task", metavar="NAME", help=TASK_HELP)
-    add("--split", metavar="NAME", help="of the task (default: its first)")
+    add("--split", metavar="NAME", help="split of the task (default: its first)")
     add("--input", metavar="FILE", help="JSONL records instead of a task's problems")
     add("--limit", type=at_least(1), default=200, metavar="N", help="prompts (default: 200)")
-    seed = "of the task's problems (default: 0)"
+    seed = "seed of the task's problems (default: 0)"
     add("--seed", type=at_least(0), default=0, metavar="S", help=seed)
     add("--batch-size", type=at_least(1), metavar="N", help="rows decoded at once")
-    add("--output", type=place, required=True, metavar="DIR", help="for tables and figures")
+    add("--output", type=place, required=True, metavar="DIR", help="folder of tables and figures")
     add("--overwrite", action="store_true", help="replace tables and figures; answers are kept")
 
 

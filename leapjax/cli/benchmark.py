@@ -7,12 +7,12 @@ from leapjax.cli.common import at_least, command, numbers, place
 from leapjax.errors import UserError
 
 DESCRIPTION = """\
-Times decoding on this machine: tokens/s by KV cache and batch, the share of time in which the
-device waits for the host, and continuous refilling against lock-step batches.
+Time decoding on this machine: tokens/s by KV cache and batch size, the share of time in which
+the device waits for the host, and continuous refilling against lock-step batches.
 
-Every row does the same work everywhere: random prompts, a fixed schedule. Settings alternate
-within the run; medians of --repeats rounds are printed with their range. Timings of a machine
-that does other things are noisy: look at ratios.
+All rows do the same work, on random prompts with a fixed schedule. Settings alternate within the
+run; the table shows medians of --repeats rounds with their range. Timings on a busy machine are
+noisy: compare ratios.
 
   # The embedded model, and a random one of 60 M parameters
   leapjax benchmark
@@ -21,29 +21,29 @@ that does other things are noisy: look at ratios.
 With --against torch (in a clone of the repository), leapjax and three PyTorch decoders take
 turns on the same weights and prompts, with LocalLeap: a plain one (published loop, logits and
 float64 softmax of the whole sequence), the same with a dual cache, and an optimised one.
-Speeds stand beside the share of what this machine could do at most, measured in the same run.
-Where tokens or steps differ from leapjax's, no ratio is given.
+Next to each speed is its share of this machine's maximum, measured in the same run. A decoder
+whose tokens or steps differ from leapjax's gets no ratio.
 
   leapjax benchmark --against torch --write docs/performance.md
   leapjax benchmark --against torch --quick
 
-With --floor, passes of the compiled loop are timed one by one, as shares of the time that this
-device, by its measured copy bandwidth and matrix rate, would need at least, and against the
-model alone. For accelerators; LLaDA-8B's shape (random weights, bfloat16) takes 16 GB.
+With --floor, the passes of the compiled loop are timed one by one and compared with the model
+alone, and with the least time that this device's measured copy bandwidth and matrix rate
+allow. It is for accelerators; LLaDA-8B's shape (random weights, bfloat16) takes 16 GB.
 
   leapjax benchmark --floor dual:1,none:16 --models llada-8b --write docs/performance.md
   leapjax benchmark --floor --quick
 
-With --receipt, what a device does with leapjax goes into one JSON that can be sent back: known
-answers decoded, copy bandwidth and matrix rates, passes of LLaDA-8B's shape (with as many
-layers as fit; on a CPU a model of 60 M parameters) against the plan. It takes some minutes and
-names neither the machine nor its user. See docs/receipts/README.md.
+With --receipt, results of leapjax on a device go into one JSON file that can be sent back:
+decodes with known answers, copy bandwidth and matrix rates, and passes of LLaDA-8B's shape (with
+as many layers as fit; on a CPU, a model of 60 M parameters) against the plan. It takes some
+minutes and names neither the machine nor its user. See docs/receipts/README.md.
 
   leapjax benchmark --receipt v6e.json
   leapjax benchmark --receipt v5e-tensor.json --mesh tensor=8
   leapjax benchmark --check-receipt v6e.json
 
---quick shows in a minute or less that everything runs, with numbers that mean nothing.
+--quick checks in a minute or less that everything runs; its numbers mean nothing.
 """
 
 _LENGTHS = {"prompt_length", "gen_length", "block_length", "tokens_per_step"}
@@ -67,66 +67,66 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--models",
         metavar="NAME,…",
-        help="embedded, 60m, llada-8b, or paths (embedded,60m; with --quick one)",
+        help="embedded, 60m, llada-8b, or paths (embedded,60m; only one with --quick)",
     )
     add(
         "--caches",
         metavar="NAME,…",
-        help=f"KV caches ({','.join(CACHES)}; none,dual with --quick); where attention must be "
-        "block-causal, or must not, a model of the same shape and weights is timed",
+        help=f"KV caches ({','.join(CACHES)}; none,dual with --quick); a cache that the model can't "
+        "use is timed on one with the same shape and weights and fitting attention",
     )
-    add("--batches", type=numbers, metavar="N,…", help="rows (1,8,32; against torch 1,8)")
-    add("--prompt-length", type=count, metavar="N", help="tokens (32; 512 with --floor)")
-    add("--gen-length", type=count, metavar="N", help="canvas (64; 256 with --floor)")
+    add("--batches", type=numbers, metavar="N,…", help="rows (1,8,32; against torch: 1,8)")
+    add("--prompt-length", type=count, metavar="N", help="in tokens (32; 512 with --floor)")
+    add("--gen-length", type=count, metavar="N", help="canvas length (64; 256 with --floor)")
     add("--block-length", type=count, default=32, metavar="N", help="block (32)")
-    add("--tokens-per-step", type=count, default=4, metavar="N", help="the schedule's (4)")
+    add("--tokens-per-step", type=count, default=4, metavar="N", help="of the schedule (4)")
     add("--repeats", type=count, default=5, metavar="N", help="rounds (5)")
     add(
         "--engine-requests",
         type=count,
         metavar="N",
-        help="of the engine's part (48 a slot; 6 a slot with models from 10M parameters on)",
+        help="requests in the engine's part (48 per slot; 6 per slot from 10M parameters on)",
     )
-    add("--engine-repeats", type=count, metavar="N", help="its rounds (2; 1 with those)")
+    add("--engine-repeats", type=count, metavar="N", help="rounds (2; 1 from 10M parameters)")
     add(
         "--engine-slots",
         type=count,
         metavar="N",
-        help="rows at once in the engine's part (16, as decode on CPU; 4 with those models)",
+        help="rows at once in the engine's part (16, as decode on CPU; 4 from 10M parameters on)",
     )
     add("--json", type=place, metavar="FILE", help="write everything as JSON too")
-    add("--quick", action="store_true", help="a minute or less, numbers without meaning")
+    add("--quick", action="store_true", help="a minute or less; its numbers mean nothing")
     add = parser.add_argument_group("--floor").add_argument
     add(
         "--floor",
         nargs="?",
         const="dual:1,none:16",
         metavar="CACHE:ROWS,…",
-        help="passes as shares of the device's floor; cache none or dual (dual:1,none:16)",
+        help="time passes against the device's floor; cache none or dual (dual:1,none:16)",
     )
     add(
         "--weights",
         metavar="stacked,layers",
-        help="layers in stacks, or taken apart (as decoding has them: on a GPU apart)",
+        help="layers stacked, or each by itself (as decoding does: on a GPU, by itself)",
     )
     add = parser.add_argument_group("--receipt").add_argument
-    add("--receipt", metavar="FILE", help="measure this device, write a receipt; - is stdout")
-    add("--mesh", metavar="AXES", help="devices it uses, such as tensor=8 (default: one device)")
+    add("--receipt", metavar="FILE", help="measure this device and write a receipt; - is stdout")
+    add("--mesh", metavar="AXES", help="devices to use, such as tensor=8 (default: one device)")
     add("--check-receipt", metavar="FILE", help="check a receipt and print its table")
     add = parser.add_argument_group("against PyTorch").add_argument
     add("--against", choices=["torch"], help="compare with PyTorch (in a clone only)")
     add(
         "--cases",
         default="short,long",
-        help="short: prompt 128, canvas 128, --batches; long: 512 and 256, one row, one token "
-        "a step",
+        help="short: prompt 128, canvas 128, --batches; long: prompt 512, canvas 256, one row, "
+        "one token a step",
     )
     add(
         "--max-steps",
         type=count,
         default=8,
         metavar="N",
-        help="of uncached decodes of large models, whose steps all cost the same (8)",
+        help="limit for uncached decodes of large models, whose steps all cost the same (8)",
     )
     add(
         "--write",

@@ -22,10 +22,10 @@ NONE_QUALIFIES = 1
 DESCRIPTION = """\
 Find the setting with the fewest steps whose answers agree with greedy decoding's.
 
-Prompts like those to come are decoded greedily and then under one setting after another,
-from safe to fast, until the first whose share of differing answers can't be shown to be
-within the budget. With probability 0.95 (--confidence) over the choice of prompts, the
-setting that is chosen differs from greedy on at most --max-disagreement of all prompts.
+Representative prompts are decoded greedily, then under one setting after another, from safe
+to fast. The test stops at the first setting whose share of differing answers can't be shown
+to be within the budget. With probability 0.95 (--confidence) over the choice of prompts, the
+chosen setting differs from greedy on at most --max-disagreement of all prompts.
 """
 
 EPILOG = """\
@@ -41,14 +41,14 @@ examples:
   # Settings of your own, from safe to fast
   leapjax calibrate --prompts calib.jsonl --ladder ladder.yaml --output runs/calibration
 
-  # Does it keep its promise? 200 calibrations on random halves of 2,000 problems
+  # Check its promise with 200 calibrations on random halves of 2,000 problems
   leapjax calibrate --task wordproblems --limit 2000 --check-promise 200 --output runs/promise
 
 files in --output:
   calibrated.yaml   the chosen setting, for leapjax decode --config; absent if none qualifies
   report.json       every setting that was tested, model, versions
-  promise.json      with --check-promise, instead of the two
-  answers-*.jsonl   answers as they come: the same command goes on after an interruption
+  promise.json      with --check-promise, instead of these two
+  answers-*.jsonl   answers as they finish: the same command resumes an interrupted run
 
 exit status: 0 a setting is chosen (or the promise is kept), 1 none qualifies (or the promise is
 broken), 2 bad input or options, 130 interrupted.
@@ -64,13 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("prompts")
     add = group.add_argument
     add("--prompts", metavar="PATH", help="JSONL records without options; - is stdin")
-    text = "compare extracted answers: wordproblems, gsm8k:PATH; without --prompts, its problems"
+    text = "compare extracted answers: wordproblems, gsm8k:PATH; no --prompts: decode its problems"
     add("--task", metavar="NAME", help=text)
-    add("--split", metavar="NAME", help="of the task's problems")
+    add("--split", metavar="NAME", help="split of the task's problems")
     add_strata(group)
-    limit = "prompts in all (default: the file's, the task's)"
+    limit = "prompts in all (default: all of the file, or the task's number)"
     add("--limit", type=at_least(1), metavar="N", help=limit)
-    seed = "of problems and draws (default: 0)"
+    seed = "seed of problems and draws (default: 0)"
     add("--seed", type=at_least(0), default=0, metavar="S", help=seed)
     add("--raw", action="store_true", help="no chat template; control tokens are parsed")
     add("--stop", action="append", metavar="TEXT", help="cut answers before this text")
@@ -78,21 +78,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("calibration").add_argument
     text = "share of answers that may differ from greedy's (default: 0.01)"
     add("--max-disagreement", type=float, default=0.01, metavar="X", help=text)
-    add("--confidence", type=float, default=0.95, metavar="X", help="default: 0.95")
-    add("--ladder", metavar="FILE", help="YAML of settings, safe to fast (default: LocalLeap's)")
-    text = "calibrate R times on random parts of the prompts and count the failures"
+    add("--confidence", type=float, default=0.95, metavar="X", help="see above (default: 0.95)")
+    add("--ladder", metavar="FILE", help="YAML of settings, safest first (default: LocalLeap's)")
+    text = "calibrate R times on random subsets of the prompts and count the failures"
     add("--check-promise", type=at_least(1), metavar="R", help=text)
-    text = "prompts of each such calibration (default: half)"
+    text = "with --check-promise: prompts per calibration (default: half)"
     add("--calibration-size", type=int, metavar="N", help=text)
 
     group = parser.add_argument_group("decoding, the same for every setting")
     add = group.add_argument
-    add("--config", metavar="FILE", help="YAML of further options, none of a policy's own")
+    add("--config", metavar="FILE", help="YAML of further options, none of them a policy's")
     add_canvas_options(group)
-    add("--cache", choices=CACHES, help="KV cache of the settings; greedy has none")
+    add("--cache", choices=CACHES, help="KV cache of the settings; greedy runs without one")
 
     add = parser.add_argument_group("output").add_argument
-    add("--output", type=place, required=True, metavar="DIR", help="folder of the results")
+    add("--output", type=place, required=True, metavar="DIR", help="folder for the results")
     add("--overwrite", action="store_true", help="replace results; answers are kept")
 
 

@@ -19,9 +19,9 @@ from leapjax.errors import UserError
 from leapjax.progress import counted
 
 DESCRIPTION = """\
-Decode hidden Markov chains, whose conditionals are exact, with every policy under many settings,
-and count what committing several positions at once costs, in nats. Then compare the
-neighbourhood of an anchor with as many commits elsewhere, by correlation length and radius.
+Decode hidden Markov chains, whose conditionals are known exactly, with every policy under many
+settings, and compute the cost of parallel commits in nats. Then compare commits in an anchor's
+neighbourhood with as many commits elsewhere, by correlation length and radius.
 """
 
 EPILOG = """\
@@ -29,16 +29,16 @@ examples:
   # Everything: 200 settings of each policy, figures, tables (some minutes)
   leapjax chain --output runs/chain
 
-  # Some policies, on a chain of longer memory
+  # Two policies, on a chain with a longer memory
   leapjax chain --policies localleap,placebo --frontier 0.99 --output runs/two
 
-  # On a chain of your own (leapjax.chains.save), or one fitted to a text's characters
+  # A chain of your own (leapjax.chains.save), or one fitted to a text's characters
   leapjax chain --model my-chain --output runs/mine
   leapjax chain --text book.txt --output runs/book
 
---output DIR gets report.json, report.md, CSV, two plots (extra `plots`), the chain that was
-fitted (fitted/, a checkpoint with a tokenizer of characters), and the answers as they come:
-the same command goes on where it was. docs/chain.md explains the numbers.
+--output DIR gets report.json, report.md, CSV, two plots (extra `plots`), the fitted chain
+(fitted/, a checkpoint with a character tokenizer), and the answers as they finish: the same
+command resumes. docs/chain.md explains the numbers.
 
 exit status: 0 done, 2 bad input or options, 130 interrupted.
 """
@@ -47,39 +47,39 @@ exit status: 0 done, 2 bad input or options, 130 interrupted.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add, whole = parser.add_argument, at_least(1)
-    add("--output", type=place, required=True, metavar="DIR", help="keep everything there")
-    text = "policies of the frontier (default: all)"
+    add("--output", type=place, required=True, metavar="DIR", help="folder for the results")
+    text = "policies on the frontier (default: all)"
     add("--policies", type=listed, default=[], metavar="NAME,…", help=text)
     text = "settings of each policy (default: 200)"
     add("--settings", type=whole, default=200, metavar="N", help=text)
-    text = "decodes of each setting, which choose a policy's front (default: 8)"
+    text = "decodes per setting, from which a policy's front is chosen (default: 8)"
     add("--prompts", type=at_least(2), default=8, metavar="N", help=text)
-    text = "decodes of each setting on the front, which are reported (default: 32)"
+    text = "new decodes per setting on the front, which are reported (default: 32)"
     add("--fresh", type=at_least(2), default=32, metavar="N", help=text)
     add("--gen-length", type=whole, default=32, metavar="N", help="canvas (default: 32)")
     text = "second eigenvalues of the frontier's synthetic chains (default: 0.8,0.95)"
     add("--frontier", type=shares, default=[0.8, 0.95], metavar="X,…", help=text)
-    text = "of those whose neighbourhoods are compared (default: 0.5,0.8,0.9,0.95,0.98)"
+    text = "those of the neighbourhoods' chains (default: 0.5,0.8,0.9,0.95,0.98)"
     values = [0.5, 0.8, 0.9, 0.95, 0.98]
     add("--eigenvalues", type=shares, default=values, metavar="X,…", help=text)
     add("--radii", type=numbers, default=[1, 2, 4, 8, 16], metavar="R,…", help="(default: 1,…,16)")
-    text = "thresholds that committed neighbours reach (default: 0.5,0.75)"
+    text = "thresholds of an anchor's neighbours (default: 0.5,0.75)"
     add("--relaxed", type=shares, default=[0.5, 0.75], metavar="P,…", help=text)
-    text = "chains of each eigenvalue (default: 16)"
+    text = "chains per eigenvalue (default: 16)"
     add("--chains", type=at_least(2), default=16, metavar="N", help=text)
-    text = "contexts of each chain (default: 256)"
+    text = "contexts per chain (default: 256)"
     add("--contexts", type=whole, default=256, metavar="N", help=text)
-    text = "of synthetic chains, and their tokens (default: 12)"
+    text = "number of states, and of tokens, of synthetic chains (default: 12)"
     add("--states", type=at_least(2), default=12, metavar="N", help=text)
     own = parser.add_mutually_exclusive_group()
-    text = "a chain for the frontier, decoded greedily"
+    text = "the frontier's second chain, decoded greedily"
     own.add_argument("--model", metavar="DIR", help=text)
     text = "fit that chain to the characters of a file's lines (default: generated word problems)"
     own.add_argument("--text", metavar="FILE", help=text)
-    text = "of chains and prompts (default: 1)"
+    text = "seed of chains and prompts (default: 1)"
     add("--seed", type=at_least(0), default=1, metavar="S", help=text)
     add("--batch-size", type=whole, metavar="N", help="rows decoded at once")
-    add("--overwrite", action="store_true", help="replace the report that is there")
+    add("--overwrite", action="store_true", help="replace an existing report")
 
 
 def run(args: argparse.Namespace) -> int:

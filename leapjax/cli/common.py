@@ -149,15 +149,8 @@ def add_canvas_options(parser: argparse._ActionsContainer) -> None:
     `parser`: of a command, or a group of its options.
     """
     add = parser.add_argument
-    add(
-        "--gen-length", type=int, metavar="N", help="canvas length (default: the model's or task's)"
-    )
-    add(
-        "--block-length",
-        type=int,
-        metavar="N",
-        help="block length (default: the model's or task's)",
-    )
+    add("--gen-length", type=int, metavar="N", help="canvas length (default: by model or task)")
+    add("--block-length", type=int, metavar="N", help="block length (default: by model or task)")
 
 
 def at_least(least: int) -> Callable[[str], int]:

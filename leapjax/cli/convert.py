@@ -17,10 +17,10 @@ from leapjax.wording import plural
 DESCRIPTION = """\
 Convert a hub checkpoint to a leapjax checkpoint, and back.
 
-SRC is a folder as the hub has it (config.json with *.safetensors or
-pytorch_model*.bin) or a hub id. Nothing in it is executed and torch is not needed;
-weights are streamed, so memory stays small whatever the model's size. DST appears
-whole or not at all.
+SRC is a hub id or a folder in the hub's format (config.json with *.safetensors or
+pytorch_model*.bin). None of its code is executed, and torch is not needed. Weights
+are streamed, so memory use stays small for any model size. DST appears whole or not
+at all.
 """
 
 EPILOG = """\
@@ -40,14 +40,14 @@ examples:
   # Back to safetensors that the original PyTorch code loads, bit for bit
   leapjax convert --to-hub checkpoints/llada-8b /models/llada-8b-hub
 
-A hub folder also works directly as --model of the other commands; converting saves
-the transposing at every start and lets each device read only its part.
+The other commands also take a hub folder as --model. A converted checkpoint needs no
+transposing at every start, and each device reads only its own part.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("src", metavar="SRC", help="hub folder or id; with --to-hub a checkpoint")
+    parser.add_argument("src", metavar="SRC", help="hub folder or id; with --to-hub, a checkpoint")
     parser.add_argument(
         "dst", type=place, metavar="DST", nargs="?", help="folder to create (optional with --check)"
     )
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="write nothing; check what a hub folder's headers tell, or every hash of a checkpoint",
+        help="write nothing; check a hub folder's headers, or every hash of a checkpoint",
     )
     parser.add_argument(
         "--to-hub", action="store_true", help="SRC is a leapjax checkpoint: write a hub folder"

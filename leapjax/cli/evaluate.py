@@ -13,10 +13,10 @@ from leapjax.errors import UserError
 from leapjax.progress import counted
 
 DESCRIPTION = """\
-Solve a task's problems with every policy and compare: accuracy with its 95 % interval, the
+Solve a task's problems with every policy and compare accuracy with its 95 % interval, the
 paired difference to greedy decoding, and steps, over the whole canvas and up to the first eos.
-Below the table it says in words which orderings hold at 95 % and which these answers don't
-decide.
+The text below the table names the orderings that hold at 95 %, and those that the answers
+leave open.
 """
 
 EPILOG = """\
@@ -27,10 +27,10 @@ examples:
   # Before you claim that one policy beats another: wordings, problems, equal cost
   leapjax evaluate --limit 200 --templates 8 --seeds 5 --equal steps,time --output runs/claim
 
-  # Two finished runs; refused unless the policy is all that differs
+  # Two finished runs; refused if they differ in more than the policy
   leapjax evaluate --compare runs/claim runs/mine
 
-  # What the documentation reports; an interrupted run goes on where it was
+  # The documentation's results; the same command resumes an interrupted run
   leapjax evaluate --limit 5000 --output runs/evaluation --markdown table.md
 
   # Stories that were kept out of training
@@ -39,7 +39,7 @@ examples:
   # Your own file in GSM8K's form, with KV caches
   leapjax evaluate --model checkpoints/llada-8b --task gsm8k:test.jsonl --caches none,dual
 
-  # Published rows, one or all that model, data and machine allow (docs/paper-rows.md)
+  # Published rows: one, or all that model, data and machine allow (docs/paper-rows.md)
   leapjax evaluate --reproduce list
   leapjax evaluate --reproduce localleap-llada-gsm8k --model checkpoints/LLaDA-8B-Instruct \\
       --data-dir benchmarks --output runs/rows
@@ -47,25 +47,25 @@ examples:
       --data-dir benchmarks --output runs/rows
 
 policies:
-  greedy      one token a step, the most probable first: the baseline, always run (cache none)
+  greedy      one token a step, the most probable first; the baseline, always run (cache none)
   schedule-2, schedule-4, schedule-8   a fixed 2, 4, 8 tokens a step
-  threshold   every token at least 0.9 probable
+  threshold   every token with a probability of at least 0.9
   localleap   the paper's defaults
 
 Illusions that the report guards against:
-  one wording     --templates asks in several; the order of the policies under each is compared
-  one sample      --seeds draws further problems; intervals are clustered by problem, and Holm's
-                  method accounts for the number of comparisons
-  unequal cost    --equal finds, on problems of its own, the threshold at which each policy needs
-                  the reference's steps or time; what was reached is shown
+  one wording     --templates asks in several, and compares the policies' order under each
+  one sample      --seeds draws more problems; intervals are clustered by problem, and Holm's
+                  method corrects for the number of comparisons
+  unequal cost    --equal finds, on separate problems, the threshold at which each policy needs
+                  the reference's steps or time; the cost it reached is shown
   unequal runs    rows are compared only if model, dtype, canvas, cache, device, versions, batch
                   size, problems and templates are the same (--allow-unequal)
   a lenient parser   the strict parser's score is shown too
-  broken text     answers whose text differs from greedy's although the score is the same
+  broken text     shows answers with greedy's score whose text differs from greedy's
 
 --output DIR gets report.json, outcomes.json (for --compare), plot.png and a file of answers per
-policy; answers are taken up again where model, options, versions and device are the same.
---markdown writes every column, stdout the main ones; docs/evaluation.md defines them.
+policy. Answers are reused if model, options, versions and device are the same. --markdown writes
+every column, stdout shows the main ones; docs/evaluation.md defines them.
 
 exit status: 0 done, 2 bad input or options, runs that can't be compared, 130 interrupted.
 """
@@ -80,34 +80,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_study_options(
         parser,
         limit=None,
-        limit_help="problems of each seed (default: 500; of a file, all)",
+        limit_help="problems per seed (default: 500; of a file, all)",
         seed=0,
-        seed_help="of the problems (default: 0)",
+        seed_help="seed of the problems (default: 0)",
     )
     add = parser.add_argument
     text = f"rows of the table, of {', '.join(ROWS)} (default: {','.join(USUAL)})"
     add("--policies", type=listed, default=list(USUAL), metavar="NAME,…", help=text)
-    caches = f"{', '.join(CACHES)} (default: the model's, none or block)"
+    caches = f"{', '.join(CACHES)} (default: the model's own: none or block)"
     add("--caches", type=listed, metavar="NAME,…", help=caches)
     add("--output", type=place, metavar="DIR", help="keep answers, report.json and plot.png there")
     add("--markdown", type=place, metavar="FILE", help="write the tables as Markdown too")
     add = parser.add_argument_group("fair comparisons (docs/evaluation.md)").add_argument
-    text = "wordings of each question, the task's first N; or unseen: those that no training uses "
+    text = "ask each question in the task's first N wordings; unseen: in those never trained on "
     add("--templates", default="1", metavar="N", help=text + "(default: 1, the plain question)")
     seeds = "draws of problems, and of noise where a temperature is set (default: 1)"
     add("--seeds", type=at_least(1), default=1, metavar="K", help=seeds)
-    text = "steps, time: further rows, each policy at the reference's mean steps or seconds"
+    text = "steps, time: more rows, with each policy at the reference's mean steps or seconds"
     add("--equal", type=listed, default=[], metavar="KIND,…", help=text)
-    add("--reference", metavar="NAME", help="row of --equal (default: localleap, else the last)")
-    tolerance = "share by which a cost may miss the reference's and be equal (default: 0.05)"
+    add("--reference", metavar="NAME", help="row for --equal (default: localleap, else the last)")
+    tolerance = "relative difference up to which two costs count as equal (default: 0.05)"
     add("--tolerance", type=float, default=0.05, metavar="X", help=tolerance)
     text = "task to find thresholds on (default: the task's own split tune)"
     add("--tune-task", metavar="NAME", help=text)
-    tune = "answers that each setting is tried on (default: 100)"
+    tune = "answers to try each setting on (default: 100)"
     add("--tune-limit", type=at_least(1), default=100, metavar="N", help=tune)
-    text = "compare finished --output folders; runs nothing"
+    text = "compare finished --output folders, without a new run"
     add("--compare", nargs="+", metavar="DIR", help=text)
-    unequal = "compare rows that differ in more than the policy; the table's head names the fields"
+    unequal = "compare rows that differ in more than the policy; the table's head names them"
     add("--allow-unequal", action="store_true", help=unequal)
     evaluate_rows.add_arguments(parser)
 

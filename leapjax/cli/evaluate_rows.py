@@ -20,12 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("published rows (docs/paper-rows.md)").add_argument
     text = "run published rows, or all of the model's; list prints them, table compares them"
     add("--reproduce", metavar="NAME,…", help=text)
-    text = "folder of TASK.jsonl and TASK-shots.jsonl, never downloaded (default: the current one)"
+    text = "folder of TASK.jsonl and TASK-shots.jsonl; nothing is downloaded (default: current one)"
     add("--data-dir", metavar="DIR", help=text)
     text = "the published model that --model is (default: by its name)"
     add("--published-as", metavar="ID", help=text)
     add("--rows", metavar="DIR", help="folder of row files (default: configs/paper)")
-    text = "humaneval, mbpp: run generated programs on this machine, with limits"
+    text = "for humaneval, mbpp: run generated programs on this machine, with resource limits"
     add("--allow-code-execution", action="store_true", help=text)
 
 

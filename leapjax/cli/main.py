@@ -13,12 +13,12 @@ COMMANDS = {
     "decode": "complete prompts, from the command line or a file",
     "convert": "convert a hub checkpoint to a leapjax checkpoint, and back",
     "train": "train a model, or fine-tune a checkpoint",
-    "evaluate": "accuracy and steps of every policy on a task",
-    "ablate": "what the numbers of a policy do, on grids of settings",
-    "calibrate": "the fewest steps whose answers agree with greedy's",
-    "analyze": "delayed decoding and local determinism, measured on a model",
-    "chain": "what parallel commits cost, exactly, on hidden Markov chains",
-    "plan": "does a decode fit on a TPU slice, and how fast should it be",
+    "evaluate": "compare accuracy and steps of all policies on a task",
+    "ablate": "the effect of a policy's options, on grids of settings",
+    "calibrate": "find the fastest setting whose answers agree with greedy decoding's",
+    "analyze": "measure delayed decoding and local determinism on a model",
+    "chain": "the exact cost of parallel commits, on hidden Markov chains",
+    "plan": "whether a decode fits on a TPU slice, and its estimated speed",
     "benchmark": "time decoding on this machine",
 }
 
@@ -36,7 +36,7 @@ def usage() -> str:
         "              explains a command\n"
         "  --version   show the version\n\n"
         "examples:\n"
-        "  leapjax decode               sample problems, with the model that is included\n"
+        "  leapjax decode               solve sample problems with the included model\n"
         f'  leapjax decode --prompt "{examples.QUESTION}"\n'
     )
 

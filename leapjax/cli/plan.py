@@ -10,9 +10,9 @@ from leapjax.progress import busy
 from leapjax.studies.files import json_text, write
 
 DESCRIPTION = """\
-Compile the real decode program for a TPU slice that is not attached, and say what is counted in it
-(memory a device, bytes that a pass moves, collectives) and how fast it is estimated to be.
-Needs libtpu (pip install libtpu), which compiles on any Linux machine; no TPU.
+Compile the real decode program for a TPU slice that is not attached. Report what the program
+uses (memory per device, bytes moved per pass, collectives) and its estimated speed. This needs
+libtpu (pip install libtpu), which compiles on any Linux machine, but no TPU.
 """
 
 EPILOG = """\
@@ -21,33 +21,33 @@ examples:
   leapjax plan --model llada-8b --topology v5e:2x4 --batch 64 --prompt-length 512 \\
       --gen-length 256 --cache dual
 
-  # Which chip, mesh, rows and weights? A row a mesh; replicas of up to 8 chips
+  # Which chip, mesh, rows and weights? One row per mesh, replicas of up to 8 chips
   leapjax plan --model llada-8b --sweep v5e,v6e --most-chips 8 --json sweep.json
 
-  # What does the compiled program move, and what of it is waste?
+  # How much data does the compiled program move, and how much of that is waste?
   leapjax plan --topology v6e:2x4 --mesh data=8 --batch 64 --quantize none --audit
 
   # int8 weights on the cheapest slice there is
   leapjax plan --model llada-8b --topology v5e:1x1 --quantize int8
 
-  # A checkpoint's own shape, and a mesh of your choice
+  # The shape of a checkpoint, and a mesh of your choice
   leapjax plan --model checkpoints/mine --topology v6e:4x4 --mesh data=4,tensor=4
 
   # Compile for this machine's devices, and save the programs for leapjax decode --programs DIR
   leapjax plan --model checkpoints/mine --prompt-length 128 --batch 8 --save programs
 
-A replica is the same program however many there are, and replicas exchange nothing: ten times the
-chips give ten times the tokens/s. So a sweep has one row a mesh, on the smallest slice that holds
-a replica. Rows a replica and the form of the weights are searched, unless --batch and --quantize
-say them; --mesh, --batch-size and --quantize of `leapjax decode` are printed.
+All replicas run the same program, and they exchange nothing: ten times the chips give ten times
+the tokens/s. So a sweep has one row per mesh, on the smallest slice that holds a replica. It
+searches rows per replica and the form of the weights, unless --batch and --quantize set them. It
+prints the --mesh, --batch-size and --quantize to give to `leapjax decode`.
 
-What is counted comes from the compiled program. Speeds are estimates: of the engine's schedule,
-simulated, with the time of each pass by the compiler's cycles, or by the bytes that it moves,
-whichever is more (docs/scaling.md has the method). The bound is a roofline. The tokens that a row
-commits in a step (--tokens-per-step) are your assumption: take it from `leapjax evaluate`.
+Counts come from the compiled program. Speeds are estimates: the engine's schedule is simulated,
+and each pass takes the larger of the time by the compiler's cycles and the time by the bytes that
+it moves (method: docs/scaling.md). The bound is a roofline. The number of tokens that a row commits
+in a step (--tokens-per-step) is your assumption: measure it with `leapjax evaluate`.
 
-Each program is compiled in a process of its own: if the compiler aborts, or takes longer than
---compile-timeout, a row says so and the next mesh is tried.
+Each program is compiled in its own process: if the compiler aborts or takes longer than
+--compile-timeout, the row says so, and the next mesh is tried.
 
 exit status: 0 something fits, 1 nothing does, 2 bad input.
 """
@@ -64,11 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", metavar="NAME", help=f"{shapes} (llada-8b)")
     add("--topology", metavar="CHIP:SHAPE", help="v5e:2x4, v6e:16x16, v5p:2x2x2, 7x:2x2x1, …")
     add("--mesh", metavar="AXES", help="data=2,tensor=4 (default: the fastest by a roofline)")
-    add("--batch", type=count, metavar="N", help="rows at once on the slice (default: searched)")
-    add("--prompt-length", type=count, default=512, metavar="N", help="tokens (512)")
-    add("--gen-length", type=count, metavar="N", help="canvas (256)")
-    add("--block-length", type=count, metavar="N", help="block (32; the model's if block-causal)")
-    add("--cache", choices=CACHES, help="KV cache (dual; the default if block-causal)")
+    add("--batch", type=count, metavar="N", help="rows decoded at once (default: searched)")
+    add("--prompt-length", type=count, default=512, metavar="N", help="in tokens (512)")
+    add("--gen-length", type=count, metavar="N", help="canvas length (256)")
+    add("--block-length", type=count, metavar="N", help="(32; block-causal: the model's)")
+    add("--cache", choices=CACHES, help="KV cache (dual; if block-causal, decode's default)")
     add("--policy", metavar="NAME", help="policy (localleap)")
     add("--dtype", choices=("bfloat16", "float32"), help="(bfloat16)")
     add(
@@ -76,51 +76,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FORM,…",
         help=f"forms of the weights to try: none, {', '.join(QUANTIZATIONS)} (all)",
     )
-    add("--refresh-group", type=count, metavar="N", help="rows of a refresh's turn (engine's own)")
-    add("--tokens-per-step", type=float, default=4.0, metavar="X", help="assumed, a row (4)")
+    add("--refresh-group", type=count, metavar="N", help="rows per refresh (engine's default)")
+    add("--tokens-per-step", type=float, default=4.0, metavar="X", help="assumption, per row (4)")
     add(
         "--sweep",
         nargs="?",
         const="v5e,v5p,v6e,7x",
         metavar="CHIP,…",
-        help="compare meshes of these chips (all), and recommend one",
+        help="compare meshes of these chips (all) and recommend one",
     )
-    add("--tries", type=count, default=3, metavar="N", help="meshes a chip and form at most (3)")
+    add("--tries", type=count, default=3, metavar="N", help="most meshes per chip and form (3)")
     add(
         "--compile-timeout",
         type=float,
         default=600.0,
         metavar="S",
-        help="seconds that compiling one mesh may take (600)",
+        help="limit, in seconds, for compiling one mesh (600)",
     )
-    add("--most-chips", type=count, default=16, metavar="N", help="of a sweep's replica (16)")
+    add("--most-chips", type=count, default=16, metavar="N", help="per replica of a sweep (16)")
     add(
         "--chip-hour",
         metavar="PRICE",
-        help="of a chip and hour, 1.2 or v5e=1.2,v6e=2.7: recommend the cheapest and print what "
-        "tokens cost (default: the fewest chip-seconds)",
+        help="price per chip-hour, 1.2 or v5e=1.2,v6e=2.7: recommend the cheapest and print what "
+        "tokens cost (default: recommend the fewest chip-seconds)",
     )
-    add("--records", type=count, metavar="N", help="of the job: print its chip hours and price")
+    add(
+        "--records", type=count, metavar="N", help="size of the job: print its chip-hours and price"
+    )
     add(
         "--save",
         type=place,
         metavar="DIR",
         help="write the compiled programs for `leapjax decode --programs DIR`; without --topology, "
-        "for the devices of this machine. Programs for a TPU: that one loads is untested",
+        "for this machine's devices. Whether a TPU loads its programs is untested",
     )
-    add("--config", metavar="FILE", help="with --save: the options file of the run")
+    add("--config", metavar="FILE", help="with --save: the run's options file")
     add("--markdown", action="store_true", help="print the table as Markdown")
     add(
         "--reuse",
         metavar="FILE",
-        help="results of earlier compilations, added to; a stopped sweep goes on (default: in "
-        "the cache folder, LEAPJAX_CACHE_DIR); off keeps none",
+        help="file that keeps the results of compilations, so that a stopped sweep can resume "
+        "(default: in the cache folder, LEAPJAX_CACHE_DIR); off keeps none",
     )
     add(
         "--audit",
         action="store_true",
-        help="print what the fastest program moves beside what it has to, pass by pass, and its "
-        "most wasteful operations (docs/audit.md)",
+        help="print the bytes that the fastest program moves next to those that it needs, by pass, "
+        "and its most wasteful operations (docs/audit.md)",
     )
     add("--json", type=place, metavar="FILE", help="write everything as JSON too")
 

@@ -34,7 +34,7 @@ def add_study_options(
 
 def add_strata(parser: argparse._ActionsContainer) -> None:
     """Declare `--strata`."""
-    text = "groups of problems, in equal parts (default: all)"
+    text = "groups of problems, in equal numbers (default: all)"
     parser.add_argument("--strata", type=listed, default=[], metavar="NAME,…", help=text)
 
 

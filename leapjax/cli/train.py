@@ -11,29 +11,29 @@ DESCRIPTION = """\
 Train a masked diffusion model, or fine-tune a checkpoint: bidirectional models with
 LLaDA's objective, block-causal ones (SDAR, Fast-dLLM v2) with block diffusion's.
 
-A run writes checkpoints and metrics.jsonl to its output folder. Stopped (Ctrl-C,
-SIGTERM) or killed, the same command goes on from the newest checkpoint, bit for bit
-as if nothing had happened.
+A run writes checkpoints and metrics.jsonl to its output folder. After Ctrl-C, SIGTERM
+or a kill, the same command resumes from the newest checkpoint; the results are bit for
+bit those of an uninterrupted run.
 """
 
 EPILOG = """\
 examples:
-  # The model that ships with leapjax (hours on 2 CPU cores; any piece of them at a time)
+  # The model that ships with leapjax (hours on 2 CPU cores, in pieces of any length)
   leapjax train --config configs/train-wordproblems.yaml --output runs/wordproblems
 
-  # Its weights, averaged, as a model folder for --model
+  # Export its averaged weights as a model folder for --model
   leapjax train --export models/wordproblems --output runs/wordproblems
 
-  # A small block-causal model, SDAR's kind
+  # A small block-causal model of SDAR's kind
   leapjax train --config configs/train-wordproblems-block.yaml --output runs/block
 
   # Fine-tune a checkpoint on prompt/response, messages or text records
   leapjax train --init-from checkpoints/dream --data mine.jsonl --output runs/mine \\
       --steps 500 --learning-rate 1e-5 --prompt-length 256 --gen-length 256
 
-The keys of the YAML file are the options above, and three with a structure of their own:
-model (config.json keys; model_type is llada, lladamoe, sdar or Fast_dLLM_Qwen), phases (which
-problems, and when) and decode (options that suit the model, exported with it). Flags win.
+The YAML file's keys are the options above and three structured ones: model (config.json keys;
+model_type is llada, lladamoe, sdar or Fast_dLLM_Qwen), phases (which problems, and when) and
+decode (options that suit the model, exported with it). Flags override the file.
 """
 
 
@@ -49,18 +49,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", default="bfloat16", help="with --export: bfloat16 (default) or float32"
     )
-    parser.add_argument("--card", metavar="FILE", help="with --export: model card to put in")
+    parser.add_argument("--card", metavar="FILE", help="with --export: model card to include")
     parser.add_argument("--overwrite", action="store_true", help="with --export: replace DIR")
     parser.add_argument(
         "--until",
         type=at_least(1),
         metavar="STEP",
-        help="stop (and save) after this step: a piece of the run",
+        help="save and stop after this step, to train in pieces",
     )
     parser.add_argument(
         "--mesh",
         metavar="AXES",
-        help="devices to spread the run over: data=2,fsdp=4 (also tensor); may change on resume",
+        help="devices to shard the run over: data=2,fsdp=4 (also tensor); may change on resume",
     )
     group = parser.add_argument_group("the run")
     for field in dataclasses.fields(TrainConfig):

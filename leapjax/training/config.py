@@ -81,12 +81,12 @@ class TrainConfig:
 
     `model`, `phases` and `decode` have a structure of their own and no flag: `config.json` keys
     of a model to train from scratch (`model_type` is llada without it), what the task's batches
-    hold and when, and decode options that suit the model (an export holds them as decode.yaml).
+    hold and when, and decode options that suit the model (exported with it as decode.yaml).
     """
 
     output: str = _key("", "folder for checkpoints and metrics")
-    seed: int = _key(0, "of weights, data and masks", ">= 0")
-    steps: int = _key(1000, "optimiser steps of the whole run; the schedule's length", ">= 1")
+    seed: int = _key(0, "seed of weights, data and masks", ">= 0")
+    steps: int = _key(1000, "optimiser steps of the whole run and of its schedule", ">= 1")
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
     init_from: str = _key("", "checkpoint, hub folder or hub id to fine-tune")
     tokenizer: str = _key("", "folder of tokenizer files for a model from scratch")
@@ -97,10 +97,10 @@ class TrainConfig:
     )
     phases: tuple[Phase, ...] = ()
     data: str = _key("", "JSONL file of prompt/response, messages or text records")
-    batch_size: int = _key(16, "rows of a batch (data)", ">= 1")
-    prompt_length: int = _key(128, "columns for prompts, in tokens (data)", ">= 1")
+    batch_size: int = _key(16, "rows of a batch (with data)", ">= 1")
+    prompt_length: int = _key(128, "columns for prompts, in tokens (with data)", ">= 1")
     gen_length: int = _key(
-        128, "columns for answers and their eos padding, in tokens (data)", ">= 1"
+        128, "columns for answers and their eos padding, in tokens (with data)", ">= 1"
     )
     sequence_length: int = _key(
         256, "columns of a text row, in tokens; longer texts are cut up", ">= 1"
@@ -109,24 +109,24 @@ class TrainConfig:
         "error", "what to do with a record that does not fit: error or skip", ("error", "skip")
     )
     optimizer: str = _key("adamw", "adamw or muon", ("adamw", "muon"))
-    learning_rate: float = _key(1e-3, "peak", "> 0")
+    learning_rate: float = _key(1e-3, "peak learning rate", "> 0")
     adam_learning_rate: float = _key(
-        0.0, "peak for what Muon does not handle (0: learning-rate)", ">= 0"
+        0.0, "peak learning rate where Muon is not used (0: learning-rate)", ">= 0"
     )
     warmup_steps: int = _key(100, "steps of linear warm-up", ">= 0")
-    final_learning_rate: float = _key(0.0, "where the cosine ends, as a share of the peak", ">= 0")
-    weight_decay: float = _key(0.05, "decoupled, on the layers' matrices only", ">= 0")
+    final_learning_rate: float = _key(0.0, "end of the cosine, as a share of the peak", ">= 0")
+    weight_decay: float = _key(0.05, "decoupled weight decay, on the layers' matrices only", ">= 0")
     adam_b2: float = _key(0.99, "Adam's second decay rate", ">= 0 and < 1")
-    clip_norm: float = _key(1.0, "largest global norm of a gradient", "> 0")
+    clip_norm: float = _key(1.0, "maximum global norm of the gradient", "> 0")
     balance: float = _key(
-        0.0, "weight of the loss that balances the load of experts, per layer (0: none)", ">= 0"
+        0.0, "weight, per layer, of the load-balancing loss for experts (0: none)", ">= 0"
     )
     ema_decay: float = _key(
-        0.0, "decay per step of the averaged weights (0: no average)", ">= 0 and < 1"
+        0.0, "decay per step of the moving average of the weights (0: no average)", ">= 0 and < 1"
     )
     checkpoint_every: int = _key(500, "steps between checkpoints", ">= 1")
-    keep: int = _key(2, "newest checkpoints to keep", ">= 1")
-    log_every: int = _key(50, "steps between lines of metrics", ">= 1")
+    keep: int = _key(2, "number of newest checkpoints to keep", ">= 1")
+    log_every: int = _key(50, "steps between two lines of metrics", ">= 1")
     decode: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
