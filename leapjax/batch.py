@@ -25,12 +25,12 @@ _WIDER = ("sampling", "filtering", "guidance")
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """What `leapjax.decoding.decode(params, state, program)` takes, made by `LM.batch`.
+    """The arguments of `leapjax.decoding.decode(params, state, program)`, made by `LM.batch`.
 
     Attributes:
-      params: the model's pytree, as the programs take it.
+      params: the model's pytree, in the layout that programs take.
       state: B rows before their first pass.
-      program: what is static; hashable, so it can be a static argument of `jax.jit`.
+      program: the static structure; hashable, so it can be a static argument of `jax.jit`.
       requests: the rows' requests, in order.
       finish: see `leapjax.serve.engine.Engine`.
     """
@@ -43,14 +43,14 @@ class Batch:
 
     @property
     def arguments(self) -> tuple[Any, DecodeState, Program]:
-        """What `decode` takes, in its order."""
+        """The arguments of `decode`, in order."""
         return self.params, self.state, self.program
 
     def completions(self, final: DecodeState) -> list[Completion]:
         """The rows' answers.
 
         Args:
-          final: what `decode` made of `state`.
+          final: the state that `decode` returned.
 
         Returns:
           One Completion a row.

@@ -37,19 +37,19 @@ class LM:
 
     Attributes:
       params: the weights under their canonical names (`leapjax.models.param_shapes`), in their
-        stored dtype, as JAX arrays. On one GPU a loaded model keeps them split by layer
-        (`leapjax.ops.split`), so each access stacks them again, on the host.
+        stored dtype, as JAX arrays. On one GPU, a loaded model keeps them split by layer
+        (`leapjax.ops.split`), so each access stacks the layers again, on the host.
       config: the model's shape and special ids.
-      codec: its tokenizer and chat template; None if the checkpoint has none.
+      codec: the tokenizer and chat template; None if the checkpoint has none.
       dtype: compute dtype's name.
       path: the folder it was loaded from.
       model_hash: a hash of the weights (`leapjax.checkpoint.hash_params`). A converted
         checkpoint's manifest stores it; otherwise the first access reads every value.
-      quantization: method that quantised the weights after loading, or None.
-      replicas: every copy of the weights and its devices, arranged for the compiled programs.
+      quantization: how the weights were quantised after loading, or None.
+      replicas: the copies of the weights, with their devices, in the layout of the programs.
       defaults: the checkpoint's decode options (its `decode.yaml`), or None.
-      programs: compiled programs for the engines (`leapjax.serve.programs.Programs`), to be set
-        before the first decode; None compiles all.
+      programs: compiled programs for the engines (`leapjax.serve.programs.Programs`); set them
+        before the first decode. None compiles all.
     """
 
     def __init__(
@@ -130,12 +130,12 @@ class LM:
         """The options in force for a decode, with the model's own defaults filled in.
 
         Args:
-          config: complete options, which replace the checkpoint's `decode.yaml`; None uses the
-            checkpoint's.
+          config: complete options that replace the checkpoint's `decode.yaml`; None uses that
+            file.
           **options: options by name (docs/contract.md, Options); they override both.
 
         Raises:
-          UserError: an unknown option, an unusable value, or one that the model can't use.
+          UserError: an unknown option, an invalid value, or an option that the model can't use.
         """
         arguments.check_names(options, "options")
         return from_python(config, options, self.defaults, self.config)
@@ -159,14 +159,14 @@ class LM:
         )
 
     def logits(self, ids, attention_mask=None, block_length: int | None = None) -> jax.Array:
-        """The model's raw output, not shifted for Dream and Fast-dLLM v2.
+        """The model's raw output logits, not shifted for Dream and Fast-dLLM v2.
 
         Args:
           ids: (B, T) or (T,) integers.
-          attention_mask: (B, T), 0 or False for pads, which are not attended to and don't count as
-            positions.
-          block_length: tokens per block of block-causal attention. None is the checkpoint's; from
-            T on, attention is bidirectional.
+          attention_mask: (B, T), 0 or False for pads; they are not attended to and take no
+            position.
+          block_length: tokens per block of block-causal attention. None is the checkpoint's value;
+            with T or more, attention is bidirectional.
 
         Returns:
           (B, T, V) float32.
@@ -193,11 +193,11 @@ class LM:
         """Complete prompts.
 
         Args:
-          prompts: each a str, a list of chat messages (`{"role", "content"}`), token ids,
+          prompts: each is a str, a list of chat messages (`{"role", "content"}`), token ids,
             or a record as in a JSONL file (docs/contract.md, Records).
           config: complete decode options; None uses the checkpoint's (`default_config`).
           raw: don't apply the chat template, and parse control tokens in the text.
-          stop: strings at which the text is cut.
+          stop: strings before which the text is cut.
           batch_size: rows decoded at once; see `stream`.
           **options: decode options by name, such as `threshold=0.8`; they override `config`.
 
@@ -249,10 +249,10 @@ class LM:
         batch_size: int | None = None,
         **options: Any,
     ) -> list[Completion]:
-        """Fill the open positions of sequences; all other tokens stay.
+        """Fill the open positions of sequences; all other tokens stay unchanged.
 
         Args:
-          sequences: each token ids with at least one mask id, or a text with `[MASK]`, as in
+          sequences: each is token ids with at least one mask id, or a text with `[MASK]`, as in
             "Tom has [MASK]*3 apples" (`TextCodec.encode_infill`).
           config: decode options; the first block begins at the first open position.
           batch_size: rows decoded at once.
@@ -282,7 +282,7 @@ class LM:
 
         Args:
           config: the job's options, as in `generate`; a record's own options override them.
-          line: its line number, which is its id if it has none.
+          line: the record's line number, used as its id if it has none.
         """
         arguments.check_names(options, "request", "line", "raw", "stop")
         return to_request(
@@ -306,18 +306,18 @@ class LM:
         each_chunk: Callable[[Progress], None] | None = None,
         **options: Any,
     ) -> Iterator[Completion]:
-        """Decode a stream of requests, in input order and bounded memory.
+        """Decode a stream of requests in input order, with bounded memory.
 
         Args:
-          requests: anything that `request` takes, read lazily within a look-ahead window. A source
+          requests: items that `request` takes, read lazily within a look-ahead window. A source
             that is slow or waits for an answer does not delay rows in flight.
-          config: options of items that are not Requests yet.
-          batch_size: rows decoded at once by all replicas; default: as many as there are and fit
-            in memory, up to a limit of the backend.
-          refresh_group: with a KV cache, rows that a refresh computes together, at least 1;
-            affects speed, not answers.
-          share_prefix: `auto`, `on` or `off`: with `cache: block`, compute what prompts have in
-            common at their beginning once (docs/jobs.md); affects speed, not answers.
+          config: options for items that are not Requests yet.
+          batch_size: rows decoded at once by all replicas; default: all requests, or as many as
+            fit in memory, up to the backend's limit.
+          refresh_group: with a KV cache, number of rows that a refresh computes together, at
+            least 1; affects speed, not answers.
+          share_prefix: `auto`, `on` or `off`: with `cache: block`, compute a prefix that prompts
+            have in common only once (docs/jobs.md); affects speed, not answers.
           each_chunk: see `Engine.stream`.
           **options: decode options by name; they override `config`.
 
@@ -366,7 +366,7 @@ class LM:
 
         Args:
           slots: rows decoded at once by a replica, a multiple of the mesh axis `fsdp`.
-          fixed: use exactly this number, even if it might not fit in memory.
+          fixed: use exactly this number, even if that might not fit in memory.
         """
         shared = arguments.sharing(share_prefix, self.config)
         if slots < 1:

@@ -35,7 +35,7 @@ def embedded_path(name: str = EMBEDDED[0]) -> Path:
     """Folder of a small model inside the package.
 
     Args:
-      name: one of `EMBEDDED`; the first is the one that is loaded by default.
+      name: one of `EMBEDDED`; the first is loaded by default.
     """
     return Path(str(importlib.resources.files("leapjax") / "data" / name))
 
@@ -65,14 +65,14 @@ def load(
     """Load a model: a converted checkpoint, a hub folder, or a hub id.
 
     Args:
-      path: folder, `org/name`, or the name of an embedded model; None loads the first of these.
+      path: folder, `org/name`, or the name of an embedded model; None loads the default one.
       dtype: compute type, `float32` or `bfloat16`; None is float32 on CPU and bfloat16 on
         accelerators. Weights stay as stored.
       revision: for a hub id, the branch, tag or commit.
-      quantize: `int8` rounds the matrices to 8 bits after loading: half of bfloat16's memory,
+      quantize: `int8` quantises the matrices to 8 bits after loading: half of bfloat16's memory,
         slightly worse logits.
       mesh: mesh to shard the model over, such as `data=2,tensor=4` (`leapjax.sharding`); None is
-        the default device. `auto`, or an `Auto` with the shape of the work, chooses a mesh that
+        the default device. `auto`, or an `Auto` that describes the workload, chooses a mesh that
         fits according to compiled memory analysis (`leapjax.fit`).
       template_options: variables of the chat template, such as `{"enable_thinking": True}`.
 

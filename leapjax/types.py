@@ -27,14 +27,14 @@ WHOLE_ROW = ATTENTION | {"sure", "recheck"}
 
 
 class Attention(NamedTuple):
-    """How much positions attend to each other in this pass: [query, key], each query's sum is 1.
+    """Attention between positions in this pass: [query, key]; each query's weights sum to 1.
 
-    The mean over the query heads and the last four layers; 0 where the model's rule, or a pad,
-    hides the key.
+    It is the mean over the query heads and the last four layers; 0 where the model's attention
+    rule, or a pad, hides the key.
 
     Attributes:
       rows: (B, W, T) float32, the queries of the window.
-      received: (B, T) float32, sums over all queries of the row; None unless asked for.
+      received: (B, T) float32, each key's sum over all queries of the row; None unless asked for.
     """
 
     rows: Any
@@ -42,7 +42,7 @@ class Attention(NamedTuple):
 
 
 class Proposal(NamedTuple):
-    """What the model offers for each position of the window.
+    """The model's proposal for each position of the window.
 
     Attributes:
       token: (B, W) int32, the chosen token.
@@ -50,16 +50,16 @@ class Proposal(NamedTuple):
       margin: (B, W) float32 in [0, 1], best minus second-best probability; None unless asked for.
       entropy: (B, W) float32 in nats; None unless asked for.
       uniform: (B, W) float32 in [0, 1), noise of the row's own key; None unless asked for.
-      held: (B, W) bool, positions that stay open even if chosen, because the model's best
-        token is the mask; None but for Dream's schedule.
+      held: (B, W) bool, positions that stay open even if chosen, because the model's top-1
+        token is the mask; None except with Dream's schedule.
       surprise: (B, W) float32 in nats, -log of the chosen token's frequency in a corpus; None
         unless asked for.
       log_probs: (B, W, V) float32, the whole distribution; None unless asked for.
-      recheck: (B, W) float32 in [0, 1], probability of the token that stands at a position, by a
+      recheck: (B, W) float32 in [0, 1], probability of the current token of a position, in a
         pass that doesn't see it; None unless asked for.
       attention: `Attention`; None unless asked for.
-      sure: (B, T) float32 in [0, 1], probability of the most probable token of each column,
-        decided ones included, and 0 outside the row; None unless asked for.
+      sure: (B, T) float32 in [0, 1], top-1 probability of each column, decided ones included;
+        0 outside the row. None unless asked for.
     """
 
     token: Any
@@ -76,14 +76,14 @@ class Proposal(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What a policy decides in one pass; `leapjax.policies.commits` makes the usual one.
+    """A policy's decision in one pass; `leapjax.policies.commits` makes the usual kind.
 
     Attributes:
-      action: (B, W) int8, for each position `KEEP`, `COMMIT` (what is masked), `REPLACE` or
-        `REOPEN` (what the policy decided before, if it declares that it does so).
-      kind: (B, W) int8, codes of `COMMIT_KINDS`; read where a token is committed.
-      memory: what the policy remembers until the block's next pass; None for most.
-      token: (B, W) int32, what `REPLACE` writes, never the mask token; None is what was proposed.
+      action: (B, W) int8, for each position `KEEP`, `COMMIT` (masked ones), `REPLACE` or `REOPEN`
+        (ones that the policy decided earlier, if it declares that it does so).
+      kind: (B, W) int8, codes of `COMMIT_KINDS`; read only where a token is committed.
+      memory: the policy's memory for the block's next pass; None for most policies.
+      token: (B, W) int32, what `REPLACE` writes, never the mask token; None: the proposed token.
     """
 
     action: Any
@@ -94,18 +94,18 @@ class Decision(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One thing to decode, tokenised, with its options resolved.
+    """One tokenised prompt or sequence to decode, with its options resolved.
 
     Attributes:
       id: the record's id, a string or an integer.
-      ids: the prompt's token ids; for infilling the whole sequence with mask ids where open.
+      ids: the prompt's token ids; for infilling, the whole sequence with mask ids where open.
       config: this request's `DecodeConfig`.
       infill: mask ids in `ids` are open, and no canvas is appended.
       seed: the record's own seed, or None to derive the key from the job's seed and the id.
-      sample: which of several samples of the same prompt this is.
-      metadata: other keys of the record, carried to the completion.
-      stop: strings that cut the text.
-      whole: the completion's text is that of the whole sequence, eos or not.
+      sample: number of this sample among several of the same prompt.
+      metadata: other keys of the record, copied to the completion.
+      stop: strings before which the text is cut.
+      whole: the completion's text is that of the whole sequence, even beyond an eos.
     """
 
     id: Any
@@ -121,25 +121,25 @@ class Request:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Completion:
-    """What came out for one request (docs/contract.md, Records).
+    """The answer to one request (docs/contract.md, Records).
 
     Attributes:
       id: the request's id.
       text: the answer before the first eos, end-of-turn token or stop string.
       output_ids: token ids of the canvas (infilling: of the whole sequence).
       finish_reason: `stop` or `length`.
-      steps: passes whose proposals were offered to this row's policy.
+      steps: passes whose proposals went to this row's policy.
       full_passes: passes over the whole sequence.
       nfe: model evaluations; guidance makes two a pass.
       commit_step: the step that committed each position; -1 filled by early stop, -2 given, -3
-        decided by no policy. Edits don't change it, nor the two below.
-      commit_kind: why, names of `COMMIT_KINDS`.
-      commit_confidence: the proposal's confidence when committed, in [0, 1].
+        decided by no policy. Edits change neither this nor the next two.
+      commit_kind: why each position was committed, names of `COMMIT_KINDS`.
+      commit_confidence: the proposal's confidence at its commit, in [0, 1].
       edits: the later changes of committed tokens, by step and position, as (step, index in
-        `output_ids`, new id); None if the decode makes none.
-      committed_ids: `output_ids` as they were committed, before the edits; None as `edits`. No key
-        of a record.
-      sample: which of several samples this is, or None.
+        `output_ids`, new id); None if the decode makes no edits.
+      committed_ids: `output_ids` as committed, before edits; None if `edits` is None. Not a key
+        of records.
+      sample: number of this sample among several, or None.
       metadata: other keys of the record.
     """
 

@@ -31,8 +31,8 @@ class Outcome(NamedTuple):
         `sure` or `attention`.
       attention: `leapjax.types.Attention`, or None.
       stored: (B,) int32; the new `DecodeState.stored`, None if unchanged.
-      refreshed: () int32; rows that refreshes of the cache computed, those that fill a turn
-        included.
+      refreshed: () int32; rows that cache refreshes computed, including rows that only fill up
+        the group.
     """
 
     hidden: Any
@@ -50,13 +50,13 @@ class Cache(ABC):
     """A way to reuse keys and values from pass to pass.
 
     Objects are stateless: `DecodeState.cache` holds keys and values. `forward` may compute more
-    columns than the window, for instance to store a finished block in the first pass of the next
-    one (`block_step` is 0 there).
+    columns than the window. For instance, a block's first pass (`block_step` 0) may also store the
+    finished block before it.
 
     Attributes:
       help: the columns that most passes compute.
-      stores: whether it keeps keys and values. Then most passes compute only a part of a row.
-      exact: whether the hidden states equal those of a pass over the whole sequence.
+      stores: whether it keeps keys and values. If so, most passes compute only a part of a row.
+      exact: whether its hidden states equal those of a pass over the whole sequence.
     """
 
     name: ClassVar[str]
@@ -74,7 +74,7 @@ class Cache(ABC):
         return False
 
     def wide(self, program: Program, rows: int) -> bool:
-        """Whether all passes compute two blocks of each row, as a pass that folds does."""
+        """Whether all passes compute two blocks of each row, like a pass that folds."""
         return False
 
     def shapes(self, program: Program, slots: int) -> tuple[jax.ShapeDtypeStruct, ...]:
@@ -99,11 +99,11 @@ class Cache(ABC):
 
     @abstractmethod
     def steady(self, params, rows: Rows, columns, cache) -> Any:
-        """The pass of most steps, without a refresh; it only reads the cache.
+        """The forward pass of most steps, without a refresh; it only reads the cache.
 
         `columns` are those of the window, (B, W) int32; the hidden states are (R, W, D).
         """
 
     @abstractmethod
     def forward(self, params, rows: Rows, columns) -> Outcome:
-        """The forward pass of a step: `steady`, and the full passes of rows that need one."""
+        """The forward pass of a step: `steady`, plus full passes for the rows that need one."""

@@ -126,9 +126,9 @@ class Block(Cache):
 class SubBlock(Block):
     """Fast-dLLM v2's approximation within the active block.
 
-    The block's first pass, and every pass in which the first position of the active sub-block is
-    open, computes the whole block and keeps its keys and values. The other passes compute the
-    sub-block alone, replace its keys and values, and attend to the block's other kept ones.
+    The whole block is computed, and its keys and values are kept, in its first pass and in every
+    pass in which the first position of the active sub-block is open. The other passes compute only
+    the sub-block, replace its keys and values, and attend to those kept for the rest of the block.
     """
 
     name, help, exact = "block", "the sub-block", False

@@ -72,8 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--caches",
         metavar="NAME,…",
-        help=f"KV caches ({','.join(CACHES)}; none,dual with --quick); a cache that the model can't "
-        "use is timed on one with the same shape and weights and fitting attention",
+        help=f"KV caches ({','.join(CACHES)}; none,dual with --quick); a cache that a model "
+        "can't use is timed on a model with the same shape and weights and fitting attention",
     )
     add("--batches", type=numbers, metavar="N,…", help="rows (1,8,32; against torch: 1,8)")
     add("--prompt-length", type=count, metavar="N", help="in tokens (32; 512 with --floor)")

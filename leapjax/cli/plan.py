@@ -100,9 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="price per chip-hour, 1.2 or v5e=1.2,v6e=2.7: recommend the cheapest and print what "
         "tokens cost (default: recommend the fewest chip-seconds)",
     )
-    add(
-        "--records", type=count, metavar="N", help="size of the job: print its chip-hours and price"
-    )
+    add("--records", type=count, metavar="N", help="job size: print its chip-hours and price")
     add(
         "--save",
         type=place,

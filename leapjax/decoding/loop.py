@@ -32,12 +32,12 @@ def run(
     free_rows: Int32[Array, ""],
     program: Program,
 ) -> DecodeState:
-    """Repeat `step` until enough rows are done or the passes are used up.
+    """Repeat `step` until enough rows are done or `max_passes` is reached.
 
     Args:
       max_passes: () int32; largest number of passes.
       free_rows: () int32; return as soon as this many rows are done. B decodes every row to its
-        end; a smaller number lets the caller refill free slots.
+        end; with a smaller number, the caller can refill free slots.
     """
     limit = state.iteration + max_passes
 

@@ -26,7 +26,7 @@ _COMPILED = {
 def with_options(state: DecodeState, program: Program, **numbers: Any) -> DecodeState:
     """Replace per-row options; pure and traceable.
 
-    Values may be traced, so a function of a threshold compiles once for all thresholds. Ranges are
+    Values may be traced: a function of a threshold compiles once for all thresholds. Ranges are
     not checked.
 
     Args:

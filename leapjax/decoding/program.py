@@ -16,7 +16,7 @@ from leapjax.policies.parameters import EDITING_THRESHOLD
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Static structure of a decode; all else is traced (docs/contract.md, Options).
+    """Static structure of a decode; everything else is traced (docs/contract.md, Options).
 
     Attributes:
       model: the model's shape and special ids.
@@ -27,15 +27,15 @@ class Program:
       sampling: noise is compiled in.
       filtering: top-p and top-k are compiled in.
       dtype: compute dtype's name.
-      infill: open positions may be anywhere; no canvas is appended.
-      refresh_group: rows G that a refresh computes together; 1 without a KV cache.
-      static: (name, value) of the policy's static parameters.
+      infill: open positions may be anywhere, and no canvas is appended.
+      refresh_group: number G of rows that a refresh computes together; 1 without a KV cache.
+      static: (name, value) pairs of the policy's static parameters.
       stop_ids: ids that end an answer.
       sub_block_length: policies decide within sub-blocks of this many positions; None is the
         whole block.
-      sub_block_cache: keys and values of the active block are reused between its passes
-        (Fast-dLLM v2's approximation).
-      edits: the policy may replace tokens that it committed, and a log of that is kept.
+      sub_block_cache: passes over the active block reuse its keys and values (Fast-dLLM v2's
+        approximation).
+      edits: the policy may replace tokens that it committed, and a log keeps the changes.
     """
 
     model: ModelConfig
@@ -69,7 +69,7 @@ class Program:
 
     @property
     def greedy(self) -> Program:
-        """The same with the plainest proposal: the most probable token and its probability."""
+        """The same program with the simplest proposal: the top-1 token and its probability."""
         return dataclasses.replace(
             self, policy_name="confidence_threshold", static=(), sampling=False
         )
@@ -118,7 +118,7 @@ def program_for(
       refresh_group: see `Program`; ignored without a KV cache.
 
     Raises:
-      UserError: the options don't go with the model.
+      UserError: the model can't be decoded with these options.
     """
     config = config.for_model(model)
     if model.block_causal:

@@ -69,26 +69,26 @@ class DecodeState(struct.PyTreeNode):
       origin: (B,) int32; column of canvas position 0, from which noise positions count.
       end: (B,) int32; column past the row's last position.
       block: (B,) int32; column where the active block starts.
-      block_masks: (B,) int32; open positions the active block had at its start.
-      block_step: (B,) int32; passes spent in the active block. With a KV cache, a row refreshes in
-        the pass before which it is 0.
-      steps: (B,) int32; passes offered to this row's policy.
-      full_passes: (B,) int32; the steps that computed the whole sequence; of a block-causal row
-        with a KV cache, 1 if its prompt has whole blocks, which a prefill computes.
-      stored: (B,) int32; block-causal rows: the cache holds the keys and values of the columns
-        before. Without a cache, the end of the last block whose successor's first token is known.
-      other_passes: (B,) int32; passes that were no steps: prefills, and those that only store.
+      block_masks: (B,) int32; number of open positions of the active block at its start.
+      block_step: (B,) int32; passes so far in the active block. With a KV cache, a row refreshes in
+        the pass that starts with 0.
+      steps: (B,) int32; passes whose proposals went to this row's policy.
+      full_passes: (B,) int32; steps that computed the whole sequence. For a block-causal row with
+        a KV cache: 1 if its prompt has whole blocks, which a prefill computes.
+      stored: (B,) int32; for block-causal rows, the cache holds keys and values of all columns
+        before it. Without a cache: end of the last block whose successor's first token is known.
+      other_passes: (B,) int32; passes that were not steps: prefills, and passes that only store.
       done: (B,) bool; finished, or an idle slot.
       commit_step: (B, T) int32; -3 a seeded block's first token, -2 given, -1 not committed.
       commit_kind: (B, T) int8; codes of `COMMIT_KINDS`.
       commit_confidence: (B, T) float32 in [0, 1].
-      key: (B, 5) uint32; material of the row's PRNG key (`row_keys`).
-      iteration: () int32; iterations of the loop so far.
+      key: (B, 5) uint32; what the row's PRNG key is made from (`row_keys`).
+      iteration: () int32; loop iterations so far.
       counts: counts of these iterations.
       options: per-row options.
       cache: keys and values of the KV cache, or None.
       memory: name -> (B, ...), the policy's memory within a block, or None.
-      edits: the log of written tokens, or None if the program replaces none.
+      edits: the log of replaced tokens, or None if the program replaces none.
     """
 
     tokens: Any
@@ -122,7 +122,7 @@ _DTYPES = {int: np.int32, float: np.float32, bool: np.bool_}
 # Fields that `refill` keeps: they have no rows, or a row's first pass does not read them.
 SHARED = ("iteration", "counts", "cache", "memory", "edits")
 
-# Version of the map from seed and id to noise; a job that samples resumes under the same one only.
+# Version of the map from seed and id to noise; a sampling job resumes only under the same version.
 # 1 (leapjax 0.1): a 32-bit hash of the id. 2: a 64-bit hash.
 NOISE_VERSION = 2
 
@@ -163,7 +163,7 @@ def row_keys(material):
 def row_arrays(request: Request, program: Program) -> dict[str, Any]:
     """The initial arrays of a request's row, in NumPy: field name -> array without the B axis.
 
-    `options` is a dict of scalars. The prompt fits into the program's columns.
+    `options` is a dict of scalars. The prompt must fit into the program's columns.
     """
     t, w = program.length, program.block_length
     model = program.model
@@ -290,9 +290,9 @@ def with_cache(state: DecodeState, program: Program, sharding=None) -> DecodeSta
 
 
 def refill(state: DecodeState, rows: dict[str, Any], chosen) -> DecodeState:
-    """Put new rows into the chosen slots, (B,) bool; the other rows keep their bits.
+    """Put new rows into the chosen slots, (B,) bool; the other rows stay the same, bit for bit.
 
-    `rows` is what `stack_rows` returned, B rows; those of other slots are ignored.
+    `rows` holds B rows from `stack_rows`; the rows of other slots are ignored.
     """
 
     def pick(new, old):

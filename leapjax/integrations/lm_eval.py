@@ -31,24 +31,24 @@ _LOG = logging.getLogger(__name__)
 
 @register_model("leapjax")
 class LeapjaxLM(TemplateLM):
-    """A leapjax model, to the harness.
+    """A leapjax model for the lm-evaluation-harness.
 
     `dtype` and `quantize` as in `leapjax.load`.
 
     Args:
       pretrained: checkpoint; None is the embedded model.
-      lm: a loaded model instead (from Python).
-      mesh: as in `leapjax.load`, with `;` for `,` on the command line.
+      lm: a loaded model to use instead (from Python).
+      mesh: as in `leapjax.load`; on the command line, with `;` in place of `,`.
       config: YAML of decode options, as `leapjax decode --config` takes it.
-      batch_size: sequences computed at once; `auto` leaves it to leapjax.
+      batch_size: sequences computed at once; `auto` lets leapjax choose.
       mc_num: masked sequences per likelihood (LLaDA's authors: 128).
-      seed: of their masks.
-      check_greedy: whether to say if a continuation is greedy's (one decode more for each);
-        False says no to all, as LLaDA's authors recommend.
-      user_turn: put each context into a user's turn of the chat template, as Fast-dLLM's
-        evaluation does, instead of the harness's `--apply_chat_template`.
-      device: the harness always passes one (`cuda:0` unless told); the devices are JAX's.
-      max_batch_size: the harness passes it too; not used.
+      seed: seed of the masks.
+      check_greedy: whether to check if each continuation is the greedy one (one more decode each);
+        if False, the answer is always no, as LLaDA's authors recommend.
+      user_turn: put each context into a user turn of the chat template, as Fast-dLLM's evaluation
+        does, instead of using the harness's `--apply_chat_template`.
+      device: not used: JAX chooses the devices (the harness always passes `cuda:0` or its own).
+      max_batch_size: not used; the harness passes it.
       **options: decode options, such as `gen_length`, `threshold`, `cache`.
 
     Raises:
@@ -111,7 +111,7 @@ class LeapjaxLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """The token that stands before a text without context."""
+        """The token put before a text that has no context."""
         return self.lm.config.eos_token_id
 
     @property
@@ -125,10 +125,10 @@ class LeapjaxLM(TemplateLM):
         """Token ids of a text.
 
         Args:
-          string: any text; control tokens in it are parsed, as templates need it.
-          add_special_tokens: what the tokenizer puts around a text comes too; None: unless
-            the harness has applied the chat template, which holds it already.
-          **kwargs: nothing more is read.
+          string: any text; control tokens in it are parsed, as templates require.
+          add_special_tokens: add the tokenizer's special tokens around the text; None: only if
+            the harness has not applied the chat template, which includes them.
+          **kwargs: ignored.
         """
         if add_special_tokens is None:
             add_special_tokens = not self._templated
@@ -139,13 +139,13 @@ class LeapjaxLM(TemplateLM):
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """A conversation as the text of the model's chat template.
+        """Render a conversation with the model's chat template.
 
         Args:
-          add_generation_prompt: end where the assistant's turn begins; there is no other way.
+          add_generation_prompt: end where the assistant's turn begins; must be True.
 
         Raises:
-          UserError: no template, or it refuses the conversation.
+          UserError: the model has no template, or it refuses the conversation.
         """
         if not add_generation_prompt:
             raise UserError("an assistant's turn can't be begun for it (gen_prefix); leave it out")
@@ -153,7 +153,7 @@ class LeapjaxLM(TemplateLM):
         return self.codec.render_chat(chat_history, self.codec.template_options)
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """The template for the harness's records; it is always the checkpoint's own."""
+        """The template, for the harness's records; always the checkpoint's own."""
         return "the checkpoint's" if chat_template else None
 
     # Generation.
@@ -168,7 +168,7 @@ class LeapjaxLM(TemplateLM):
           One text per request, in order.
 
         Raises:
-          UserError: an option that nobody here reads, or a context that does not fit.
+          UserError: an option that leapjax does not read, or a context that does not fit.
         """
         self._warn_of_no_template()
         made = [self._request(i, *request.args) for i, request in enumerate(requests)]
@@ -243,9 +243,9 @@ class LeapjaxLM(TemplateLM):
         return pairs_out
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
-        """Estimated lower bounds for whole texts, in windows of the model's length.
+        """Estimate lower bounds for whole texts, in windows of the model's length.
 
-        Each window is predicted from one token before it, so that every token counts once.
+        Each window is predicted from the one token before it, so every token counts once.
 
         Args:
           requests: Instances of (text,).

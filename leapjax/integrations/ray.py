@@ -54,7 +54,7 @@ _ARGUMENTS = (
 
 
 class Decoder:
-    """Decodes batches of records, as a callable class for `Dataset.map_batches`.
+    """Decode batches of records: a callable class for `Dataset.map_batches`.
 
     `dtype`, `quantize` and `revision` as in `leapjax.load`.
 
@@ -62,7 +62,7 @@ class Decoder:
       model: checkpoint, hub folder or hub id, readable on every node; None is the embedded one.
       mesh: as in `leapjax.load`, over the devices that Ray gives the actor; None is `auto`.
       config: YAML of decode options, as `leapjax decode --config` takes it.
-      rows: rows decoded at once; None leaves it to leapjax.
+      rows: rows decoded at once; None lets leapjax choose.
       raw: as `leapjax decode --raw`.
       stop: as `leapjax decode --stop`.
       num_samples: as `leapjax decode --num-samples`.

@@ -58,7 +58,7 @@ def _show_nothing(total: int | None) -> Iterator[Callable[[Progress], None]]:
 
 
 def check(spec: JobSpec) -> None:
-    """Refuse what can be seen to be wrong before a model is loaded: input, output folder."""
+    """Before a model is loaded, refuse an input or output folder that can't work."""
     Input(spec.input)
     with _one_line(spec):
         folder_files.to_resume(storage.folder(spec.output), spec)
@@ -72,21 +72,21 @@ def run(
     stop: Callable[[], int | None] = lambda: None,
     note: Callable[[str], None] = lambda line: None,
 ) -> Result:
-    """Decode an input into a folder, from the start or from where it is.
+    """Decode an input into a folder, from the start or from where an earlier run stopped.
 
-    Other processes may call this for the same folder, now or later; each returns when the job has
-    ended.
+    Other processes may call this for the same folder, now or later. Each call returns when the job
+    has ended.
 
     Args:
       lm: the model, a `leapjax.LM`.
-      show: given the number of records, a context that yields what takes the progress
-        (`leapjax.jobs.display.shown`).
-      stop: a signal's number once this process shall stop, else None.
-      note: takes a line for the user that is no error.
+      show: takes the number of records and returns a context manager; that yields a function which
+        takes the progress (`leapjax.jobs.display.shown`).
+      stop: returns a signal's number once this process must stop, else None.
+      note: takes a line for the user that is not an error.
 
     Raises:
-      UserError: see docs/jobs.md; the folder can be resumed unless it was refused.
-      Stopped: the process was asked to stop; the folder can be resumed.
+      UserError: see docs/jobs.md; the job can be resumed unless the folder was refused.
+      Stopped: the process was asked to stop; the job can be resumed.
     """
     with _one_line(spec):
         return _Run(lm, spec, show, stop, note).run()

@@ -12,23 +12,23 @@ class JobSpec:
     """The settings of a folder job.
 
     Attributes:
-      input: JSONL file: a path, a URL, or `-` for stdin; gzip, bzip2 and xz are unpacked.
+      input: JSONL file: a path, a URL, or `-` for stdin; gzip, bzip2 and xz are decompressed.
       output: folder: a path or a URL.
       options: decode options.
-      resume: go on with the job in the folder, if there is one.
-      overwrite: start anew, over the job in the folder.
-      max_errors: the largest number of bad records that are set aside; one more ends the job.
-      num_samples: answers per record; None is one, not numbered.
-      details: records say why and how surely each position was committed.
+      resume: continue the job in the folder, if there is one.
+      overwrite: replace the job in the folder and start over.
+      max_errors: number of bad records to set aside; one more ends the job.
+      num_samples: answers per record; None means one, without a number.
+      details: records say why, and with what confidence, each position was committed.
       fields: keys of the records (`leapjax.records.check_fields`); None is all.
-      raw: no chat template; control tokens are parsed.
+      raw: don't apply the chat template; control tokens are parsed.
       stop: strings that end an answer.
       limit: number of records to read; None is all.
       batch_size: rows decoded at once; None: as in the interrupted job, or the engine's choice.
-      share_prefix: see `LM.stream`; a resumed job may have another.
-      shard_size: records per shard; None is 1000. A job that goes on keeps the size that it has.
-      save_seconds: time between two saves, and so the finished work that a kill can cost.
-      chip_hour: price of a chip and hour, for `summary.json`.
+      share_prefix: see `LM.stream`; a resumed job may change it.
+      shard_size: records per shard; None is 1000. A resumed job keeps its size.
+      save_seconds: time between two saves, and so the most finished work that a kill can lose.
+      chip_hour: price of a chip-hour, for `summary.json`.
     """
 
     input: str
@@ -55,9 +55,9 @@ class Result:
     """The result of a job.
 
     Attributes:
-      summary: counts of this run of this process.
+      summary: counts of this process's run.
       content: content of `summary.json`, over all runs and processes of the job.
-      ran: False if the job had ended before.
+      ran: False if the job had already ended.
     """
 
     summary: Summary

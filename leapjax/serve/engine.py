@@ -39,26 +39,26 @@ _SHORT_CHUNK = 8  # the same while slots are free and more requests may come
 class Engine:
     """Decodes requests with one or more replicas of a model.
 
-    `submit`, `step` and `cancel` drive it; `stream` calls them for a source of requests and answers
-    in its order. Several threads may use one engine.
+    `submit`, `step` and `cancel` drive it. `stream` calls them for a source of requests and yields
+    the answers in the source's order. Several threads may use one engine.
 
     Args:
-      replicas: equal except for their devices.
-      model: its shape and special ids.
+      replicas: copies of the model, equal except for their devices.
+      model: the model's shape and special ids.
       eot_token_id: end-of-turn id, or None.
       finish: `(request, canvas ids) -> (text, finish_reason)`.
-      slots: rows that a replica decodes at once, at most.
-      fixed: use exactly `slots`; otherwise halve them until the program fits in memory.
+      slots: largest number of rows that a replica decodes at once.
+      fixed: use exactly `slots`; otherwise halve the number until the program fits in memory.
       refresh_group: rows whose KV cache a refresh computes together; None is the backend's
         default for the rows' length.
-      share_prefix: rows get the prefixes of their prompts from slots that hold them, where a
-        program has a prefill.
+      share_prefix: rows copy prompt prefixes from slots that hold them, if the program has a
+        prefill.
       look_ahead: requests that a stream reads beyond the oldest unanswered one; at least all slots.
-      programs: compiled ones that a user brought; None compiles all.
+      programs: programs that the user compiled earlier; None compiles all.
 
     Attributes:
       seated: (program, request) of the rows in slots, by ticket.
-      memory_limit: bytes of one device for weights, states, caches and temporaries.
+      memory_limit: bytes on one device for weights, states, caches and temporaries.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class Engine:
 
     @property
     def unfinished(self) -> int:
-        """Requests that wait or decode."""
+        """Number of requests that wait or decode."""
         return len(self._scheduler) + len(self.seated)
 
     def step(self) -> list[tuple[int, Completion]]:
@@ -178,8 +178,8 @@ class Engine:
     ) -> Iterator[Completion]:
         """Decode a source of requests, read lazily and answered in its order.
 
-        A source that is not a list is read in a thread, so a slow source does not delay rows in
-        flight.
+        A source that is not a list is read in a thread, so that a slow source does not delay rows
+        in flight.
 
         Args:
           source: requests; at most `look_ahead` are read beyond the oldest unanswered one.
@@ -210,7 +210,7 @@ class Engine:
         requests: Sequence[Request],
         each_chunk: Callable[[Progress], None] | None = None,
     ) -> Iterator[tuple[int, Completion]]:
-        """Decode requests and answer them as they finish, which keeps the slots fullest.
+        """Decode requests and yield answers as they finish, which keeps the slots busiest.
 
         Args:
           requests: all requests, in any order.
@@ -233,7 +233,7 @@ class Engine:
         """The first half of `step`: seat rows on idle replicas and start their chunks.
 
         Args:
-          expecting: whether more requests may come soon; if not, a chunk runs until its rows end.
+          expecting: whether more requests may come soon; if not, chunks run until their rows end.
         """
         with self._lock:
             idle = [i for i, lanes in enumerate(self._lanes) if not _busy(lanes)]
@@ -281,7 +281,7 @@ class Engine:
             return
 
     def collect(self) -> list[tuple[int, Completion]]:
-        """The second half of `step`: wait for a chunk to end and take out its finished rows."""
+        """The second half of `step`: wait for a chunk to end and collect its finished rows."""
         with self._lock:
             working = [(i, x) for i, lanes in enumerate(self._lanes) for x in _busy(lanes)]
             out = []
@@ -315,7 +315,7 @@ class Engine:
 
     @contextlib.contextmanager
     def streaming(self) -> Iterator[None]:
-        """While in the context more requests may come: prefixes are kept."""
+        """A context in which more requests may come, so that prefixes are kept."""
         with self._lock:
             self._streams += 1
         try:
