@@ -79,17 +79,17 @@ def open_model(src: str | os.PathLike, dtype: object = None) -> tuple[Source, Mo
 def check(
     src: str | os.PathLike, dst: str | os.PathLike | None = None, *, dtype: object = None
 ) -> Report:
-    """Everything that can be known without reading a weight.
+    """Check everything that can be checked without reading a weight.
 
-    Family, config, the index, every tensor's name, shape, dtype and place, side files; with
-    `dst` also whether the disk has room.
+    This covers family, config, index, every tensor's name, shape, dtype and location, and side
+    files; with `dst`, also whether the disk has room.
 
     Args:
       dst: where a conversion would go, or None.
       dtype: of the result; None keeps what is stored.
 
     Raises:
-      UserError: the first thing that is wrong.
+      UserError: the first problem found.
     """
     source, config, plan = open_model(src, dtype)
     side_files(source.folder)
@@ -108,17 +108,17 @@ def convert(
 ) -> Report:
     """Convert a hub folder to a leapjax checkpoint.
 
-    At any time it holds at most one source tensor in memory (two when widening the dtype)
-    and a few megabytes.
+    Memory holds at most one source tensor at a time (two when widening the dtype) and a few
+    megabytes.
 
     Args:
       dtype: "bfloat16", "float32" or "float16"; None keeps what is stored.
-      overwrite: replace a model's folder at `dst`.
-      progress: called now and then with (bytes done, bytes in all).
+      overwrite: replace an existing model folder at `dst`.
+      progress: called now and then with (bytes done, total bytes).
 
     Raises:
-      UserError: the source is damaged or no model we know, or `dst` can't be written. Then
-        `dst` is as it was.
+      UserError: the source is damaged or no known model, or `dst` can't be written. `dst`
+        is then unchanged.
     """
     refuse_existing(dst, overwrite)
     source, config, plan = open_model(src, dtype)

@@ -46,16 +46,16 @@ def to_hub(
 ) -> Report:
     """Write a checkpoint as a hub folder of safetensors, streamed.
 
-    Converting there and back gives every tensor bit for bit. Code files
-    (`modeling_*.py`) are not part of a checkpoint: the original code's come from the hub.
+    Converting there and back reproduces every tensor bit for bit. Code files
+    (`modeling_*.py`) are not part of a checkpoint: get the original ones from the hub.
 
     Args:
-      shard_size: most bytes of tensors per file; one tensor may exceed it.
-      overwrite: replace a model's folder at `dst`.
-      progress: called now and then with (bytes done, bytes in all).
+      shard_size: maximum bytes of tensors per file; a single larger tensor may exceed it.
+      overwrite: replace an existing model folder at `dst`.
+      progress: called now and then with (bytes done, total bytes).
 
     Raises:
-      UserError: damaged checkpoint, or `dst` can't be written. Then `dst` is as it was.
+      UserError: damaged checkpoint, or `dst` can't be written. `dst` is then unchanged.
     """
     folder = Path(src)
     if not is_checkpoint(folder):

@@ -15,17 +15,17 @@ _TORCH = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 def resolve(
     path_or_id: str | os.PathLike, revision: str | None = None, *, weights: bool = True
 ) -> Path:
-    """A folder on disk for a path or hub id; an id is fetched to the hub's cache.
+    """The local folder of a path or hub id; a hub id is downloaded to the hub's cache.
 
     Only weights, config and tokenizer files are fetched, never code.
 
     Args:
       path_or_id: a folder, or `organisation/name` on the hub.
       revision: branch, tag or commit; for ids only.
-      weights: fetch the weights too; without them, config and tokenizer files alone.
+      weights: fetch the weights too; if False, only config and tokenizer files.
 
     Raises:
-      UserError: neither, or it can't be fetched.
+      UserError: neither a folder nor a hub id, or the id can't be fetched.
     """
     path, text = Path(path_or_id), os.fspath(path_or_id)
     if text and path.is_dir():  # Path("") would be the working folder

@@ -23,9 +23,9 @@ def load_hub(
 
     Args:
       dtype: of the result; None keeps what is stored.
-      shardings: None (default device), one sharding for all leaves, or a pytree of them
-        like `param_shapes(config)`. Each device's part is read by itself: no host holds
-        more than its devices do, and one leaf's parts on their way.
+      shardings: None (default device), one sharding for all leaves, or a pytree of shardings
+        like `param_shapes(config)`. Each device's part is read separately: a host holds no
+        more than its devices' parts plus those of one leaf in transit.
 
     Raises:
       UserError: damaged folder, or weights that don't fit `config`.

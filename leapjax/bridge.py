@@ -61,7 +61,7 @@ def to_nnx(lm: LM) -> Transformer:
     """Convert a model to an NNX module, which shares its arrays.
 
     Raises:
-      UserError: its weights are quantised and can't be trained.
+      UserError: the weights are quantised, so they can't be trained.
     """
     if lm.quantization is not None:
         raise UserError(f"to_nnx: weights are {lm.quantization}; load them without quantize")
@@ -73,7 +73,7 @@ def from_nnx(module: Transformer, like: LM) -> LM:
 
     Args:
       module: from `to_nnx`, perhaps with changed weights.
-      like: model whose shape, tokenizer and compute dtype are used.
+      like: model that provides the shape, tokenizer and compute dtype.
 
     Returns:
       A new LM, which shares the module's arrays.

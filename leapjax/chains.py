@@ -61,16 +61,16 @@ def synthetic(
 ) -> LM:
     """A random chain with a chosen second eigenvalue.
 
-    From state s the chain follows a random cycle with probability 1 - n_s, and otherwise draws
+    From state s, the chain follows a random cycle with probability 1 - n_s. Otherwise it draws
     the next state from a distribution that is the same for all states. The n_s differ, so some
-    tokens all but fix the next one and others leave it open. They are scaled such that the
-    largest modulus of the transition matrix's eigenvalues, 1 apart, is `eigenvalue`.
+    tokens nearly determine the next one and others do not. They are scaled such that the largest
+    modulus of the transition matrix's eigenvalues other than 1 is `eigenvalue`.
 
     Args:
       states: S, at least 2.
-      tokens: ids that states emit; two special ids follow. State s emits token s modulo `tokens`.
+      tokens: ids that states emit, followed by two special ids. State s emits s modulo `tokens`.
       eigenvalue: in (0, 1); the correlation length is -1 / log(eigenvalue) positions.
-      seed: of the chain.
+      seed: seed of the chain.
       noise: probability that a state emits a random token instead.
       spread: standard deviation of log n_s before scaling.
 
@@ -146,12 +146,12 @@ def weights_of(lm: LM) -> dict[str, Any]:
 
 
 def second_eigenvalue(lm: LM) -> float:
-    """The largest modulus of the transition matrix's eigenvalues, 1 apart."""
+    """The largest modulus of the transition matrix's eigenvalues other than 1."""
     return _second(np.exp(np.asarray(weights_of(lm)["transition"], np.float64)))
 
 
 def correlation_length(lm: LM) -> float:
-    """Positions over which the dependence between states falls to 1 / e."""
+    """Number of positions over which the dependence between states falls to 1 / e."""
     return -1 / math.log(second_eigenvalue(lm))
 
 
@@ -161,7 +161,7 @@ def save(path: str | Path, lm: LM, files: Mapping[str, bytes | Path] | None = No
     Args:
       path: folder to create.
       files: tokenizer files, name -> content.
-      **how: `overwrite` of `leapjax.checkpoint.save`.
+      **how: `overwrite`, as in `leapjax.checkpoint.save`.
 
     Returns:
       The hash of the weights.
@@ -236,10 +236,10 @@ def log_likelihood(
 def log_joint(
     lm: LM, ids: Int[np.ndarray, "B T"], given: Bool[np.ndarray, "B T"]
 ) -> Float[np.ndarray, " B"]:
-    """Log p(the tokens that are not given | the given ones), of each row.
+    """Log-probability of each row's other tokens, conditional on those that are `given`.
 
     Args:
-      ids: (B, T) whole numbers; where it is the mask id, nothing is observed.
+      ids: (B, T) whole numbers; the mask id where a token is not observed.
 
     Returns:
       (B,) float64, nats.
@@ -283,10 +283,10 @@ def fit(
     Args:
       rows: token ids of each sequence, none empty.
       vocab_size: V, special ids included; its last two are eos and mask.
-      iterations: of expectation maximisation.
-      seed: of the first weights.
-      smoothing: added to every expected count; 0 makes the log-likelihood rise in each iteration.
-      show: takes an iteration's number, from 0, and the mean log-likelihood of a token before it.
+      iterations: number of iterations of expectation maximisation.
+      seed: seed of the initial weights.
+      smoothing: added to every expected count; with 0, the log-likelihood rises in each iteration.
+      show: takes the iteration's index and the mean log-likelihood per token before it.
 
     Returns:
       The model.
@@ -335,12 +335,12 @@ def fit_text(
 
     Args:
       texts: one sequence each.
-      longest: characters that are read of a text.
-      **how: `iterations`, `seed`, `smoothing`, `show` of `fit`.
+      longest: number of characters to read of each text.
+      **how: `iterations`, `seed`, `smoothing` and `show`, as in `fit`.
 
     Returns:
-      The model, with a tokenizer of one token a character, and that tokenizer's files for `save`.
-      A character that no text holds is read as the first one.
+      The model, with a tokenizer of one token per character, and the tokenizer's files for `save`.
+      A character that occurs in no text is encoded as the first known one.
 
     Raises:
       UserError: no text, or an empty one.

@@ -27,19 +27,19 @@ from leapjax.serve.memory import array_bytes, device_limit, needed_bytes
 from leapjax.serve.sizes import bucket
 from leapjax.sharding import MeshShape, Placement, local_devices, placements
 
-# A replica has room for so many rows at least; the engine takes more where they fit.
+# A replica has room for at least this many rows; the engine takes more if they fit.
 ROWS = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Auto:
-    """What is to be decoded, so that a mesh with room for it can be chosen."""
+    """A description of the workload, for which a mesh with enough memory is chosen."""
 
     config: DecodeConfig = DecodeConfig()
     batch_size: int | None = None  # rows decoded at once by all replicas, if that is fixed
-    # how many will come, if that is known; more replicas than that are no use
+    # number of requests, if known; more replicas than that are useless
     requests: int | None = None
-    prompt_length: int = 512  # tokens of a long prompt; longer ones find room with fewer rows
+    prompt_length: int = 512  # tokens of a long prompt; longer ones fit with fewer rows
 
 
 def wanted(

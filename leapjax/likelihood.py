@@ -47,12 +47,12 @@ Pair = tuple[Sequence[int], Sequence[int]]
 
 
 class Likelihood(NamedTuple):
-    """An estimate of the bound.
+    """An estimate of the lower bound.
 
     Attributes:
-      bound: estimate, in nats, of a lower bound of the answer's log-likelihood.
-      error: its standard error, in nats, as if the samples were independent (they are spread
-        evenly, so the true one is smaller); nan for a single sample.
+      bound: estimate, in nats, of a lower bound on the answer's log-likelihood.
+      error: its standard error, in nats, computed as for independent samples. They are spread
+        evenly, so the true error is smaller. nan for a single sample.
     """
 
     bound: float
@@ -68,16 +68,16 @@ def likelihoods(
     batch_size: int = 32,
     show: Callable[[int], None] = lambda done: None,
 ) -> list[Likelihood]:
-    """Estimate the bound of each answer's log-likelihood given its prompt.
+    """Estimate a lower bound on each answer's log-likelihood given its prompt.
 
-    The estimate of a pair depends on the pair, `samples` and `seed` only, not on the others.
+    A pair's estimate depends only on the pair, `samples` and `seed`, not on the other pairs.
 
     Args:
-      pairs: (prompt ids, answer ids), both of at least one token (Dream needs the prompt's).
-      samples: masked sequences per pair.
-      seed: of the masks.
+      pairs: (prompt ids, answer ids), each with at least one token (Dream needs the prompt's).
+      samples: number of masked sequences per pair.
+      seed: seed of the masks.
       batch_size: sequences computed at once.
-      show: takes the number of sequences that are done.
+      show: takes the number of finished sequences.
 
     Returns:
       One Likelihood per pair, in order.

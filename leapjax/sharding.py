@@ -32,13 +32,13 @@ AXES = ("data", "fsdp", "expert", "tensor")
 
 @dataclasses.dataclass(frozen=True)
 class MeshShape:
-    """How many devices along each axis.
+    """The number of devices along each mesh axis.
 
     Attributes:
       data: independent replicas.
-      fsdp: devices that share a replica's rows, and split its weights further.
-      expert: devices that share a replica's experts (mixtures of experts only).
-      tensor: devices that share a replica's heads, MLP and vocabulary.
+      fsdp: devices that split a replica's rows, and also its weights.
+      expert: devices that split a replica's experts (mixtures of experts only).
+      tensor: devices that split a replica's heads, MLP and vocabulary.
 
     >>> shape = MeshShape(data=2, tensor=4)
     >>> shape.replica, shape.devices, str(shape)
@@ -52,12 +52,12 @@ class MeshShape:
 
     @property
     def replica(self) -> int:
-        """Devices of a replica."""
+        """Number of devices per replica."""
         return self.fsdp * self.expert * self.tensor
 
     @property
     def devices(self) -> int:
-        """Devices in all."""
+        """Total number of devices."""
         return self.data * self.replica
 
     def __str__(self) -> str:
@@ -67,10 +67,10 @@ class MeshShape:
 
 
 def parse(text: str) -> MeshShape:
-    """Read `data=2,tensor=4`; axes that are left out count 1.
+    """Read `data=2,tensor=4`; an omitted axis has size 1.
 
     Raises:
-      UserError: unknown axis, one given twice, or a count that is no whole number >= 1.
+      UserError: an unknown axis, an axis given twice, or a count that is not a whole number >= 1.
 
     >>> parse("data=2,tensor=4")
     MeshShape(data=2, fsdp=1, tensor=4, expert=1)

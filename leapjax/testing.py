@@ -98,14 +98,14 @@ _GOLDEN_POLICIES = {
 def tiny_config(family: str = "llada", **changes: Any) -> ModelConfig:
     """A model small enough to compile in about a second.
 
-    Its last ids are special: `vocab_size - 1` is the mask, `vocab_size - 2` eos and pad,
-    as in real checkpoints one id.
+    Its last ids are special: `vocab_size - 1` is the mask; `vocab_size - 2` is both eos and
+    pad, as in real checkpoints.
 
     Args:
-      family: name in `leapjax.models.FAMILIES`, or `sdar_moe`; those with grouped heads, biases,
-        shifted logits, norms of queries and keys, block-causal attention, or experts in reality
-        have them here.
-      **changes: fields of `ModelConfig` to set otherwise.
+      family: name in `leapjax.models.FAMILIES`, or `sdar_moe`. Grouped heads, biases, shifted
+        logits, norms of queries and keys, block-causal attention and experts are as in the real
+        family.
+      **changes: fields of `ModelConfig` to override.
 
     Returns:
       A ModelConfig.
@@ -202,9 +202,9 @@ def tiny_params(
 
     Args:
       config: the model's shape, from `tiny_config` or any other.
-      seed: of the weights.
-      logit_std: standard deviation of the logits; more makes the model surer.
-      dtype: of every leaf.
+      seed: seed of the weights.
+      logit_std: standard deviation of the logits; a larger one makes the model more confident.
+      dtype: dtype of every leaf.
 
     Returns:
       The pytree of `param_shapes(config)`.

@@ -35,7 +35,7 @@ class Program:
         whole block.
       sub_block_cache: passes over the active block reuse its keys and values (Fast-dLLM v2's
         approximation).
-      edits: the policy may replace tokens that it committed, and a log keeps the changes.
+      edits: the policy may replace tokens that it committed, and a log of the changes is kept.
     """
 
     model: ModelConfig

@@ -88,7 +88,7 @@ class DecodeState(struct.PyTreeNode):
       options: per-row options.
       cache: keys and values of the KV cache, or None.
       memory: name -> (B, ...), the policy's memory within a block, or None.
-      edits: the log of replaced tokens, or None if the program replaces none.
+      edits: the log of committed and replaced tokens; None if the program replaces none.
     """
 
     tokens: Any

@@ -47,7 +47,7 @@ class LeapjaxLM(TemplateLM):
         if False, the answer is always no, as LLaDA's authors recommend.
       user_turn: put each context into a user turn of the chat template, as Fast-dLLM's evaluation
         does, instead of using the harness's `--apply_chat_template`.
-      device: not used: JAX chooses the devices (the harness always passes `cuda:0` or its own).
+      device: not used, as JAX chooses the devices; the harness always passes one (`cuda:0`).
       max_batch_size: not used; the harness passes it.
       **options: decode options, such as `gen_length`, `threshold`, `cache`.
 

@@ -108,7 +108,7 @@ class ModelConfig:
     Attributes:
       family: name in `leapjax.models.FAMILIES`.
       vocab_size: rows V of the embedding table (ids beyond the tokenizer included).
-      d_model: width D of the residual stream; of a hidden Markov chain, its states S.
+      d_model: width D of the residual stream; for a hidden Markov chain, its number of states S.
       n_layers: number of blocks L.
       n_heads: query heads H.
       n_kv_heads: key/value heads; divides `n_heads`.
@@ -122,21 +122,21 @@ class ModelConfig:
       tie_embeddings: the head is the embedding table.
       qkv_bias: query, key and value projections have a bias.
       o_bias: the output projection of attention has a bias.
-      linear_bias: the MLP's projections have one, and so has attention's output projection.
+      linear_bias: the projections of the MLP and attention's output projection have a bias.
       head_bias: the vocabulary head has a bias.
       norm_bias: the norms have a bias.
       embed_scale: factor on the embeddings.
       logit_scale: factor on the logits.
       shift_logits: position i is predicted by the output at i - 1 (Dream).
       qk_norm: each head's queries and keys get an RMS norm before RoPE (Qwen3).
-      rotary_dim: leading dimensions of a head that RoPE rotates; None is all. Of an odd number, one
-        more turns, as in the originals.
+      rotary_dim: leading dimensions of a head that RoPE rotates; None is all. With an odd
+        number, one more is rotated, as in the original code.
       clip_qkv: queries, keys and values are clamped to +- this before RoPE; None is no limit.
       attention: attention rule.
       layer_runs: runs of layers, in order; () if all layers are equal.
-      canvas: number of canvas positions behind a prompt, name in `CANVASES`.
-      seeds_blocks: a block's first token is the argmax of the pass that stores the block before
-        it; no policy decides it (Fast-dLLM v2).
+      canvas: rule for the number of canvas positions after a prompt, a name in `CANVASES`.
+      seeds_blocks: no policy decides a block's first token: it is the argmax of the pass that
+        stores the previous block (Fast-dLLM v2).
       sub_block_length: policies decide within sub-blocks of this many positions; None is the
         whole block.
       stop_ids: ids that end an answer; () is `eos_token_id` alone.
@@ -182,24 +182,24 @@ class ModelConfig:
 
     @property
     def has_attention(self) -> bool:
-        """Whether it is a transformer; a hidden Markov chain has no layers."""
+        """Whether the model is a transformer; a hidden Markov chain has no layers."""
         return not isinstance(self.attention, Absent)
 
     @property
     def block_length(self) -> int | None:
-        """The block of block-causal attention, in tokens; None for other rules."""
+        """Block length of block-causal attention, in tokens; None for other attention rules."""
         return self.attention.length if isinstance(self.attention, BlockCausal) else None
 
     def with_block_length(self, length: int) -> ModelConfig:
-        """The same model with another block of its block-causal attention, of at least 1 token."""
+        """The same model with another block length of its block-causal attention, at least 1."""
         rule = BlockCausal(length)
         runs = tuple(dataclasses.replace(run, attention=rule) for run in self.layer_runs)
         return dataclasses.replace(self, attention=rule, layer_runs=runs)
 
     def canvas_positions(self, prompt: int, gen_length: int, block_length: int) -> int:
-        """Positions of the canvas behind a prompt of so many tokens; see `CANVASES`.
+        """Number of canvas positions after a prompt of `prompt` tokens; see `CANVASES`.
 
-        All of them are decoded; of an "overhang" the answer is cut to `gen_length`.
+        All of them are decoded. With "overhang", the answer is cut to `gen_length`.
         """
         if self.canvas in ("to_border", "overhang"):
             return -(-(prompt + gen_length) // block_length) * block_length - prompt

@@ -106,14 +106,14 @@ class Pass:
 
 @dataclasses.dataclass(frozen=True)
 class Audit:
-    """A program's account."""
+    """The account of a program, from `audit`."""
 
     passes: dict[str, Pass]  # by name; `besides` is among them
     outside: Pass  # what runs once a chunk, around the decode loop
 
     @property
     def step(self) -> tuple[int, float | None]:
-        """Bytes moved and needed in an iteration without a refresh: the pass, and the rest."""
+        """Bytes moved and needed in an iteration without a refresh: the pass and the rest."""
         names = [n for n in (WINDOW, FULL, BESIDES) if n in self.passes]
         needs = [self.passes[n].need for n in names]
         moved = sum(self.passes[n].moved for n in names)
@@ -121,10 +121,10 @@ class Audit:
 
 
 def audit(text: str, expected: Passes | None = None) -> Audit:
-    """Account for a compiled program.
+    """Account for the bytes that a compiled program moves.
 
-    `expected`: what the decode needs (`need.passes`); without it passes are known by their scopes
-    only, and nothing says what they need.
+    `expected`: the bytes that the decode needs (`need.passes`). Without it, passes are known only
+    by their scopes, and their needs are unknown.
     """
     module = hlo.parse(text)
 

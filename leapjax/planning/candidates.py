@@ -23,21 +23,21 @@ _ENOUGH = 0.97  # of the best speed: fewer rows answer sooner
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """What is to be decoded."""
+    """The workload to plan for."""
 
     model: ModelConfig
     config: DecodeConfig
     prompt_length: int  # tokens
     dtype: str  # of computation, and of weights that are not quantised
     batch: int | None = None  # rows on the slice at once; None searches
-    # rows that a turn computes, of a refresh or a storing pass; None is the engine's default on the
+    # rows that a refresh or a storing pass computes at a time; None is the engine's default on the
     # TPU
     refresh_group: int | None = None
     tokens_per_step: float = 4.0  # assumed, a row
     quantize: tuple[str | None, ...] = (None,)  # forms of the weights, as in `leapjax.load`
 
     def rows(self, mesh: MeshShape) -> list[int]:
-        """Rows of a replica that may be tried: the given ones, or powers of two and 1.5 times."""
+        """Rows per replica to try: the given number, or powers of two and 1.5 times them."""
         if self.batch is not None:
             rows = -(-self.batch // mesh.data)
             return [-(-rows // mesh.fsdp) * mesh.fsdp]
@@ -45,7 +45,7 @@ class Workload:
         return sorted(n for n in steps if n <= MOST_ROWS and n % mesh.fsdp == 0)
 
     def program(self, chip: chips.Chip) -> Program:
-        """The decode of a replica on a kind of chip."""
+        """The decode program of a replica on this kind of chip."""
         length = bucket(self.prompt_length) + self.config.gen_length
         kind, group, sparse = (
             hardware.of_tpu(chip.kinds[0]),
@@ -69,7 +69,7 @@ class Workload:
     def estimate(
         self, where: chips.Slice, mesh: MeshShape, slots: int, quantize: str | None, **found
     ) -> dict[str, Any]:
-        """The speed of a slice; arguments and result are those of `speed.estimate`."""
+        """The estimated speed of a slice; arguments and result as in `speed.estimate`."""
         known = {"tokens_per_step": self.tokens_per_step, "quantize": quantize}
         return speed.estimate(where, mesh, self.program(where.chip), slots, **known, **found)
 

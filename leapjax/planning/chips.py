@@ -100,18 +100,18 @@ class Slice:
 
     @property
     def chips(self) -> int:
-        """How many."""
+        """Number of chips."""
         return math.prod(self.sizes)
 
     @property
     def devices(self) -> int:
-        """JAX devices."""
+        """Number of JAX devices."""
         return self.chips * self.chip.devices
 
     def spanned(self, count: int) -> int:
-        """Dimensions that the first `count` JAX devices, in the order of their ids, extend over.
+        """Number of dimensions over which the first `count` JAX devices extend, in id order.
 
-        Ids run along the first dimension first, all devices of a chip one after another.
+        Ids run along the first dimension first; the devices of one chip have consecutive ids.
         """
         chips, out, reach = -(-count // self.chip.devices), 0, 1
         for size in self.sizes:
@@ -125,7 +125,7 @@ class Slice:
 
 
 def parse(text: str) -> Slice:
-    """Read `v5e:2x4`. Raises UserError: unknown chip, or a shape that it does not come in."""
+    """Read `v5e:2x4`. Raises UserError: unknown chip, or a shape that the chip does not have."""
     name, _, shape = text.strip().lower().partition(":")
     name = _ALIASES.get(name, name)
     check_keys([name], f"--topology {text!r}", CHIPS, "chip")

@@ -117,7 +117,7 @@ def held(mesh: MeshShape, program: Program, slots: int, quantize: str | None = N
 
 
 def passes(mesh: MeshShape, program: Program, slots: int, quantize: str | None = None) -> Passes:
-    """What a replica's decode needs."""
+    """The needs of each kind of pass in a replica's decode."""
     kept, model = held(mesh, program, slots, quantize), program.model
     routed = [(run.name, run.experts) for run in model.runs if run.experts]
     item, rows = program.compute_dtype.itemsize, 2 if program.guidance else 1

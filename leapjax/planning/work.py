@@ -38,9 +38,9 @@ class Work:
 
 
 def parameters(config: ModelConfig) -> tuple[int, int]:
-    """All parameters, and the active ones: all but the experts that a token does not choose.
+    """The numbers of all and of active parameters; unchosen experts are not active.
 
-    Embeddings and head count in both, as in the names of released models (30B-A3B).
+    Both include embeddings and head, as in the names of released models (30B-A3B).
 
     >>> from leapjax.testing import tiny_config
     >>> parameters(tiny_config("llada2"))

@@ -30,17 +30,17 @@ class Parameter:
 
     Attributes:
       name: the keyword; the flag has dashes.
-      default: the default value; None leaves the option off, which only `EDITING_THRESHOLD` of
+      default: the default value; None turns the option off, which only `EDITING_THRESHOLD` of
         `leapjax.policies.parameters` may.
       follows: another option, whose value is the default instead of `default`.
-      low: the smallest value; None is the smallest of the kind's 32-bit type.
-      high: the largest value; None is the largest of the kind's 32-bit type.
+      low: the smallest value; None is the smallest value of the kind's 32-bit type.
+      high: the largest value; None is the largest value of the kind's 32-bit type.
       above: exclude `low` itself.
       choices: the allowed words of a str.
       traced: each row has its own value, and a change does not recompile. Otherwise the value is
         static, and a job has only one.
       at_most: another option, whose value is the upper bound.
-      of_model: `(model) -> value or None`, the default for a model that has one of its own.
+      of_model: `(model) -> value or None`, the default for models that bring their own.
       check: `(config) -> None`, raises a UserError if the value contradicts other options. It is
         called when options are made, with `block_length` and `cache` None unless given, and again
         once the model is known (`config.model`).
@@ -64,7 +64,7 @@ class Parameter:
     check: Callable[[DecodeConfig], None] | None = None
 
     def with_default(self, default: Any) -> Parameter:
-        """The same option with another default, for one policy."""
+        """The same option with another default, for a single policy."""
         return dataclasses.replace(self, default=default)
 
 
@@ -84,17 +84,17 @@ class Pass(NamedTuple):
     """A policy's inputs in a pass, besides the proposal.
 
     Attributes:
-      quota: (B,) int32, positions that the schedule commits in this pass; may exceed the open ones.
+      quota: (B,) int32, number of positions to commit in this pass; may exceed the open positions.
       parameters: name -> value; (B,) for a traced parameter, a Python value for a static one.
-        `editing_threshold` is there in programs with editing only.
+        `editing_threshold` is present only in programs with editing.
       columns: (B, W) int32, the columns of the window.
       block: (B,) int32, the first column of the active block.
       open: (B, T) bool, open positions of the whole row; False at pads, on either side of the row.
       first: (B,) int32, the row's first column.
-      end: (B,) int32, the column behind the row's last.
+      end: (B,) int32, the column after the row's last one.
       memory: the policy's memory (`Policy.memory`), zeros in a block's first pass, or None.
-      decided: (B, W) bool, positions of the active block that the policy committed (of the active
-        sub-block, if it may reopen them); None unless it may reopen or replace them.
+      decided: (B, W) bool, positions that the policy committed in the active block (in the active
+        sub-block, if it may reopen them). None unless the policy may reopen or replace them.
       standing: (B, W) int32, the window's current tokens; None if `decided` is None.
     """
 
@@ -117,35 +117,35 @@ class Policy:
     A feature that a policy does not declare adds nothing to its program.
 
     Attributes:
-      source: reference of the rule.
+      source: the paper or code that the rule comes from.
       commit: `(proposal, masked, info) -> Decision`, with masked (B, W) bool; pure and
         traceable. Commits at least one position in each row with a mask, unless a schedule says
         otherwise.
-      parameters: the options that it reads; `leapjax.policies.parameters` has shared ones.
-      check: `(config) -> None`, raises a UserError if values contradict each other; called as that
-        of a `Parameter`.
+      parameters: the options that the policy reads; `leapjax.policies.parameters` has shared ones.
+      check: `(config) -> None`, raises a UserError if values contradict each other; called when a
+        `Parameter`'s `check` is called.
       needs: extra fields of `Proposal` to compute: margin, entropy, uniform, surprise, log_probs;
         and, without a KV cache, recheck (every pass computes a shadow of the block), sure (every
         column goes to the head), attention, and received (`attention.received`).
-      memory: (block_length W, vocabulary V) -> name -> (shape without B, dtype): arrays that
-        persist within a block. They are zero in its first pass, arrive in `info.memory`, and are
-        replaced by `Decision.memory`.
+      memory: `(W, V) -> {name: (shape without B, dtype)}`, for block length W and vocabulary V:
+        arrays that persist within a block. They are zero in its first pass; `info.memory` holds
+        them, and `Decision.memory` replaces them.
       adjust: `(logits, barred, masked, info) -> (logits, memory)`: changes the (B, W, V) logits
         before tokens are proposed; barred (B, 1, V) or (1, 1, V) bool marks ids that can't be
         proposed. `commit` gets the returned memory.
-      reopens: may reopen positions that it committed in the active block. The rule itself must
-        bound how often; early stop is off.
-      replaces: may replace tokens that it committed in the active block. A policy that reads
-        `parameters.EDITING_THRESHOLD` may do so where that is set. Records list the changes as
-        `edits`. A row's log of them has room for a pass per position of its blocks (four if the
-        policy also reopens), and for the `max_post_steps` of each block that the policy reads. In
-        passes beyond that nothing is replaced.
-      main: the parameters that trade accuracy for steps, which `leapjax evaluate --equal` moves
-        together; default: `steps` of a fixed schedule, else the first parameter. Those that they
-        bound (`at_most`) move along. A probability is bolder the lower it is, any other number
-        the higher.
+      reopens: the policy may reopen positions that it committed in the active block. The rule
+        itself must bound how often. Early stop is off.
+      replaces: the policy may replace tokens that it committed in the active block. A policy that
+        reads `parameters.EDITING_THRESHOLD` may do so if that is set. Records list the changes as
+        `edits`. A row's log has room for one pass per position of its blocks (four if the policy
+        also reopens) and, if the policy reads `max_post_steps`, for that many passes per block. In
+        passes beyond that, nothing is replaced.
+      main: the parameters that trade accuracy for steps. `leapjax evaluate --equal` moves them
+        together, with the parameters that they bound (`at_most`). Default: `steps` of a fixed
+        schedule, else the first parameter. For a probability, a lower value is bolder; for any
+        other number, a higher one.
       label: the policy's label in tables of results; default: name and defaults.
-      rows: (name, tokens per step, label) of its rows in tables, if there are several.
+      rows: (name, tokens per step, label) of each of its rows in tables, if there are several.
     """
 
     name: str
@@ -169,12 +169,12 @@ class Policy:
 
     @property
     def scheduled(self) -> bool:
-        """Whether it reads a schedule's `info.quota` (`parameters.SCHEDULED`)."""
+        """Whether the policy reads a schedule's `info.quota` (`parameters.SCHEDULED`)."""
         return "steps" in self.reads
 
     @property
     def tuned(self) -> tuple[Parameter, ...]:
-        """The main parameters and those that they bound; empty without any."""
+        """The main parameters and the parameters that they bound; may be empty."""
         names = self.main or [n for n in ("steps", *self.reads) if n in self.reads][:1]
         return tuple(p for p in self.parameters if {p.name, p.at_most} & {*names})
 
@@ -196,8 +196,8 @@ def commits(
 ) -> Decision:
     """A decision that commits the chosen positions and keeps the others.
 
-    `chosen` lies within the masked positions; `kind` has codes of `COMMIT_KINDS`, (B, W) or what
-    broadcasts to it, or one for all.
+    `chosen` is a subset of the masked positions; `kind` holds codes of `COMMIT_KINDS`: one for all,
+    or an array that broadcasts to (B, W).
 
     >>> commits(np.array([[True, False]]), kind=1).action.tolist()  # COMMIT, KEEP
     [[1, 0]]
@@ -226,7 +226,7 @@ def best_first(score: Callable[[Proposal, Pass], Any]) -> Callable[[Proposal, An
 
 
 def surest(confidence: Float32[Array, "B W"], masked: Bool[Array, "B W"]) -> Bool[Array, "B W"]:
-    """The most confident masked position of each row that has one; a tie goes to the left.
+    """The most confident masked position of each row that has one; ties go to the left.
 
     >>> surest(np.array([[0.9, 0.5, 0.7]], np.float32), np.array([[False, True, True]])).tolist()
     [[False, False, True]]

@@ -40,7 +40,7 @@ def register_policy(policy: Policy) -> Policy:
         also declares must have the same type, choices and `traced`.
 
     Raises:
-      UserError: a name is taken, or a declaration is unusable or contradicts another policy's.
+      UserError: a name is taken, or a declaration is invalid or contradicts another policy's.
     """
     from leapjax.config.check import declaration
 

@@ -31,12 +31,12 @@ class Costs(NamedTuple):
     """Exact costs of the commits of finished decodes, in nats.
 
     Attributes:
-      joint: (B, P) float64, log p(tokens that pass p committed | tokens decided before it).
+      joint: (B, P) float64, log p(tokens committed in pass p | tokens decided before it).
       separate: (B, P) float64, the sum of log p(token | tokens decided before the pass).
       correlation: (B, P) float64, total correlation of the committed positions: the expectation of
         joint minus separate over the chain's own tokens. None unless each state has one token.
-      lost: (B, P) float64, the expectation of separate minus joint over tokens that are drawn each
-        by itself (lautum information); None likewise.
+      lost: (B, P) float64, the expectation of separate minus joint over tokens that are drawn
+        independently of each other (lautum information). None under the same condition.
     """
 
     joint: Float[np.ndarray, "B P"]
@@ -64,13 +64,13 @@ def commit_costs(
 
     Args:
       prompts: token ids.
-      answers: the completions, or mappings with `output_ids` and `commit_step`; of a policy that
-        never takes a commit back, and of one canvas.
+      answers: completions, or mappings with `output_ids` and `commit_step`. All have the same
+        canvas, and the policy never takes a commit back.
       length: columns of the batch, so that several batches share a compiled program; None is the
-        longest row's.
+        length of the longest row.
 
     Returns:
-      Costs; P is the canvas, passes that a row did not make cost 0.
+      Costs. P is the canvas length; passes that a row did not make cost 0.
 
     Raises:
       UserError: not a chain, or different canvases.

@@ -47,11 +47,11 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Problems, prompt and scorer.
+    """The problems, the prompt and the scorer of a task.
 
-    `draw` takes (split, strata, limit, seed); `problems` checks them. A task that can be trained on
-    has `sample`, `(rng, stratum, limit) -> (prompt, problem)` from the split "train" (limit 0 is
-    the task's own), and `tokenizer`, for models from scratch.
+    `draw` takes (split, strata, limit, seed), which `problems` has checked. A task for training has
+    `sample`, `(rng, stratum, limit) -> (prompt, problem)`, which draws from the split "train"
+    (limit 0: the task's own), and `tokenizer`, for models trained from scratch.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Task:
     score_strict: Callable[[str, Problem], bool] = score_strict  # accepts the asked form only
     extract: Callable[[str], Hashable | None] = extract_final  # None: a text has no final answer
     templates: tuple[str, ...] = TEMPLATES  # with `{question}`; the first is the plain one
-    unseen_templates: tuple[int, ...] = UNSEEN_TEMPLATES  # places that no training uses
+    unseen_templates: tuple[int, ...] = UNSEEN_TEMPLATES  # indices that no training uses
     sample: Callable[[np.random.Generator, str, int], tuple[str, Problem]] | None = None
     tokenizer: Callable[[], Tokenizer] | None = None
 
@@ -75,10 +75,10 @@ class Task:
         limit: int | None = None,
         seed: int = 0,
     ) -> list[Problem]:
-        """The problems to solve; the same arguments give the same ones.
+        """The problems to solve; the same arguments give the same problems.
 
-        Without `split` it is the first of `splits`, without `strata` all of the task's, in equal
-        parts; `limit` is how many in all (None: the task's own number).
+        `split` defaults to the first of `splits`, `strata` to all of the task's, in equal
+        numbers. `limit` is the total number of problems (None: the task's own number).
         """
         split = split or self.splits[0]
         if split not in self.splits:
@@ -90,9 +90,9 @@ class Task:
         return self.draw(split, tuple(strata) or self.strata, limit, seed)
 
     def record(self, problem: Problem, template: int = 0) -> dict[str, Any]:
-        r"""What the model is asked: a record as in a JSONL file.
+        r"""The prompt for the model, as a record of a JSONL file.
 
-        The id does not depend on `template`, a place in `templates`.
+        `template` is an index into `templates`; the record's id does not depend on it.
 
         >>> problem = Problem("a", "2 + 2?", "#### 4", "4")
         >>> get("wordproblems").record(problem, 4)
@@ -109,11 +109,11 @@ class Task:
 
 
 def get(name: str) -> Task:
-    """The task of a name.
+    """The task with this name.
 
     `wordproblems`; one of the tasks with dependency, such as `copy`, or `dependency` for all of
-    them; these with `-short` for a canvas of 32 tokens; `copy-long` or `reverse-long` for one of
-    256; or `gsm8k:PATH` for a JSONL file of `question` and `answer`.
+    them; with the suffix `-short`, a canvas of 32 tokens; `copy-long` or `reverse-long`, one of
+    256; or `gsm8k:PATH`, a JSONL file of `question` and `answer`.
     """
     kind, _, path = name.partition(":")
     if kind == "wordproblems" and not path:

@@ -48,13 +48,13 @@ def normalise(number: str) -> str:
 
 
 def extract_final(text: str) -> str | None:
-    """The number after the first `####` of a solution, normalised; None where it names none."""
+    """The number after the first `####` of a solution, normalised; None if there is none."""
     found = _FINAL.search(text)
     return normalise(found.group(1)) if found else None
 
 
 def score(text: str, problem: Problem) -> bool:
-    """Whether a solution's final number is the problem's: the lenient parser, see `extract_final`.
+    """Whether a solution's final number is right, by the lenient parser (`extract_final`).
 
     >>> four = Problem("a", "2 + 2?", "#### 4", "4")
     >>> score("####$ 4.0 pens", four), score("2 + 2 = 4", four)
@@ -66,8 +66,8 @@ def score(text: str, problem: Problem) -> bool:
 def score_strict(text: str, problem: Problem) -> bool:
     r"""Whether a solution ends in the line `#### number`, holds no other `####`, and is right.
 
-    The strict parser: a currency sign, a unit, or text behind the number make an answer wrong,
-    which `score` forgives. Spaces and line breaks around the whole text are ignored.
+    This is the strict parser: a currency sign, a unit or text after the number makes an answer
+    wrong; `score` allows all of these. Whitespace around the whole text is ignored.
 
     >>> four = Problem("a", "2 + 2?", "#### 4", "4")
     >>> [score_strict(t, four) for t in ("2 + 2 = 4\n#### 4", "#### 4 pens", "#### 3\n#### 4")]

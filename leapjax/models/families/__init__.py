@@ -39,9 +39,9 @@ def family_module(raw: Mapping[str, Any]) -> Any:
 
 
 def parse_config(raw: dict) -> ModelConfig:
-    """Find the family of a hub `config.json` and read its shape.
+    """Find the model family of a hub `config.json` and read the model's shape.
 
-    Every unknown family, missing or mistyped key and unsupported setting is a `UserError`.
+    Raises `UserError` for an unknown family, a missing or mistyped key or an unsupported setting.
     """
     if not isinstance(raw, dict):
         raise UserError("config.json: expected a JSON object")
