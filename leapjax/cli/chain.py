@@ -56,10 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prompts", type=at_least(2), default=8, metavar="N", help=text)
     text = "new decodes per setting on the front, which are reported (default: 32)"
     add("--fresh", type=at_least(2), default=32, metavar="N", help=text)
-    add("--gen-length", type=whole, default=32, metavar="N", help="canvas (default: 32)")
+    add("--gen-length", type=whole, default=32, metavar="N", help="canvas length (default: 32)")
     text = "second eigenvalues of the frontier's synthetic chains (default: 0.8,0.95)"
     add("--frontier", type=shares, default=[0.8, 0.95], metavar="X,…", help=text)
-    text = "those of the neighbourhoods' chains (default: 0.5,0.8,0.9,0.95,0.98)"
+    text = "second eigenvalues for the neighbourhoods (default: 0.5,0.8,0.9,0.95,0.98)"
     values = [0.5, 0.8, 0.9, 0.95, 0.98]
     add("--eigenvalues", type=shares, default=values, metavar="X,…", help=text)
     add("--radii", type=numbers, default=[1, 2, 4, 8, 16], metavar="R,…", help="(default: 1,…,16)")

@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", metavar="NAME", help=f"{shapes} (llada-8b)")
     add("--topology", metavar="CHIP:SHAPE", help="v5e:2x4, v6e:16x16, v5p:2x2x2, 7x:2x2x1, …")
     add("--mesh", metavar="AXES", help="data=2,tensor=4 (default: the fastest by a roofline)")
-    add("--batch", type=count, metavar="N", help="rows decoded at once (default: searched)")
+    add("--batch", type=count, metavar="N", help="rows at once on the slice (default: searched)")
     add("--prompt-length", type=count, default=512, metavar="N", help="in tokens (512)")
     add("--gen-length", type=count, metavar="N", help="canvas length (256)")
     add("--block-length", type=count, metavar="N", help="(32; block-causal: the model's)")
@@ -93,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="limit, in seconds, for compiling one mesh (600)",
     )
-    add("--most-chips", type=count, default=16, metavar="N", help="per replica of a sweep (16)")
+    add("--most-chips", type=count, default=16, metavar="N", help="most chips per replica (16)")
     add(
         "--chip-hour",
         metavar="PRICE",

@@ -79,7 +79,7 @@ class DecodeConfig:
     top_k: int | None = _option(None, int, "sample among the k most probable tokens (off)", low=1)
     seed: int = _option(0, int, "seed of the noise, 0 to 2**32 - 1", low=0, high=2**32 - 1)
     cfg_scale: float = _option(
-        0.0, float, "classifier-free guidance; evaluates the model twice a pass", low=0
+        0.0, float, "classifier-free guidance; above 0, the model runs twice a pass", low=0
     )
     early_stop: str = _option(
         "block",
@@ -107,8 +107,8 @@ class DecodeConfig:
     sub_block_length: Any = _option(
         None,
         int,
-        "length of a sub-block; they are decided in order; divides block_length (default: the "
-        "model's; only for models with sub-blocks)",
+        "length of the sub-blocks that a block is decided in, left to right; divides block_length "
+        "(default: the model's; only for models with sub-blocks)",
         low=1,
         traced=False,
     )

@@ -1,4 +1,4 @@
-"""Commit every position above the threshold if enough, else the most confident; edit the rest.
+"""Commit all above the threshold, or the most confident if these are too few; edit the rest.
 
 Source: LLaDA2.1, arXiv 2602.08676; checked against the authors' `generate` and JointThreshold of
 SGLang. Both comparisons are strict, as there. At least `num_to_transfer` open positions commit in a

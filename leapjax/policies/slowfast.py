@@ -87,7 +87,7 @@ POLICY = Policy(
     parameters=(
         THRESHOLD,
         Parameter(
-            "explore_threshold", float, "least confidence at a span's end", 0.3, low=0, high=1
+            "explore_threshold", float, "minimum confidence where a span ends", 0.3, low=0, high=1
         ),
         Parameter("explore_steps", int, "slow passes at the start of a span", 6, low=1),
     ),
