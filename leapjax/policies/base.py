@@ -242,8 +242,8 @@ def reaches(
 ) -> Bool[Array, "B W"]:
     """Whether confidences are at least their row's threshold; none reaches 1.
 
-    A softmax probability is below 1, but float32 rounds those of sure tokens to 1. A threshold of 1
-    asks for one position a pass, which rounding must not undo.
+    A softmax probability is below 1, but float32 rounds that of a very confident token to 1. A
+    threshold of 1 means one commit per pass, which this rounding must not change.
 
     >>> confidence = np.array([[0.5, 0.75, 1.0]] * 2, np.float32)
     >>> reaches(confidence, np.array([0.75, 1.0], np.float32)).tolist()

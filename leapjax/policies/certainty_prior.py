@@ -2,10 +2,10 @@
 
 Source: d2Cache, arXiv 2509.23094, certainty prior guided decoding: rank by c times the Gaussian
 density of known tokens around the position (sigma 10). Checked against the authors'
-`certainty_density` (src/utils/common.py): what lies left of the canvas counts as known without
-end, what lies right of it as known only if its last position is. There the kernel is cut at
-some canvas lengths, here where it has vanished in float32; for canvases much longer than sigma
-that is the same. Prompt and earlier blocks are known, later blocks are not.
+`certainty_density` (src/utils/common.py): everything left of the canvas counts as known,
+everything right of it only if its last position is known. Their kernel is cut at some canvas
+lengths, ours where it vanishes in float32; for canvases much longer than sigma the results are
+the same. Prompt and earlier blocks are known, later blocks are not.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def certainty_density(
     end: Int32[Array, " B"],
     sigma: Float32[Array, " B"],
 ) -> Float32[Array, "B W"]:
-    """The share of known tokens around some columns of each row, weighed by a Gaussian; in [0, 1].
+    """The share of known tokens around some columns of each row, weighted by a Gaussian; in [0, 1].
 
     `open_` positions are not known; `end` is the column behind the row's last: what lies there is
     not read. `sigma` is in positions.

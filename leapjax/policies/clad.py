@@ -1,17 +1,17 @@
 """Commit runs of confident positions, but only one of two that attend to each other most.
 
 Source: CLAD, arXiv 2605.29607; checked against the authors' llada/generate_clad.py and
-dream/model/clad_utils.py. Candidates are open positions of at least `threshold`, and the surest
-one. Maximal runs of neighbouring candidates are clusters. With a[j, i], how much j looks at i
-(softmax, mean over query heads and the last four layers), and r = max(a, a transposed), the score
-of two clusters is the largest mean of r between a position of one and all of the other, in either
-direction. Two clusters conflict if each is the other's best partner, and if there are only two
-clusters, also only if their score is at least 1.2 / M. Of clusters in conflict the longer one
-commits, of equals the left one; all others commit.
+dream/model/clad_utils.py. Candidates are open positions of at least `threshold`, and the most
+confident one. Maximal runs of neighbouring candidates are clusters. a[j, i] is the attention of j
+to i (softmax, mean over query heads and the last four layers), and r = max(a, a transposed). The
+score of two clusters is the largest mean of r between a position of one and all positions of the
+other, in either direction. Two clusters conflict if each is the other's best partner; if there are
+only two clusters, their score must also be at least 1.2 / M. Of two clusters in conflict, the
+longer one commits, and on a tie the left one. All other clusters commit.
 
-`span` says what M is: the length of the active block (the authors' LLaDA code) or that of the row
-(their Dream code). With three clusters the authors compare a pair's score with its clusters' mean
-scores, which a best partner never is below.
+`span` sets M: the length of the active block (the authors' LLaDA code) or of the row (their Dream
+code). With three clusters, the authors compare a pair's score with the mean scores of its clusters;
+best partners are never below them.
 """
 
 from __future__ import annotations

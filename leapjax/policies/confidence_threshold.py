@@ -1,8 +1,8 @@
 """Commit every masked position that is confident enough, and always the most confident one.
 
 Source: arXiv 2505.22618 (Fast-dLLM), confidence-aware parallel decoding. A confidence equal to the
-threshold suffices, as in the authors' code. Fast-dLLM v2 (arXiv 2509.26328) compares strictly; the
-two differ at equality alone. At threshold 1, its default, the surest commits alone in both.
+threshold suffices, as in the authors' code. Fast-dLLM v2 (arXiv 2509.26328) compares strictly, so
+the two differ only at equality. At threshold 1, its default, both commit only the most confident.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """Confidence threshold on logits that are raised for previously proposed tokens.
 
-Source: CreditDecoding, arXiv 2510.06133, as dInfer has it (`CreditThresholdParallelDecoder` in
-decoding/parallel_strategy.py): in each pass a block's credits decay by beta (0.8), each open
-position's most probable token gains its probability to the power gamma (0.2), and
-alpha log(1 + credit) (0.7) is added to the logits; what is then proposed commits at the
-threshold, else the surest does. The defaults are dInfer's; the paper's own were not checked.
+Source: CreditDecoding, arXiv 2510.06133, as in dInfer (`CreditThresholdParallelDecoder` in
+decoding/parallel_strategy.py). In each pass, a block's credits decay by beta (0.8), each open
+position's top-1 token gains its probability to the power gamma (0.2) as credit, and alpha (0.7)
+times log(1 + credit) is added to the logits. The new proposals commit at the threshold, or else
+the most confident one does. The defaults are dInfer's; the paper's own were not checked.
 
-Credits are kept for the whole vocabulary, W V numbers a row, as there. The mask token, which
-is never proposed here, gains none. dInfer commits everything within 1e-5 of the surest where
-nothing reaches the threshold; here the surest alone.
+As in dInfer, credits cover the whole vocabulary: W V numbers per row. The mask token gets none,
+as it is never proposed here. If nothing reaches the threshold, dInfer commits all positions
+within 1e-5 of the most confident one; here only that one commits.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def adjust(
     masked: Bool[Array, "B W"],
     info: Pass,
 ) -> tuple[Float32[Array, "B W V"], dict[str, Any]]:
-    """Add what the tokens' past proposals are worth to the logits; returns them and the memory."""
+    """Add the credit of past proposals to the logits; returns the logits and the memory."""
     numbers = {name: x[:, None, None] for name, x in info.parameters.items()}
     top = jnp.max(logits, axis=-1, keepdims=True)
     total = jnp.sum(jnp.exp(logits - top), axis=-1, keepdims=True)

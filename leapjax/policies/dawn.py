@@ -1,22 +1,22 @@
 """Commit confident positions, dependents of confident decided ones, and independent others.
 
 Source: DAWN, arXiv 2602.06953; checked against the authors' llada/gdllm_utils.py. The attention
-map a[j, i] says how much j looks at i: softmax, mean over query heads and the last four layers.
-Position j depends on i if a[j, i] >= `tau_edge`. Columns whose mean is above `tau_sink` are sinks,
-on which nothing depends. Their mean is one over the row's length, so rows of less than a few
+a[j, i] of j to i is a softmax, averaged over query heads and the last four layers. Position j
+depends on i if a[j, i] >= `tau_edge`. Columns whose mean is above `tau_sink` are sinks, on which
+nothing depends. The columns' average mean is one over the row's length, so rows of less than a few
 hundred tokens need a higher `tau_sink` (about 3 / length). In each pass:
 
 - high: open positions of at least 0.9, which is fixed in the authors' code;
-- anchors: decided positions that the model would fill with at least 0.9 now, whatever token stands
-  there: the prompt, earlier blocks, and this one;
+- anchors: decided positions of the prompt, earlier blocks or this block whose top-1 probability is
+  now at least 0.9, whichever token is there;
 - induced: open positions of at least `tau_induce` that depend on an anchor;
-- candidates: other open positions of at least `tau_low` that depend on none that is high and
-  induced. Two conflict if one depends on the other; a greedy independent set, the surest first;
-- all of these commit, the surest open position if there is none.
+- candidates: other open positions of at least `tau_low` that depend on no position that is high and
+  induced. Two conflict if one depends on the other; greedily, the most confident are kept;
+- all of these commit; if there are none, the most confident open position does.
 
-The authors' greedy loop goes on after its candidates are used up and then writes to the first token
-of the prompt, and in batches one row changes another. Neither is the published rule; both are left
-out. Defaults are theirs for LLaDA-8B-Instruct on GSM8K.
+The authors' greedy loop continues after its candidates are used up and then writes to the first
+token of the prompt, and in batches one row changes another. Neither is in the published rule, so
+both are left out. Defaults are theirs for LLaDA-8B-Instruct on GSM8K.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Editing: committed tokens of the active block that the model now proposes otherwise.
+"""Editing: replace committed tokens of the active block for which the proposal has changed.
 
 Source: LLaDA2.1, arXiv 2602.08676; checked against the authors' `generate` and JointThreshold of
-SGLang (rules only). In each pass, from the same logits as the commits, a closed position of the
-active block that is not given takes the proposed token if that is another one and its confidence
-exceeds `editing_threshold`; also while masks remain. Threshold 0 rewrites every changed proposal.
+SGLang (rules only). In each pass, even while masks remain, a closed position of the active block
+that is not given takes the proposed token if it differs and its confidence exceeds
+`editing_threshold`. Commits use the same logits. Threshold 0 replaces every changed proposal.
 
-A block stays open after its last mask: `leapjax.decoding.edits` says until when.
+A block stays open after its last mask is gone: see `leapjax.decoding.edits`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def with_edits(decision: Decision, proposal: Proposal, info: Pass) -> Decision:
-    """A decision, with the edits of the pass; as it is in a program without editing."""
+    """Add the edits of the pass to a decision; in a program without editing, change nothing."""
     if info.decided is None:
         return decision
     sure = proposal.confidence > info.parameters["editing_threshold"][:, None]

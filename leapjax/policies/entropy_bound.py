@@ -1,10 +1,10 @@
 """Commit the lowest-entropy positions while their entropies without the largest stay bounded.
 
-Source: EB-Sampler, arXiv 2505.24857: entropies sorted up, the largest k with
-H_1 + ... + H_k - max(H_1 ... H_k) <= gamma; the left side bounds what the k tokens could tell
-about each other. No code by the authors was found; the rule was checked against the copies in
-PC-Sampler (src/generate.py) and in Diffusers (`EntropyBoundScheduler`), whose default of
-0.1 is ours; the paper sweeps about 0.001 to 0.1. The error proxy is the entropy, as there.
+Source: EB-Sampler, arXiv 2505.24857: with entropies in ascending order, the largest k with
+H_1 + ... + H_k - max(H_1 ... H_k) <= gamma. The left side bounds the mutual information of the k
+tokens. No code by the authors was found; the rule was checked against the copies in PC-Sampler
+(src/generate.py) and in Diffusers (`EntropyBoundScheduler`). The default of 0.1 is that of
+Diffusers; the paper sweeps about 0.001 to 0.1. The error proxy is the entropy, as in the copies.
 
 SDAR's rule, whose sum includes the largest entropy, is `entropy_bounded`.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
-    """Choose the positions that this pass commits; the least uncertain one always passes."""
+    """Choose the positions that this pass commits; the lowest entropy always passes."""
     place = rank(-proposal.entropy, masked)
     ordered = jnp.sort(jnp.where(masked, proposal.entropy, jnp.inf), axis=1)
     # The largest of the first k is the k-th: what remains is the sum of those before it.

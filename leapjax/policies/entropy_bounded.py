@@ -1,12 +1,12 @@
 """Commit the lowest-entropy positions while the sum of their entropies stays below a bound.
 
-Source: SDAR (arXiv 2510.06303), `entropy_bounded`, as its authors' engine does it (JetEngine): open
-positions by ascending entropy of the whole distribution; the k lowest commit, where k is the number
-of cumulative sums below `eb_threshold`, at least 1. The comparison is strict and 0.35 nats is the
-default, as there. The version in SDAR's generate.py can't run.
+Source: SDAR (arXiv 2510.06303), `entropy_bounded`, as in its authors' JetEngine: open positions are
+sorted by the entropy of the whole distribution, and the k lowest commit, where k is the number of
+cumulative sums below `eb_threshold`, at least 1. As in JetEngine, the comparison is strict and the
+default is 0.35 nats. The version in SDAR's generate.py can't run.
 
-This is not `entropy_bound` (EB-Sampler), whose sum leaves the largest entropy out and may equal its
-bound: that rule bounds what the tokens of a pass can tell about each other, this one all of their
+This is not `entropy_bound` (EB-Sampler), whose sum leaves out the largest entropy and may equal its
+bound: that rule bounds the mutual information of a pass's tokens, this one their total
 uncertainty.
 """
 

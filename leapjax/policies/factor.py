@@ -2,7 +2,7 @@
 
 Source: arXiv 2505.22618 (Fast-dLLM), factor-based parallel decoding: the largest n with
 (n + 1)(1 - c_n) < f, where c_n is the n-th largest confidence; Theorem 1 there says when
-parallel and sequential greedy decoding agree. If even the surest fails, it alone commits.
+parallel and sequential greedy decoding agree. If even the most confident fails, only it commits.
 
 The authors' code (llada/generate.py, `get_transfer_index_dynamic`) differs in two ways that
 look unintended and are not copied: equality passes, and a last candidate that fails is

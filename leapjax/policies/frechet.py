@@ -1,14 +1,14 @@
 """Commit the n most confident positions while a bound on their joint probability beats any rival's.
 
 Source: Fast-dLLM++, arXiv 2606.02955, the Fréchet profile. With the n largest confidences
-c_1 >= ... >= c_n, L_n = max(0, c_1 + ... + c_n - (n - 1)) is the least probability that the n
-tokens are right, however they depend on each other, and U_n = 1 - c_n the largest that any other n
-tokens can have. The largest n with L_n - U_n > margin commits; if even the surest fails, it alone
-commits. Checked against the authors' v1/llada/generate.py (`get_transfer_index_frechet_profile`).
+c_1 >= ... >= c_n, L_n = max(0, c_1 + ... + c_n - (n - 1)) is a lower bound on the joint
+probability of the n tokens, for any dependence, and U_n = 1 - c_n an upper bound on that of any
+other n tokens. The largest n with L_n - U_n > margin commits, or else only the most confident.
+Checked against the authors' v1/llada/generate.py (`get_transfer_index_frechet_profile`).
 
-In doubts d = 1 - c, which float32 holds exactly for c >= 0.5, the condition is
-d_1 + ... + d_n + d_n < 1 - margin. Where all doubts are equal, that is `factor` at 1 - margin;
-elsewhere it commits at least what `factor` commits there.
+With doubts d = 1 - c, which float32 holds exactly for c >= 0.5, the condition is
+d_1 + ... + d_n + d_n < 1 - margin. If all doubts are equal, this is `factor` at 1 - margin;
+otherwise it commits at least the positions that `factor` commits.
 """
 
 from __future__ import annotations

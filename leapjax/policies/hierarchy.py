@@ -3,9 +3,9 @@
 Source: dInfer, arXiv 2510.08666, hierarchical decoding: known tokens cut the block into runs of
 masks, and each run may be cut again in one pass. Checked against its `HierarchyDecoder`
 (decoding/parallel_strategy.py): a run's maximum commits if it is above `low_threshold` (0.4
-there), every position above `threshold` commits, and the block's surest always. As there,
-both comparisons are strict and equals of a run's maximum commit together. dInfer sets no
-default for `threshold`; 0.9 is Fast-dLLM's, and dInfer's evaluation guide uses 0.8 with 0.5.
+there), every position above `threshold` commits, and the block's most confident always. As in
+dInfer, both comparisons are strict, and all positions tied for a run's maximum commit. dInfer has
+no default for `threshold`; 0.9 is Fast-dLLM's, and dInfer's evaluation guide uses 0.8 with 0.5.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def run_maximum(
 def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
     """Choose the positions that this pass commits.
 
-    Kinds are anchor above the threshold, propagated for a run's surest, else top1.
+    Kinds are anchor above the threshold, propagated for a run's maximum, else top1.
     """
     confidence = proposal.confidence
     sure = masked & (confidence > info.parameters["threshold"][:, None])

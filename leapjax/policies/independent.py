@@ -1,4 +1,4 @@
-"""Greedy independent sets: the best position, then the best without a conflict with it, and on."""
+"""Greedy independent sets: repeatedly, the best position without a conflict with earlier ones."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def independent_set(
 ) -> Bool[Array, "B W"]:
     """Candidates of which no two conflict, chosen greedily by score; ties go to the left.
 
-    In each round, all candidates are taken that have no better one left among their conflicts, and
-    their conflicts drop out. That is the set that one pick at a time gives, in few rounds.
+    Each round takes all candidates that have no better candidate left among their conflicts, and
+    drops their conflicts. This gives the same set as picking one at a time, in few rounds.
     `conflicts` are symmetric; the diagonal is not read.
 
     >>> line = jnp.array([[[0, 1, 0], [1, 0, 1], [0, 1, 0]]], bool)  # neighbours conflict

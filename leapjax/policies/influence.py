@@ -1,13 +1,13 @@
 """LocalLeap's two thresholds, with a measured reach of doubts instead of a radius.
 
-Source: ours, after arXiv 2510.07081; docs/own-policy.md argues it on Markov chains. Anchors
-(`threshold`) commit. A position of at least `relaxed_threshold` commits if its doubt d = 1 - c and
-those of surer open positions, as far as they reach it, sum to less than `doubt_bound`.
+Source: ours, after arXiv 2510.07081; docs/own-policy.md derives it on Markov chains. Anchors
+(`threshold`) commit. A position of at least `relaxed_threshold` commits if its doubt d = 1 - c plus
+the doubts of more confident open positions that reach it sum to less than `doubt_bound`.
 
-Within a run of open positions doubts count in full. Across n decided ones, which stop them in a
-Markov chain, the share is measured: a commit of doubt d that moves the probability of a position's
-token by m has influence m / d on it. The share is the mean influence of the block's commits on the
-open positions nearest to them, weighted by their doubts; before any, `influence` to the power n.
+Within a run of open positions, doubts count in full. Across n decided positions, which would stop
+them in a Markov chain, a share counts. It is measured: a commit of doubt d that moves the
+probability of a position's token by m has influence m / d on it. The share is the mean influence of
+the block's commits on the nearest open positions, weighted by doubt; at first, `influence` ** n.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def memory(w: int, v: int) -> Memory:
 
 
 def decided_between(masked: Bool[Array, "B W"]) -> Int32[Array, "B W W"]:
-    """How many decided positions lie between two positions, themselves left out.
+    """The number of decided positions strictly between two positions.
 
     >>> decided_between(jnp.array([[True, False, False, True]]))[0, 0].tolist()
     [0, 0, 1, 2]

@@ -2,7 +2,7 @@
 
 Source: LLaDA2.1, arXiv 2602.08676; checked against the authors' `generate` and JointThreshold of
 SGLang. Both comparisons are strict, as there. At least `num_to_transfer` open positions commit in a
-pass; closed ones of the block may take another token (`leapjax.policies.editing`).
+pass; closed positions of the block may be edited (`leapjax.policies.editing`).
 """
 
 from __future__ import annotations

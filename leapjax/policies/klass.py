@@ -1,15 +1,15 @@
 """Commit confident positions that stopped changing: low KL divergence over the last passes.
 
 Source: KLASS, arXiv 2511.05664: a position is ready once its confidence is above a threshold and
-KL(p_t || p_t-1) below another in each of the last `kl_history` passes; all that are ready
-commit, else the surest. Checked against the authors' src/model/llada_klass.py, whose defaults
-(0.9, 0.01, 2) are ours; per task they use confidence 0.6 to 0.9 and KL 0.01 to 0.015. As
-there, both comparisons are strict and probabilities enter the divergence no smaller than 1e-12.
+KL(p_t || p_t-1) is below another in each of the last `kl_history` passes. All ready positions
+commit, or else the most confident one. Checked against the authors' src/model/llada_klass.py,
+whose defaults (0.9, 0.01, 2) are also ours; per task they use confidence 0.6 to 0.9 and KL 0.01
+to 0.015. As there, both comparisons are strict, and probabilities are clamped to at least 1e-12.
 
-Two differences. The authors keep the distributions of the whole canvas, so a new block may use
-passes over the one before; here a block's history starts with it, one pass later. Without a
-ready position they take as many as a schedule over `steps` says, one in their runs; here it
-is always one. With a temperature, their distribution contains the noise; ours does not.
+Differences: the authors keep distributions of the whole canvas, so a new block may use passes
+over the previous one; here a block's history starts with the block, one pass later. If none is
+ready, they commit as many as a schedule over `steps` says (one in their runs), here always one.
+With a temperature, their distribution contains the noise; ours does not.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FLOOR = np.float32(np.log(1e-12))
 
 
 def memory(w: int, v: int) -> Memory:
-    """The last distribution, for how long each position has been steady, passes seen."""
+    """The last distribution, how long each position has been steady, and the passes seen."""
     return {"log_probs": ((w, v), np.float32), "steady": ((w,), np.int32), "passes": ((), np.int32)}
 
 

@@ -1,13 +1,13 @@
 """Commit anchors, their fairly confident neighbours, and always the most confident position.
 
-Source: LocalLeap, arXiv 2510.07081: anchors have at least the anchor threshold;
-within `radius` of one the relaxed threshold suffices. Defaults are the paper's for
+Source: LocalLeap, arXiv 2510.07081: anchors have at least the anchor threshold; within
+`radius` of an anchor, the relaxed threshold suffices. Defaults are the paper's for
 LLaDA-8B-Instruct.
 
-Beyond the paper, and off by default: `decay` lets the relaxed threshold rise with each further
-position from the nearest anchor that reaches there, and `radius_left`, `radius_right` let an
-anchor reach less or farther on one side. `editing_threshold` rewrites committed tokens of the block
-by LLaDA2.1's rule (`leapjax.policies.editing`).
+Three options go beyond the paper and are off by default: `decay` raises the relaxed threshold with
+the distance to the nearest anchor in reach; `radius_left` and `radius_right` set the reach of
+anchors per side; `editing_threshold` replaces committed tokens of the block by LLaDA2.1's rule
+(`leapjax.policies.editing`).
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 def anchor_distances(
     anchor: Bool[Array, "B W"],
 ) -> tuple[Int32[Array, "B W"], Int32[Array, "B W"]]:
-    """Distance of each position to the nearest anchor at or before it, and at or behind it.
+    """Distance of each position to the nearest anchor at or before it, and at or after it.
 
-    Two running extrema, so the cost is linear in the window whatever the radius. Where there is no
-    such anchor, it is at least 2 ** 29.
+    Two running extrema compute it, so the cost is linear in the window for any radius. Without such
+    an anchor, the distance is at least 2 ** 29.
 
     >>> before, behind = anchor_distances(jnp.array([[True, False, False, True]]))
     >>> jnp.minimum(before, behind).tolist()
@@ -57,9 +57,9 @@ def anchor_distances(
 
 
 def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
-    """Choose the positions that this pass commits, and with editing those that it edits.
+    """Choose the positions that this pass commits and, with editing, those that it edits.
 
-    Kinds are anchor, propagated, and top1 for a surest position that is neither.
+    Kinds are anchor, propagated, and top1 for a most confident position that is neither.
     """
     numbers, confidence = info.parameters, proposal.confidence
     anchor = masked & reaches(confidence, numbers["threshold"])
@@ -81,7 +81,7 @@ def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decisi
 
 
 def check(config: DecodeConfig) -> None:
-    """Refuse a radius that is set beside one for either side: nothing would follow it."""
+    """Refuse `radius` if both sides have their own radius: nothing would read it."""
     if None not in (config.radius, config.radius_left, config.radius_right):
         raise UserError(
             "radius is set, but radius_left and radius_right leave nothing to it; remove one"

@@ -2,12 +2,12 @@
 
 Source: SDAR (arXiv 2510.06303), `low_confidence_dynamic`; checked against the authors' generate.py
 and evaluation (`block_diffusion_generate`). LLaDA2.0's `generate` has the same rule. The comparison
-is strict, as there. A float32 probability is at most 1, so threshold 1 leaves the quota's best
-alone: SDAR's `low_confidence_static`. With a quota of 1 it is the threshold rule of Fast-dLLM v2
-(arXiv 2509.26328).
+is strict, as there. A float32 probability is at most 1, so with threshold 1 exactly the quota
+commits: SDAR's `low_confidence_static`. With a quota of 1, this is the threshold rule of Fast-dLLM
+v2 (arXiv 2509.26328).
 
-The authors' generate.py may commit given tokens if the quota exceeds the open positions; here, as
-in their evaluation, all open positions commit then.
+If the quota exceeds the open positions, the authors' generate.py may commit given tokens; here, as
+in their evaluation, all open positions commit.
 """
 
 from __future__ import annotations

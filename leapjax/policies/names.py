@@ -12,9 +12,9 @@ from leapjax.policies.registry import POLICIES, ROWS, plain
 
 
 def policy_of(name: str) -> tuple[str, int] | None:
-    """The policy that a name stands for, as the registry calls it; None for an unknown name.
+    """The registry's name of the policy that a name stands for; None for an unknown name.
 
-    The number is that of the tokens a step that the written name promises (0: it promises none).
+    The number is the tokens per step that the name implies (0: it implies none).
 
     >>> policy_of("Greedy"), policy_of("entropy-bound"), policy_of("LocalLeap")
     (('low_confidence', 1), ('entropy_bound', 0), ('localleap', 0))

@@ -1,9 +1,9 @@
 """A control for LocalLeap: the same neighbourhoods around randomly drawn open positions.
 
-Source: ours, as a placebo for arXiv 2510.07081. Anchors commit as in LocalLeap, and as many open
-positions as there are anchors are drawn; within `radius` of one of those the relaxed threshold
-suffices. Number and size of the neighbourhoods are LocalLeap's, their places say nothing: what
-LocalLeap does better than this, it owes to where its neighbourhoods lie.
+Source: ours, as a placebo for arXiv 2510.07081. Anchors commit as in LocalLeap. As many open
+positions as there are anchors are drawn at random; within `radius` of a drawn one, the relaxed
+threshold suffices. Number and size of the neighbourhoods are LocalLeap's, but their places are
+random: any advantage of LocalLeap over this comes from where its neighbourhoods lie.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 def commit(proposal: Proposal, masked: Bool[Array, "B W"], info: Pass) -> Decision:
     """Choose the positions that this pass commits.
 
-    Kinds are anchor, propagated (in a drawn neighbourhood), and top1 for a surest position that is
-    neither.
+    Kinds are anchor, propagated (in a drawn neighbourhood), and top1 for a most confident one that
+    is neither.
     """
     numbers, confidence = info.parameters, proposal.confidence
     anchor = masked & reaches(confidence, numbers["threshold"])

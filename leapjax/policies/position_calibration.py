@@ -5,9 +5,9 @@ min(-c log q(token), alpha), with q the token's frequency in a corpus. Checked a
 authors' `pc_sampler_function` (src/generate.py). Their runs use lambda 0.25 and alpha 10,
 our defaults. It changes the order, not the number, of what commits.
 
-q: counts of your corpus, by `lm.with_token_counts`. Without, all tokens are equally frequent,
-so that -log q is one constant, log V, and confidence is weighed by position alone (and capped
-where V exceeds exp(alpha)); the prompt would be too small a corpus to stand in for one.
+`lm.with_token_counts` sets q from the counts of your corpus. Without it, all tokens count as
+equally frequent: -log q is the constant log V, and confidence is weighted only by position (and
+capped if V exceeds exp(alpha)). The prompt is too small to serve as a corpus.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def log_frequencies(counts: ArrayLike) -> Float32[np.ndarray, " V"]:
 
 
 def score(proposal: Proposal, info: Pass) -> Float32[Array, "B W"]:
-    """Capped information content, weighed by the place in the block."""
+    """Capped information content, weighted by the position in the block."""
     numbers = info.parameters
     place = jnp.maximum(info.columns - info.block[:, None], 0).astype(jnp.float32)
     content = jnp.minimum(proposal.confidence * proposal.surprise, numbers["surprise_cap"][:, None])

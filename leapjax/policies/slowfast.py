@@ -3,15 +3,15 @@
 Source: SlowFast Sampling, arXiv 2506.10848, as its authors' code does it
 (sampling_utils/generate_slow_fast_sampling.py); the paper's text was not checked. A cycle:
 
-1. For `explore_steps` passes, estimate where the span ends: behind the farthest open position
-   with confidence of at least `explore_threshold` (one position on where there is none). Once
-   two estimates in a row have a standard deviation below 1, the last is the span's end;
-   failing that, the mean of the last two. Commit within the rest of the block.
+1. For `explore_steps` passes, estimate where the span ends: after the farthest open position
+   with confidence of at least `explore_threshold` (if there is none, one position on). Once two
+   consecutive estimates have a standard deviation below 1, the span ends at the last of them;
+   failing that, at the mean of the last two. Commit within the rest of the block.
 2. Commit within the span until it is filled; the next cycle begins at its end.
 
-In both, all positions of at least `threshold` commit if they are two or more, else the surest.
-Left out: the code's cache of outputs behind the span, which is an approximation of its own
-(a KV cache does that here), and its passes over a span that is filled already.
+In both, positions of at least `threshold` commit if there are two or more, else the most confident.
+Left out are the code's cache of outputs after the span, which is another approximation (here a KV
+cache does that), and its passes over a span that is already filled.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def memory(w: int, v: int) -> Memory:
-    """Of the cycle: where its span starts and ends, passes explored, last estimate, settled."""
+    """Start and end of the cycle's span, passes explored, last estimate, whether it settled."""
     names = ("start", "end", "explored", "estimate", "settled")
     return {name: ((), np.int32) for name in names}
 

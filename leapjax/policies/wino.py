@@ -1,19 +1,19 @@
 """Draft generously, verify each draft with its token hidden, and take doubtful drafts back.
 
 Source: WINO, arXiv 2507.18578, "wide in, narrow out"; checked against the authors'
-LLaDA/decoding.py (`decoding_wino`), whose thresholds 0.6 and 0.9 are ours. In each pass:
+LLaDA/decoding.py (`decoding_wino`), whose thresholds 0.6 and 0.9 are also ours. In each pass:
 
-- drafts: open positions with confidence above `threshold`, at most clip(0.7 M, 5, 20) of them
-  where M is the number of the block's masks, the surest first; the surest if there is none;
+- drafts: open positions with confidence above `threshold`, the most confident first, at most
+  clip(0.7 M, 5, 20) for M masks in the block. If there are none, the most confident position;
 - a shadow of the block, all masks, sees the row but not the token at its own position. A
   token drafted in an earlier pass is taken back if the shadow gives it less than
-  `remask_threshold`; fewer are taken back than the last pass drafted (30 before the first), the
+  `remask_threshold`. Fewer are taken back than the last pass drafted (30 before the first), the
   least probable first, and none unless this pass drafts more than one.
 
-So the masks of a block shrink by at least one a pass on the whole: after n passes at least n of
-its positions are decided, and W passes are enough. Both comparisons are strict, as there. It needs
-the whole row in each pass, so no KV cache, and early stop is off. The authors have no model
-whose output at i - 1 predicts i; there the shadow stands at i - 1 and doesn't see i.
+So a block loses on balance at least one mask per pass: after n passes, at least n of its positions
+are decided, and W passes are enough. Both comparisons are strict, as there. It needs the whole row
+in each pass, so it has no KV cache, and early stop is off. The authors have no model whose output
+at i - 1 predicts i; here, for such models, the shadow is at i - 1 and doesn't see i.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _MOST_AT_FIRST = 30
 
 
 def memory(w: int, v: int) -> Memory:
-    """How many the last pass drafted; 0 before the first."""
+    """The number of drafts in the last pass; 0 before the first."""
     return {"drafted": ((), np.int32)}
 
 
