@@ -3,14 +3,14 @@
     hub folder --source--> Tensor (name, file, place) --mapping--> leaf and layer --> Orbax
 
     resolve     a folder or hub id -> a folder on disk
-    check       everything that the headers tell, without reading a weight
+    check       check the headers, without reading a weight
     convert     hub folder -> leapjax checkpoint, streamed
     load_hub    hub folder -> jax arrays, without a converted copy
     stored_leaves  names, shapes and dtypes of those arrays
     to_hub      leapjax checkpoint -> hub folder, bit for bit
 
-Names and shapes are each family's table of weights (`leapjax.models.families`). The folder is
-installed as `leapjax.converters` and goes by no other name.
+Names and shapes come from each family's table of weights (`leapjax.models.families`). The folder is
+installed as `leapjax.converters` and has no other name.
 """
 
 if __name__ != "leapjax.converters":

@@ -1,9 +1,9 @@
-"""Models whose truth is known: hidden Markov chains, made, fitted, and asked for exact numbers.
+"""Models with known probabilities: hidden Markov chains to make, to fit and to query exactly.
 
     synthetic | fit -> LM (family `chain`) -> sample, log_likelihood, log_joint, save
 
 Such a model decodes like any other (`LM.generate`), and its conditionals are exact
-(`leapjax.models.chain`). What a decode's commits cost is in `leapjax.studies.chain_costs`.
+(`leapjax.models.chain`). `leapjax.studies.chain_costs` computes the cost of a decode's commits.
 Logarithms are natural.
 
 Shapes: B rows, T columns, S states, V vocabulary.

@@ -1,8 +1,8 @@
-"""`--mesh auto`: the mesh that a model needs here, by what its compiled program takes.
+"""`--mesh auto`: the mesh that a model needs here, by the memory of its compiled program.
 
-One device holds it: a replica on each. Otherwise the smallest replica that holds it, `tensor`
-before `fsdp`, and as many replicas as the devices give. A device's memory is what its allocator
-says; where it says nothing (CPU) there is nothing to go by, and one device is used as ever.
+If one device holds the model, every device gets a replica. Otherwise the smallest replica that
+holds it is chosen, `tensor` before `fsdp`, as often as the devices allow. The allocator reports a
+device's memory; where it reports nothing (CPU), one device is used.
 """
 
 import dataclasses

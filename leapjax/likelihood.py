@@ -4,16 +4,16 @@ A masked diffusion model gives no log-likelihood of a sequence, only the evidenc
 
     log p(answer | prompt) >= E_l E_S [ L / l * sum over i in S of log p(token i | the rest) ]
 
-with l uniform on 1..L (L tokens in the answer) and S a uniform set of l of them, masked all at
-once. Estimated as LLaDA's authors do (arXiv 2502.09992, equation 6 and appendix B): the numbers
-of masks of one answer are spread evenly over 1..L from a random start, which keeps the estimate
+with l uniform on 1..L (L tokens in the answer) and S a uniform set of l tokens, masked together.
+It is estimated as by LLaDA's authors (arXiv 2502.09992, equation 6 and appendix B): the numbers
+of masks for one answer are spread evenly over 1..L from a random start, which keeps the estimate
 unbiased and lowers its variance.
 
-A block-causal model decides a block after the blocks before it, so its bound is a sum of such
-bounds, one for each block's part of the answer, given the clean blocks before (BD3LM, arXiv
-2503.09573, equation 8). One pass over noisy and clean copies side by side
+A block-causal model decides each block after the previous blocks. So its bound is a sum of such
+bounds, one for each block's part of the answer, given the clean previous blocks (BD3LM, arXiv
+2503.09573, equation 8). One pass over a noisy and a clean copy side by side
 (`leapjax.training.block_diffusion`) computes a sample of every block. If the model seeds blocks, a
-block's first token is never masked: its log-probability given the blocks before is exact.
+block's first token is never masked: its log-probability given the previous blocks is exact.
 """
 
 from __future__ import annotations

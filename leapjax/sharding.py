@@ -1,4 +1,4 @@
-"""Meshes: which devices a model is spread over, and which array axis goes where.
+"""Meshes: the devices that a model is sharded over, and where each array axis goes.
 
     --mesh data=2,fsdp=1,tensor=4   ->  2 replicas of 4 devices each
 

@@ -1,13 +1,13 @@
 """Block cache: exact keys and values of finished blocks, for block-causal models.
 
-A finished block sees nothing behind it, so its keys and values are final. A prefill stores the
+A finished block attends to nothing after it, so its keys and values are final. A prefill stores the
 prompt's whole blocks; after that, passes compute the active block against the columns before it.
 
 The pass that stores a finished block is folded into the next block's first pass, which is two
-blocks wide. If the model seeds blocks, it can't be: the last output of the storing pass is the next
-block's first token. Then a row stores in a pass of its own, in which its policy decides nothing.
+blocks wide. If the model seeds blocks, this is impossible: the storing pass's last output is the
+next block's first token. Then a row stores in a separate pass, in which its policy decides nothing.
 
-    stored < block:  [stored, stored + W) is computed and stored, and the block behind it (folded)
+    stored < block:  [stored, stored + W) is computed and stored, and the block after it (folded)
     else:            [block, block + W) is computed, nothing is stored
 
 Sources: BD3LM (arXiv 2503.09573), SDAR (arXiv 2510.06303), Fast-dLLM v2 (arXiv 2509.26328).
@@ -38,7 +38,7 @@ class Block(Cache):
         return program.block_length
 
     def folds(self, program) -> bool:
-        """See `Cache.folds`; a single block is followed by none."""
+        """See `Cache.folds`; a single block has no successor."""
         two = 2 * program.block_length
         return not program.model.seeds_blocks and program.length >= two
 
@@ -135,7 +135,7 @@ class SubBlock(Block):
 
     @property
     def refreshes(self):
-        """No pass of it is a full one."""
+        """It makes no full passes."""
         return False
 
     def forward(self, params, rows, columns):

@@ -17,7 +17,7 @@ class NoCache(Cache):
     stores, exact = False, True
 
     def columns(self, program):
-        """All of them."""
+        """All columns."""
         return program.length
 
     @jax.named_scope("full pass")

@@ -1,13 +1,13 @@
 """Caches that a full pass refreshes when a row begins a block: `prefix` and `dual`.
 
 A block begins with a full pass, which refreshes the row's keys and values and also commits. Later
-passes of the block recompute a part of the sequence. They attend to cached keys and values of the
-rest, which stay stale until the next block: this is the approximation. Source: Fast-dLLM, arXiv
+passes of the block recompute only a part of the sequence. They attend to cached keys and values of
+the rest, which are stale until the next block: this is the approximation. Source: Fast-dLLM, arXiv
 2505.22618.
 
-A pass refreshes the rows that begin a block, in turns of `refresh_group` rows, and computes the
-window of the others. So one row's refresh does not cost the whole batch a full pass, no row waits
-for another, and a row's steps and tokens do not depend on the other rows.
+A pass refreshes the rows that begin a block, in groups of `refresh_group` rows, and computes only
+the window of the others. So one row's refresh does not cost the whole batch a full pass, rows don't
+wait for each other, and a row's steps and tokens do not depend on other rows.
 
 Dream's output at i - 1 predicts position i, so its window starts one column early.
 
@@ -83,7 +83,7 @@ class Refreshing(Cache):
 
 
 def lead(program) -> int:
-    """Columns by which the window starts before the block: 1 if outputs are shifted, else 0."""
+    """How many columns before the block the window starts: 1 if outputs are shifted, else 0."""
     return 1 if program.model.shift_logits else 0
 
 

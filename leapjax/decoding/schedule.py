@@ -21,8 +21,8 @@ def even(
 ) -> Int32[Array, " B"]:
     """Spread commits evenly; the first passes take the remainder.
 
-    `block_masks` are the open positions the block had at its start; `block_step` are passes already
-    spent in it, of `passes`.
+    `block_masks` is the number of open positions at the block's start, `block_step` the number of
+    passes already made in the block, out of `passes`.
 
     >>> masks, passes = jnp.array([7, 7, 7]), jnp.array([3, 3, 3])
     >>> even(masks, jnp.array([0, 1, 2]), passes).tolist()
@@ -36,8 +36,8 @@ def by_block(
 ) -> Int32[Array, " B"]:
     """Spread a block's commits evenly, as if all of it were open; for block-causal models.
 
-    A block that begins with prompt tokens is done in fewer passes. It is at least 1 while
-    `block_step`, the passes already spent in the block, is below `block_length`.
+    A block that begins with prompt tokens takes fewer passes. The result is at least 1 while
+    `block_step`, the number of passes already made in the block, is below `block_length`.
 
     >>> by_block(8, jnp.array([0, 1, 2]), jnp.array([3, 3, 3])).tolist()
     [3, 3, 2]
@@ -50,8 +50,8 @@ def dream(
 ) -> Int32[Array, " B"]:
     """`int(masks (1 - s / t))` over times from 1 down to 1e-3; the last pass commits all.
 
-    A pass that commits nothing still counts as a step. `masks` are the open positions now;
-    `block_step` are the passes already spent, of `passes` in all.
+    A pass that commits nothing still counts as a step. `masks` is the number of open positions now,
+    `block_step` the number of passes already made, out of `passes`.
 
     >>> dream(jnp.array([8, 6, 4, 2]), jnp.array([0, 1, 2, 3]), jnp.full(4, 4)).tolist()
     [1, 1, 1, 2]

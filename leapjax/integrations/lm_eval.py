@@ -4,8 +4,8 @@
         --model_args pretrained=checkpoints/llada-8b,gen_length=256,threshold=0.9
 
 `loglikelihood` is an estimate of a lower bound of the log-likelihood (leapjax/likelihood.py),
-not the log-likelihood: a masked diffusion model offers no more. Compare its perplexities with
-those of other masked diffusion models only.
+not the log-likelihood itself, which a masked diffusion model can't give. Compare its
+perplexities only with those of other masked diffusion models.
 """
 
 # pyright: reportMissingImports=false

@@ -7,8 +7,8 @@
     )
 
 Each actor loads the model once and decodes a batch as `leapjax decode` decodes a file: the same
-records, options and engine. A bad record becomes a row with an `error`. A batch whose actor died
-is decoded again by another; an answer depends on its record alone, so it comes out the same.
+records, options and engine. A bad record becomes a row with an `error`. If an actor dies, another
+decodes its batch again; an answer depends only on its record, so the answers stay the same.
 """
 
 # pyright: reportMissingImports=false

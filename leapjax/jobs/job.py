@@ -1,4 +1,4 @@
-"""A folder job: an input decoded into shards by any number of processes, which may come and go.
+"""A folder job: any number of processes, which may come and go, decode an input into shards.
 
     file                written by         when
     journal             first process      once: the settings; the last act of the job replaces it
@@ -16,8 +16,8 @@ A process:
       ─▶ nothing is free: wait until all shards are complete, or a process dies
       ─▶ claim the end, as one more shard ─▶ errors.jsonl, summary.json, journal
 
-The processes know of each other by these files only. A shard's records and rows are the same
-whichever process decodes it, so the outputs are those of one process that nothing interrupted.
+The processes know of each other only through these files. A shard's records and rows are the same
+in whichever process decodes it, so the outputs are those of one uninterrupted process.
 """
 
 import contextlib

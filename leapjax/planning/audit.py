@@ -1,4 +1,4 @@
-"""What a compiled decode moves, loop by loop, beside what it has to move.
+"""The bytes that a compiled decode moves, loop by loop, next to those that it has to move.
 
     decode loop ─┬─ window pass    a loop over layers, the window's columns of every row
                  ├─ refresh pass   a loop over layers, all columns of the rows that wait
@@ -7,8 +7,8 @@
     outside the loop               once a chunk of iterations
 
 Bytes are counted in the program's text (`traffic`) and multiplied by the loops' trip counts. A loop
-whose trip count depends on data counts as one turn. Names of passes come from our own scopes in
-the compiler's metadata, or else from the shapes of what a loop computes.
+whose trip count depends on data counts once. Names of passes come from leapjax's scopes in the
+compiler's metadata, or else from the shapes of what a loop computes.
 """
 
 import dataclasses

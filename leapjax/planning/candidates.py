@@ -1,7 +1,7 @@
 """What to try on a slice: meshes, rows a replica and forms of the weights, by the roofline.
 
-Replicas along `data` run the same program on devices of their own, so a slice's speed a chip is
-that of one replica.
+Replicas along `data` run the same program on their own devices, so a slice has the same speed per
+chip as one replica.
 """
 
 import dataclasses

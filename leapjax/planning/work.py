@@ -11,9 +11,9 @@
                 full pass, read by a pass over the window
 
 Routing is assumed to be uniform and independent: N tokens that choose k of X experts touch
-X (1 - (1 - k / X)^N) of them in the mean. Groups of experts do not change that, since every expert
-is as likely as before for each token. It is the most: routers that prefer some experts, and tokens
-that resemble each other, touch fewer.
+X (1 - (1 - k / X)^N) of them on average. Groups of experts do not change that, since each token
+still chooses every expert with the same probability. This is the maximum: routers that prefer some
+experts, and tokens that resemble each other, touch fewer.
 
 Embeddings, norms, softmaxes, logits and other activations are left out. `leapjax plan` and the
 floor of `leapjax benchmark` (docs/performance.md) are computed from these counts.

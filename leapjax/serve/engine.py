@@ -3,8 +3,8 @@
     requests -> (look-ahead window) -> queue per program -> lanes' slots -> completions
                                             ^ refilled as rows finish, no recompilation
 
-Requests that need the same program share a lane. Prompt lengths are rounded up to buckets, so lanes
-are few. A request's bucket depends only on the request and its options.
+Requests that need the same program share a lane. Prompt lengths are rounded up to buckets, so there
+are few lanes. A request's bucket depends only on the request and its options.
 
 Every replica of the model has its own lanes, so a slow row delays no other replica.
 """

@@ -1,9 +1,9 @@
 """The exact costs of a finished decode's commits, for models whose truth is known.
 
-A pass that commits the positions S at once writes tokens of which each was probable by itself. The
-cost of not asking whether they are probable together is log p(x_S | given) minus the sum of
-log p(x_i | given), which a chain gives exactly (`leapjax.models.chain`). A completion's commit
-steps are enough to rebuild every pass.
+A pass that commits several positions S at once writes tokens that are probable one by one, but not
+necessarily together. The cost of this is log p(x_S | given) minus the sum of log p(x_i | given),
+which a chain gives exactly (`leapjax.models.chain`). A completion's commit steps are enough to
+rebuild every pass.
 
 Shapes: B rows, T columns, C canvas, P passes, V vocabulary.
 """

@@ -2,10 +2,10 @@
 
 A family's module has `MODEL_TYPES` (names in config.json), `parse` (config.json -> ModelConfig),
 `HUB` (short names of weights -> the hub's) and `IGNORED` (hub tensors to skip). It has
-`TEMPLATE_OPTIONS` if its originals set variables of the chat template; `from_name` and
-`from_generation` if the checkpoint's name or generation_config.json tell what config.json lacks;
-`claims` if another family has one of its model types too: it says which files are its own;
-`weights` (ModelConfig -> its table) if it is no transformer.
+`TEMPLATE_OPTIONS` if the original code sets variables of the chat template; `from_name` and
+`from_generation` if the checkpoint's name or generation_config.json supplies what config.json
+lacks; `claims`, which says which files are its own, if another family shares a model type;
+`weights` (ModelConfig -> its table) if it is not a transformer.
 """
 
 import math
