@@ -15,6 +15,7 @@ from leapjax.decoding import advance, edits, forward, schedule, summary, whole_r
 from leapjax.decoding.program import Program
 from leapjax.decoding.proposal import never_proposed, probability, propose
 from leapjax.decoding.state import DecodeState, PassCounts, row_keys
+from leapjax.errors import UserError
 from leapjax.ops.arrangement import log_frequency
 from leapjax.ops.primitives import take
 from leapjax.policies import Pass
@@ -84,6 +85,11 @@ def step(params: Weights, state: DecodeState, program: Program) -> DecodeState:
         info = info._replace(decided=decided & live[:, None], standing=take(state.tokens, columns))
     proposal, info, first = _proposal(params, state, outcome, masked, info, program)
     decision = program.policy.commit(proposal, masked, info)
+    if (decision.memory is None) != (state.memory is None):
+        raise UserError(
+            f"policy {program.policy.name}: `memory` is declared if, and only if, each decision has "
+            "the new one: commits(chosen, kind, memory)"
+        )
     with jax.named_scope("commit"):
         if program.model.seeds_blocks:
             state, moved = _seed(state, outcome, first, program)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from leapjax.decoding import Program, program_for
+from leapjax.errors import UserError
 from leapjax.failures import out_of_memory
 from leapjax.models.config import ModelConfig
 from leapjax.ops import hardware
@@ -311,6 +312,13 @@ class Engine:
                 out.append((ticket, answer))
             else:
                 mailbox[ticket] = answer
+        if endless := lane.endless():
+            for ticket in endless:
+                self.cancel(ticket)
+            raise UserError(
+                f"policy {lane.program.policy.name}: no end after {lane.passes} passes; in each pass "
+                "a policy must commit a position of every row that has masks (`surest`)"
+            )
         return out
 
     @contextlib.contextmanager

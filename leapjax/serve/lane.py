@@ -25,6 +25,8 @@ from leapjax.types import Request
 
 # Rows per slot that a lane seats before it drains for a lane that waits for memory.
 ROWS_PER_SLOT = 8
+# More passes than this for each column, and a policy is taken not to end: the built-in ones need one.
+_PASSES_PER_COLUMN = 16
 
 # Fields of a finished row that the host reads.
 RESULT = (
@@ -221,6 +223,15 @@ class Lane:
             out.append((self.tickets[slot], row_of(host, slot)))
             self.tickets[slot] = None
         return out
+
+
+    def endless(self) -> list[Any]:
+        """Tickets of the rows whose policy seems never to finish them, after a `collect`."""
+        per_column = _PASSES_PER_COLUMN
+        if self.program.edits:  # passes over a block without masks, `max_post_steps` at most
+            per_column += 1 + 1024 // self.program.block_length
+        over = np.asarray(self._state.steps) > per_column * self.program.length
+        return [t for t, late in zip(self.tickets, over, strict=True) if t is not None and late]
 
 
 def result_arrays(state: DecodeState) -> dict[str, Any]:

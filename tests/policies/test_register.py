@@ -220,3 +220,30 @@ def test_its_program_is_that_of_the_same_rule_inside():
         lowered = jax.jit(step, static_argnames="program").lower(params_of("llada"), state, program)
         texts.append(lowered.as_text())
     assert texts[0] == texts[1]
+
+
+def none_ever(proposal, masked, info):
+    return commits(jnp.zeros_like(masked), TOP1)
+
+
+def test_a_policy_that_never_commits_ends_in_one_line():
+    leapjax.register_policy(Policy(name="idle", source="a test", commit=none_ever))
+    lm = leapjax.load()
+    with pytest.raises(UserError, match="policy idle: no end after .* passes; in each pass a pol"):
+        lm.generate(["Ann has 2 apples."], policy="idle", gen_length=4, block_length=4)
+    [answer] = lm.generate(["Ann has 2 apples."], gen_length=4, block_length=4)  # it goes on
+    assert answer.steps <= 4
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_memory_is_declared_and_returned(declared):
+    passes = {"passes": ((), jnp.int32)}
+
+    def counting(proposal, masked, info):
+        new = None if declared else {"passes": info.first * 0}
+        return commits(masked, TOP1, new)
+
+    memory = (lambda w, v: passes) if declared else None
+    leapjax.register_policy(Policy("forgetful", "a test", counting, memory=memory))
+    with pytest.raises(UserError, match="policy forgetful: `memory` is declared if, and only if"):
+        leapjax.load().generate(["Ann"], policy="forgetful", gen_length=4, block_length=4)
