@@ -87,8 +87,8 @@ def step(params: Weights, state: DecodeState, program: Program) -> DecodeState:
     decision = program.policy.commit(proposal, masked, info)
     if (decision.memory is None) != (state.memory is None):
         raise UserError(
-            f"policy {program.policy.name}: `memory` is declared if, and only if, each decision has "
-            "the new one: commits(chosen, kind, memory)"
+            f"policy {program.policy.name}: `memory` is declared if, and only if, each decision "
+            "has the new one: commits(chosen, kind, memory)"
         )
     with jax.named_scope("commit"):
         if program.model.seeds_blocks:

@@ -316,8 +316,8 @@ class Engine:
             for ticket in endless:
                 self.cancel(ticket)
             raise UserError(
-                f"policy {lane.program.policy.name}: no end after {lane.passes} passes; in each pass "
-                "a policy must commit a position of every row that has masks (`surest`)"
+                f"policy {lane.program.policy.name}: no end after {lane.passes} passes; in each "
+                "pass a policy must commit a position of every row that has masks (`surest`)"
             )
         return out
 

@@ -25,7 +25,7 @@ from leapjax.types import Request
 
 # Rows per slot that a lane seats before it drains for a lane that waits for memory.
 ROWS_PER_SLOT = 8
-# More passes than this for each column, and a policy is taken not to end: the built-in ones need one.
+# A policy that takes more passes per column is taken never to end; built-in ones need about one.
 _PASSES_PER_COLUMN = 16
 
 # Fields of a finished row that the host reads.
@@ -223,7 +223,6 @@ class Lane:
             out.append((self.tickets[slot], row_of(host, slot)))
             self.tickets[slot] = None
         return out
-
 
     def endless(self) -> list[Any]:
         """Tickets of the rows whose policy seems never to finish them, after a `collect`."""

@@ -213,7 +213,7 @@ def words(report: Mapping[str, Any], most: int | None = None) -> list[str]:
             out.append(f"{plural(len(rest), 'ordering')} not decided by these answers:")
             out += [f"- {sentence(pair)}" for pair in rest[:most]]
             if most is not None and len(rest) > most:
-                out.append(f"- {len(rest) - most} more, which --markdown and report.json list")
+                out.append(f"- {len(rest) - most} more, listed with --markdown or --output")
     for e in report["equal"]:
         if not e["matched"]:
             out.append(

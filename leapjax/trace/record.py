@@ -80,7 +80,7 @@ def write(
         policies,
         done=done,
         batch_size=args.batch_size,
-        note=lambda name: note(f"trace: decoding with {name}"),
+        note=lambda name: note(f"trace: decoding with {name}, to compare"),
     )
     write_file(trace, args.trace, args.overwrite)
     note(f"trace written to {args.trace}")
