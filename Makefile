@@ -10,8 +10,8 @@ DIST ?= dist
 # CUDA; name a CPU build where there is one.
 TORCH ?= torch
 
-.PHONY: help venv demo test test-goldens test-faults test-slow test-exhaustive tpu test-tpu test-all oracle extras lint types
-.PHONY: format bench support wheel clean docs docs-serve docs-version notebooks
+.PHONY: help venv demo test test-goldens test-faults test-docs test-slow test-exhaustive tpu test-tpu
+.PHONY: test-all oracle extras lint types format bench support wheel clean docs docs-serve docs-version notebooks
 
 help:
 	@echo "make demo      decode with the two small models that come with leapjax"
@@ -78,9 +78,14 @@ test-goldens: $(VENV)/.dev
 test-faults: $(VENV)/.dev
 	$(BIN)/python tests/faults/run.py
 
-# What `make test` leaves out: slow tests, and all that compare with torch; every pair.
+# What `make test` leaves out: the pages' commands; slow tests, and all that compare with torch; every
+# pair.
+test-docs: extras
+	$(BIN)/python -m pytest -m slow --dist worksteal tests/test_docs_run.py $(PYTEST)
+
 test-slow: extras
-	$(BIN)/python -m pytest -m "(slow or oracle) and not exhaustive and not tpu_compile" $(PYTEST)
+	$(BIN)/python -m pytest -m "(slow or oracle) and not exhaustive and not tpu_compile" \
+	  --ignore tests/test_docs_run.py $(PYTEST)
 
 test-exhaustive: extras
 	$(BIN)/python -m pytest -m exhaustive --dist worksteal $(PYTEST)
