@@ -194,7 +194,8 @@ class Storm:
                     due.pop(0)
                     wanted = self.random.randint(1, args.processes)
             while len(self.running) < wanted and not self.events["0"]:
-                slow = args.slow if not self.events["started"] % args.processes else 1.0
+                last = self.events["started"] % args.processes == args.processes - 1
+                slow = args.slow if last else 1.0  # not the first: it is alone for a while
                 self.events["started"] += 1
                 self.running.append(self.start(out, self.log, slow))
             time.sleep(0.05)
