@@ -226,10 +226,10 @@ class Lane:
 
     def endless(self) -> list[Any]:
         """Tickets of the rows whose policy seems never to finish them, after a `collect`."""
-        per_column = _PASSES_PER_COLUMN
-        if self.program.edits:  # passes over a block without masks, `max_post_steps` at most
-            per_column += 1 + 1024 // self.program.block_length
-        over = np.asarray(self._state.steps) > per_column * self.program.length
+        program, blocks = self.program, self.program.length // self.program.block_length + 2
+        after_masks = dict(program.static).get("max_post_steps", 0)  # passes over each block
+        limit = _PASSES_PER_COLUMN * program.length + after_masks * blocks
+        over = np.asarray(self._state.steps) > limit
         return [t for t, late in zip(self.tickets, over, strict=True) if t is not None and late]
 
 
