@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from leapjax.decoding import DecodeState, Program
+from leapjax.decoding.edits import logged_passes
 from leapjax.decoding.prefill import copies, piece_columns, prefills
 from leapjax.decoding.state import idle_row, prefill_end, row_arrays, stack_rows
 from leapjax.serve.lowering import between_passes, compile_all, empty_state
@@ -25,8 +26,8 @@ from leapjax.types import Request
 
 # Rows per slot that a lane seats before it drains for a lane that waits for memory.
 ROWS_PER_SLOT = 8
-# A policy that takes more passes per column is taken never to end; built-in ones need about one.
-_PASSES_PER_COLUMN = 16
+# A row is taken never to end after this many times the passes of one that commits in each.
+_PATIENCE = 16
 
 # Fields of a finished row that the host reads.
 RESULT = (
@@ -226,10 +227,7 @@ class Lane:
 
     def endless(self) -> list[Any]:
         """Tickets of the rows whose policy seems never to finish them, after a `collect`."""
-        program, blocks = self.program, self.program.length // self.program.block_length + 2
-        after_masks = dict(program.static).get("max_post_steps", 0)  # passes over each block
-        limit = _PASSES_PER_COLUMN * program.length + after_masks * blocks
-        over = np.asarray(self._state.steps) > limit
+        over = np.asarray(self._state.steps) > _PATIENCE * logged_passes(self.program)
         return [t for t, late in zip(self.tickets, over, strict=True) if t is not None and late]
 
 
